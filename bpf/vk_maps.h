@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef VK_MAPS_H
+#define VK_MAPS_H
+/* vk_maps.h states the ABI between the eBPF programs and user space, once: map names, keys, values,
+ * verdicts, the metadata block. classify.bpf.c (XDP) and select.bpf.c (sk_reuseport) share it.
+ *
+ * | map        | type                     | key                         | value             |
+ * |------------|--------------------------|-----------------------------|-------------------|
+ * | vk_xsks    | XSKMAP                   | queue * VK_CLASS_COUNT + class | XSK fd         |
+ * | vk_socks   | REUSEPORT_SOCKARRAY      | class                       | UDP socket fd     |
+ * | vk_police  | ARRAY                    | class                       | vk_police         |
+ * | vk_source  | ARRAY, 1 entry           | 0                           | vk_police         |
+ * | vk_buckets | ARRAY                    | queue * VK_CLASS_COUNT + class | vk_bucket      |
+ * | vk_sources | LRU_PERCPU_HASH          | 16-byte address             | vk_bucket         |
+ * | vk_credits | ARRAY, MMAPABLE          | queue * VK_CLASS_COUNT + class | vk_credit      |
+ * | vk_counts  | PERCPU_ARRAY             | class * VK_VERDICT_COUNT + verdict | vk_count   |
+ *
+ * User space divides a class's rate by the number of queues before it writes vk_police: a bucket
+ * belongs to one queue, and one CPU at a time works on a queue.
+ */
+#include "vk_wire.h"
+
+enum vk_map_const {
+	VK_QUEUES_MAX = 64,
+	VK_SOURCES_MAX = 16384, /* addresses a per-source policer remembers */
+	VK_TOKEN_SHIFT = 30, /* fixed point of rates and tokens: one packet is 1 << 30 */
+	VK_META_MAGIC = 0x564b,
+};
+
+/* What became of a packet, and why. STEER..: to a socket. PASS..: to the kernel, untouched.
+ * DROP..: a Valkyrie frame refused. The order is ABI; names go to users in lower case. */
+enum vk_verdict {
+	VK_STEER = 0,
+	VK_PASS_SHORT = 1, /* too short for the headers it announces, before the port matched */
+	VK_PASS_NOT_IP = 2,
+	VK_PASS_OPTIONS = 3, /* IPv4 options */
+	VK_PASS_FRAGMENT = 4,
+	VK_PASS_NOT_UDP = 5, /* another protocol, or an IPv6 extension header */
+	VK_PASS_PORT = 6, /* UDP to another port */
+	VK_DROP_TRUNCATED = 7, /* datagram ends inside the frame header or the extensions */
+	VK_DROP_MAGIC = 8,
+	VK_DROP_VERSION = 9,
+	VK_DROP_TYPE = 10, /* reserved type */
+	VK_DROP_EXTENSION = 11, /* malformed extension chain */
+	VK_DROP_LENGTH = 12, /* frame and datagram disagree about their length */
+	VK_DROP_CLASS_RATE = 13,
+	VK_DROP_SOURCE_RATE = 14,
+	VK_DROP_CREDIT = 15, /* the class has spent its frames: its consumer is behind */
+	VK_DROP_NO_SOCKET = 16, /* nobody listens on this queue and class */
+	VK_VERDICT_COUNT = 17,
+};
+
+/* A token bucket's configuration. rate 0 = no limit. */
+struct vk_police {
+	uint64_t rate; /* tokens per nanosecond, fixed point 2^-30; a token is one packet */
+	uint64_t burst; /* packets */
+};
+
+/* A token bucket's state, fixed point 2^-30. Refilled only when short: no clock read before. */
+struct vk_bucket {
+	uint64_t tokens;
+	uint64_t last_ns; /* bpf_ktime_get_ns of the last refill */
+};
+
+/* Frame credit of a class on a queue. granted is written by the worker only (release, after it
+ * refilled FILL), used by XDP only; used - granted >= 0 (as signed) means spent. */
+struct vk_credit {
+	uint64_t granted;
+	uint64_t pad0[7];
+	uint64_t used;
+	uint64_t pad1[7];
+};
+
+struct vk_count {
+	uint64_t packets;
+	uint64_t bytes; /* of the whole packet as XDP sees it; of the UDP payload in select */
+	uint64_t messages; /* inner frames (AGG) or 1 */
+};
+
+/* 16 bytes in front of a steered packet (bpf_xdp_adjust_meta). The worker uses them to find the
+ * frame without parsing again, after it checked magic and bounds. */
+struct vk_meta {
+	uint16_t magic; /* VK_META_MAGIC, host order */
+	uint8_t class; /* enum vk_class */
+	uint8_t family; /* 4 or 6 */
+	uint16_t l3_offset; /* IP header, bytes from the packet's start */
+	uint16_t frame_offset; /* Valkyrie header, bytes from the packet's start */
+	uint16_t payload_offset; /* payload, bytes from the packet's start */
+	uint16_t frame_size; /* header + extensions + payload + tag */
+	uint32_t stamp; /* low 32 bits of bpf_ktime_get_ns when sampled, else 0 */
+};
+
+#ifndef VK_CDEF
+_Static_assert(sizeof(struct vk_meta) == 16, "maps: metadata is 16 bytes");
+_Static_assert(sizeof(struct vk_credit) == 128, "maps: credit fields on lines of their own");
+#endif
+#endif

@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef VK_WIRE_H
+#define VK_WIRE_H
+/* vk_wire.h states the wire format, once. The XDP program, the worker, cffi (preprocessed with
+ * -DVK_CDEF), the scapy layer and the tables of docs/FORMATS.md all come from this file.
+ *
+ * A UDP datagram to port VK_PORT is one outer frame, all fields in network byte order:
+ *
+ *    0                   1                   2                   3
+ *    0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
+ *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+ *   |         magic 0x5243          |  version = 2  |     type      |
+ *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+ *   |     flags     |   priority    |     trace     |      ext      |
+ *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+ *   |                            stream                             |
+ *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+ *   |                            length                             |
+ *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+ *   |                          correlation                          |
+ *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+ *   |                           timestamp                           |
+ *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+ *   |   extensions: ext 4-byte words of {kind, words, arg, body}    |
+ *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+ *   |   payload: length bytes            [AEAD tag 16 B when ENC]   |
+ *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+ *
+ * header + extensions + payload (+ tag) fill the datagram exactly. With AGG the payload is a run of
+ * inner frames of the outer frame's class, each beginning on a multiple of VK_AGG_ALIGN from the
+ * start of the payload; a zero magic ends the run (padding up to a segment size); `correlation` of
+ * the outer frame is then the number of inner frames. Inner frames carry no AGG, ENC or SESSION.
+ */
+#ifndef VK_CDEF /* cffi knows uintN_t by itself */
+#ifdef __bpf__
+#include <linux/types.h>
+typedef __u8 uint8_t;
+typedef __u16 uint16_t;
+typedef __u32 uint32_t;
+typedef __u64 uint64_t;
+#else
+#include <stdint.h>
+#endif
+#endif
+
+enum vk_wire_const {
+	VK_MAGIC = 0x5243,
+	VK_VERSION = 2,
+	VK_PORT = 21059, /* UDP, default; 0x5243 in decimal */
+	VK_HEADER_SIZE = 24,
+	VK_EXT_WORD = 4, /* bytes in a word of `ext` and of an extension's `words` */
+	VK_EXT_KINDS_MAX = 16, /* extensions in one frame that the kernel walks */
+	VK_AGG_ALIGN = 8,
+	VK_TAG_SIZE = 16,
+	VK_MESSAGE_MAX = 67108864, /* bytes a message, over shards */
+	VK_SHARDED_MAX = 65536, /* bytes a best-effort message: one reassembly in memory */
+	VK_SERVICE_NAME_MAX = 64, /* bytes of a service name in STREAM_OPEN, UTF-8 */
+};
+
+/* The five QoS classes a stream id selects, and the control class of handshake frames. */
+enum vk_class {
+	VK_CLASS_CONTROL = 0,
+	VK_CLASS_CRITICAL = 1,
+	VK_CLASS_SYSTEM = 2,
+	VK_CLASS_JOB = 3,
+	VK_CLASS_DATA = 4,
+	VK_CLASS_LOGS = 5,
+	VK_CLASS_COUNT = 6,
+};
+
+/* First stream id of each class (a class ends where the next begins). */
+enum vk_first_stream {
+	VK_FIRST_CRITICAL = 0,
+	VK_FIRST_SYSTEM = 1,
+	VK_FIRST_JOB = 100,
+	VK_FIRST_DATA = 1000,
+	VK_FIRST_LOGS = 10000,
+};
+
+/* Lowest priority of each class's band; the stream decides the class, a priority outside its band
+ * is counted as a QoS violation. 0 is the lowest priority of the lowest class. */
+enum vk_priority {
+	VK_PRIORITY_LOGS = 0,
+	VK_PRIORITY_DATA = 50,
+	VK_PRIORITY_JOB = 100,
+	VK_PRIORITY_SYSTEM = 200,
+	VK_PRIORITY_CRITICAL = 255,
+};
+
+enum vk_flag {
+	VK_FLAG_ACK = 0x01,
+	VK_FLAG_EOS = 0x02,
+	VK_FLAG_CMP = 0x04,
+	VK_FLAG_ENC = 0x08,
+	VK_FLAG_FRG = 0x10,
+	VK_FLAG_URG = 0x20,
+	VK_FLAG_RTX = 0x40,
+	VK_FLAG_AGG = 0x80,
+};
+
+enum vk_type {
+	VK_HELLO = 0x00,
+	VK_HELLO_ACK = 0x01,
+	VK_PING = 0x02,
+	VK_PONG = 0x03,
+	VK_ERROR = 0x04,
+	VK_CLOSE = 0x05,
+	VK_UPGRADE = 0x06,
+	VK_NEGOTIATE = 0x07,
+	VK_AUTH_CHALLENGE = 0x10,
+	VK_AUTH_RESPONSE = 0x11,
+	VK_AUTH_SUCCESS = 0x12,
+	VK_AUTH_FAILURE = 0x13,
+	VK_KEY_EXCHANGE = 0x14,
+	VK_CERT_REQUEST = 0x15,
+	VK_JOB_REQUEST = 0x20,
+	VK_JOB_ACCEPT = 0x21,
+	VK_JOB_REJECT = 0x22,
+	VK_JOB_START = 0x23,
+	VK_JOB_PROGRESS = 0x24,
+	VK_JOB_COMPLETE = 0x25,
+	VK_JOB_FAILED = 0x26,
+	VK_JOB_CANCEL = 0x27,
+	VK_JOB_MIGRATE = 0x28,
+	VK_JOB_PAUSE = 0x29,
+	VK_JOB_RESUME = 0x2a,
+	VK_STREAM_OPEN = 0x30,
+	VK_STREAM_DATA = 0x31,
+	VK_STREAM_CLOSE = 0x32,
+	VK_STREAM_ACK = 0x33,
+	VK_STREAM_RESET = 0x34,
+	VK_FILE_TRANSFER_START = 0x35,
+	VK_FILE_CHUNK = 0x36,
+	VK_FILE_COMPLETE = 0x37,
+	VK_METRICS_REPORT = 0x40,
+	VK_LOG_ENTRY = 0x41,
+	VK_TRACE_SPAN = 0x42,
+	VK_HEALTH_CHECK = 0x43,
+	VK_STATUS_UPDATE = 0x44,
+	VK_ALERT_NOTIFICATION = 0x45,
+	VK_TYPE_COUNT = 0x50, /* types from here on are never delivered */
+	VK_TYPE_CONTROL_END = 0x20, /* below: control class unless a SESSION is present */
+};
+
+enum vk_ext_kind {
+	VK_EXT_SESSION = 1,
+	VK_EXT_TOKEN = 2,
+	VK_EXT_SEQ = 3,
+	VK_EXT_SHARD = 4,
+	VK_EXT_HOP = 5,
+	VK_EXT_TIME = 6,
+	VK_EXT_TRACE = 7,
+};
+
+/* Packet-number spaces of a session, so that priority queues cannot look like loss. */
+enum vk_space {
+	VK_SPACE_E = 0, /* critical, system */
+	VK_SPACE_B = 1, /* job, data */
+	VK_SPACE_L = 2, /* logs */
+	VK_SPACE_COUNT = 3,
+};
+
+struct vk_header {
+	uint16_t magic;
+	uint8_t version;
+	uint8_t type;
+	uint8_t flags;
+	uint8_t priority;
+	uint8_t trace; /* slot of a trace context */
+	uint8_t ext; /* extensions, in words */
+	uint32_t stream;
+	uint32_t length; /* payload bytes, without the tag */
+	uint32_t correlation; /* request/reply id; inner frame count when AGG */
+	uint32_t timestamp; /* Unix seconds */
+};
+
+struct vk_ext {
+	uint8_t kind;
+	uint8_t words; /* this header and its body, in words; at least 1 */
+	uint16_t arg;
+};
+
+struct vk_ext_session {
+	struct vk_ext ext; /* arg: epoch << 8 | space << 6 | path */
+	uint32_t session; /* chosen by the receiver; 0 = static plaintext peer */
+	uint32_t number_high; /* packet number, two halves: the body is only 4-byte aligned */
+	uint32_t number_low;
+};
+
+struct vk_ext_token {
+	struct vk_ext ext; /* arg: key generation */
+	uint32_t expiry;
+	uint32_t tag_high;
+	uint32_t tag_low;
+};
+
+struct vk_ext_seq {
+	struct vk_ext ext;
+	uint32_t sequence; /* of the message, on its stream */
+};
+
+struct vk_ext_shard {
+	struct vk_ext ext;
+	uint32_t sequence;
+	uint32_t offset; /* bytes */
+	uint32_t total; /* bytes of the whole message */
+};
+
+struct vk_ext_time {
+	struct vk_ext ext;
+	uint32_t ns_high; /* sender's CLOCK_REALTIME, nanoseconds */
+	uint32_t ns_low;
+};
+
+struct vk_ext_trace {
+	struct vk_ext ext;
+	uint8_t trace_id[16];
+	uint8_t span_id[8];
+};
+
+#ifndef VK_CDEF
+_Static_assert(sizeof(struct vk_header) == VK_HEADER_SIZE, "wire: the header is 24 bytes");
+_Static_assert(__builtin_offsetof(struct vk_header, stream) == 8, "wire: stream at 8");
+_Static_assert(sizeof(struct vk_ext) == VK_EXT_WORD, "wire: an extension header is one word");
+_Static_assert(sizeof(struct vk_ext_session) == 16, "wire: SESSION is 4 words");
+_Static_assert(sizeof(struct vk_ext_token) == 16, "wire: TOKEN is 4 words");
+_Static_assert(sizeof(struct vk_ext_seq) == 8, "wire: SEQ is 2 words");
+_Static_assert(sizeof(struct vk_ext_shard) == 16, "wire: SHARD is 4 words");
+_Static_assert(sizeof(struct vk_ext_time) == 12, "wire: TIME is 3 words");
+_Static_assert(sizeof(struct vk_ext_trace) == 28, "wire: TRACE is 7 words");
+
+/* vk_stream_class returns the class that a stream id selects (never VK_CLASS_CONTROL). */
+static inline __attribute__((always_inline)) uint32_t vk_stream_class(uint32_t stream)
+{
+	if (stream < VK_FIRST_SYSTEM)
+		return VK_CLASS_CRITICAL;
+	if (stream < VK_FIRST_JOB)
+		return VK_CLASS_SYSTEM;
+	if (stream < VK_FIRST_DATA)
+		return VK_CLASS_JOB;
+	return stream < VK_FIRST_LOGS ? VK_CLASS_DATA : VK_CLASS_LOGS;
+}
+
+/* vk_class_space returns the packet-number space of a class. */
+static inline __attribute__((always_inline)) uint32_t vk_class_space(uint32_t class)
+{
+	if (class <= VK_CLASS_SYSTEM)
+		return VK_SPACE_E;
+	return class <= VK_CLASS_DATA ? VK_SPACE_B : VK_SPACE_L;
+}
+
+/* vk_priority_ok says whether a priority lies in the band of a class. */
+static inline __attribute__((always_inline)) int vk_priority_ok(uint32_t class, uint32_t priority)
+{
+	switch (class) {
+	case VK_CLASS_CRITICAL:
+		return priority == VK_PRIORITY_CRITICAL;
+	case VK_CLASS_SYSTEM:
+		return priority >= VK_PRIORITY_SYSTEM && priority < VK_PRIORITY_CRITICAL;
+	case VK_CLASS_JOB:
+		return priority >= VK_PRIORITY_JOB && priority < VK_PRIORITY_SYSTEM;
+	case VK_CLASS_DATA:
+		return priority >= VK_PRIORITY_DATA && priority < VK_PRIORITY_JOB;
+	case VK_CLASS_LOGS:
+		return priority < VK_PRIORITY_DATA;
+	default:
+		return 1;
+	}
+}
+
+/* vk_type_known says whether a type byte is assigned. */
+static inline __attribute__((always_inline)) int vk_type_known(uint32_t type)
+{
+	return type <= VK_NEGOTIATE ||
+	       (type >= VK_AUTH_CHALLENGE && type <= VK_CERT_REQUEST) ||
+	       (type >= VK_JOB_REQUEST && type <= VK_JOB_RESUME) ||
+	       (type >= VK_STREAM_OPEN && type <= VK_FILE_COMPLETE) ||
+	       (type >= VK_METRICS_REPORT && type <= VK_ALERT_NOTIFICATION);
+}
+#endif /* VK_CDEF */
+#endif

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef VK_PATH_H
+#define VK_PATH_H
+/* vk_path.h: the one interface through which the worker receives and sends datagrams; AF_XDP
+ * (vk_path_xdp.c) and kernel UDP with GSO/GRO (vk_path_udp.c) behave alike behind it. A path's
+ * private state is built from the vk_port at worker start and from vk_port_state after a crash.
+ *
+ * Receive, per class:   n = rx(...);  use frames[0..n);  rx_done(...)   strictly in turns.
+ * Send:   p = tx_reserve(peer, class);  write a frame at p;  tx_commit(size, pad)  ...  tx_flush.
+ */
+#include "vk_port.h"
+
+enum vk_path_const {
+	VK_RX_BATCH = 64, /* frames of one rx call */
+};
+
+/* A received Valkyrie frame (datagram payload), valid until rx_done. */
+struct vk_rx_frame {
+	const uint8_t *data; /* the outer vk_header; size >= VK_HEADER_SIZE is checked */
+	uint32_t size; /* bytes of header + extensions + payload (+ tag) */
+	uint32_t family; /* 4 or 6 */
+	uint8_t source[16]; /* IPv4 in the first four bytes */
+	uint16_t source_port; /* host order */
+	uint16_t class; /* of the socket it came from */
+};
+
+struct vk_path;
+
+struct vk_path_ops {
+	const char *name;
+	/* rx fills frames[] with up to max (<= VK_RX_BATCH, though one super-packet of the
+	 * kernel may carry more: the rest waits for the next call) frames of a class and returns
+	 * how many, 0 if none, -errno if the port is gone. */
+	int (*rx)(struct vk_path *path, uint32_t class, struct vk_rx_frame *frames, int max);
+	/* rx_done gives the frames of the last rx call back to the kernel (FILL, then RX). */
+	void (*rx_done)(struct vk_path *path, uint32_t class);
+	/* tx_reserve returns memory for one datagram payload of peer->payload_max bytes, or NULL
+	 * when the kernel takes no more now (try again after tx_flush / POLLOUT). Peer is a
+	 * private copy. Only one reservation at a time; a second call replaces the first. */
+	uint8_t *(*tx_reserve)(struct vk_path *path, const struct vk_peer *peer, uint32_t class);
+	/* tx_commit queues the reserved datagram of size bytes. paddable: trailing zero bytes may
+	 * be added after it (the frame is AGG: the path then raises the header's length). */
+	void (*tx_commit)(struct vk_path *path, uint32_t size, int paddable);
+	/* tx_flush hands everything committed to the kernel. Returns the datagrams that it could
+	 * not take now and kept (0 = all gone); lost ones are counted in path->lost. */
+	int (*tx_flush)(struct vk_path *path);
+	/* fds writes descriptors to poll (POLLIN) while the worker sleeps; returns how many. */
+	int (*fds)(struct vk_path *path, int *fds, int max);
+	void (*close)(struct vk_path *path);
+};
+
+struct vk_path {
+	const struct vk_path_ops *ops;
+	struct vk_port *port;
+	struct vk_port_state *state;
+	uint64_t syscalls_rx;
+	uint64_t syscalls_tx;
+	uint64_t sent; /* datagrams the kernel took */
+	uint64_t lost[VK_CLASS_COUNT]; /* datagrams the kernel refused for good, by class */
+	int error; /* last errno of a loss, for status */
+};
+
+/* vk_path_xdp_open / vk_path_udp_open return a path over port (allocated), or NULL and errno.
+ * After a crash of the last worker, xdp_open first finishes or undoes the move that
+ * state->intent describes, waits (bounded, 100 ms) for frames the kernel still sends, and gives
+ * every frame an owner again; *recovered is the number of frames that had none. */
+struct vk_path *vk_path_xdp_open(struct vk_port *port, struct vk_port_state *state,
+				 uint32_t *recovered);
+struct vk_path *vk_path_udp_open(struct vk_port *port, struct vk_port_state *state);
+
+/* Frames by owner, for tests and status; the sum is umem.rx_frames + umem.tx_frames. `kernel` are
+ * frames in flight inside the kernel: sent and not completed, or taken from FILL and not yet in
+ * an RX ring. */
+struct vk_census {
+	uint32_t fill;
+	uint32_t rx[VK_CLASS_COUNT];
+	uint32_t tx;
+	uint32_t completion;
+	uint32_t free;
+	uint32_t held; /* by the worker, between rx and rx_done or reserve and commit */
+	uint32_t kernel;
+	uint32_t twice; /* frames with two owners: a bug */
+};
+
+/* vk_path_xdp_census walks all rings of a quiet port (path may be NULL: no worker). */
+void vk_path_xdp_census(const struct vk_port *port, const struct vk_path *path,
+			struct vk_census *census);
+#endif

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef VK_WORKER_H
+#define VK_WORKER_H
+/* vk_worker.h: the entry points of vk_worker.so. The broker never loads this library: a forked
+ * child does, so that a new worker runs the code that is installed now.
+ */
+#include "vk_path.h"
+
+enum vk_worker_const {
+	VK_WORKER_ABI = 1,
+};
+
+/* Where an application's regions are mapped. The broker reserves address space for every slot
+ * before the first fork, so that broker and workers map a slot at the same address. */
+struct vk_slot {
+	uint32_t attached; /* 1 while the slot's regions are mapped (broker's view, at fork) */
+	uint32_t generation;
+	uint8_t *region_d; /* written by the worker */
+	uint8_t *region_a; /* read-only for the worker */
+	uint64_t map_size; /* reserved bytes behind each of the two */
+	int bell_app; /* eventfd: wakes the application */
+	int bell_worker; /* eventfd: the application wakes the worker */
+};
+
+/* Everything a worker gets from the broker by fork. */
+struct vk_boot {
+	uint32_t abi;
+	uint32_t port_count;
+	struct vk_port ports[VK_PORTS_MAX];
+	struct vk_slot slots[VK_APPS_MAX];
+	const struct vk_state *state; /* read-only mapping */
+	struct vk_work *work;
+	struct vk_counters *counters;
+	int control_fd; /* SEQPACKET socket to the broker: struct vk_order with descriptors */
+	int python_fd; /* SEQPACKET socket to the daemon: handshake (control class) frames */
+	int32_t cpu; /* pin to this CPU; -1 = do not */
+	uint32_t recover; /* 1: an earlier worker died */
+};
+
+/* Broker -> worker. The worker answers each with the same struct, result = 0 or -errno. */
+enum vk_order_kind {
+	VK_ORDER_ATTACH = 1, /* slot; descriptors: region D (still writable), region A, bell_app,
+			      * bell_worker */
+	VK_ORDER_DETACH = 2, /* slot: drain what is in its TX rings, forget it, unmap */
+	VK_ORDER_STOP = 3, /* finish the batch, flush, leave at a clean boundary */
+	VK_ORDER_VIOLATION = 4, /* worker -> broker: slot broke the rules and was cut off */
+};
+
+struct vk_order {
+	uint32_t kind;
+	uint32_t slot;
+	uint32_t generation;
+	int32_t result;
+};
+
+/* A control-class frame on python_fd, both directions: this head, then the frame. */
+struct vk_control_frame {
+	uint32_t port; /* index of the port it came from or goes to */
+	uint32_t family;
+	uint8_t address[16];
+	uint32_t udp_port;
+};
+
+/* vk_worker_abi returns VK_WORKER_ABI of this library. */
+uint32_t vk_worker_abi(void);
+
+/* vk_worker_run moves frames until VK_ORDER_STOP (returns 0), the broker is gone (returns
+ * -EPIPE) or a port fails (returns -errno). Assumes a process of its own, single-threaded. Needs
+ * no capabilities. Syscalls once it runs: recvmsg/sendmsg/sendto/recvmmsg/sendmmsg, ppoll, read,
+ * write, mmap, munmap, close, clock_gettime, sched_yield, exit. */
+int vk_worker_run(struct vk_boot *boot);
+#endif

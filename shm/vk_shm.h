@@ -1,0 +1,360 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef VK_SHM_H
+#define VK_SHM_H
+/* vk_shm.h states the shared-memory ABI, once. Rule: one writer a field; everything a peer writes
+ * is copied once and checked before use.
+ *
+ * A channel joins two parties by two regions (one memfd each), one writer each:
+ *
+ *   region D (daemon side writes: the worker)      region A (application writes)
+ *   | vk_region page | ring 0 data | ring 1 ... |  | vk_region page | ring 0 data | ring 1 ... |
+ *      tail[r]: bytes produced into D's ring r        tail[r]: bytes produced into A's ring r
+ *      head[r]: bytes consumed of A's ring r          head[r]: bytes consumed of D's ring r
+ *
+ * An application's channel has one ring a class and direction (ring index = enum vk_class; ring 0
+ * is unused between worker and application). A ring between two applications has one ring, index
+ * 0, and the party that created the channel plays D. Ring data is mapped twice in a row, so that
+ * every record is contiguous. tail and head count bytes, never wrap (64 bits), and are multiples
+ * of VK_RECORD_ALIGN; the byte at count c lives at offset c % capacity.
+ */
+#ifndef VK_CDEF
+#include <stdint.h>
+#endif
+
+enum vk_shm_const {
+	VK_SHM_MAGIC = 0x4d534b56,
+	VK_SHM_ABI = 1,
+	VK_SHM_PAGE = 4096,
+	VK_RINGS_MAX = 8,
+	VK_RECORD_ALIGN = 8,
+	VK_RING_CAPACITY_MIN = 4096,
+	VK_RING_CAPACITY_MAX = 1073741824,
+	VK_LINE = 64, /* bytes in a cache line */
+};
+
+/* First page of a region. Lines of 64 bytes by how often they change and who polls them. */
+struct vk_region {
+	/* line 0: constants, set before anybody else maps the region */
+	uint32_t magic;
+	uint16_t abi;
+	uint16_t ring_count;
+	uint32_t generation; /* of the application slot; 0 between two applications */
+	uint32_t pad0;
+	uint32_t capacity[VK_RINGS_MAX]; /* bytes, power of two; 0 = no such ring */
+	uint8_t pad1[16];
+	/* line 1: producer indices of this region's rings (release) */
+	uint64_t tail[VK_RINGS_MAX];
+	/* line 2: consumer indices of the other region's rings (release) */
+	uint64_t head[VK_RINGS_MAX];
+	/* line 3: nonzero while the owner may sleep and wants its bell rung. It is a count of
+	 * sleeps: a waker rings at most once a value. Written before a full fence. */
+	uint32_t sleeping;
+	uint8_t closed; /* owner says good-bye: nothing more will be produced */
+	uint8_t pad2[3];
+	uint8_t blocked[VK_RINGS_MAX]; /* enum vk_blocked: why the owner does not consume ring r */
+	uint8_t pad3[48];
+};
+
+enum vk_blocked {
+	VK_BLOCKED_NONE = 0, /* only busy: the ring itself is the limit */
+	VK_BLOCKED_POLICY = 1, /* the application's own rate limit */
+	VK_BLOCKED_PATH = 2, /* the interface does not take more now */
+};
+
+/* A record: header, body of `size` bytes, padding to VK_RECORD_ALIGN. */
+struct vk_record {
+	uint32_t size; /* bytes of the body */
+	uint8_t kind; /* enum vk_record_kind */
+	uint8_t flags;
+	uint16_t reserved;
+};
+
+enum vk_record_kind {
+	VK_RECORD_RAW = 0, /* body is the message (rings between two applications) */
+	VK_RECORD_DATA = 1, /* body is vk_message + payload */
+	VK_RECORD_OPEN = 2, /* + service name. To worker: peer, stream, correlation = caller's token.
+			     * To application: flow of a stream a peer opened on its service */
+	VK_RECORD_OPENED = 3, /* to application: answer to OPEN; code 0 or enum vk_code */
+	VK_RECORD_CLOSE = 4, /* no more messages in this direction */
+	VK_RECORD_RESET = 5, /* the stream is gone; code says why */
+};
+
+/* Errors that cross the wire in STREAM_RESET / ERROR payloads and rings (FEATURES: families). */
+enum vk_code {
+	VK_CODE_OK = 0,
+	VK_CODE_NO_SERVICE = 301, /* nobody listens under that name */
+	VK_CODE_STREAM_IN_USE = 302,
+	VK_CODE_STREAM_UNKNOWN = 303,
+	VK_CODE_STREAMS_FULL = 304,
+	VK_CODE_APPLICATION_GONE = 305,
+	VK_CODE_POLICY = 701, /* policy refuses class, stream, peer or service */
+	VK_CODE_NO_PEER = 601,
+	VK_CODE_UNREACHABLE = 602, /* the peer does not answer */
+};
+
+/* Head of the body of every record between worker and application. 40 bytes. */
+struct vk_message {
+	uint32_t flow; /* index into vk_flows; the worker checks that it is the application's */
+	uint32_t flow_generation;
+	uint32_t peer; /* index into vk_state.peers */
+	uint32_t stream;
+	uint32_t sequence; /* to application: of the message on its stream */
+	uint32_t correlation;
+	uint8_t type; /* enum vk_type of a DATA record; 0 = STREAM_DATA */
+	uint8_t flags; /* enum vk_flag as the sender set them (EOS, URG, ACK) */
+	uint8_t priority; /* 0 = lowest of the class's band is chosen by the worker */
+	uint8_t trace;
+	uint32_t code; /* enum vk_code */
+	uint64_t time_ns; /* CLOCK_REALTIME of the sender; 0 = none. Not 0 puts TIME on the wire */
+};
+
+/* ---- State that daemon and worker share: vk_state (daemon writes), vk_work (worker writes) ---- */
+
+enum vk_node_const {
+	VK_PEERS_MAX = 256,
+	VK_APPS_MAX = 64,
+	VK_SERVICES_MAX = 256,
+	VK_PORTS_MAX = 8, /* (interface, queue) pairs of a node */
+	VK_FLOWS_MAX = 65536,
+	VK_FLOW_BUCKETS = 131072, /* open addressing, load <= 1/2 */
+	VK_RANGES_MAX = 8,
+	VK_NAME_MAX = 64,
+};
+
+enum vk_row_state { VK_ROW_FREE = 0, VK_ROW_LIVE = 1, VK_ROW_CLOSING = 2 };
+
+/* Rows that change while the worker reads them are seqlocked: sequence odd = being written.
+ * The worker copies a row and retries when sequence changed. */
+struct vk_peer {
+	uint32_t sequence;
+	uint8_t state; /* enum vk_row_state */
+	uint8_t family; /* 4 or 6 */
+	uint8_t resolved; /* MAC addresses are known (XDP transmit needs them) */
+	uint8_t port_index; /* into vk_state.ports: where its frames leave */
+	uint8_t address[16]; /* IPv4 in the first four bytes */
+	uint8_t source[16]; /* our address towards it */
+	uint16_t udp_port; /* host order */
+	uint16_t payload_max; /* UDP payload bytes that fit the path's MTU */
+	uint8_t mac[6];
+	uint8_t source_mac[6];
+	uint32_t generation;
+	uint32_t session; /* 0: static plaintext peer */
+};
+
+struct vk_app {
+	uint32_t sequence;
+	uint8_t state;
+	uint8_t class_mask; /* bit enum vk_class */
+	uint16_t weight; /* share between applications of one class; 1..1000, 100 is normal */
+	uint32_t generation;
+	uint32_t uid;
+	uint32_t pid;
+	uint32_t range_count;
+	uint32_t range_first[VK_RANGES_MAX]; /* stream ids it may open or be opened on */
+	uint32_t range_last[VK_RANGES_MAX];
+	uint64_t rate_messages; /* per second; 0 = no limit */
+	uint64_t rate_bytes; /* per second; 0 = no limit */
+};
+
+struct vk_service {
+	uint32_t sequence;
+	uint8_t state;
+	uint8_t name_size;
+	uint16_t app;
+	uint32_t app_generation;
+	uint8_t name[VK_NAME_MAX];
+};
+
+/* What the worker may be told while it runs; it clamps every value. */
+struct vk_params {
+	uint32_t sequence;
+	uint32_t spin_ns; /* how long an idle worker polls before it sleeps; 0..1000000 */
+	uint32_t budget_frames; /* frames of one class per turn; 1..64 */
+	uint32_t quantum_bytes[8]; /* deficit round robin, per class below critical */
+	uint32_t aggregate; /* 0: every message in a datagram of its own */
+	uint32_t reassembly_bytes; /* memory for partial messages */
+	uint32_t reassembly_ns_high; /* a partial message is dropped after this time */
+	uint32_t reassembly_ns_low;
+	uint32_t stamp; /* 1: a TIME extension on every message */
+};
+
+/* Written by the daemon only. */
+struct vk_state {
+	uint32_t magic;
+	uint32_t abi;
+	uint64_t daemon_heartbeat_ns; /* CLOCK_MONOTONIC; older than 2 s = safe values apply */
+	struct vk_params params;
+	uint32_t peer_epoch; /* bumped after any change of a peer row (release) */
+	uint32_t service_epoch;
+	struct vk_peer peers[VK_PEERS_MAX];
+	struct vk_app apps[VK_APPS_MAX];
+	struct vk_service services[VK_SERVICES_MAX];
+};
+
+/* One end of a stream: (peer, stream) <-> application. Written by the worker only; survives it. */
+struct vk_flow {
+	uint32_t state; /* enum vk_row_state, published last (release) */
+	uint32_t generation;
+	uint32_t stream;
+	uint16_t peer;
+	uint16_t app;
+	uint32_t peer_generation;
+	uint32_t app_generation;
+	uint32_t tx_sequence; /* next message to send */
+	uint32_t rx_sequence; /* next message expected */
+	uint64_t tx_messages;
+	uint64_t rx_messages;
+	uint64_t rx_gaps; /* messages that never came, by sequence */
+	uint8_t class;
+	uint8_t opener; /* this side opened it */
+	uint8_t answered; /* STREAM_ACK has been sent or seen */
+	uint8_t closed; /* bit 0: we closed, bit 1: the peer closed */
+	uint32_t token; /* of the application that opened it */
+};
+
+/* A port's frame ledger and crash intent: enough for the next worker to find every frame. */
+struct vk_port_state {
+	uint32_t intent; /* nonzero: RX of class intent-1 is being moved to FILL */
+	uint32_t intent_fill; /* FILL producer once the move is published */
+	uint32_t intent_rx; /* RX consumer to set then */
+	uint32_t pad;
+};
+
+/* Packet numbers per peer and space: survive the worker, never reused. */
+struct vk_packet {
+	uint64_t tx_number[4]; /* next, per enum vk_space */
+	uint64_t rx_number[4]; /* highest seen + 1 */
+	uint64_t rx_packets[4]; /* received, per space */
+	uint32_t peer_generation;
+	uint32_t pad;
+};
+
+enum vk_worker_phase {
+	VK_WORKER_NONE = 0,
+	VK_WORKER_RUNNING = 1,
+	VK_WORKER_STOPPED = 2, /* left at a clean boundary */
+	VK_WORKER_FAILED = 3,
+};
+
+/* Written by the worker only. Outlives workers. */
+struct vk_work {
+	uint32_t magic;
+	uint32_t abi;
+	uint64_t heartbeat_ns; /* CLOCK_MONOTONIC, at least every 100 ms */
+	uint32_t phase; /* enum vk_worker_phase */
+	uint32_t pid;
+	uint32_t starts;
+	uint32_t flow_count;
+	struct vk_packet packets[VK_PEERS_MAX];
+	struct vk_port_state ports[VK_PORTS_MAX];
+	uint32_t flow_index[VK_FLOW_BUCKETS]; /* flow + 1; 0 = empty, 0xffffffff = deleted */
+	struct vk_flow flows[VK_FLOWS_MAX];
+};
+
+/* ---- Counters: one named POSIX shared-memory object a node, mode 0640, never reset ---- */
+
+/* Per class, written by the worker. Names go to users as they stand here, in lower case. Units:
+ * frames are datagrams; messages are what applications send. drop_* and refused_* count messages
+ * that went no further, by reason; together with delivered they add up to rx_messages. */
+enum vk_counter {
+	VK_RX_FRAMES = 0,
+	VK_RX_BYTES = 1,
+	VK_RX_MESSAGES = 2, /* DATA messages and shards taken out of frames */
+	VK_RX_SHARDS = 3, /* of these, shards that went into a reassembly */
+	VK_RX_REASSEMBLED = 4, /* messages made of shards */
+	VK_RX_DELIVERED = 5, /* messages put into an application's ring, reassembled ones included */
+	VK_RX_DELIVERED_BYTES = 6,
+	VK_RX_CONTROL = 7, /* STREAM_OPEN, ACK, CLOSE, RESET and other frames that are no message */
+	VK_RX_GAPS = 8, /* messages that never came, by sequence */
+	VK_RX_QOS_VIOLATIONS = 9, /* priority outside the class's band (delivered all the same) */
+	VK_DROP_FRAME_INVALID = 10, /* frames: not a frame, or of another class than its socket */
+	VK_DROP_FRAME_UNKNOWN_PEER = 11, /* frames */
+	VK_DROP_INNER_INVALID = 12, /* messages: malformed inner frame (one for the rest of the run) */
+	VK_DROP_UNKNOWN_STREAM = 13,
+	VK_DROP_APP_RING = 14, /* the application's ring is full */
+	VK_DROP_APP_GONE = 15,
+	VK_DROP_REASSEMBLY = 16, /* shards: inconsistent, over a limit, or too late */
+	VK_DROP_STALE = 17, /* duplicate or older than the stream's window */
+	VK_TX_MESSAGES = 18, /* taken from applications' rings and sent */
+	VK_TX_BYTES = 19, /* payload */
+	VK_TX_FRAMES = 20, /* datagrams handed to the kernel */
+	VK_TX_SHARDS = 21,
+	VK_TX_CONTROL = 22, /* frames of the worker's own (OPEN, ACK, RESET ...) */
+	VK_REFUSED_FLOW = 23, /* TX record for a flow that is not the application's (any more) */
+	VK_REFUSED_POLICY = 24,
+	VK_REFUSED_SIZE = 25,
+	VK_DROP_TX_UNREACHABLE = 26, /* no neighbour, interface gone, kernel refused */
+	VK_DROP_TX_FRAMES = 27, /* datagrams: the kernel took them and said they are lost */
+	VK_COUNTER_COUNT = 28,
+};
+
+/* Per node, written by the worker. */
+enum vk_gauge {
+	VK_LOOPS = 0,
+	VK_SLEEPS = 1,
+	VK_WAKE_BELLS = 2, /* bells rung to applications */
+	VK_SYSCALLS_RX = 3,
+	VK_SYSCALLS_TX = 4,
+	VK_APP_VIOLATIONS = 5, /* an application broke its ring's rules and was detached */
+	VK_APPS_ATTACHED = 6,
+	VK_FLOWS_OPEN = 7,
+	VK_REASSEMBLY_BYTES = 8,
+	VK_WORKER_STARTS = 9,
+	VK_FRAMES_RECOVERED = 10, /* UMEM frames a dead worker held */
+	VK_GAUGE_COUNT = 16,
+};
+
+/* Per application and class, written by the worker. */
+struct vk_app_count {
+	uint64_t delivered;
+	uint64_t delivered_bytes;
+	uint64_t dropped; /* its ring was full */
+	uint64_t sent;
+	uint64_t sent_bytes;
+	uint64_t refused;
+};
+
+/* Kernel verdicts of one interface, copied from the BPF maps by the daemon. */
+struct vk_verdicts {
+	uint8_t interface[16];
+	uint8_t rx_mode[16]; /* "xdp-zero-copy", "xdp-native", "xdp-generic", "udp" */
+	uint8_t tx_mode[16];
+	uint64_t packets[8][32]; /* [class][enum vk_verdict] */
+	uint64_t bytes[8][32];
+	uint64_t messages[8][32];
+	uint64_t xsk_dropped; /* sum over sockets, XDP_STATISTICS */
+	uint64_t xsk_ring_full;
+	uint64_t xsk_fill_empty;
+	uint64_t xsk_invalid;
+};
+
+struct vk_counters {
+	uint32_t magic;
+	uint32_t abi;
+	uint8_t node[VK_NAME_MAX];
+	uint64_t started_ns; /* CLOCK_REALTIME */
+	uint64_t daemon_heartbeat_ns; /* CLOCK_MONOTONIC */
+	uint32_t daemon_pid;
+	uint32_t port_count;
+	uint8_t pad0[32];
+	/* worker */
+	uint64_t classes[8][32]; /* [enum vk_class][enum vk_counter] */
+	uint64_t gauges[VK_GAUGE_COUNT];
+	struct vk_app_count apps[VK_APPS_MAX][8];
+	/* daemon */
+	uint32_t app_uid[VK_APPS_MAX];
+	uint32_t app_pid[VK_APPS_MAX];
+	uint8_t app_name[VK_APPS_MAX][32];
+	struct vk_verdicts verdicts[VK_PORTS_MAX];
+};
+
+#ifndef VK_CDEF
+_Static_assert(__builtin_offsetof(struct vk_region, tail) == 64, "shm: tails on a line");
+_Static_assert(__builtin_offsetof(struct vk_region, head) == 128, "shm: heads on a line");
+_Static_assert(__builtin_offsetof(struct vk_region, sleeping) == 192, "shm: bell on a line");
+_Static_assert(sizeof(struct vk_region) == 256, "shm: region header is four lines");
+_Static_assert(sizeof(struct vk_record) == VK_RECORD_ALIGN, "shm: record header is one unit");
+_Static_assert(sizeof(struct vk_message) == 40, "shm: message descriptor is 40 bytes");
+_Static_assert((int)VK_COUNTER_COUNT <= 32 && (int)VK_GAUGE_COUNT <= 16, "shm: counter rows");
+#endif
+#endif
