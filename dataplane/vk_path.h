@@ -60,14 +60,6 @@ struct vk_path {
 	int error; /* last errno of a loss, for status */
 };
 
-/* vk_path_xdp_open / vk_path_udp_open return a path over port (allocated), or NULL and errno.
- * After a crash of the last worker, xdp_open first finishes or undoes the move that
- * state->intent describes, waits (bounded, 100 ms) for frames the kernel still sends, and gives
- * every frame an owner again; *recovered is the number of frames that had none. */
-struct vk_path *vk_path_xdp_open(struct vk_port *port, struct vk_port_state *state,
-				 uint32_t *recovered);
-struct vk_path *vk_path_udp_open(struct vk_port *port, struct vk_port_state *state);
-
 /* Frames by owner, for tests and status; the sum is umem.rx_frames + umem.tx_frames. `kernel` are
  * frames in flight inside the kernel: sent and not completed, or taken from FILL and not yet in
  * an RX ring. */
@@ -82,7 +74,17 @@ struct vk_census {
 	uint32_t twice; /* frames with two owners: a bug */
 };
 
+#ifndef VK_CDEF /* functions of the worker library: not Python's to call */
+/* vk_path_xdp_open / vk_path_udp_open return a path over port (allocated), or NULL and errno.
+ * After a crash of the last worker, xdp_open first finishes or undoes the move that
+ * state->intent describes, waits (bounded, 100 ms) for frames the kernel still sends, and gives
+ * every frame an owner again; *recovered is the number of frames that had none. */
+struct vk_path *vk_path_xdp_open(struct vk_port *port, struct vk_port_state *state,
+				 uint32_t *recovered);
+struct vk_path *vk_path_udp_open(struct vk_port *port, struct vk_port_state *state);
+
 /* vk_path_xdp_census walks all rings of a quiet port (path may be NULL: no worker). */
 void vk_path_xdp_census(const struct vk_port *port, const struct vk_path *path,
 			struct vk_census *census);
+#endif
 #endif

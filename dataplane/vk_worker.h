@@ -61,6 +61,7 @@ struct vk_control_frame {
 	uint32_t udp_port;
 };
 
+#ifndef VK_CDEF /* functions of the worker library: not Python's to call */
 /* vk_worker_abi returns VK_WORKER_ABI of this library. */
 uint32_t vk_worker_abi(void);
 
@@ -69,4 +70,5 @@ uint32_t vk_worker_abi(void);
  * no capabilities. Syscalls once it runs: recvmsg/sendmsg/sendto/recvmmsg/sendmmsg, ppoll, read,
  * write, mmap, munmap, close, clock_gettime, sched_yield, exit. */
 int vk_worker_run(struct vk_boot *boot);
+#endif
 #endif

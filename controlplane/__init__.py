@@ -1,0 +1,1 @@
+"""The control plane: broker, daemon, configuration, policy and the command line."""

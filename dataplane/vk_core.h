@@ -1,0 +1,8 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef VK_CORE_H
+#define VK_CORE_H
+/* vk_core.h: everything that valkyrie.dataplane._core gives to Python. Constants and structs come
+ * from the ABI headers; functions come from core_sources (meson.build), not from the worker library.
+ */
+#include "vk_worker.h"
+#endif
