@@ -271,8 +271,7 @@ static inline __attribute__((always_inline)) int vk_priority_ok(uint32_t class, 
 /* vk_type_known says whether a type byte is assigned. */
 static inline __attribute__((always_inline)) int vk_type_known(uint32_t type)
 {
-	return type <= VK_NEGOTIATE ||
-	       (type >= VK_AUTH_CHALLENGE && type <= VK_CERT_REQUEST) ||
+	return type <= VK_NEGOTIATE || (type >= VK_AUTH_CHALLENGE && type <= VK_CERT_REQUEST) ||
 	       (type >= VK_JOB_REQUEST && type <= VK_JOB_RESUME) ||
 	       (type >= VK_STREAM_OPEN && type <= VK_FILE_COMPLETE) ||
 	       (type >= VK_METRICS_REPORT && type <= VK_ALERT_NOTIFICATION);

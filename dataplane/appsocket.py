@@ -82,7 +82,7 @@ class Reply(msgspec.Struct, omit_defaults=True):
     """Of Status, Tune and Upgrade."""
 
 
-_requests = msgspec.json.Decoder(AnyRequest)
+_requests: msgspec.json.Decoder[AnyRequest] = msgspec.json.Decoder(AnyRequest)
 _replies = msgspec.json.Decoder(Reply)
 
 

@@ -44,7 +44,7 @@ struct vk_umem {
 struct vk_xsk {
 	int fd; /* -1 = none */
 	struct vk_xsk_ring rx;
-	struct vk_xsk_ring tx; /* on VK_CLASS_CONTROL's socket only: exactly one TX socket a queue */
+	struct vk_xsk_ring tx; /* on VK_CLASS_CONTROL's socket only: one TX socket a queue */
 };
 
 struct vk_port {

@@ -72,7 +72,7 @@ struct vk_record {
 enum vk_record_kind {
 	VK_RECORD_RAW = 0, /* body is the message (rings between two applications) */
 	VK_RECORD_DATA = 1, /* body is vk_message + payload */
-	VK_RECORD_OPEN = 2, /* + service name. To worker: peer, stream, correlation = caller's token.
+	VK_RECORD_OPEN = 2, /* + service name. To worker: peer, stream, correlation = token.
 			     * To application: flow of a stream a peer opened on its service */
 	VK_RECORD_OPENED = 3, /* to application: answer to OPEN; code 0 or enum vk_code */
 	VK_RECORD_CLOSE = 4, /* no more messages in this direction */
@@ -262,14 +262,14 @@ enum vk_counter {
 	VK_RX_MESSAGES = 2, /* DATA messages and shards taken out of frames */
 	VK_RX_SHARDS = 3, /* of these, shards that went into a reassembly */
 	VK_RX_REASSEMBLED = 4, /* messages made of shards */
-	VK_RX_DELIVERED = 5, /* messages put into an application's ring, reassembled ones included */
+	VK_RX_DELIVERED = 5, /* messages put into an application's ring, reassembled too */
 	VK_RX_DELIVERED_BYTES = 6,
 	VK_RX_CONTROL = 7, /* STREAM_OPEN, ACK, CLOSE, RESET and other frames that are no message */
 	VK_RX_GAPS = 8, /* messages that never came, by sequence */
 	VK_RX_QOS_VIOLATIONS = 9, /* priority outside the class's band (delivered all the same) */
 	VK_DROP_FRAME_INVALID = 10, /* frames: not a frame, or of another class than its socket */
 	VK_DROP_FRAME_UNKNOWN_PEER = 11, /* frames */
-	VK_DROP_INNER_INVALID = 12, /* messages: malformed inner frame (one for the rest of the run) */
+	VK_DROP_INNER_INVALID = 12, /* messages: malformed inner frame, one a run */
 	VK_DROP_UNKNOWN_STREAM = 13,
 	VK_DROP_APP_RING = 14, /* the application's ring is full */
 	VK_DROP_APP_GONE = 15,
