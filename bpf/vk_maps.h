@@ -7,23 +7,35 @@
  * | map        | type                     | key                         | value             |
  * |------------|--------------------------|-----------------------------|-------------------|
  * | vk_xsks    | XSKMAP                   | queue * VK_CLASS_COUNT + class | XSK fd         |
- * | vk_socks   | REUSEPORT_SOCKARRAY      | class                       | UDP socket fd     |
+ * | vk_socks   | REUSEPORT_SOCKARRAY      | class, + VK_CLASS_COUNT for IPv6 | UDP socket fd |
  * | vk_police  | ARRAY                    | class                       | vk_police         |
  * | vk_source  | ARRAY, 1 entry           | 0                           | vk_police         |
  * | vk_buckets | ARRAY                    | queue * VK_CLASS_COUNT + class | vk_bucket      |
- * | vk_sources | LRU_PERCPU_HASH          | 16-byte address             | vk_bucket         |
+ * | vk_sources | LRU_PERCPU_HASH          | vk_source_key               | vk_bucket         |
  * | vk_credits | ARRAY, MMAPABLE          | queue * VK_CLASS_COUNT + class | vk_credit      |
  * | vk_counts  | PERCPU_ARRAY             | class * VK_VERDICT_COUNT + verdict | vk_count   |
  *
  * User space divides a class's rate by the number of queues before it writes vk_police: a bucket
- * belongs to one queue, and one CPU at a time works on a queue.
+ * belongs to one queue, and one CPU at a time works on a queue. select knows no queue and uses the
+ * buckets of queue 0; there a token may be lost or won when CPUs race, which no policer notices.
+ *
+ * vk_counts: a packet is counted exactly once. VK_STEER and the verdicts from VK_DROP_CLASS_RATE on
+ * are counted in the row of the frame's class; all others come before a class is known and are
+ * counted in VK_CLASS_CONTROL's row.
+ *
+ * Configuration in .rodata, set before load: vk_udp_port (classify), vk_sample_shift (classify).
  */
 #include "vk_wire.h"
 
 enum vk_map_const {
 	VK_QUEUES_MAX = 64,
+	VK_SOCKS_MAX = 12, /* a socket for each class and address family */
 	VK_SOURCES_MAX = 16384, /* addresses a per-source policer remembers */
 	VK_TOKEN_SHIFT = 30, /* fixed point of rates and tokens: one packet is 1 << 30 */
+	VK_REFILL_NS_MAX = 1000000000, /* a bucket refills for at most this long at once */
+	VK_POLICE_BITS =
+		33, /* vk_police.rate and .burst are below 1 << 33: a refill fits 64 bits */
+	VK_SAMPLE_NEVER = 32, /* vk_sample_shift: stamp no frame */
 	VK_META_MAGIC = 0x564b,
 };
 
@@ -32,7 +44,7 @@ enum vk_map_const {
 enum vk_verdict {
 	VK_STEER = 0,
 	VK_PASS_SHORT = 1, /* too short for the headers it announces, before the port matched */
-	VK_PASS_NOT_IP = 2,
+	VK_PASS_NOT_IP = 2, /* or more than two VLAN tags, or an IP header of another version */
 	VK_PASS_OPTIONS = 3, /* IPv4 options */
 	VK_PASS_FRAGMENT = 4,
 	VK_PASS_NOT_UDP = 5, /* another protocol, or an IPv6 extension header */
@@ -42,18 +54,24 @@ enum vk_verdict {
 	VK_DROP_VERSION = 9,
 	VK_DROP_TYPE = 10, /* reserved type */
 	VK_DROP_EXTENSION = 11, /* malformed extension chain */
-	VK_DROP_LENGTH = 12, /* frame and datagram disagree about their length */
+	VK_DROP_LENGTH = 12, /* packet, datagram and frame disagree about their length */
 	VK_DROP_CLASS_RATE = 13,
 	VK_DROP_SOURCE_RATE = 14,
 	VK_DROP_CREDIT = 15, /* the class has spent its frames: its consumer is behind */
 	VK_DROP_NO_SOCKET = 16, /* nobody listens on this queue and class */
-	VK_VERDICT_COUNT = 17,
+	VK_PASS_QUEUE = 17, /* a valid frame on a queue beyond VK_QUEUES_MAX */
+	VK_VERDICT_COUNT = 18,
 };
 
 /* A token bucket's configuration. rate 0 = no limit. */
 struct vk_police {
 	uint64_t rate; /* tokens per nanosecond, fixed point 2^-30; a token is one packet */
-	uint64_t burst; /* packets */
+	uint64_t burst; /* packets; 0 = refuse all */
+};
+
+/* Key of vk_sources: an IPv6 address, or an IPv4 address in the first four bytes and zeros. */
+struct vk_source_key {
+	uint32_t address[4]; /* network order */
 };
 
 /* A token bucket's state, fixed point 2^-30. Refilled only when short: no clock read before. */
@@ -74,7 +92,7 @@ struct vk_credit {
 struct vk_count {
 	uint64_t packets;
 	uint64_t bytes; /* of the whole packet as XDP sees it; of the UDP payload in select */
-	uint64_t messages; /* inner frames (AGG) or 1 */
+	uint64_t messages; /* of steered packets: inner frames (AGG, at most VK_AGG_MAX) or 1 */
 };
 
 /* 16 bytes in front of a steered packet (bpf_xdp_adjust_meta). The worker uses them to find the
@@ -92,6 +110,7 @@ struct vk_meta {
 
 #ifndef VK_CDEF
 _Static_assert(sizeof(struct vk_meta) == 16, "maps: metadata is 16 bytes");
+_Static_assert((int)VK_SOCKS_MAX == 2 * (int)VK_CLASS_COUNT, "maps: a socket per class and family");
 _Static_assert(sizeof(struct vk_credit) == 128, "maps: credit fields on lines of their own");
 #endif
 #endif

@@ -51,7 +51,10 @@ enum vk_wire_const {
 	VK_EXT_WORD = 4, /* bytes in a word of `ext` and of an extension's `words` */
 	VK_EXT_KINDS_MAX = 16, /* extensions in one frame that the kernel walks */
 	VK_AGG_ALIGN = 8,
+	VK_AGG_MAX = 64, /* inner frames of one outer frame */
 	VK_TAG_SIZE = 16,
+	VK_SESSION_EPOCH_SHIFT = 8, /* in the arg of SESSION; the path is its low bits */
+	VK_SESSION_SPACE_SHIFT = 6,
 	VK_MESSAGE_MAX = 67108864, /* bytes a message, over shards */
 	VK_SHARDED_MAX = 65536, /* bytes a best-effort message: one reassembly in memory */
 	VK_SERVICE_NAME_MAX = 64, /* bytes of a service name in STREAM_OPEN, UTF-8 */
@@ -181,7 +184,7 @@ struct vk_ext {
 };
 
 struct vk_ext_session {
-	struct vk_ext ext; /* arg: epoch << 8 | space << 6 | path */
+	struct vk_ext ext; /* arg: epoch, space, path (VK_SESSION_*_SHIFT) */
 	uint32_t session; /* chosen by the receiver; 0 = static plaintext peer */
 	uint32_t number_high; /* packet number, two halves: the body is only 4-byte aligned */
 	uint32_t number_low;

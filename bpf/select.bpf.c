@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: MIT OR GPL-2.0-only
+/* select: on the kernel's UDP path, reads the Valkyrie header of every datagram (or super-packet:
+ * the first segment's) and picks the socket of its class. The same rules as classify, except that
+ * what one run sees may be up to VK_AGG_MAX datagrams: the frame must fit, not fill, and the number
+ * of datagrams is estimated from the size of the first. The worker checks each of them again.
+ */
+#include "vk_tables.h"
+
+struct {
+	__uint(type, BPF_MAP_TYPE_REUSEPORT_SOCKARRAY);
+	__uint(max_entries, VK_SOCKS_MAX);
+	__type(key, __u32);
+	__type(value, __u64);
+} vk_socks SEC(".maps");
+
+/* select_chain walks the extensions of a frame, whose header says that the datagram holds them. */
+static __always_inline uint32_t select_chain(struct sk_reuseport_md *ctx, uint32_t words,
+					     uint32_t *session)
+{
+	struct vk_chain chain = { .end = words };
+
+	for (int i = 0; i < VK_EXT_KINDS_MAX && chain.at < chain.end; i++) {
+		uint32_t offset = sizeof(struct udphdr) + VK_HEADER_SIZE + chain.at * VK_EXT_WORD;
+		struct vk_ext ext;
+		uint32_t verdict;
+
+		if (bpf_skb_load_bytes(ctx, offset, &ext, sizeof(ext)))
+			return VK_DROP_TRUNCATED;
+		verdict = vk_ext_step(&chain, &ext);
+		if (verdict != VK_STEER)
+			return verdict;
+	}
+	*session = chain.session;
+	return chain.at == chain.end ? VK_STEER : VK_DROP_EXTENSION;
+}
+
+/* select_frame reads the first frame of size bytes of payload; *datagrams as estimated from it. */
+static __always_inline uint32_t select_frame(struct sk_reuseport_md *ctx, uint32_t size,
+					     struct vk_view *view, uint32_t *datagrams)
+{
+	struct vk_header header;
+	uint32_t verdict, session = 0;
+	uint64_t first;
+
+	if (size < VK_HEADER_SIZE ||
+	    bpf_skb_load_bytes(ctx, sizeof(struct udphdr), &header, sizeof(header)))
+		return VK_DROP_TRUNCATED;
+	verdict = vk_parse_fields(&header, size);
+	if (verdict != VK_STEER)
+		return verdict;
+	verdict = select_chain(ctx, header.ext, &session);
+	if (verdict != VK_STEER)
+		return verdict;
+	first = vk_frame_size(&header);
+	if (first > size)
+		return VK_DROP_LENGTH;
+	view->class = vk_frame_class(&header, session);
+	view->messages = vk_frame_messages(&header);
+	*datagrams = (size + (uint32_t)first - 1) / (uint32_t)first;
+	return VK_STEER;
+}
+
+/* select_source reads the source address of the packet. */
+static __always_inline void select_source(struct sk_reuseport_md *ctx, struct vk_view *view)
+{
+	if (view->family == 4)
+		bpf_skb_load_bytes_relative(ctx, __builtin_offsetof(struct iphdr, saddr),
+					    &view->source, sizeof(__be32), BPF_HDR_START_NET);
+	else
+		bpf_skb_load_bytes_relative(ctx, __builtin_offsetof(struct ipv6hdr, saddr),
+					    &view->source, sizeof(view->source), BPF_HDR_START_NET);
+}
+
+/* select_police decides whether that many datagrams may go on. */
+static __always_inline uint32_t select_police(struct sk_reuseport_md *ctx, struct vk_view *view,
+					      uint32_t datagrams)
+{
+	struct vk_police *source = vk_source_limited();
+
+	if (source) {
+		select_source(ctx, view);
+		if (!vk_police_source(source, &view->source, datagrams))
+			return VK_DROP_SOURCE_RATE;
+	}
+	return vk_police_class(view->class, 0, datagrams) ? VK_STEER : VK_DROP_CLASS_RATE;
+}
+
+SEC("sk_reuseport")
+int vk_select(struct sk_reuseport_md *ctx)
+{
+	uint32_t size = ctx->len - sizeof(struct udphdr), datagrams = 1, verdict, key;
+	struct vk_view view = { .family = ctx->eth_protocol == bpf_htons(ETH_P_IP) ? 4 : 6 };
+
+	verdict = ctx->len < sizeof(struct udphdr) ? VK_DROP_TRUNCATED :
+						     select_frame(ctx, size, &view, &datagrams);
+	if (verdict == VK_STEER)
+		verdict = select_police(ctx, &view, datagrams);
+	key = view.class + (view.family == 4 ? 0 : VK_CLASS_COUNT);
+	if (verdict == VK_STEER && bpf_sk_select_reuseport(ctx, &vk_socks, &key, 0))
+		verdict = VK_DROP_NO_SOCKET;
+	vk_count_add(view.class, verdict, datagrams, size,
+		     verdict == VK_STEER ? (uint64_t)view.messages * datagrams : 0);
+	return verdict == VK_STEER ? SK_PASS : SK_DROP;
+}
+
+char vk_license[] SEC("license") = "Dual MIT/GPL";

@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+#ifndef VK_PARSE_H
+#define VK_PARSE_H
+/* vk_parse.h: what the two eBPF programs agree on when they read a packet. A cursor walks the
+ * packet; every step checks its bounds and returns VK_STEER to go on or the verdict that ends it.
+ * The rules of the frame itself (vk_parse_fields, vk_ext_step, vk_frame_size, vk_frame_class) do no
+ * memory access of their own, so that classify reads the packet directly and select by copies.
+ */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/udp.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include "vk_maps.h"
+
+enum vk_parse_const {
+	VK_VLAN_TAGS_MAX = 2,
+	VK_IP4_BARE = 0x45, /* version 4, five words: no options */
+	VK_IP4_FRAGMENT = 0x3fff, /* more-fragments flag and offset */
+};
+
+struct vk_cursor {
+	void *at;
+	void *end;
+	uint32_t offset; /* of `at` from the packet's start */
+};
+
+struct vk_vlan {
+	__be16 tci;
+	__be16 protocol;
+};
+
+/* What parsing found out about a frame. */
+struct vk_view {
+	struct vk_source_key source;
+	uint32_t family; /* 4 or 6 */
+	uint32_t l3_offset;
+	uint32_t frame_offset;
+	uint32_t payload_offset;
+	uint32_t frame_size;
+	uint32_t class;
+	uint32_t messages;
+};
+
+/* An extension chain being walked, in words. */
+struct vk_chain {
+	uint32_t at;
+	uint32_t end;
+	uint32_t session; /* a SESSION has been seen */
+};
+
+/* The words of an extension kind whose size is fixed, by kind, four bits each; 0 = any. */
+#define VK_EXT_FIXED(kind, type) ((uint64_t)(sizeof(struct type) / VK_EXT_WORD) << ((kind) * 4))
+static const uint64_t vk_ext_fixed =
+	VK_EXT_FIXED(VK_EXT_SESSION, vk_ext_session) | VK_EXT_FIXED(VK_EXT_TOKEN, vk_ext_token) |
+	VK_EXT_FIXED(VK_EXT_SEQ, vk_ext_seq) | VK_EXT_FIXED(VK_EXT_SHARD, vk_ext_shard) |
+	VK_EXT_FIXED(VK_EXT_TIME, vk_ext_time) | VK_EXT_FIXED(VK_EXT_TRACE, vk_ext_trace);
+
+/* vk_parse_ethernet steps over the Ethernet header and up to two VLAN tags. */
+static __always_inline uint32_t vk_parse_ethernet(struct vk_cursor *cursor, __be16 *protocol)
+{
+	struct ethhdr *ethernet = cursor->at;
+
+	if ((void *)(ethernet + 1) > cursor->end)
+		return VK_PASS_SHORT;
+	*protocol = ethernet->h_proto;
+	cursor->at = ethernet + 1;
+	cursor->offset = sizeof(*ethernet);
+#pragma unroll
+	for (int i = 0; i < VK_VLAN_TAGS_MAX; i++) {
+		struct vk_vlan *tag = cursor->at;
+
+		if (*protocol != bpf_htons(ETH_P_8021Q) && *protocol != bpf_htons(ETH_P_8021AD))
+			return VK_STEER;
+		if ((void *)(tag + 1) > cursor->end)
+			return VK_PASS_SHORT;
+		*protocol = tag->protocol;
+		cursor->at = tag + 1;
+		cursor->offset += sizeof(*tag);
+	}
+	return VK_STEER;
+}
+
+/* vk_parse_ip4 steps over an IPv4 header without options; *size becomes what IP says follows. */
+static __always_inline uint32_t vk_parse_ip4(struct vk_cursor *cursor, struct vk_view *view,
+					     uint32_t *size)
+{
+	struct iphdr *ip = cursor->at;
+	uint8_t first;
+
+	if ((void *)(ip + 1) > cursor->end)
+		return VK_PASS_SHORT;
+	first = *(uint8_t *)ip;
+	if (first != VK_IP4_BARE)
+		return first >> 4 == 4 && first > VK_IP4_BARE ? VK_PASS_OPTIONS : VK_PASS_NOT_IP;
+	if (ip->frag_off & bpf_htons(VK_IP4_FRAGMENT))
+		return VK_PASS_FRAGMENT;
+	if (ip->protocol != IPPROTO_UDP)
+		return VK_PASS_NOT_UDP;
+	*size = bpf_ntohs(ip->tot_len);
+	if (*size < sizeof(*ip) + sizeof(struct udphdr))
+		return VK_PASS_SHORT;
+	*size -= sizeof(*ip);
+	view->family = 4;
+	view->source.address[0] = ip->saddr;
+	cursor->at = ip + 1;
+	cursor->offset += sizeof(*ip);
+	return VK_STEER;
+}
+
+/* vk_parse_ip6 steps over an IPv6 header without extension headers; *size as above. */
+static __always_inline uint32_t vk_parse_ip6(struct vk_cursor *cursor, struct vk_view *view,
+					     uint32_t *size)
+{
+	struct ipv6hdr *ip = cursor->at;
+
+	if ((void *)(ip + 1) > cursor->end)
+		return VK_PASS_SHORT;
+	if (ip->version != 6)
+		return VK_PASS_NOT_IP;
+	if (ip->nexthdr != IPPROTO_UDP)
+		return VK_PASS_NOT_UDP;
+	*size = bpf_ntohs(ip->payload_len);
+	if (*size < sizeof(struct udphdr))
+		return VK_PASS_SHORT;
+	view->family = 6;
+	__builtin_memcpy(&view->source, &ip->saddr, sizeof(view->source));
+	cursor->at = ip + 1;
+	cursor->offset += sizeof(*ip);
+	return VK_STEER;
+}
+
+/* vk_parse_udp steps over a UDP header to our port; *size: what IP says follows, then the size of
+ * the UDP payload. From the port on, a packet is ours: no more PASS. */
+static __always_inline uint32_t vk_parse_udp(struct vk_cursor *cursor, uint16_t port,
+					     uint32_t *size)
+{
+	struct udphdr *udp = cursor->at;
+	uint32_t length;
+
+	if ((void *)(udp + 1) > cursor->end)
+		return VK_PASS_SHORT;
+	if (udp->dest != bpf_htons(port))
+		return VK_PASS_PORT;
+	length = bpf_ntohs(udp->len);
+	if (length < sizeof(*udp) || length > *size || cursor->at + *size > cursor->end)
+		return VK_DROP_LENGTH;
+	*size = length - sizeof(*udp);
+	cursor->at = udp + 1;
+	cursor->offset += sizeof(*udp);
+	return VK_STEER;
+}
+
+/* vk_parse_fields checks the fixed fields of a frame header in a datagram of size bytes, of which
+ * the caller has checked that they hold the header. */
+static __always_inline uint32_t vk_parse_fields(const struct vk_header *header, uint32_t size)
+{
+	if (header->magic != bpf_htons(VK_MAGIC))
+		return VK_DROP_MAGIC;
+	if (header->version != VK_VERSION)
+		return VK_DROP_VERSION;
+	if (!vk_type_known(header->type))
+		return VK_DROP_TYPE;
+	if (VK_HEADER_SIZE + header->ext * VK_EXT_WORD > size)
+		return VK_DROP_TRUNCATED;
+	return VK_STEER;
+}
+
+/* vk_ext_step checks one extension of a chain and steps over it. */
+static __always_inline uint32_t vk_ext_step(struct vk_chain *chain, const struct vk_ext *ext)
+{
+	uint32_t kind = ext->kind, words = ext->words;
+	uint32_t fixed = kind < 16 ? vk_ext_fixed >> (kind * 4) & 15 : 0;
+
+	if (words == 0 || words > chain->end - chain->at || (fixed && words != fixed))
+		return VK_DROP_EXTENSION;
+	chain->session |= kind == VK_EXT_SESSION;
+	chain->at += words;
+	return VK_STEER;
+}
+
+/* vk_frame_size returns the bytes a frame says that it has: up to 4 GiB and more, hence 64 bits. */
+static __always_inline uint64_t vk_frame_size(const struct vk_header *header)
+{
+	return VK_HEADER_SIZE + header->ext * VK_EXT_WORD + (uint64_t)bpf_ntohl(header->length) +
+	       (header->flags & VK_FLAG_ENC ? VK_TAG_SIZE : 0);
+}
+
+/* vk_frame_class returns the class of a valid frame. */
+static __always_inline uint32_t vk_frame_class(const struct vk_header *header, uint32_t session)
+{
+	if (header->type < VK_TYPE_CONTROL_END && !session)
+		return VK_CLASS_CONTROL;
+	return vk_stream_class(bpf_ntohl(header->stream));
+}
+
+/* vk_frame_messages returns how many messages a valid frame says that it carries. */
+static __always_inline uint32_t vk_frame_messages(const struct vk_header *header)
+{
+	uint32_t count;
+
+	if (!(header->flags & VK_FLAG_AGG))
+		return 1;
+	count = bpf_ntohl(header->correlation);
+	return count < VK_AGG_MAX ? count : VK_AGG_MAX;
+}
+#endif
