@@ -4,5 +4,6 @@
 /* vk_core.h: everything that valkyrie.dataplane._core gives to Python. Constants and structs come
  * from the ABI headers; functions come from core_sources (meson.build), not from the worker library.
  */
+#include "vk_bpf.h"
 #include "vk_worker.h"
 #endif

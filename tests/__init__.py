@@ -1,1 +1,0 @@
-"""Tests of Valkyrie; they mirror the source tree."""
