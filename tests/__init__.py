@@ -1,0 +1,1 @@
+"""Tests of Valkyrie; they mirror the source tree."""

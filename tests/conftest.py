@@ -1,0 +1,69 @@
+"""Fixtures of all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+
+import pytest
+
+from tests.census import SKIPS_ALLOWED_IN_CI, Census, adopt_orphans, needs
+from tests.lab import Lab, Link, laboratory
+
+_labs = pytest.StashKey[list[Lab]]()
+
+
+def pytest_configure() -> None:
+    """Prepare the process for the census."""
+    adopt_orphans()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever uses a lab is a net test."""
+    for item in items:
+        if "lab" in getattr(item, "fixturenames", ()):
+            item.add_marker("net")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI a skip that does not name an allowed feature is a failure."""
+    report = yield
+    if os.environ.get("CI") == "true" and report.skipped and not hasattr(report, "wasxfail"):
+        text = str(report.longrepr)
+        if not any(f"needs {feature}:" in text for feature in SKIPS_ALLOWED_IN_CI):
+            report.outcome = "failed"
+            report.longrepr = f"skipped in CI: {text}"
+    return report
+
+
+@pytest.fixture(autouse=True)
+def census(request: pytest.FixtureRequest) -> Iterator[Census | None]:
+    """Every net test leaves nothing behind, and the kernel does not complain."""
+    if request.node.get_closest_marker("net") is None:
+        yield None
+        return
+    needs("network namespaces")
+    request.node.stash[_labs] = []
+    before = Census()
+    try:
+        yield before
+        before.check(request.node.stash[_labs])
+    finally:
+        before.close()
+
+
+@pytest.fixture
+def lab(request: pytest.FixtureRequest, census: Census) -> Iterator[Lab]:
+    """Hosts and wires of one test."""
+    with laboratory() as made:
+        request.node.stash[_labs].append(made)
+        yield made
+
+
+@pytest.fixture
+def pair(lab: Lab) -> tuple[Link, Link]:
+    """Two hosts, "a" and "b", joined by one wire."""
+    return lab.wire(lab.host("a"), lab.host("b"))
