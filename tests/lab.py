@@ -37,11 +37,18 @@ ETH_P_ALL = 0x0003  # linux/if_ether.h
 NUD_PERMANENT = 0x80  # linux/neighbour.h
 IFA_F_NODAD = 0x02  # linux/if_addr.h
 
+SLOWNESS = float(os.environ.get("VALKYRIE_TEST_SLOWNESS", "1"))
+"""How many times longer than on real hardware things may take: scripts/vm sets it."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def wait_until(condition: Callable[[], T], deadline_s: float = 5.0, what: str = "") -> T:
-    """Return the first true value of *condition*, or fail after *deadline_s* seconds."""
+    """Return the first true value of *condition*, or fail after *deadline_s* seconds.
+
+    The deadline is stretched by SLOWNESS, so give the one of real hardware.
+    """
+    deadline_s *= SLOWNESS
     end = time.monotonic() + deadline_s
     pause_s = 0.0005
     while not (value := condition()):
@@ -104,7 +111,7 @@ class Host:
         """Return an AF_PACKET socket that sends and receives whole frames on *interface*."""
         raw = self.socket(AF_PACKET, SOCK_RAW)
         raw.bind((interface, ETH_P_ALL))
-        raw.settimeout(timeout_s)
+        raw.settimeout(timeout_s * SLOWNESS)
         return raw
 
     def popen(
