@@ -1,0 +1,157 @@
+"""Who may do what on a node: pure decisions over the rules of the configuration.
+
+Default deny: the first rule that matches an application's credentials decides, and without one it
+is refused. Nothing here reads a file, a clock or the user database; the rules come with numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from valkyrie.dataplane import lib
+from valkyrie.dataplane.wire import Class, stream_class
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+STREAM_MAX = 0xFFFFFFFF
+"""Largest stream id: the header has 32 bits for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRange:
+    """Stream ids, both ends included."""
+
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+
+    def __contains__(self, stream: int) -> bool:
+        return self.first <= stream <= self.last
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What an application may do. Rates are per second and 0 is no limit."""
+
+    rule: str
+    """Name of the rule, for messages."""
+    classes: frozenset[Class]
+    streams: tuple[StreamRange, ...]
+    """At most VK_RANGES_MAX, ascending and apart."""
+    listen: tuple[str, ...]
+    peers: tuple[str, ...]
+    rate_messages: int
+    rate_bytes: int
+    weight: int
+    ring_bytes: int
+    """Of each class's ring and direction, where the application does not ask for a size."""
+    memory_bytes_max: int
+    """Of all rings of one attachment."""
+    attachments_max: int
+    """At a time, of one user."""
+
+    @property
+    def class_mask(self) -> int:
+        """The classes as bits ``1 << enum vk_class``."""
+        return sum(1 << klass for klass in self.classes)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A grant and whom it is for: any of the users, or members of any of the groups."""
+
+    grant: Grant
+    uids: frozenset[int] = frozenset()
+    gids: frozenset[int] = frozenset()
+    anybody: bool = False
+
+    def matches(self, uid: int, gids: Iterable[int]) -> bool:
+        """Say whether the rule is for these credentials."""
+        return self.anybody or uid in self.uids or not self.gids.isdisjoint(gids)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A no: ``code`` of enum vk_code, and one sentence that says what would have to change."""
+
+    reason: str
+    code: int = lib.VK_CODE_POLICY
+
+
+def decide(rules: Sequence[Rule], uid: int, gids: Iterable[int]) -> Grant | Refusal:
+    """Return the grant of the first rule that matches, or the refusal of the rest."""
+    gids = frozenset(gids)
+    for rule in rules:
+        if rule.matches(uid, gids):
+            return rule.grant
+    return Refusal(f"no [[application]] rule matches uid {uid}: add one to the configuration")
+
+
+def rings(grant: Grant, attached: int, ring_bytes: int = 0) -> tuple[int, ...] | Refusal:
+    """Return the ring capacities by class of one more attachment, or its refusal.
+
+    ``attached`` counts the user's attachments under this rule; ``ring_bytes`` is what the
+    application asks for, 0 = the rule's own. Classes that are not granted get capacity 0.
+    """
+    if attached >= grant.attachments_max:
+        return Refusal(
+            f"rule '{grant.rule}' allows {grant.attachments_max} attachments at a time:"
+            " close one, or raise attachments_max"
+        )
+    size = ring_bytes or grant.ring_bytes
+    smallest, largest = lib.VK_RING_CAPACITY_MIN, lib.VK_RING_CAPACITY_MAX
+    if not smallest <= size <= largest or size & (size - 1):
+        return Refusal(f"a ring of {size} bytes: ask for a power of two, {smallest} to {largest}")
+    needed = memory_bytes(len(grant.classes), size)
+    if needed > grant.memory_bytes_max:
+        return Refusal(
+            f"rings of {size} bytes need {needed} bytes, rule '{grant.rule}' allows"
+            f" {grant.memory_bytes_max}: ask for smaller rings, or raise memory_bytes_max"
+        )
+    return tuple(size if klass in grant.classes else 0 for klass in Class)
+
+
+def memory_bytes(class_count: int, ring_bytes: int) -> int:
+    """Return the bytes of an attachment's two regions."""
+    return 2 * (lib.VK_SHM_PAGE + class_count * ring_bytes)
+
+
+def may_listen(grant: Grant, service: str) -> Refusal | None:
+    """Decide whether the application may offer a service."""
+    limit = lib.VK_SERVICE_NAME_MAX
+    if not service or len(service.encode()) > limit or not service.isprintable():
+        return Refusal(f"a service name is 1 to {limit} bytes of printable text")
+    if _any_matches(grant.listen, service):
+        return None
+    return Refusal(f"rule '{grant.rule}' does not allow listening on '{service}': see its listen")
+
+
+def may_reach(grant: Grant, peer: str, address: str) -> Refusal | None:
+    """Decide whether the application may talk to a peer, known by name and by address."""
+    if _any_matches(grant.peers, peer) or _any_matches(grant.peers, address):
+        return None
+    return Refusal(f"rule '{grant.rule}' does not allow peer '{peer}' ({address}): see its peers")
+
+
+def may_use(grant: Grant, stream: int) -> Refusal | None:
+    """Decide whether the application may open a stream, or be opened on it."""
+    if not 0 <= stream <= STREAM_MAX:
+        return Refusal(f"a stream id is 0 to {STREAM_MAX}")
+    klass = stream_class(stream)
+    if klass not in grant.classes:
+        return Refusal(
+            f"rule '{grant.rule}' does not allow class {klass.name.lower()} (stream {stream}):"
+            " see its classes"
+        )
+    if any(stream in streams for streams in grant.streams):
+        return None
+    return Refusal(f"rule '{grant.rule}' does not allow stream {stream}: see its streams")
+
+
+def _any_matches(patterns: Iterable[str], name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,0 +1,310 @@
+"""The settings of a node, as one tree of frozen structs: every default and range stands here once.
+
+``config.py`` reads the file into this tree; docs/CONFIGURATION.md is made from it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+from valkyrie.dataplane import appsocket, lib
+
+from .policy import STREAM_MAX
+
+PortNumber = Annotated[int, Meta(ge=1, le=65535)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
+RingEntries = Annotated[int, Meta(ge=64, le=32768)]
+Path = Literal["auto", "xdp", "udp"]
+ClassName = Literal["critical", "system", "job", "data", "logs"]
+Rate = Annotated[int, Meta(ge=0, le=1_000_000_000)]
+Burst = Annotated[int, Meta(ge=1, le=1_000_000)]
+ByteRate = Annotated[int, Meta(ge=0, le=1_000_000_000_000)]
+Quantum = Annotated[int, Meta(ge=1, le=16_777_216)]
+UserId = Annotated[int, Meta(ge=0, le=0xFFFFFFFE)]
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all tables: immutable, and unknown keys are an error."""
+
+
+class Node(Settings):
+    """The node itself."""
+
+    name: Annotated[
+        Name,
+        Meta(
+            description="Names the socket `<run_directory>/<name>.sock`, the counters object"
+            " `/valkyrie.<name>` and the lock that refuses a second node of the same name."
+        ),
+    ] = "valkyrie"
+    user: Annotated[str, Meta(description="User that the daemon and the workers run as.")] = (
+        "nobody"
+    )
+    run_directory: Annotated[
+        str, Meta(pattern="^/", description="Absolute path; holds the application socket.")
+    ] = appsocket.SOCKET_DIRECTORY
+    udp_port: Annotated[
+        PortNumber, Meta(description="UDP port of every frame, source and destination.")
+    ] = lib.VK_PORT
+
+
+class Interface(Settings):
+    """A network interface that frames come and go through."""
+
+    name: Annotated[
+        str, Meta(pattern=r"^[^/\s]{1,15}$", description="The kernel's name of the interface.")
+    ]
+    queues: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=lib.VK_PORTS_MAX,
+            description="RX queues to serve, from queue 0 on. Frames on other queues reach nobody"
+            f" by XDP; all interfaces together have at most {lib.VK_PORTS_MAX}.",
+        ),
+    ] = 1
+    path: Annotated[
+        Path,
+        Meta(
+            description="How frames are received: `xdp` by AF_XDP, `udp` by kernel sockets with"
+            " UDP_GRO; `auto` takes `xdp` on a device with zero-copy and what is faster on others."
+            " `valkyrie status` says what was chosen and why."
+        ),
+    ] = "auto"
+    tx: Annotated[
+        Path,
+        Meta(
+            description="How frames are sent: `xdp` by AF_XDP, `udp` by kernel sockets with"
+            " UDP_SEGMENT, which obey the host's queueing disciplines."
+        ),
+    ] = "auto"
+    ring_frames: Annotated[
+        RingEntries,
+        Meta(description="RX ring of each class and queue on the XDP path. A power of two."),
+    ] = 2048
+    fill_frames: Annotated[
+        RingEntries,
+        Meta(
+            description="FILL ring of each queue: what the kernel may have in hand while every"
+            " class's ring is full. A power of two."
+        ),
+    ] = 4096
+    tx_frames: Annotated[
+        RingEntries, Meta(description="TX ring and frames to send from, a queue. A power of two.")
+    ] = 2048
+    socket_buffer_bytes: Annotated[
+        int,
+        Meta(
+            ge=65536,
+            le=1073741824,
+            description="Receive and send buffer of each class's socket on the kernel path.",
+        ),
+    ] = 8_388_608
+    qdisc: Annotated[
+        Literal["auto", "keep"],
+        Meta(
+            description="`auto` gives a virtual interface without one a `pfifo` while the node"
+            " runs, because such an interface drops silently when its peer is behind; `keep`"
+            " changes nothing."
+        ),
+    ] = "auto"
+
+
+class ClassLimits(Settings):
+    """What a class may take of an interface, and of the sender's turns."""
+
+    rate_packets: Annotated[
+        Rate,
+        Meta(
+            description="Packets per second and interface that the kernel lets in; 0 = no limit.",
+            extra={"live": True},
+        ),
+    ] = 0
+    burst_packets: Annotated[
+        Burst,
+        Meta(description="Packets let in at once after a pause.", extra={"live": True}),
+    ] = 1024
+    quantum_bytes: Annotated[
+        Quantum,
+        Meta(
+            description="Share of the sender: bytes a turn while others wait. Critical and"
+            " control always go first.",
+            extra={"live": True},
+        ),
+    ] = 10_000
+
+
+class Classes(Settings):
+    """Limits by class. The quanta are the 80/60/40 % cascade: each class takes its part of what the
+    classes above it leave, and nobody's part is lost when he is silent.
+    """
+
+    control: ClassLimits = ClassLimits(rate_packets=2_000, burst_packets=256)
+    critical: ClassLimits = ClassLimits(rate_packets=100_000, burst_packets=1_024)
+    system: ClassLimits = ClassLimits(quantum_bytes=80_000)
+    job: ClassLimits = ClassLimits(quantum_bytes=12_000)
+    data: ClassLimits = ClassLimits(quantum_bytes=3_200)
+    logs: ClassLimits = ClassLimits(quantum_bytes=4_800)
+
+
+class Source(Settings):
+    """Limit of every source address, whatever the class."""
+
+    rate_packets: Annotated[
+        Rate,
+        Meta(
+            description="Packets per second and address that the kernel lets in; 0 = no limit.",
+            extra={"live": True},
+        ),
+    ] = 0
+    burst_packets: Annotated[
+        Burst, Meta(description="Packets let in at once after a pause.", extra={"live": True})
+    ] = 4096
+
+
+class Worker(Settings):
+    """The process that moves frames."""
+
+    cpu: Annotated[
+        int, Meta(ge=-1, le=4095, description="CPU to run on; -1 leaves it to the scheduler.")
+    ] = -1
+    spin_us: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1000,
+            description="How long an idle worker polls before it sleeps. Saves the 5 µs of a wake"
+            " when frames come that often; costs CPU time.",
+            extra={"live": True},
+        ),
+    ] = 20
+    budget_frames: Annotated[
+        int,
+        Meta(ge=1, le=64, description="Frames of one class a turn.", extra={"live": True}),
+    ] = 64
+    aggregate: Annotated[
+        bool,
+        Meta(
+            description="Small messages of one class that wait together share a datagram.",
+            extra={"live": True},
+        ),
+    ] = True
+    reassembly_bytes: Annotated[
+        int,
+        Meta(
+            ge=lib.VK_SHARDED_MAX,
+            le=1073741824,
+            description="Memory for messages of which parts are missing.",
+            extra={"live": True},
+        ),
+    ] = 16_777_216
+    reassembly_ms: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=60000,
+            description="A message still incomplete after this time is dropped.",
+            extra={"live": True},
+        ),
+    ] = 500
+    stamp: Annotated[
+        bool,
+        Meta(
+            description="Put the sender's time on every message (12 bytes), for latency figures.",
+            extra={"live": True},
+        ),
+    ] = False
+
+
+class Peer(Settings):
+    """Another node that applications of this one may talk to."""
+
+    name: Annotated[Name, Meta(description="What applications and rules call it.")]
+    address: Annotated[str, Meta(description="IPv4 or IPv6 address.")]
+    port: Annotated[
+        int, Meta(ge=0, le=65535, description="Its UDP port; 0 = the same as node.udp_port.")
+    ] = 0
+
+
+class Application(Settings):
+    """A rule: who may attach, and to what. The first rule that matches decides; without one an
+    application is refused.
+    """
+
+    name: Annotated[Name, Meta(description="Name of the rule, for messages.")]
+    user: Annotated[str, Meta(description="The rule is for this user.")] = ""
+    uid: Annotated[UserId | None, Meta(description="The same, by number.")] = None
+    group: Annotated[str, Meta(description="The rule is for members of this group.")] = ""
+    anybody: Annotated[bool, Meta(description="The rule is for every user of the host.")] = False
+    classes: Annotated[
+        list[ClassName],
+        Meta(description="Classes it may use. Empty: those that `streams` lie in."),
+    ] = field(default_factory=list)
+    streams: Annotated[
+        list[str | Annotated[int, Meta(ge=0, le=STREAM_MAX)]],
+        Meta(
+            description='Stream ids it may use, as `7` or `"100-199"`. Empty: all of `classes`.',
+        ),
+    ] = field(default_factory=list)
+    listen: Annotated[
+        list[str], Meta(description="Services it may offer, with `*` and `?` as in file names.")
+    ] = field(default_factory=list)
+    peers: Annotated[
+        list[str],
+        Meta(description="Peers it may open streams to: names or addresses, `*` and `?` too."),
+    ] = field(default_factory=list)
+    rate_messages: Annotated[
+        Rate, Meta(description="Messages per second it may send; 0 = no limit.")
+    ] = 0
+    rate_bytes: Annotated[
+        ByteRate, Meta(description="Payload bytes per second it may send; 0 = no limit.")
+    ] = 0
+    weight: Annotated[
+        int,
+        Meta(ge=1, le=1000, description="Its share of a class against other applications'."),
+    ] = 100
+    ring_bytes: Annotated[
+        int,
+        Meta(
+            ge=lib.VK_RING_CAPACITY_MIN,
+            le=lib.VK_RING_CAPACITY_MAX,
+            description="Each class's ring and direction, where the application asks for no size."
+            " A power of two.",
+        ),
+    ] = 1_048_576
+    memory_bytes_max: Annotated[
+        int,
+        Meta(
+            ge=0, le=68_719_476_736, description="All rings of one attachment: two a class granted."
+        ),
+    ] = 67_108_864
+    attachments_max: Annotated[
+        int,
+        Meta(
+            ge=1, le=lib.VK_APPS_MAX, description="Attachments of one user under this rule at once."
+        ),
+    ] = 4
+
+
+class Config(Settings):
+    """Everything a node is told."""
+
+    node: Node = Node()
+    interfaces: Annotated[
+        list[Interface],
+        Meta(min_length=1, max_length=lib.VK_PORTS_MAX, description="At least one."),
+    ] = field(name="interface", default_factory=list)
+    classes: Classes = field(name="class", default=Classes())
+    source: Source = Source()
+    worker: Worker = Worker()
+    peers: Annotated[list[Peer], Meta(max_length=lib.VK_PEERS_MAX, description="Known nodes.")] = (
+        field(name="peer", default_factory=list)
+    )
+    applications: Annotated[
+        list[Application],
+        Meta(max_length=256, description="Rules, in order. None: nobody may attach."),
+    ] = field(name="application", default_factory=list)
+    file: str = ""
+    """Where it was read, for messages; not a key."""
