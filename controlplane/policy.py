@@ -118,7 +118,8 @@ def rings(grant: Grant, attached: int, ring_bytes: int = 0) -> tuple[int, ...] |
 
 def memory_bytes(class_count: int, ring_bytes: int) -> int:
     """Return the bytes of an attachment's two regions."""
-    return 2 * (lib.VK_SHM_PAGE + class_count * ring_bytes)
+    page: int = lib.VK_SHM_PAGE
+    return 2 * (page + class_count * ring_bytes)
 
 
 def may_listen(grant: Grant, service: str) -> Refusal | None:

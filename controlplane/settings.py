@@ -25,11 +25,11 @@ Quantum = Annotated[int, Meta(ge=1, le=16_777_216)]
 UserId = Annotated[int, Meta(ge=0, le=0xFFFFFFFE)]
 
 
-class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """Base of all tables: immutable, and unknown keys are an error."""
 
 
-class Node(Settings):
+class Node(Settings, frozen=True, kw_only=True):
     """The node itself."""
 
     name: Annotated[
@@ -50,7 +50,7 @@ class Node(Settings):
     ] = lib.VK_PORT
 
 
-class Interface(Settings):
+class Interface(Settings, frozen=True, kw_only=True):
     """A network interface that frames come and go through."""
 
     name: Annotated[
@@ -112,7 +112,7 @@ class Interface(Settings):
     ] = "auto"
 
 
-class ClassLimits(Settings):
+class ClassLimits(Settings, frozen=True, kw_only=True):
     """What a class may take of an interface, and of the sender's turns."""
 
     rate_packets: Annotated[
@@ -136,7 +136,7 @@ class ClassLimits(Settings):
     ] = 10_000
 
 
-class Classes(Settings):
+class Classes(Settings, frozen=True, kw_only=True):
     """Limits by class. The quanta are the 80/60/40 % cascade: each class takes its part of what the
     classes above it leave, and nobody's part is lost when he is silent.
     """
@@ -149,7 +149,7 @@ class Classes(Settings):
     logs: ClassLimits = ClassLimits(quantum_bytes=4_800)
 
 
-class Source(Settings):
+class Source(Settings, frozen=True, kw_only=True):
     """Limit of every source address, whatever the class."""
 
     rate_packets: Annotated[
@@ -164,7 +164,7 @@ class Source(Settings):
     ] = 4096
 
 
-class Worker(Settings):
+class Worker(Settings, frozen=True, kw_only=True):
     """The process that moves frames."""
 
     cpu: Annotated[
@@ -218,7 +218,7 @@ class Worker(Settings):
     ] = False
 
 
-class Peer(Settings):
+class Peer(Settings, frozen=True, kw_only=True):
     """Another node that applications of this one may talk to."""
 
     name: Annotated[Name, Meta(description="What applications and rules call it.")]
@@ -228,7 +228,7 @@ class Peer(Settings):
     ] = 0
 
 
-class Application(Settings):
+class Application(Settings, frozen=True, kw_only=True):
     """A rule: who may attach, and to what. The first rule that matches decides; without one an
     application is refused.
     """
@@ -288,7 +288,7 @@ class Application(Settings):
     ] = 4
 
 
-class Config(Settings):
+class Config(Settings, frozen=True, kw_only=True):
     """Everything a node is told."""
 
     node: Node = Node()
