@@ -5,5 +5,8 @@
  * from the ABI headers; functions come from core_sources (meson.build), not from the worker library.
  */
 #include "vk_bpf.h"
+#include "vk_packet.h"
+#include "vk_udp.h"
 #include "vk_worker.h"
+#include "vk_xsk.h"
 #endif

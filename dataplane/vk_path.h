@@ -12,6 +12,10 @@
 
 enum vk_path_const {
 	VK_RX_BATCH = 64, /* frames of one rx call */
+	VK_UDP_PAYLOAD_MAX = 65000, /* bytes of one datagram, either path */
+	VK_XDP_PAYLOAD_MAX = 1984, /* bytes that fit a UMEM frame behind its L2..L4 headers; a peer's
+				    * payload_max on an XDP port stays below, or frames are lost
+				    * with EMSGSIZE */
 };
 
 /* A received Valkyrie frame (datagram payload), valid until rx_done. */
@@ -30,21 +34,26 @@ struct vk_path_ops {
 	const char *name;
 	/* rx fills frames[] with up to max (<= VK_RX_BATCH, though one super-packet of the
 	 * kernel may carry more: the rest waits for the next call) frames of a class and returns
-	 * how many, 0 if none, -errno if the port is gone. */
+	 * how many, 0 if none, -errno if the port is gone. rx_done is due after a result > 0
+	 * only. Datagrams that are no frame are counted in path->invalid. */
 	int (*rx)(struct vk_path *path, uint32_t class, struct vk_rx_frame *frames, int max);
 	/* rx_done gives the frames of the last rx call back to the kernel (FILL, then RX). */
 	void (*rx_done)(struct vk_path *path, uint32_t class);
-	/* tx_reserve returns memory for one datagram payload of peer->payload_max bytes, or NULL
-	 * when the kernel takes no more now (try again after tx_flush / POLLOUT). Peer is a
-	 * private copy. Only one reservation at a time; a second call replaces the first. */
+	/* tx_reserve returns memory (8-byte aligned) for one datagram payload of
+	 * peer->payload_max bytes, or NULL when the kernel takes no more now even after a flush
+	 * (try again later). Peer is a private copy. Only one reservation at a time; a second call
+	 * replaces the first. A peer that cannot be reached (not resolved, too large a payload for
+	 * the path) gets memory too: its datagrams are counted lost at commit. */
 	uint8_t *(*tx_reserve)(struct vk_path *path, const struct vk_peer *peer, uint32_t class);
 	/* tx_commit queues the reserved datagram of size bytes. paddable: trailing zero bytes may
-	 * be added after it (the frame is AGG: the path then raises the header's length). */
+	 * be added after it (the frame is AGG: the path then raises the header's length). Order
+	 * is kept between datagrams of one peer and class. */
 	void (*tx_commit)(struct vk_path *path, uint32_t size, int paddable);
 	/* tx_flush hands everything committed to the kernel. Returns the datagrams that it could
 	 * not take now and kept (0 = all gone); lost ones are counted in path->lost. */
 	int (*tx_flush)(struct vk_path *path);
-	/* fds writes descriptors to poll (POLLIN) while the worker sleeps; returns how many. */
+	/* fds writes up to max descriptors to poll (POLLIN) while the worker sleeps; returns how
+	 * many. */
 	int (*fds)(struct vk_path *path, int *fds, int max);
 	void (*close)(struct vk_path *path);
 };
@@ -57,6 +66,7 @@ struct vk_path {
 	uint64_t syscalls_tx;
 	uint64_t sent; /* datagrams the kernel took */
 	uint64_t lost[VK_CLASS_COUNT]; /* datagrams the kernel refused for good, by class */
+	uint64_t invalid[VK_CLASS_COUNT]; /* received, shorter than a header or not located */
 	int error; /* last errno of a loss, for status */
 };
 
@@ -74,7 +84,6 @@ struct vk_census {
 	uint32_t twice; /* frames with two owners: a bug */
 };
 
-#ifndef VK_CDEF /* functions of the worker library: not Python's to call */
 /* vk_path_xdp_open / vk_path_udp_open return a path over port (allocated), or NULL and errno.
  * After a crash of the last worker, xdp_open first finishes or undoes the move that
  * state->intent describes, waits (bounded, 100 ms) for frames the kernel still sends, and gives
@@ -86,5 +95,4 @@ struct vk_path *vk_path_udp_open(struct vk_port *port, struct vk_port_state *sta
 /* vk_path_xdp_census walks all rings of a quiet port (path may be NULL: no worker). */
 void vk_path_xdp_census(const struct vk_port *port, const struct vk_path *path,
 			struct vk_census *census);
-#endif
 #endif
