@@ -119,7 +119,7 @@ static __always_inline struct vk_police *vk_source_limited(void)
 }
 
 /* vk_police_source says whether an address's bucket on this CPU has tokens; a new address begins
- * with a full bucket. When the table takes no more addresses, packets go on to the class's bucket. */
+ * with a full bucket. When the table takes no more, packets go on to the class's bucket. */
 static __always_inline int vk_police_source(const struct vk_police *police,
 					    const struct vk_source_key *source, uint64_t packets)
 {

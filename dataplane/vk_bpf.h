@@ -77,6 +77,8 @@ const char *vk_bpf_map_name(struct bpf_object *object, uint32_t index);
 /* vk_bpf_declared describes a map as the object declares it, loaded or not; -ENOENT. */
 int vk_bpf_declared(struct bpf_object *object, const char *map, struct vk_bpf_map *info);
 
+/* vk_bpf_update, vk_bpf_lookup, vk_bpf_delete and vk_bpf_next work on one element, of the sizes
+ * that vk_bpf_map_info tells; flags are BPF_ANY, BPF_NOEXIST, BPF_EXIST. */
 int vk_bpf_update(int map, const void *key, const void *value, uint64_t flags);
 int vk_bpf_lookup(int map, const void *key, void *value);
 int vk_bpf_delete(int map, const void *key);
@@ -96,7 +98,11 @@ int vk_bpf_attach(int program, uint32_t ifindex, uint32_t mode);
 /* vk_bpf_replace swaps a link's program atomically: every packet meets the old one or the new. */
 int vk_bpf_replace(int link, int program);
 
+/* vk_bpf_attached tells which XDP program an interface of this network namespace has. */
 int vk_bpf_attached(uint32_t ifindex, struct vk_bpf_attached *attached);
+
+/* vk_bpf_pin gives a map, program or link a name in the bpf file system; vk_bpf_get returns a new
+ * descriptor for one. */
 int vk_bpf_pin(int fd, const char *path);
 int vk_bpf_get(const char *path);
 

@@ -2,7 +2,8 @@
 #ifndef VK_CORE_H
 #define VK_CORE_H
 /* vk_core.h: everything that valkyrie.dataplane._core gives to Python. Constants and structs come
- * from the ABI headers; functions come from core_sources (meson.build), not from the worker library.
+ * from the ABI headers; functions come from core_sources (meson.build), never from the worker
+ * library.
  */
 #include "vk_bpf.h"
 #include "vk_packet.h"

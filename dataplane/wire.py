@@ -7,6 +7,7 @@ the kernel's program and the worker are compiled with. No I/O, no time.
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import EnumMeta, IntEnum, IntFlag
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -226,14 +227,14 @@ class Extension:
         return _EXT.pack({"kind": self.kind, "words": words, "arg": self.arg}) + self.body
 
 
-class _Known:
+class _Known(ABC):
     """Base of the extensions whose body is a struct of vk_wire.h."""
 
     kind: ClassVar[int]
     layout: ClassVar[Layout]
 
-    def _values(self) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _values(self) -> dict[str, Any]: ...
 
     def pack(self) -> bytes:
         """Return the extension's bytes."""

@@ -83,8 +83,8 @@ int vk_channel_check(int fd, int sealed, uint32_t capacity[VK_RINGS_MAX], uint32
 	if (sealed) {
 		int seals = fcntl(fd, F_GET_SEALS);
 
-		if (seals < 0 || (seals & (F_SEAL_SHRINK | F_SEAL_GROW)) !=
-					 (F_SEAL_SHRINK | F_SEAL_GROW))
+		if (seals < 0 ||
+		    (seals & (F_SEAL_SHRINK | F_SEAL_GROW)) != (F_SEAL_SHRINK | F_SEAL_GROW))
 			return -EPERM;
 	}
 	if (fstat(fd, &st) || pread(fd, &header, sizeof header, 0) != (ssize_t)sizeof header)

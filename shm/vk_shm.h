@@ -105,10 +105,10 @@ struct vk_message {
 	uint8_t priority; /* 0 = lowest of the class's band is chosen by the worker */
 	uint8_t trace;
 	uint32_t code; /* enum vk_code */
-	uint64_t time_ns; /* CLOCK_REALTIME of the sender; 0 = none. Not 0 puts TIME on the wire */
+	uint64_t time_ns; /* sender's CLOCK_REALTIME; 0 = none, else TIME is on the wire */
 };
 
-/* ---- State that daemon and worker share: vk_state (daemon writes), vk_work (worker writes) ---- */
+/* ---- Shared by daemon and worker: vk_state (daemon writes), vk_work (worker writes) ---- */
 
 enum vk_node_const {
 	VK_PEERS_MAX = 256,

@@ -18,7 +18,9 @@ RESULTS = {"drop": 1, "pass": 2, "steer": 4}  # linux/bpf.h, enum xdp_action
 MAC = bytes.fromhex("020900000002 020900000001")
 
 
-def ip4(payload: bytes, *, port: int = 21059, source: str = "10.9.0.1", **fields: Any) -> bytes:
+def ip4(
+    payload: bytes, *, port: int = lib.VK_PORT, source: str = "10.9.0.1", **fields: Any
+) -> bytes:
     """Return an IPv4 datagram; ``fields`` overwrite: first, total, fragment, protocol, udp_size."""
     udp_size = fields.get("udp_size", 8 + len(payload))
     return (
@@ -40,7 +42,9 @@ def ip4(payload: bytes, *, port: int = 21059, source: str = "10.9.0.1", **fields
     )
 
 
-def ip6(payload: bytes, *, port: int = 21059, source: str = "fd09::1", **fields: Any) -> bytes:
+def ip6(
+    payload: bytes, *, port: int = lib.VK_PORT, source: str = "fd09::1", **fields: Any
+) -> bytes:
     """Return an IPv6 datagram; ``fields`` overwrite: first, size, protocol, udp_size."""
     return (
         struct.pack(
@@ -80,7 +84,7 @@ def frame(
     return (
         struct.pack(
             "!HBBBBBBIIII",
-            fields.get("magic", 0x5243),
+            fields.get("magic", lib.VK_MAGIC),
             fields.get("version", 2),
             type,
             fields.get("flags", 0),

@@ -99,7 +99,7 @@ datagrams = st.one_of(
     st.builds(
         ip4,
         frames,
-        port=st.sampled_from([21059, 21059, 21059, 53]),
+        port=st.sampled_from([*[lib.VK_PORT] * 3, 53]),
         udp_size=st.just(0) | st.integers(0, 200),
     ),
     st.builds(ip4, frames, fragment=st.sampled_from([0, 0x4000, 0x2000])),
