@@ -13,9 +13,9 @@
 enum vk_path_const {
 	VK_RX_BATCH = 64, /* frames of one rx call */
 	VK_UDP_PAYLOAD_MAX = 65000, /* bytes of one datagram, either path */
-	VK_XDP_PAYLOAD_MAX = 1984, /* bytes that fit a UMEM frame behind its L2..L4 headers; a peer's
-				    * payload_max on an XDP port stays below, or frames are lost
-				    * with EMSGSIZE */
+	VK_XDP_PAYLOAD_MAX = 1984, /* bytes that fit a UMEM frame behind its L2..L4 headers; a
+				    * peer's payload_max on an XDP port stays below, or frames are
+				    * lost with EMSGSIZE */
 };
 
 /* A received Valkyrie frame (datagram payload), valid until rx_done. */
