@@ -7,6 +7,7 @@ import pytest
 from tests.census import needs
 from tests.dataplane.endpoint import Endpoint, frame
 from tests.lab import Lab, Link
+from valkyrie.dataplane import lib
 from valkyrie.dataplane.wire import Class
 
 
@@ -37,5 +38,5 @@ def test_frames_of_every_class_arrive_whole_and_in_order(
             assert [one.data for one in received] == sent
             source = wire[0].v4 if family == 4 else wire[0].v6
             assert {(one.source, one.port, one.klass) for one in received} == {
-                (str(source.ip), 21059, klass)
+                (str(source.ip), lib.VK_PORT, klass)
             }
