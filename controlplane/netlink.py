@@ -1,0 +1,603 @@
+"""What the kernel knows of interfaces, routes and neighbours, asked and set by netlink.
+
+Works inside the network namespace of the calling thread (a socket belongs to the namespace it was
+made in). ``Netlink`` is synchronous and for processes without an event loop; ``AsyncNetlink`` is
+for the daemon. Reading needs no capability; setting needs CAP_NET_ADMIN.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import errno
+import fcntl
+import select
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from enum import IntFlag
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, Self
+
+from pyroute2 import AsyncIPRoute, IPRoute
+from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, genlmsg
+from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
+from pyroute2.netlink.generic import GenericNetlinkSocket
+
+from valkyrie.dataplane.errors import DataPlaneError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from types import TracebackType
+
+PRIVILEGE = "it needs CAP_NET_ADMIN"
+
+# linux/if.h
+_IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
+# linux/rtnetlink.h
+_RTN_LOCAL = 2
+_RTMGRP_LINK, _RTMGRP_NEIGH = 0x1, 0x4
+_RTMGRP_IPV4_IFADDR, _RTMGRP_IPV4_ROUTE, _RTMGRP_IPV6_IFADDR, _RTMGRP_IPV6_ROUTE = (
+    0x10,
+    0x40,
+    0x100,
+    0x400,
+)
+# linux/neighbour.h: INCOMPLETE 1, FAILED 0x20 and NONE 0 have no usable MAC address
+_NUD_USABLE = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80
+# linux/ethtool.h and linux/sockios.h
+_SIOCETHTOOL = 0x8946
+_ETHTOOL_GDRVINFO, _ETHTOOL_GTXCSUM, _ETHTOOL_STXCSUM = 0x03, 0x16, 0x17
+_ETHTOOL_GGRO, _ETHTOOL_SGRO = 0x2B, 0x2C
+_DRVINFO_SIZE = 196
+# linux/netdev.h, generic netlink family "netdev"
+_NETDEV_CMD_DEV_GET, _NETDEV_CMD_NAPI_GET, _NETDEV_CMD_NAPI_SET = 1, 11, 14
+_ROOT = 0xFFFFFFFF  # linux/pkt_sched.h, TC_H_ROOT
+_DISCARD_PORT = 9  # RFC 863
+_DUMP_TRIES = 5
+
+NO_QUEUE = ("noqueue", "")
+"""Kinds of queueing discipline that mean none: packets that do not fit are dropped silently."""
+
+
+class XdpFeature(IntFlag):
+    """What a driver can do with XDP (linux/netdev.h, netdev_xdp_act)."""
+
+    BASIC = 1
+    REDIRECT = 2
+    XMIT = 4
+    """A target of redirects from other devices."""
+    ZERO_COPY = 8
+    OFFLOAD = 16
+    RX_FRAGMENTS = 32
+    XMIT_FRAGMENTS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """Facts of an interface."""
+
+    index: int
+    name: str
+    mtu: int
+    mac: bytes
+    kind: str
+    """rtnetlink's kind of a virtual device, as ``veth``; empty for hardware."""
+    driver: str
+    rx_queues: int
+    tx_queues: int
+    up: bool
+    carrier: bool
+    qdisc: str
+    peer_index: int
+    """The other end of a veth pair, in its own namespace; 0 = none."""
+    peer_elsewhere: bool
+    """The other end is in another namespace."""
+    xdp_features: XdpFeature
+    zero_copy_segments_max: int
+    tx_checksum: bool
+    """The kernel leaves checksums to the device; a veth leaves them undone."""
+    gro: bool
+
+    @property
+    def is_virtual(self) -> bool:
+        """Say whether there is no hardware behind it."""
+        return bool(self.kind) or self.name == "lo"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How the kernel sends to a destination."""
+
+    destination: str
+    source: str
+    gateway: str
+    """Next hop; the destination itself when it is on the link."""
+    ifindex: int
+    mtu: int
+    """Bytes of an IP packet; 0 = the interface's."""
+    local: bool
+    """The destination is this host."""
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A next hop's MAC address."""
+
+    address: str
+    ifindex: int
+    mac: bytes
+    state: int
+
+    @property
+    def usable(self) -> bool:
+        """Say whether frames may be sent to the MAC address."""
+        return bool(self.state & _NUD_USABLE) and len(self.mac) == 6
+
+
+@dataclass(frozen=True, slots=True)
+class Napi:
+    """A poll context of an interface; ``pid`` is its kernel thread, 0 = none."""
+
+    id: int
+    pid: int
+    threaded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something changed: ``what`` is link, neighbour, address or route."""
+
+    what: str
+    gone: bool
+    ifindex: int
+    name: str = ""
+    up: bool = False
+    carrier: bool = False
+    address: str = ""
+    mac: bytes = b""
+
+
+# ---- From messages ----
+
+
+def _mac(text: str | None) -> bytes:
+    return bytes.fromhex(text.replace(":", "")) if text else b""
+
+
+def _link_facts(message: Any) -> dict[str, Any]:
+    info = message.get_attr("IFLA_LINKINFO")
+    kind = (info.get_attr("IFLA_INFO_KIND") if info else None) or ""
+    elsewhere = message.get_attr("IFLA_LINK_NETNSID")
+    return {
+        "index": message["index"],
+        "name": message.get_attr("IFLA_IFNAME"),
+        "mtu": message.get_attr("IFLA_MTU"),
+        "mac": _mac(message.get_attr("IFLA_ADDRESS")),
+        "kind": kind,
+        "rx_queues": message.get_attr("IFLA_NUM_RX_QUEUES") or 1,
+        "tx_queues": message.get_attr("IFLA_NUM_TX_QUEUES") or 1,
+        "up": bool(message["flags"] & _IFF_UP),
+        "carrier": bool(message["flags"] & _IFF_LOWER_UP),
+        "qdisc": message.get_attr("IFLA_QDISC") or "",
+        "peer_index": (message.get_attr("IFLA_LINK") or 0) if kind == "veth" else 0,
+        "peer_elsewhere": elsewhere is not None,
+    }
+
+
+def _route(message: Any, destination: str) -> Route:
+    metrics = message.get_attr("RTA_METRICS")
+    via = message.get_attr("RTA_VIA")
+    gateway = message.get_attr("RTA_GATEWAY") or (via["addr"] if via else None)
+    return Route(
+        destination=destination,
+        source=message.get_attr("RTA_PREFSRC") or "",
+        gateway=gateway or destination,
+        ifindex=message.get_attr("RTA_OIF") or 0,
+        mtu=(metrics.get_attr("RTAX_MTU") if metrics else None) or 0,
+        local=message["type"] == _RTN_LOCAL,
+    )
+
+
+def _neighbour(message: Any) -> Neighbour:
+    return Neighbour(
+        address=message.get_attr("NDA_DST") or "",
+        ifindex=message["ifindex"],
+        mac=_mac(message.get_attr("NDA_LLADDR")),
+        state=message["state"],
+    )
+
+
+def _change(message: Any) -> Change | None:
+    event = message.get("event") or ""
+    gone = event.startswith("RTM_DEL")
+    if event.endswith("LINK"):
+        facts = _link_facts(message)
+        return Change(
+            "link", gone, facts["index"], facts["name"], facts["up"], facts["carrier"], "",
+            facts["mac"],
+        )  # fmt: skip
+    if event.endswith("NEIGH"):
+        entry = _neighbour(message)
+        mac = entry.mac if entry.usable else b""
+        return Change("neighbour", gone, entry.ifindex, address=entry.address, mac=mac)
+    if event.endswith("ADDR"):
+        address = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS") or ""
+        return Change("address", gone, message["index"], address=address)
+    if event.endswith("ROUTE"):
+        destination = message.get_attr("RTA_DST") or ""
+        return Change("route", gone, message.get_attr("RTA_OIF") or 0, address=destination)
+    return None
+
+
+def _refused(error: NetlinkError, what: str, hint: str = "") -> DataPlaneError:
+    if not hint and error.code in (errno.EPERM, errno.EACCES):
+        hint = PRIVILEGE
+    return DataPlaneError.of(error.code, what, hint)
+
+
+@contextlib.contextmanager
+def _asking(what: str, hint: str = "") -> Iterator[None]:
+    """Turn netlink's refusals into ours."""
+    try:
+        yield
+    except NetlinkError as error:
+        raise _refused(error, what, hint) from error
+
+
+# ---- ethtool, by ioctl ----
+
+
+def _ethtool(name: str, request: bytes) -> bytes:
+    """Send an ethtool request about an interface; the answer has the request's length."""
+    value = array.array("B", request)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(
+            control, _SIOCETHTOOL, struct.pack("16sP16x", name.encode(), value.buffer_info()[0])
+        )
+    return value.tobytes()
+
+
+def _ethtool_flag(name: str, command: int) -> bool:
+    try:
+        return bool(struct.unpack("II", _ethtool(name, struct.pack("II", command, 0)))[1])
+    except OSError:
+        return False
+
+
+def _set_ethtool_flag(name: str, command: int, what: str, *, on: bool) -> None:
+    try:
+        _ethtool(name, struct.pack("II", command, on))
+    except OSError as error:
+        hint = PRIVILEGE if error.errno == errno.EPERM else ""
+        raise DataPlaneError.of(error.errno or 0, f"{what} on {name}", hint) from error
+
+
+def _driver(name: str) -> str:
+    request = struct.pack("I", _ETHTOOL_GDRVINFO).ljust(_DRVINFO_SIZE, b"\0")
+    try:
+        return _ethtool(name, request)[4:36].split(b"\0")[0].decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def set_tx_checksum(name: str, *, on: bool) -> None:
+    """Switch checksums of sent packets to the device (on) or to the kernel (off)."""
+    _set_ethtool_flag(name, _ETHTOOL_STXCSUM, "switch transmit checksums", on=on)
+
+
+def set_gro(name: str, *, on: bool) -> None:
+    """Switch generic receive offload; a veth has NAPI contexts only with it, or with XDP."""
+    _set_ethtool_flag(name, _ETHTOOL_SGRO, "switch generic receive offload", on=on)
+
+
+# ---- The netdev family ----
+
+
+class _Device(genlmsg):  # type: ignore[misc]
+    prefix = "NETDEV_A_DEV_"
+    nla_map = (
+        (1, "NETDEV_A_DEV_IFINDEX", "uint32"),
+        (3, "NETDEV_A_DEV_XDP_FEATURES", "uint64"),
+        (4, "NETDEV_A_DEV_XDP_ZC_MAX_SEGS", "uint32"),
+    )
+
+
+class _Napi(genlmsg):  # type: ignore[misc]
+    prefix = "NETDEV_A_NAPI_"
+    nla_map = (
+        (1, "NETDEV_A_NAPI_IFINDEX", "uint32"),
+        (2, "NETDEV_A_NAPI_ID", "uint32"),
+        (4, "NETDEV_A_NAPI_PID", "uint32"),
+        (8, "NETDEV_A_NAPI_THREADED", "uint32"),
+    )
+
+
+def _netdev(message: Any, command: int, flags: int, **attributes: int) -> list[Any]:
+    """Ask the netdev family; NetlinkError ENOENT or EOPNOTSUPP on a kernel that has not got it."""
+    with GenericNetlinkSocket() as generic:
+        generic.module_err_level = "debug"
+        generic.bind("netdev", type(message))
+        message["cmd"], message["version"] = command, 1
+        message["attrs"] = [(message.prefix + key.upper(), v) for key, v in attributes.items()]
+        return list(generic.nlm_request(message, msg_type=generic.prid, msg_flags=flags))
+
+
+def xdp_features(ifindex: int) -> tuple[XdpFeature, int]:
+    """Return what the driver can do with XDP, and the zero-copy segments of a packet it takes.
+
+    Kernels before 6.3 do not tell: nothing, 0.
+    """
+    try:
+        answer = _netdev(_Device(), _NETDEV_CMD_DEV_GET, NLM_F_REQUEST, ifindex=ifindex)
+    except NetlinkError:
+        return XdpFeature(0), 0
+    message = answer[0]
+    return (
+        XdpFeature(message.get_attr("NETDEV_A_DEV_XDP_FEATURES") or 0),
+        message.get_attr("NETDEV_A_DEV_XDP_ZC_MAX_SEGS") or 0,
+    )
+
+
+def napis(ifindex: int) -> list[Napi]:
+    """Return the poll contexts of an interface that is up; kernels before 6.8 do not tell."""
+    flags = NLM_F_REQUEST | NLM_F_DUMP
+    try:
+        answer = _netdev(_Napi(), _NETDEV_CMD_NAPI_GET, flags, ifindex=ifindex)
+    except NetlinkError:
+        return []
+    return [
+        Napi(
+            message.get_attr("NETDEV_A_NAPI_ID"),
+            message.get_attr("NETDEV_A_NAPI_PID") or 0,
+            bool(message.get_attr("NETDEV_A_NAPI_THREADED")),
+        )
+        for message in answer
+    ]
+
+
+def set_threaded(napi_id: int, *, on: bool) -> None:
+    """Let a poll context run in a kernel thread of its own (Napi.pid) instead of softirq."""
+    flags = NLM_F_REQUEST | NLM_F_ACK
+    with _asking("switch threaded NAPI", "it needs CAP_NET_ADMIN and a kernel from 6.15 on"):
+        _netdev(_Napi(), _NETDEV_CMD_NAPI_SET, flags, id=napi_id, threaded=int(on))
+
+
+# ---- Synchronous ----
+
+
+class Netlink:
+    """A synchronous connection to the kernel's routing tables; for one thread, no event loop."""
+
+    def __init__(self) -> None:
+        self._route = IPRoute()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._route.close()
+
+    def interface(self, which: str | int) -> Interface:
+        """Return the facts of an interface, by name or index; DataPlaneError ENODEV if gone."""
+        by: dict[str, Any] = {"index": which} if isinstance(which, int) else {"ifname": which}
+        with _asking(f"look at interface {which}", "`valkyrie doctor` lists the interfaces"):
+            message = next(iter(self._route.link("get", **by)))
+        return _with_device_facts(_link_facts(message))
+
+    def interfaces(self) -> list[Interface]:
+        """Return the facts of all interfaces."""
+        messages = self._dump(lambda: self._route.link("dump"))
+        return [_with_device_facts(_link_facts(message)) for message in messages]
+
+    def set_up(self, ifindex: int, *, up: bool = True) -> None:
+        """Switch an interface on or off."""
+        with _asking(f"switch interface {ifindex}"):
+            self._route.link("set", index=ifindex, state="up" if up else "down")
+
+    def route(self, destination: str) -> Route:
+        """Return the route to an address; DataPlaneError ENETUNREACH when there is none."""
+        destination = str(ip_address(destination))
+        with _asking(f"look up the route to {destination}", "add a route, or correct the address"):
+            message = next(iter(self._route.route("get", dst=destination)))
+        return _route(message, destination)
+
+    def neighbour(self, address: str, ifindex: int) -> Neighbour | None:
+        """Return the kernel's entry for a next hop; None if it has none."""
+        try:
+            message = next(iter(self._route.neigh("get", dst=address, ifindex=ifindex)))
+        except NetlinkError as error:
+            if error.code == errno.ENOENT:
+                return None
+            raise _refused(error, f"look up neighbour {address}") from error
+        return _neighbour(message)
+
+    def resolve(self, route: Route, timeout_s: float = 1.0) -> Neighbour | None:
+        """Return the next hop's MAC address, asking the link for it; None if nobody answers."""
+        end = time.monotonic() + timeout_s
+        pause_s = 0.001
+        provoke(route)
+        while True:
+            entry = self.neighbour(route.gateway, route.ifindex)
+            if entry is not None and entry.usable:
+                return entry
+            left_s = end - time.monotonic()
+            if left_s <= 0:
+                return None
+            select.select([], [], [], min(pause_s, left_s))
+            pause_s = min(pause_s * 2, 0.05)
+
+    def qdisc(self, ifindex: int) -> str:
+        """Return the kind of an interface's root queueing discipline."""
+        messages = self._dump(lambda: self._route.get_qdiscs(index=ifindex))
+        for message in messages:
+            if message["parent"] == _ROOT:
+                return str(message.get_attr("TCA_KIND"))
+        return NO_QUEUE[0]
+
+    def replace_qdisc(self, ifindex: int, kind: str = "pfifo", **options: int) -> bool:
+        """Give an interface that has no queueing discipline one; False if it has one already.
+
+        Undo it with ``reset_qdisc``: what was there before was the kernel's default.
+        """
+        if self.qdisc(ifindex) not in NO_QUEUE:
+            return False
+        with _asking(f"give interface {ifindex} a {kind}"):
+            self._route.tc("replace", kind, ifindex, root=True, **options)
+        return True
+
+    def reset_qdisc(self, ifindex: int) -> None:
+        """Take an interface's root queueing discipline away; the kernel puts its default there."""
+        try:
+            self._route.tc("del", index=ifindex, root=True)
+        except NetlinkError as error:
+            if error.code not in (errno.ENOENT, errno.ENODEV, errno.EINVAL):
+                raise _refused(error, f"reset interface {ifindex}'s qdisc") from error
+
+    @staticmethod
+    def _dump(ask: Any) -> list[Any]:
+        """Dump a table; once more when it changed meanwhile."""
+        for _ in range(_DUMP_TRIES):
+            with contextlib.suppress(NetlinkDumpInterrupted):
+                return list(ask())
+        raise DataPlaneError.of(errno.EINTR, "read a table that keeps changing")
+
+
+def _with_device_facts(facts: dict[str, Any]) -> Interface:
+    features, segments = xdp_features(facts["index"])
+    return Interface(
+        **facts,
+        driver=_driver(facts["name"]),
+        xdp_features=features,
+        zero_copy_segments_max=segments,
+        tx_checksum=_ethtool_flag(facts["name"], _ETHTOOL_GTXCSUM),
+        gro=_ethtool_flag(facts["name"], _ETHTOOL_GGRO),
+    )
+
+
+def provoke(route: Route) -> None:
+    """Make the kernel resolve a next hop, by an empty datagram to the discard port.
+
+    Needs no capability, unlike a neighbour entry with NTF_USE. Refusals show in the entry.
+    """
+    family = socket.AF_INET6 if ":" in route.destination else socket.AF_INET
+    with (
+        socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as probe,
+        contextlib.suppress(OSError),
+    ):
+        probe.connect((route.destination, _DISCARD_PORT))
+        probe.send(b"")
+
+
+# ---- Asynchronous ----
+
+
+class AsyncNetlink:
+    """The same questions from an event loop, and what changes. Make it in the running loop."""
+
+    def __init__(self) -> None:
+        self._route = AsyncIPRoute()
+
+    async def __aenter__(self) -> Self:
+        await self._route.setup_endpoint()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._route.close()
+
+    async def link(self, which: str | int) -> Change:
+        """Return an interface's present state; DataPlaneError ENODEV if it is gone."""
+        by: dict[str, Any] = {"index": which} if isinstance(which, int) else {"ifname": which}
+        with _asking(f"look at interface {which}"):
+            message = (await _all(self._route.link("get", **by)))[0]
+        facts = _link_facts(message)
+        return Change(
+            "link", False, facts["index"], facts["name"], facts["up"], facts["carrier"], "",
+            facts["mac"],
+        )  # fmt: skip
+
+    async def mtu(self, ifindex: int) -> int:
+        """Return an interface's MTU."""
+        with _asking(f"look at interface {ifindex}"):
+            message = (await _all(self._route.link("get", index=ifindex)))[0]
+        return int(message.get_attr("IFLA_MTU"))
+
+    async def route(self, destination: str) -> Route:
+        """Return the route to an address; DataPlaneError ENETUNREACH when there is none."""
+        destination = str(ip_address(destination))
+        with _asking(f"look up the route to {destination}", "add a route, or correct the address"):
+            message = (await _all(self._route.route("get", dst=destination)))[0]
+        return _route(message, destination)
+
+    async def neighbour(self, address: str, ifindex: int) -> Neighbour | None:
+        """Return the kernel's entry for a next hop; None if it has none."""
+        try:
+            messages = await _all(self._route.neigh("get", dst=address, ifindex=ifindex))
+        except NetlinkError as error:
+            if error.code == errno.ENOENT:
+                return None
+            raise _refused(error, f"look up neighbour {address}") from error
+        return _neighbour(messages[0])
+
+    async def resolve(self, route: Route, timeout_s: float = 1.0) -> Neighbour | None:
+        """Return the next hop's MAC address, asking the link for it; None if nobody answers."""
+        end = time.monotonic() + timeout_s
+        pause_s = 0.001
+        provoke(route)
+        while True:
+            entry = await self.neighbour(route.gateway, route.ifindex)
+            if entry is not None and entry.usable:
+                return entry
+            left_s = end - time.monotonic()
+            if left_s <= 0:
+                return None
+            await asyncio.sleep(min(pause_s, left_s))
+            pause_s = min(pause_s * 2, 0.05)
+
+    @staticmethod
+    async def watch() -> AsyncIterator[Change]:
+        """Yield what changes of links, neighbours, addresses and routes, until cancelled.
+
+        Changes may be lost under load (the kernel says ENOBUFS): DataPlaneError, look again.
+        """
+        groups = (
+            _RTMGRP_LINK
+            | _RTMGRP_NEIGH
+            | _RTMGRP_IPV4_IFADDR
+            | _RTMGRP_IPV4_ROUTE
+            | _RTMGRP_IPV6_IFADDR
+            | _RTMGRP_IPV6_ROUTE
+        )
+        async with AsyncIPRoute() as events:
+            await events.bind(groups=groups)
+            with _asking("watch the network", "look at everything again"):
+                async for message in events.get():
+                    change = _change(message)
+                    if change is not None:
+                        yield change
+
+
+async def _all(answer: Any) -> list[Any]:
+    """Return the messages of a pyroute2 answer, which is a list or an asynchronous iterator."""
+    answer = await answer
+    return [message async for message in answer] if hasattr(answer, "__aiter__") else list(answer)
