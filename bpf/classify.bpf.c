@@ -3,6 +3,7 @@
  * AF_XDP socket of its class. What is not ours, or unsure, passes to the kernel untouched; what is
  * malformed is dropped; everything is counted once, by class and verdict.
  */
+#include "vk_packet.h"
 #include "vk_tables.h"
 
 /* Read-only after load, so that the verifier folds them into the code. */
@@ -24,85 +25,26 @@ struct {
 	__type(value, struct vk_credit);
 } vk_credits SEC(".maps");
 
-/* parse_chain walks the extensions of a frame, whose header says that the datagram holds them. */
-static __always_inline uint32_t parse_chain(const struct vk_header *header, void *end,
-					    uint32_t *session)
+/* police_source says whether a frame's source address may go on. */
+static __always_inline int police_source(const struct vk_view *view)
 {
-	struct vk_chain chain = { .end = header->ext };
+	struct vk_police *source = vk_source_limited();
+	struct vk_source_key key = {};
 
-	for (int i = 0; i < VK_EXT_KINDS_MAX && chain.at < chain.end; i++) {
-		struct vk_ext *ext = (void *)(header + 1) + (chain.at & 0xff) * VK_EXT_WORD;
-		uint32_t verdict;
-
-		if ((void *)(ext + 1) > end)
-			return VK_DROP_TRUNCATED;
-		verdict = vk_ext_step(&chain, ext);
-		if (verdict != VK_STEER)
-			return verdict;
-	}
-	*session = chain.session;
-	return chain.at == chain.end ? VK_STEER : VK_DROP_EXTENSION;
-}
-
-/* parse_frame reads the frame of a datagram of size bytes into the view. */
-static __always_inline uint32_t parse_frame(struct vk_cursor *cursor, struct vk_view *view,
-					    uint32_t size)
-{
-	struct vk_header *header = cursor->at;
-	uint32_t verdict, session = 0;
-
-	if (size < VK_HEADER_SIZE || (void *)(header + 1) > cursor->end)
-		return VK_DROP_TRUNCATED;
-	verdict = vk_parse_fields(header, size);
-	if (verdict != VK_STEER)
-		return verdict;
-	if (header->ext) {
-		verdict = parse_chain(header, cursor->end, &session);
-		if (verdict != VK_STEER)
-			return verdict;
-	}
-	if (vk_frame_size(header) != size)
-		return VK_DROP_LENGTH;
-	view->frame_offset = cursor->offset;
-	view->payload_offset = cursor->offset + VK_HEADER_SIZE + header->ext * VK_EXT_WORD;
-	view->frame_size = size;
-	view->class = vk_frame_class(header, session);
-	view->messages = vk_frame_messages(header);
-	return VK_STEER;
-}
-
-/* parse_packet reads a packet from its first byte into the view. */
-static __always_inline uint32_t parse_packet(void *data, void *end, struct vk_view *view)
-{
-	struct vk_cursor cursor = { .at = data, .end = end };
-	__be16 protocol = 0;
-	uint32_t verdict, size = 0;
-
-	verdict = vk_parse_ethernet(&cursor, &protocol);
-	if (verdict != VK_STEER)
-		return verdict;
-	view->l3_offset = cursor.offset;
-	if (protocol == bpf_htons(ETH_P_IP))
-		verdict = vk_parse_ip4(&cursor, view, &size);
-	else if (protocol == bpf_htons(ETH_P_IPV6))
-		verdict = vk_parse_ip6(&cursor, view, &size);
+	if (!source)
+		return 1;
+	if (view->family == 4)
+		__builtin_memcpy(&key, view->source, sizeof(__be32));
 	else
-		verdict = VK_PASS_NOT_IP;
-	if (verdict != VK_STEER)
-		return verdict;
-	verdict = vk_parse_udp(&cursor, vk_udp_port, &size);
-	if (verdict != VK_STEER)
-		return verdict;
-	return parse_frame(&cursor, view, size);
+		__builtin_memcpy(&key, view->source, sizeof(key));
+	return vk_police_source(source, &key, 1);
 }
 
 /* police decides whether a valid frame may go on, and takes a frame of the class's credit if so. */
 static __always_inline uint32_t police(const struct vk_view *view, uint32_t queue,
 				       struct vk_credit *credit)
 {
-	struct vk_police *source = vk_source_limited();
-
-	if (source && !vk_police_source(source, &view->source, 1))
+	if (!police_source(view))
 		return VK_DROP_SOURCE_RATE;
 	if (!vk_police_class(view->class, queue, 1))
 		return VK_DROP_CLASS_RATE;
@@ -137,8 +79,9 @@ static __always_inline void describe(struct xdp_md *ctx, const struct vk_view *v
 		meta->stamp = bpf_ktime_get_ns();
 }
 
-/* refuse counts a packet that is not steered; the verdict's name says what becomes of it. */
-static __always_inline int refuse(uint32_t class, uint32_t verdict, uint32_t size)
+/* refuse counts a packet that is not steered; the verdict's name says what becomes of it. Not
+ * inline: off the fast path. */
+static __noinline int refuse(uint32_t class, uint32_t verdict, uint32_t size)
 {
 	vk_count_add(class, verdict, 1, size, 0);
 	return (verdict >= VK_PASS_SHORT && verdict <= VK_PASS_PORT) || verdict == VK_PASS_QUEUE ?
@@ -155,7 +98,7 @@ int vk_classify(struct xdp_md *ctx)
 	struct vk_credit *credit;
 	struct vk_count *row;
 
-	verdict = parse_packet(data, end, &view);
+	verdict = vk_parse_packet(data, end, vk_udp_port, &view);
 	if (verdict != VK_STEER)
 		return refuse(VK_CLASS_CONTROL, verdict, size);
 	if (queue >= VK_QUEUES_MAX)

@@ -60,28 +60,30 @@ static __always_inline uint32_t select_frame(struct sk_reuseport_md *ctx, uint32
 	return VK_STEER;
 }
 
-/* select_source reads the source address of the packet. */
-static __always_inline void select_source(struct sk_reuseport_md *ctx, struct vk_view *view)
+/* select_source says whether that many datagrams from the packet's source address may go on. */
+static __always_inline int select_source(struct sk_reuseport_md *ctx, uint32_t family,
+					 uint32_t datagrams)
 {
-	if (view->family == 4)
-		bpf_skb_load_bytes_relative(ctx, __builtin_offsetof(struct iphdr, saddr),
-					    &view->source, sizeof(__be32), BPF_HDR_START_NET);
+	struct vk_police *source = vk_source_limited();
+	struct vk_source_key key = {};
+
+	if (!source)
+		return 1;
+	if (family == 4)
+		bpf_skb_load_bytes_relative(ctx, __builtin_offsetof(struct iphdr, saddr), &key,
+					    sizeof(__be32), BPF_HDR_START_NET);
 	else
-		bpf_skb_load_bytes_relative(ctx, __builtin_offsetof(struct ipv6hdr, saddr),
-					    &view->source, sizeof(view->source), BPF_HDR_START_NET);
+		bpf_skb_load_bytes_relative(ctx, __builtin_offsetof(struct ipv6hdr, saddr), &key,
+					    sizeof(key), BPF_HDR_START_NET);
+	return vk_police_source(source, &key, datagrams);
 }
 
 /* select_police decides whether that many datagrams may go on. */
-static __always_inline uint32_t select_police(struct sk_reuseport_md *ctx, struct vk_view *view,
-					      uint32_t datagrams)
+static __always_inline uint32_t select_police(struct sk_reuseport_md *ctx,
+					      const struct vk_view *view, uint32_t datagrams)
 {
-	struct vk_police *source = vk_source_limited();
-
-	if (source) {
-		select_source(ctx, view);
-		if (!vk_police_source(source, &view->source, datagrams))
-			return VK_DROP_SOURCE_RATE;
-	}
+	if (!select_source(ctx, view->family, datagrams))
+		return VK_DROP_SOURCE_RATE;
 	return vk_police_class(view->class, 0, datagrams) ? VK_STEER : VK_DROP_CLASS_RATE;
 }
 

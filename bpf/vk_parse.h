@@ -33,9 +33,10 @@ struct vk_vlan {
 	__be16 protocol;
 };
 
-/* What parsing found out about a frame. */
+/* What parsing found out about a frame. Small and never passed by address to a helper, so that the
+ * compiler keeps it in registers. */
 struct vk_view {
-	struct vk_source_key source;
+	const void *source; /* the IP source address, in the packet */
 	uint32_t family; /* 4 or 6 */
 	uint32_t l3_offset;
 	uint32_t frame_offset;
@@ -105,7 +106,7 @@ static __always_inline uint32_t vk_parse_ip4(struct vk_cursor *cursor, struct vk
 		return VK_PASS_SHORT;
 	*size -= sizeof(*ip);
 	view->family = 4;
-	view->source.address[0] = ip->saddr;
+	view->source = &ip->saddr;
 	cursor->at = ip + 1;
 	cursor->offset += sizeof(*ip);
 	return VK_STEER;
@@ -127,7 +128,7 @@ static __always_inline uint32_t vk_parse_ip6(struct vk_cursor *cursor, struct vk
 	if (*size < sizeof(struct udphdr))
 		return VK_PASS_SHORT;
 	view->family = 6;
-	__builtin_memcpy(&view->source, &ip->saddr, sizeof(view->source));
+	view->source = &ip->saddr;
 	cursor->at = ip + 1;
 	cursor->offset += sizeof(*ip);
 	return VK_STEER;

@@ -62,9 +62,9 @@ static __always_inline void vk_count_add(uint32_t class, uint32_t verdict, uint6
 	row->messages += messages;
 }
 
-/* vk_bucket_take takes tokens for packets out of a bucket, or returns 0 when it has too few. Only a
- * bucket that is short reads the clock. A batch above the burst is charged the burst, or it could
- * never pass; a burst lowered under way counts at once. */
+/* vk_bucket_take takes tokens for packets out of a bucket, or returns 0 when it has too few. A new
+ * bucket is full; only one that is short reads the clock. A batch above the burst is charged the
+ * burst, or it could never pass; a burst lowered under way counts at once. */
 static __always_inline int vk_bucket_take(const struct vk_police *police, struct vk_bucket *bucket,
 					  uint64_t packets)
 {
@@ -87,7 +87,7 @@ static __always_inline int vk_bucket_take(const struct vk_police *police, struct
 			elapsed = VK_REFILL_NS_MAX;
 		if (elapsed > 0)
 			tokens += elapsed * rate;
-		if (tokens > cap)
+		if (tokens > cap || !bucket->last_ns)
 			tokens = cap;
 		bucket->last_ns = now;
 	}

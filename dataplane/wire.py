@@ -195,6 +195,11 @@ class Header:
         """Return the header's bytes."""
         return _HEADER.pack({name: getattr(self, name) for name, _, _ in _HEADER.fields})
 
+    @staticmethod
+    def fields() -> list[tuple[str, int, str]]:
+        """Return name, offset and struct code of every field."""
+        return _HEADER.fields
+
     @classmethod
     def parse(cls, data: bytes) -> Header:
         """Return the header at the start of ``data``, unchecked but for its size."""

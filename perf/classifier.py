@@ -1,0 +1,99 @@
+"""What steering a packet costs, against a program that parses it and drops it.
+
+Both run over the same packet by BPF_PROG_TEST_RUN, in turns, so that both meet the same neighbours
+on the machine; the figures are medians. Machine and kernel decide the nanoseconds, the ratio is
+what counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+from statistics import median
+
+from valkyrie.dataplane import ffi, lib
+from valkyrie.dataplane.loader import Program, open_classifier
+from valkyrie.dataplane.wire import Class, Seq, Session, Type, make_frame
+
+ROOT = Path(__file__).resolve().parent.parent
+AF_XDP = 44  # linux/socket.h
+XDP_DROP, XDP_REDIRECT = 1, 4  # linux/bpf.h
+CREDIT = 1 << 62
+
+Row = dict[str, object]
+
+
+def _compile_baseline(directory: Path) -> bytes:
+    target = directory / "parse_drop.bpf.o"
+    subprocess.run(
+        [
+            *("clang-19", "-g", "-O2", "-ffreestanding", "-target", "bpf", "-mcpu=v3"),
+            *("-idirafter", f"/usr/include/{platform.machine()}-linux-gnu", "-I", ROOT / "bpf"),
+            *("-c", ROOT / "perf" / "parse_drop.bpf.c", "-o", target),
+        ],
+        check=True,
+    )
+    return target.read_bytes()
+
+
+def _packet() -> bytes:
+    """Return the frame that a best-effort message of 64 bytes travels in, over IPv4."""
+    frame = make_frame(Type.STREAM_DATA, 2000, bytes(64), Session(0, 1, space=1), Seq(1)).pack()
+    udp = lib.VK_PORT.to_bytes(2, "big") * 2 + (8 + len(frame)).to_bytes(2, "big") + bytes(2)
+    total = 20 + len(udp) + len(frame)
+    ip = b"\x45\0" + total.to_bytes(2, "big") + bytes(4) + b"\x40\x11\0\0"
+    ip += socket.inet_aton("10.9.0.1") + socket.inet_aton("10.9.0.2")
+    return bytes(12) + b"\x08\0" + ip + udp + frame
+
+
+def _prepare(program: Program, steering: socket.socket) -> None:
+    """Give every class a socket, credit and buckets that are full for the whole run."""
+    rows = ffi.from_buffer("struct vk_credit[]", program.maps["vk_credits"].map_memory())
+    for klass in Class:
+        program.maps["vk_xsks"].update(klass, steering.fileno())
+        rows[klass].granted = CREDIT
+        program.set_police(klass, 1e9, 1 << 20)
+
+
+def run(quick: bool) -> list[Row]:
+    """Return the rows of the classifier's benchmark; ``quick`` takes about a second."""
+    rounds, repeat = (7, 200_000) if quick else (31, 1_000_000)
+    packet = _packet()
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        image = _compile_baseline(directory)
+        baseline = stack.enter_context(Program("parse_drop", image=image))
+        steering = stack.enter_context(socket.socket(AF_XDP, socket.SOCK_RAW, 0))
+        classifier = stack.enter_context(open_classifier())
+        by_source = stack.enter_context(open_classifier())
+        for each in (classifier, by_source):
+            _prepare(each, steering)
+        by_source.set_source_police(1e9, 1 << 20)
+        contestants = {
+            "parse and drop": (baseline, XDP_DROP),
+            "steer": (classifier, XDP_REDIRECT),
+            "steer, sources policed": (by_source, XDP_REDIRECT),
+        }
+        times: dict[str, list[int]] = {name: [] for name in contestants}
+        for _ in range(rounds):
+            for name, (program, expected) in contestants.items():
+                result = program.test_run(packet, repeat=repeat)
+                assert result.result == expected, f"{name} returned {result.result}"
+                times[name].append(result.duration_ns)
+    medians = {name: median(values) for name, values in times.items()}
+    bare = medians.pop("parse and drop")
+    return [
+        {
+            "scenario": "classifier",
+            "metric": f"{name}, against parse and drop",
+            "value": ns,
+            "unit": "ns/packet",
+            "baseline": bare,
+            "ratio": round(bare / ns, 3),
+        }
+        for name, ns in medians.items()
+    ]
