@@ -3,7 +3,7 @@
  * AF_XDP socket of its class. What is not ours, or unsure, passes to the kernel untouched; what is
  * malformed is dropped; everything is counted once, by class and verdict.
  */
-#include "vk_packet.h"
+#include "vk_direct.h"
 #include "vk_tables.h"
 
 /* Read-only after load, so that the verifier folds them into the code. */

@@ -2,7 +2,7 @@
 /* parse_drop: the baseline of the classifier's benchmark: reads a packet by the same rules, whole
  * frame header and extensions, and drops it. No class, policing, credit, counting or redirect.
  */
-#include "vk_packet.h"
+#include "vk_direct.h"
 
 SEC("xdp")
 int vk_parse_drop(struct xdp_md *ctx)

@@ -417,7 +417,8 @@ def test_tests_mirror_the_source() -> None:
 
 def test_third_party_imports_are_declared_and_locked() -> None:
     project = tomllib.loads(text("pyproject.toml"))["project"]
-    declared = {re.split(r"[<>=~! \[]", item)[0] for item in project["dependencies"]}
+    optional = [item for items in project["optional-dependencies"].values() for item in items]
+    declared = {re.split(r"[<>=~! \[]", item)[0] for item in [*project["dependencies"], *optional]}
     locked = set(re.findall(r"^([a-z0-9-]+)==", text("requirements.lock"), re.MULTILINE))
     wanted = set(re.findall(r"^([a-z0-9-]+)", text("requirements.in"), re.MULTILINE))
     found = [f"requirements.lock: {name} is missing" for name in (declared | wanted) - locked]

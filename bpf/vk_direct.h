@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-#ifndef VK_PACKET_H
-#define VK_PACKET_H
-/* vk_packet.h: a packet as XDP sees it, read in place from its first byte to the end of the frame's
+#ifndef VK_DIRECT_H
+#define VK_DIRECT_H
+/* vk_direct.h: a packet as XDP sees it, read in place from its first byte to the end of the frame's
  * extensions. Each function returns VK_STEER or the verdict that ends it.
  */
 #include "vk_parse.h"
