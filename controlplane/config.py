@@ -21,15 +21,28 @@ import msgspec
 
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import ConfigError
+from valkyrie.dataplane.ports import Rings
 from valkyrie.dataplane.wire import FIRST_STREAMS, Class, stream_class
 
 from .policy import STREAM_MAX, Grant, Rule, StreamRange
-from .settings import Application, Config, Interface, Settings
+from .settings import Application, ClassLimits, Config, Interface, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["DEFAULT_PATH", "Config", "Environment", "environment", "load", "parse", "rules"]
+__all__ = [
+    "DEFAULT_PATH",
+    "Config",
+    "Environment",
+    "environment",
+    "limits",
+    "live_keys",
+    "load",
+    "parse",
+    "ring_sizes",
+    "rules",
+    "tuned",
+]
 
 DEFAULT_PATH = "/etc/valkyrie/valkyrie.toml"
 
@@ -166,6 +179,9 @@ def _found(tree: Any, path: str) -> str:
 def _check(config: Config) -> None:
     _check_user(config.node.user)
     _check_interfaces(config.interfaces)
+    for klass in Class:
+        name = klass.name.lower()
+        _check_power_of_two(f"class.{name}.ring_frames", limits(config, klass).ring_frames)
     _check_peers(config)
     _refuse_twins("application", "name", [rule.name for rule in config.applications])
     for i, application in enumerate(config.applications):
@@ -187,8 +203,7 @@ def _check_interfaces(interfaces: list[Interface]) -> None:
     if ports > lib.VK_PORTS_MAX:
         raise _WrongError("interface", f"{ports} queues in all, {lib.VK_PORTS_MAX} can be served")
     for i, each in enumerate(interfaces):
-        for key in ("ring_frames", "fill_frames", "tx_frames"):
-            _check_power_of_two(f"interface[{i}].{key}", getattr(each, key))
+        _check_power_of_two(f"interface[{i}].tx_frames", each.tx_frames)
 
 
 def _check_peers(config: Config) -> None:
@@ -218,6 +233,24 @@ def _check_power_of_two(key: str, value: int) -> None:
     if value & (value - 1):
         near = 1 << value.bit_length() - 1
         raise _WrongError(key, f"{value} is no power of two: take {near} or {near * 2}")
+
+
+# ---- Views ----
+
+
+def limits(config: Config, klass: Class) -> ClassLimits:
+    """Return the limits of a class."""
+    found: ClassLimits = getattr(config.classes, klass.name.lower())
+    return found
+
+
+def ring_sizes(config: Config, interface: Interface) -> Rings:
+    """Return the sizes of the AF_XDP rings of an interface's queues."""
+    return Rings(
+        rx={klass: limits(config, klass).ring_frames for klass in Class},
+        reserve=interface.reserve_frames,
+        tx=interface.tx_frames,
+    )
 
 
 # ---- Rules ----

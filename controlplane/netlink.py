@@ -7,32 +7,27 @@ for the daemon. Reading needs no capability; setting needs CAP_NET_ADMIN.
 
 from __future__ import annotations
 
-import array
 import asyncio
 import contextlib
 import errno
-import fcntl
 import select
 import socket
-import struct
 import time
 from dataclasses import dataclass
-from enum import IntFlag
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Self
 
 from pyroute2 import AsyncIPRoute, IPRoute
-from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, genlmsg
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
-from pyroute2.netlink.generic import GenericNetlinkSocket
 
 from valkyrie.dataplane.errors import DataPlaneError
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-    from types import TracebackType
+from . import device
+from .device import asking, refused
 
-PRIVILEGE = "it needs CAP_NET_ADMIN"
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from types import TracebackType
 
 # linux/if.h
 _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
@@ -47,32 +42,12 @@ _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV4_ROUTE, _RTMGRP_IPV6_IFADDR, _RTMGRP_IPV6_ROUTE
 )
 # linux/neighbour.h: INCOMPLETE 1, FAILED 0x20 and NONE 0 have no usable MAC address
 _NUD_USABLE = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80
-# linux/ethtool.h and linux/sockios.h
-_SIOCETHTOOL = 0x8946
-_ETHTOOL_GDRVINFO, _ETHTOOL_GTXCSUM, _ETHTOOL_STXCSUM = 0x03, 0x16, 0x17
-_ETHTOOL_GGRO, _ETHTOOL_SGRO = 0x2B, 0x2C
-_DRVINFO_SIZE = 196
-# linux/netdev.h, generic netlink family "netdev"
-_NETDEV_CMD_DEV_GET, _NETDEV_CMD_NAPI_GET, _NETDEV_CMD_NAPI_SET = 1, 11, 14
 _ROOT = 0xFFFFFFFF  # linux/pkt_sched.h, TC_H_ROOT
 _DISCARD_PORT = 9  # RFC 863
 _DUMP_TRIES = 5
 
 NO_QUEUE = ("noqueue", "")
 """Kinds of queueing discipline that mean none: packets that do not fit are dropped silently."""
-
-
-class XdpFeature(IntFlag):
-    """What a driver can do with XDP (linux/netdev.h, netdev_xdp_act)."""
-
-    BASIC = 1
-    REDIRECT = 2
-    XMIT = 4
-    """A target of redirects from other devices."""
-    ZERO_COPY = 8
-    OFFLOAD = 16
-    RX_FRAGMENTS = 32
-    XMIT_FRAGMENTS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +70,7 @@ class Interface:
     """The other end of a veth pair, in its own namespace; 0 = none."""
     peer_elsewhere: bool
     """The other end is in another namespace."""
-    xdp_features: XdpFeature
+    xdp_features: device.XdpFeature
     zero_copy_segments_max: int
     tx_checksum: bool
     """The kernel leaves checksums to the device; a veth leaves them undone."""
@@ -135,15 +110,6 @@ class Neighbour:
     def usable(self) -> bool:
         """Say whether frames may be sent to the MAC address."""
         return bool(self.state & _NUD_USABLE) and len(self.mac) == 6
-
-
-@dataclass(frozen=True, slots=True)
-class Napi:
-    """A poll context of an interface; ``pid`` is its kernel thread, 0 = none."""
-
-    id: int
-    pid: int
-    threaded: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,139 +198,6 @@ def _change(message: Any) -> Change | None:
     return None
 
 
-def _refused(error: NetlinkError, what: str, hint: str = "") -> DataPlaneError:
-    if not hint and error.code in (errno.EPERM, errno.EACCES):
-        hint = PRIVILEGE
-    return DataPlaneError.of(error.code, what, hint)
-
-
-@contextlib.contextmanager
-def _asking(what: str, hint: str = "") -> Iterator[None]:
-    """Turn netlink's refusals into ours."""
-    try:
-        yield
-    except NetlinkError as error:
-        raise _refused(error, what, hint) from error
-
-
-# ---- ethtool, by ioctl ----
-
-
-def _ethtool(name: str, request: bytes) -> bytes:
-    """Send an ethtool request about an interface; the answer has the request's length."""
-    value = array.array("B", request)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        fcntl.ioctl(
-            control, _SIOCETHTOOL, struct.pack("16sP16x", name.encode(), value.buffer_info()[0])
-        )
-    return value.tobytes()
-
-
-def _ethtool_flag(name: str, command: int) -> bool:
-    try:
-        return bool(struct.unpack("II", _ethtool(name, struct.pack("II", command, 0)))[1])
-    except OSError:
-        return False
-
-
-def _set_ethtool_flag(name: str, command: int, what: str, *, on: bool) -> None:
-    try:
-        _ethtool(name, struct.pack("II", command, on))
-    except OSError as error:
-        hint = PRIVILEGE if error.errno == errno.EPERM else ""
-        raise DataPlaneError.of(error.errno or 0, f"{what} on {name}", hint) from error
-
-
-def _driver(name: str) -> str:
-    request = struct.pack("I", _ETHTOOL_GDRVINFO).ljust(_DRVINFO_SIZE, b"\0")
-    try:
-        return _ethtool(name, request)[4:36].split(b"\0")[0].decode(errors="replace")
-    except OSError:
-        return ""
-
-
-def set_tx_checksum(name: str, *, on: bool) -> None:
-    """Switch checksums of sent packets to the device (on) or to the kernel (off)."""
-    _set_ethtool_flag(name, _ETHTOOL_STXCSUM, "switch transmit checksums", on=on)
-
-
-def set_gro(name: str, *, on: bool) -> None:
-    """Switch generic receive offload; a veth has NAPI contexts only with it, or with XDP."""
-    _set_ethtool_flag(name, _ETHTOOL_SGRO, "switch generic receive offload", on=on)
-
-
-# ---- The netdev family ----
-
-
-class _Device(genlmsg):  # type: ignore[misc]
-    prefix = "NETDEV_A_DEV_"
-    nla_map = (
-        (1, "NETDEV_A_DEV_IFINDEX", "uint32"),
-        (3, "NETDEV_A_DEV_XDP_FEATURES", "uint64"),
-        (4, "NETDEV_A_DEV_XDP_ZC_MAX_SEGS", "uint32"),
-    )
-
-
-class _Napi(genlmsg):  # type: ignore[misc]
-    prefix = "NETDEV_A_NAPI_"
-    nla_map = (
-        (1, "NETDEV_A_NAPI_IFINDEX", "uint32"),
-        (2, "NETDEV_A_NAPI_ID", "uint32"),
-        (4, "NETDEV_A_NAPI_PID", "uint32"),
-        (8, "NETDEV_A_NAPI_THREADED", "uint32"),
-    )
-
-
-def _netdev(message: Any, command: int, flags: int, **attributes: int) -> list[Any]:
-    """Ask the netdev family; NetlinkError ENOENT or EOPNOTSUPP on a kernel that has not got it."""
-    with GenericNetlinkSocket() as generic:
-        generic.module_err_level = "debug"
-        generic.bind("netdev", type(message))
-        message["cmd"], message["version"] = command, 1
-        message["attrs"] = [(message.prefix + key.upper(), v) for key, v in attributes.items()]
-        return list(generic.nlm_request(message, msg_type=generic.prid, msg_flags=flags))
-
-
-def xdp_features(ifindex: int) -> tuple[XdpFeature, int]:
-    """Return what the driver can do with XDP, and the zero-copy segments of a packet it takes.
-
-    Kernels before 6.3 do not tell: nothing, 0.
-    """
-    try:
-        answer = _netdev(_Device(), _NETDEV_CMD_DEV_GET, NLM_F_REQUEST, ifindex=ifindex)
-    except NetlinkError:
-        return XdpFeature(0), 0
-    message = answer[0]
-    return (
-        XdpFeature(message.get_attr("NETDEV_A_DEV_XDP_FEATURES") or 0),
-        message.get_attr("NETDEV_A_DEV_XDP_ZC_MAX_SEGS") or 0,
-    )
-
-
-def napis(ifindex: int) -> list[Napi]:
-    """Return the poll contexts of an interface that is up; kernels before 6.8 do not tell."""
-    flags = NLM_F_REQUEST | NLM_F_DUMP
-    try:
-        answer = _netdev(_Napi(), _NETDEV_CMD_NAPI_GET, flags, ifindex=ifindex)
-    except NetlinkError:
-        return []
-    return [
-        Napi(
-            message.get_attr("NETDEV_A_NAPI_ID"),
-            message.get_attr("NETDEV_A_NAPI_PID") or 0,
-            bool(message.get_attr("NETDEV_A_NAPI_THREADED")),
-        )
-        for message in answer
-    ]
-
-
-def set_threaded(napi_id: int, *, on: bool) -> None:
-    """Let a poll context run in a kernel thread of its own (Napi.pid) instead of softirq."""
-    flags = NLM_F_REQUEST | NLM_F_ACK
-    with _asking("switch threaded NAPI", "it needs CAP_NET_ADMIN and a kernel from 6.15 on"):
-        _netdev(_Napi(), _NETDEV_CMD_NAPI_SET, flags, id=napi_id, threaded=int(on))
-
-
 # ---- Synchronous ----
 
 
@@ -392,7 +225,7 @@ class Netlink:
     def interface(self, which: str | int) -> Interface:
         """Return the facts of an interface, by name or index; DataPlaneError ENODEV if gone."""
         by: dict[str, Any] = {"index": which} if isinstance(which, int) else {"ifname": which}
-        with _asking(f"look at interface {which}", "`valkyrie doctor` lists the interfaces"):
+        with asking(f"look at interface {which}", "`valkyrie doctor` lists the interfaces"):
             message = next(iter(self._route.link("get", **by)))
         return _with_device_facts(_link_facts(message))
 
@@ -403,13 +236,13 @@ class Netlink:
 
     def set_up(self, ifindex: int, *, up: bool = True) -> None:
         """Switch an interface on or off."""
-        with _asking(f"switch interface {ifindex}"):
+        with asking(f"switch interface {ifindex}"):
             self._route.link("set", index=ifindex, state="up" if up else "down")
 
     def route(self, destination: str) -> Route:
         """Return the route to an address; DataPlaneError ENETUNREACH when there is none."""
         destination = str(ip_address(destination))
-        with _asking(f"look up the route to {destination}", "add a route, or correct the address"):
+        with asking(f"look up the route to {destination}", "add a route, or correct the address"):
             message = next(iter(self._route.route("get", dst=destination)))
         return _route(message, destination)
 
@@ -420,7 +253,7 @@ class Netlink:
         except NetlinkError as error:
             if error.code == errno.ENOENT:
                 return None
-            raise _refused(error, f"look up neighbour {address}") from error
+            raise refused(error, f"look up neighbour {address}") from error
         return _neighbour(message)
 
     def resolve(self, route: Route, timeout_s: float = 1.0) -> Neighbour | None:
@@ -453,7 +286,7 @@ class Netlink:
         """
         if self.qdisc(ifindex) not in NO_QUEUE:
             return False
-        with _asking(f"give interface {ifindex} a {kind}"):
+        with asking(f"give interface {ifindex} a {kind}"):
             self._route.tc("replace", kind, ifindex, root=True, **options)
         return True
 
@@ -463,7 +296,7 @@ class Netlink:
             self._route.tc("del", index=ifindex, root=True)
         except NetlinkError as error:
             if error.code not in (errno.ENOENT, errno.ENODEV, errno.EINVAL):
-                raise _refused(error, f"reset interface {ifindex}'s qdisc") from error
+                raise refused(error, f"reset interface {ifindex}'s qdisc") from error
 
     @staticmethod
     def _dump(ask: Any) -> list[Any]:
@@ -475,14 +308,14 @@ class Netlink:
 
 
 def _with_device_facts(facts: dict[str, Any]) -> Interface:
-    features, segments = xdp_features(facts["index"])
+    features, segments = device.xdp_features(facts["index"])
     return Interface(
         **facts,
-        driver=_driver(facts["name"]),
+        driver=device.driver(facts["name"]),
         xdp_features=features,
         zero_copy_segments_max=segments,
-        tx_checksum=_ethtool_flag(facts["name"], _ETHTOOL_GTXCSUM),
-        gro=_ethtool_flag(facts["name"], _ETHTOOL_GGRO),
+        tx_checksum=device.tx_checksum(facts["name"]),
+        gro=device.gro(facts["name"]),
     )
 
 
@@ -528,7 +361,7 @@ class AsyncNetlink:
     async def link(self, which: str | int) -> Change:
         """Return an interface's present state; DataPlaneError ENODEV if it is gone."""
         by: dict[str, Any] = {"index": which} if isinstance(which, int) else {"ifname": which}
-        with _asking(f"look at interface {which}"):
+        with asking(f"look at interface {which}"):
             message = (await _all(self._route.link("get", **by)))[0]
         facts = _link_facts(message)
         return Change(
@@ -538,14 +371,14 @@ class AsyncNetlink:
 
     async def mtu(self, ifindex: int) -> int:
         """Return an interface's MTU."""
-        with _asking(f"look at interface {ifindex}"):
+        with asking(f"look at interface {ifindex}"):
             message = (await _all(self._route.link("get", index=ifindex)))[0]
         return int(message.get_attr("IFLA_MTU"))
 
     async def route(self, destination: str) -> Route:
         """Return the route to an address; DataPlaneError ENETUNREACH when there is none."""
         destination = str(ip_address(destination))
-        with _asking(f"look up the route to {destination}", "add a route, or correct the address"):
+        with asking(f"look up the route to {destination}", "add a route, or correct the address"):
             message = (await _all(self._route.route("get", dst=destination)))[0]
         return _route(message, destination)
 
@@ -556,7 +389,7 @@ class AsyncNetlink:
         except NetlinkError as error:
             if error.code == errno.ENOENT:
                 return None
-            raise _refused(error, f"look up neighbour {address}") from error
+            raise refused(error, f"look up neighbour {address}") from error
         return _neighbour(messages[0])
 
     async def resolve(self, route: Route, timeout_s: float = 1.0) -> Neighbour | None:
@@ -590,7 +423,7 @@ class AsyncNetlink:
         )
         async with AsyncIPRoute() as events:
             await events.bind(groups=groups)
-            with _asking("watch the network", "look at everything again"):
+            with asking("watch the network", "look at everything again"):
                 async for message in events.get():
                     change = _change(message)
                     if change is not None:

@@ -10,8 +10,12 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, field
 
 from valkyrie.dataplane import appsocket, lib
+from valkyrie.dataplane.ports import Rings
+from valkyrie.dataplane.wire import Class
 
 from .policy import STREAM_MAX
+
+_RINGS = Rings()
 
 PortNumber = Annotated[int, Meta(ge=1, le=65535)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
@@ -80,20 +84,18 @@ class Interface(Settings, frozen=True, kw_only=True):
             " UDP_SEGMENT, which obey the host's queueing disciplines."
         ),
     ] = "auto"
-    ring_frames: Annotated[
-        RingEntries,
-        Meta(description="RX ring of each class and queue on the XDP path. A power of two."),
-    ] = 2048
-    fill_frames: Annotated[
-        RingEntries,
+    reserve_frames: Annotated[
+        int,
         Meta(
-            description="FILL ring of each queue: what the kernel may have in hand while every"
-            " class's ring is full. A power of two."
+            ge=64,
+            le=32768,
+            description="Frames of a queue beyond the classes' RX rings: what the kernel may have"
+            " in hand while every class's ring is full.",
         ),
-    ] = 4096
+    ] = _RINGS.reserve
     tx_frames: Annotated[
         RingEntries, Meta(description="TX ring and frames to send from, a queue. A power of two.")
-    ] = 2048
+    ] = _RINGS.tx
     socket_buffer_bytes: Annotated[
         int,
         Meta(
@@ -115,6 +117,13 @@ class Interface(Settings, frozen=True, kw_only=True):
 class ClassLimits(Settings, frozen=True, kw_only=True):
     """What a class may take of an interface, and of the sender's turns."""
 
+    ring_frames: Annotated[
+        RingEntries,
+        Meta(
+            description="RX ring of each queue on the XDP path, and as many frames of 2 KiB:"
+            " what a class whose consumer stalls can hold. A power of two."
+        ),
+    ]
     rate_packets: Annotated[
         Rate,
         Meta(
@@ -136,17 +145,21 @@ class ClassLimits(Settings, frozen=True, kw_only=True):
     ] = 10_000
 
 
+def _limits(klass: Class, **values: int) -> ClassLimits:
+    return ClassLimits(ring_frames=_RINGS.rx[klass], **values)
+
+
 class Classes(Settings, frozen=True, kw_only=True):
     """Limits by class. The quanta are the 80/60/40 % cascade: each class takes its part of what the
     classes above it leave, and nobody's part is lost when he is silent.
     """
 
-    control: ClassLimits = ClassLimits(rate_packets=2_000, burst_packets=256)
-    critical: ClassLimits = ClassLimits(rate_packets=100_000, burst_packets=1_024)
-    system: ClassLimits = ClassLimits(quantum_bytes=80_000)
-    job: ClassLimits = ClassLimits(quantum_bytes=12_000)
-    data: ClassLimits = ClassLimits(quantum_bytes=3_200)
-    logs: ClassLimits = ClassLimits(quantum_bytes=4_800)
+    control: ClassLimits = _limits(Class.CONTROL, rate_packets=2_000, burst_packets=256)
+    critical: ClassLimits = _limits(Class.CRITICAL, rate_packets=100_000)
+    system: ClassLimits = _limits(Class.SYSTEM, quantum_bytes=80_000)
+    job: ClassLimits = _limits(Class.JOB, quantum_bytes=12_000)
+    data: ClassLimits = _limits(Class.DATA, quantum_bytes=3_200)
+    logs: ClassLimits = _limits(Class.LOGS, quantum_bytes=4_800)
 
 
 class Source(Settings, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from typing import Any, Self
 import pytest
 
 from tests.lab import Host, Lab, Link, wait_until
-from valkyrie.controlplane import netlink
+from valkyrie.controlplane import device, netlink
 from valkyrie.dataplane.errors import DataPlaneError
 
 Wire = tuple[Link, Link]
@@ -54,8 +54,8 @@ def test_an_interface_tells_its_facts(wire: Wire) -> None:
     assert facts.carrier
     assert (facts.peer_index, facts.peer_elsewhere) == (there.index, True)
     assert facts.tx_checksum
-    assert netlink.XdpFeature.BASIC | netlink.XdpFeature.REDIRECT in facts.xdp_features
-    assert netlink.XdpFeature.ZERO_COPY not in facts.xdp_features
+    assert device.XdpFeature.BASIC | device.XdpFeature.REDIRECT in facts.xdp_features
+    assert device.XdpFeature.ZERO_COPY not in facts.xdp_features
 
 
 def test_all_interfaces_are_listed(wire: Wire) -> None:
@@ -133,7 +133,7 @@ def test_offloads_are_switched(wire: Wire) -> None:
     here, _ = wire
     run = here.host.run
     with Asked(here.host) as link:
-        for switch, fact in ((netlink.set_tx_checksum, "tx_checksum"), (netlink.set_gro, "gro")):
+        for switch, fact in ((device.set_tx_checksum, "tx_checksum"), (device.set_gro, "gro")):
             for on in (False, True):
                 run(switch, here.name, on=on)
                 assert getattr(link.interface(here.name), fact) is on
@@ -142,12 +142,12 @@ def test_offloads_are_switched(wire: Wire) -> None:
 def test_threaded_napi_appears_with_gro(wire: Wire) -> None:
     here, _ = wire
     run = here.host.run
-    run(netlink.set_gro, here.name, on=True)
-    contexts = run(netlink.napis, here.index)
+    run(device.set_gro, here.name, on=True)
+    contexts = run(device.napis, here.index)
     if not contexts:
         pytest.skip("this kernel does not tell the NAPI contexts of a veth")
-    run(netlink.set_threaded, contexts[0].id, on=True)
-    after = run(netlink.napis, here.index)[0]
+    run(device.set_threaded, contexts[0].id, on=True)
+    after = run(device.napis, here.index)[0]
     assert after.threaded
     assert after.pid
 

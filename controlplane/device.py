@@ -1,0 +1,203 @@
+"""What a network device can do and does for the kernel: offloads, XDP features, poll contexts.
+
+Two doors of the kernel beside rtnetlink: ethtool's ioctls and the generic netlink family "netdev".
+Reading needs no capability; switching needs CAP_NET_ADMIN.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import errno
+import fcntl
+import socket
+import struct
+from dataclasses import dataclass
+from enum import IntFlag
+from typing import TYPE_CHECKING, Any
+
+from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, genlmsg
+from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.generic import GenericNetlinkSocket
+
+from valkyrie.dataplane.errors import DataPlaneError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PRIVILEGE = "it needs CAP_NET_ADMIN"
+
+# linux/ethtool.h and linux/sockios.h
+_SIOCETHTOOL = 0x8946
+_ETHTOOL_GDRVINFO, _ETHTOOL_GTXCSUM, _ETHTOOL_STXCSUM = 0x03, 0x16, 0x17
+_ETHTOOL_GGRO, _ETHTOOL_SGRO = 0x2B, 0x2C
+_DRVINFO_SIZE = 196
+# linux/netdev.h, generic netlink family "netdev"
+_NETDEV_CMD_DEV_GET, _NETDEV_CMD_NAPI_GET, _NETDEV_CMD_NAPI_SET = 1, 11, 14
+
+
+class XdpFeature(IntFlag):
+    """What a driver can do with XDP (linux/netdev.h, netdev_xdp_act)."""
+
+    BASIC = 1
+    REDIRECT = 2
+    XMIT = 4
+    """A target of redirects from other devices."""
+    ZERO_COPY = 8
+    OFFLOAD = 16
+    RX_FRAGMENTS = 32
+    XMIT_FRAGMENTS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Napi:
+    """A poll context of an interface; ``pid`` is its kernel thread, 0 = none."""
+
+    id: int
+    pid: int
+    threaded: bool
+
+
+def refused(error: NetlinkError, what: str, hint: str = "") -> DataPlaneError:
+    """Return our error for one of netlink's."""
+    if not hint and error.code in (errno.EPERM, errno.EACCES):
+        hint = PRIVILEGE
+    return DataPlaneError.of(error.code, what, hint)
+
+
+@contextlib.contextmanager
+def asking(what: str, hint: str = "") -> Iterator[None]:
+    """Turn netlink's refusals into ours."""
+    try:
+        yield
+    except NetlinkError as error:
+        raise refused(error, what, hint) from error
+
+
+# ---- ethtool, by ioctl ----
+
+
+def _ethtool(name: str, request: bytes) -> bytes:
+    """Send an ethtool request about an interface; the answer has the request's length."""
+    value = array.array("B", request)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(
+            control, _SIOCETHTOOL, struct.pack("16sP16x", name.encode(), value.buffer_info()[0])
+        )
+    return value.tobytes()
+
+
+def _ethtool_flag(name: str, command: int) -> bool:
+    try:
+        return bool(struct.unpack("II", _ethtool(name, struct.pack("II", command, 0)))[1])
+    except OSError:
+        return False
+
+
+def _set_ethtool_flag(name: str, command: int, what: str, *, on: bool) -> None:
+    try:
+        _ethtool(name, struct.pack("II", command, on))
+    except OSError as error:
+        hint = PRIVILEGE if error.errno == errno.EPERM else ""
+        raise DataPlaneError.of(error.errno or 0, f"{what} on {name}", hint) from error
+
+
+def driver(name: str) -> str:
+    """Return the name of the driver; empty when the device does not say."""
+    request = struct.pack("I", _ETHTOOL_GDRVINFO).ljust(_DRVINFO_SIZE, b"\0")
+    try:
+        return _ethtool(name, request)[4:36].split(b"\0")[0].decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def tx_checksum(name: str) -> bool:
+    """Say whether the kernel leaves the checksums of sent packets to the device."""
+    return _ethtool_flag(name, _ETHTOOL_GTXCSUM)
+
+
+def gro(name: str) -> bool:
+    """Say whether generic receive offload is on."""
+    return _ethtool_flag(name, _ETHTOOL_GGRO)
+
+
+def set_tx_checksum(name: str, *, on: bool) -> None:
+    """Switch checksums of sent packets to the device (on) or to the kernel (off)."""
+    _set_ethtool_flag(name, _ETHTOOL_STXCSUM, "switch transmit checksums", on=on)
+
+
+def set_gro(name: str, *, on: bool) -> None:
+    """Switch generic receive offload; a veth has NAPI contexts only with it, or with XDP."""
+    _set_ethtool_flag(name, _ETHTOOL_SGRO, "switch generic receive offload", on=on)
+
+
+# ---- The netdev family ----
+
+
+class _Device(genlmsg):  # type: ignore[misc]
+    prefix = "NETDEV_A_DEV_"
+    nla_map = (
+        (1, "NETDEV_A_DEV_IFINDEX", "uint32"),
+        (3, "NETDEV_A_DEV_XDP_FEATURES", "uint64"),
+        (4, "NETDEV_A_DEV_XDP_ZC_MAX_SEGS", "uint32"),
+    )
+
+
+class _Napi(genlmsg):  # type: ignore[misc]
+    prefix = "NETDEV_A_NAPI_"
+    nla_map = (
+        (1, "NETDEV_A_NAPI_IFINDEX", "uint32"),
+        (2, "NETDEV_A_NAPI_ID", "uint32"),
+        (4, "NETDEV_A_NAPI_PID", "uint32"),
+        (8, "NETDEV_A_NAPI_THREADED", "uint32"),
+    )
+
+
+def _netdev(message: Any, command: int, flags: int, **attributes: int) -> list[Any]:
+    """Ask the netdev family; NetlinkError ENOENT or EOPNOTSUPP on a kernel that has not got it."""
+    with GenericNetlinkSocket() as generic:
+        generic.module_err_level = "debug"
+        generic.bind("netdev", type(message))
+        message["cmd"], message["version"] = command, 1
+        message["attrs"] = [(message.prefix + key.upper(), v) for key, v in attributes.items()]
+        return list(generic.nlm_request(message, msg_type=generic.prid, msg_flags=flags))
+
+
+def xdp_features(ifindex: int) -> tuple[XdpFeature, int]:
+    """Return what the driver can do with XDP, and the zero-copy segments of a packet it takes.
+
+    Kernels before 6.3 do not tell: nothing, 0.
+    """
+    try:
+        answer = _netdev(_Device(), _NETDEV_CMD_DEV_GET, NLM_F_REQUEST, ifindex=ifindex)
+    except NetlinkError:
+        return XdpFeature(0), 0
+    message = answer[0]
+    return (
+        XdpFeature(message.get_attr("NETDEV_A_DEV_XDP_FEATURES") or 0),
+        message.get_attr("NETDEV_A_DEV_XDP_ZC_MAX_SEGS") or 0,
+    )
+
+
+def napis(ifindex: int) -> list[Napi]:
+    """Return the poll contexts of an interface that is up; kernels before 6.8 do not tell."""
+    flags = NLM_F_REQUEST | NLM_F_DUMP
+    try:
+        answer = _netdev(_Napi(), _NETDEV_CMD_NAPI_GET, flags, ifindex=ifindex)
+    except NetlinkError:
+        return []
+    return [
+        Napi(
+            message.get_attr("NETDEV_A_NAPI_ID"),
+            message.get_attr("NETDEV_A_NAPI_PID") or 0,
+            bool(message.get_attr("NETDEV_A_NAPI_THREADED")),
+        )
+        for message in answer
+    ]
+
+
+def set_threaded(napi_id: int, *, on: bool) -> None:
+    """Let a poll context run in a kernel thread of its own (Napi.pid) instead of softirq."""
+    flags = NLM_F_REQUEST | NLM_F_ACK
+    with asking("switch threaded NAPI", "it needs CAP_NET_ADMIN and a kernel from 6.15 on"):
+        _netdev(_Napi(), _NETDEV_CMD_NAPI_SET, flags, id=napi_id, threaded=int(on))
