@@ -1,7 +1,61 @@
-"""Valkyrie: frames from application to application, classified in the kernel."""
+"""Valkyrie: frames from application to application, classified in the kernel.
 
+``attach()`` (asyncio) and ``attach_sync()`` are where to start; docs/API.md tells the rest.
+"""
+
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from valkyrie.dataplane.errors import DataPlaneError, LocalProtocolError, ValkyrieError
+    from valkyrie.dataplane.message import Batch, Message
+    from valkyrie.dataplane.node import attach, attach_sync
+    from valkyrie.dataplane.refusal import (
+        NodeGoneError,
+        NoServiceError,
+        PolicyError,
+        RefusedError,
+        StreamInUseError,
+        StreamResetError,
+        UnreachableError,
+        WouldBlockError,
+    )
+    from valkyrie.dataplane.wire import Class, Flag, Type
+
+__all__ = [
+    "Batch",
+    "Class",
+    "DataPlaneError",
+    "Flag",
+    "LocalProtocolError",
+    "Message",
+    "NoServiceError",
+    "NodeGoneError",
+    "PolicyError",
+    "RefusedError",
+    "StreamInUseError",
+    "StreamResetError",
+    "Type",
+    "UnreachableError",
+    "ValkyrieError",
+    "WouldBlockError",
+    "__version__",
+    "attach",
+    "attach_sync",
+]
 
 __version__ = version("valkyrie")
+
+_MODULES = ("node", "message", "refusal", "errors", "wire")
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when they are first used: ``import valkyrie`` loads nothing."""
+    if name in __all__:
+        for module in _MODULES:
+            found = import_module(f"valkyrie.dataplane.{module}")
+            if hasattr(found, name):
+                globals()[name] = value = getattr(found, name)
+                return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,6 +6,7 @@
  * library.
  */
 #include "vk_bpf.h"
+#include "vk_client.h"
 #include "vk_packet.h"
 #include "vk_udp.h"
 #include "vk_worker.h"

@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: MIT */
+#define _GNU_SOURCE
+#include "vk_client.h"
+
+#include <poll.h>
+#include <string.h>
+#include <time.h>
+
+#include "vk_bell.h"
+
+enum {
+	SPIN_NS_STEP = 1000, /* a spin that never pays starts again from here */
+	SPIN_TRIES = 16, /* sleeps after which spinning gets another chance */
+	SPIN_CHECK = 32, /* polls between two looks at the clock */
+	NS_PER_S = 1000000000,
+};
+
+/* map_region checks what region a descriptor is, of which everything afterwards relies on a copy,
+ * and maps it. */
+static int map_region(int fd, uint32_t generation, int writable, uint32_t *capacity,
+		      struct vk_region **region)
+{
+	uint32_t found;
+	int error = vk_channel_check(fd, 1, capacity, &found);
+
+	if (error)
+		return error;
+	if (found != generation)
+		return -EPROTO;
+	*region = vk_channel_map(fd, capacity, writable, NULL);
+	return *region ? 0 : -errno;
+}
+
+static int open_rings(struct vk_client *client)
+{
+	int error = 0;
+
+	for (uint32_t r = 0; r < VK_RINGS_MAX && !error; r++) {
+		if (client->tx_capacity[r])
+			error = vk_tx_open(&client->tx[r], client->self, client->peer,
+					   client->tx_capacity, r);
+		if (client->rx_capacity[r] && !error)
+			error = vk_rx_open(&client->rx[r], client->self, client->peer,
+					   client->rx_capacity, r);
+	}
+	return error;
+}
+
+int vk_client_open(struct vk_client *client, int region_d, int region_a, int bell_self,
+		   int bell_peer, uint32_t generation)
+{
+	struct vk_region *peer = NULL;
+	int error;
+
+	*client = (struct vk_client){ .bell_self = bell_self,
+				      .bell_peer = bell_peer,
+				      .generation = generation };
+	error = map_region(region_d, generation, 0, client->rx_capacity, &peer);
+	client->peer = peer;
+	if (!error)
+		error = map_region(region_a, generation, 1, client->tx_capacity, &client->self);
+	if (!error)
+		error = open_rings(client);
+	if (error)
+		vk_client_close(client);
+	return error;
+}
+
+void vk_client_close(struct vk_client *client)
+{
+	if (client->peer)
+		vk_channel_unmap((struct vk_region *)client->peer, client->rx_capacity, 0);
+	if (client->self)
+		vk_channel_unmap(client->self, client->tx_capacity, 0);
+	*client = (struct vk_client){ .bell_self = -1, .bell_peer = -1 };
+}
+
+static int gone(const struct vk_client *client)
+{
+	return VK_LOAD_ACQUIRE(&client->peer->closed) ||
+	       VK_LOAD_RELAXED(&client->peer->generation) != client->generation;
+}
+
+static void ring_bell(struct vk_client *client)
+{
+	client->bells += (uint64_t)vk_bell_ring(client->peer, client->bell_peer, &client->rang);
+}
+
+/* why says why a record of size bytes of payload could not be reserved. */
+static int why(struct vk_tx *tx, uint32_t size)
+{
+	if (vk_record_span(size + sizeof(struct vk_message)) > tx->capacity)
+		return -EMSGSIZE;
+	return vk_tx_room(tx) < 0 ? -EPROTO : -EAGAIN;
+}
+
+static int put(struct vk_tx *tx, uint32_t kind, const struct vk_message *head,
+	       const uint8_t *payload, uint32_t size)
+{
+	uint8_t *body;
+
+	if (size > VK_SHARDED_MAX)
+		return -EMSGSIZE;
+	body = vk_tx_reserve(tx, sizeof *head + size);
+	if (!body)
+		return why(tx, size);
+	memcpy(body, head, sizeof *head);
+	memcpy(body + sizeof *head, payload, size);
+	vk_tx_commit(tx, sizeof *head + size, (uint8_t)kind);
+	return 0;
+}
+
+int vk_client_put(struct vk_client *client, uint32_t kind, const struct vk_message *head,
+		  const uint8_t *payload, uint32_t size)
+{
+	struct vk_tx *tx = &client->tx[vk_stream_class(head->stream)];
+	int error;
+
+	if (gone(client))
+		return -ESHUTDOWN;
+	if (!tx->capacity)
+		return -EACCES;
+	error = put(tx, kind, head, payload, size);
+	if (error)
+		return error;
+	vk_tx_publish(tx);
+	ring_bell(client);
+	return 0;
+}
+
+int vk_client_send(struct vk_client *client, const struct vk_message *head, const uint8_t *payload,
+		   uint32_t size)
+{
+	return vk_client_put(client, VK_RECORD_DATA, head, payload, size);
+}
+
+int vk_client_send_many(struct vk_client *client, const struct vk_message *head,
+			const uint8_t *payloads, const uint32_t *sizes, uint32_t size,
+			uint32_t count)
+{
+	struct vk_tx *tx = &client->tx[vk_stream_class(head->stream)];
+	uint32_t sent;
+	int error = 0;
+
+	if (gone(client))
+		return -ESHUTDOWN;
+	if (!tx->capacity)
+		return -EACCES;
+	for (sent = 0; sent < count && sent < INT32_MAX; sent++) {
+		if (sizes)
+			size = sizes[sent];
+		error = put(tx, VK_RECORD_DATA, head, payloads, size);
+		if (error)
+			break;
+		payloads += size;
+	}
+	if (!sent)
+		return error;
+	vk_tx_publish(tx);
+	ring_bell(client);
+	return (int)sent;
+}
+
+int64_t vk_client_room(struct vk_client *client, uint32_t ring)
+{
+	return ring < VK_RINGS_MAX ? vk_tx_room(&client->tx[ring]) : -EPROTO;
+}
+
+/* describe checks a record and copies what Python needs of it: 1, or -EPROTO. */
+static int describe(const struct vk_rx *rx, const struct vk_record *record, const uint8_t *body,
+		    struct vk_entry *entry)
+{
+	if (record->kind < VK_RECORD_DATA || record->kind > VK_RECORD_RESET ||
+	    record->size < sizeof entry->message ||
+	    record->size - sizeof entry->message > VK_SHARDED_MAX)
+		return -EPROTO;
+	memcpy(&entry->message, body, sizeof entry->message);
+	if (entry->message.flow >= VK_FLOWS_MAX)
+		return -EPROTO;
+	entry->offset = (uint64_t)(body - rx->data) + sizeof entry->message;
+	entry->end = rx->head + vk_record_span(record->size);
+	entry->size = record->size - sizeof entry->message;
+	entry->kind = record->kind;
+	return 1;
+}
+
+int vk_client_receive(struct vk_client *client, uint32_t ring, int64_t flow,
+		      struct vk_entry *entries, uint32_t max)
+{
+	struct vk_rx *rx = &client->rx[ring < VK_RINGS_MAX ? ring : 0];
+	struct vk_record record;
+	const uint8_t *body;
+	uint32_t count = 0;
+	int found = 0;
+
+	if (!rx->capacity)
+		return 0;
+	while (count < max && (found = vk_rx_peek(rx, &record, &body)) > 0) {
+		struct vk_entry *entry = &entries[count];
+
+		found = describe(rx, &record, body, entry);
+		if (found < 0)
+			break;
+		if (flow != VK_CLIENT_ANY_FLOW &&
+		    (record.kind != VK_RECORD_DATA || entry->message.flow != flow))
+			break;
+		vk_rx_advance(rx, &record);
+		count++;
+	}
+	if (count)
+		return (int)count; /* an error meets the next call at the same record */
+	if (found == 0 && gone(client) && !vk_rx_peek(rx, &record, &body))
+		return -ESHUTDOWN;
+	return found < 0 ? found : 0;
+}
+
+void vk_client_rewind(struct vk_client *client, uint32_t ring, uint64_t position)
+{
+	struct vk_rx *rx = &client->rx[ring];
+
+	if (rx->head - position <= rx->head - client->self->head[ring])
+		rx->head = position;
+}
+
+void vk_client_release(struct vk_client *client, uint32_t ring, uint64_t position)
+{
+	VK_STORE_RELEASE(&client->self->head[ring], position);
+}
+
+int vk_client_ready(struct vk_client *client)
+{
+	for (uint32_t r = 0; r < VK_RINGS_MAX; r++) {
+		const struct vk_rx *rx = &client->rx[r];
+
+		if (rx->capacity && !(client->paused & 1u << r) &&
+		    (rx->head != rx->tail || VK_LOAD_ACQUIRE(&client->peer->tail[r]) != rx->tail))
+			return 1;
+		if (client->need[r]) {
+			int64_t room = vk_tx_room(&client->tx[r]);
+
+			if (room < 0 || room >= client->need[r])
+				return 1;
+		}
+	}
+	return gone(client);
+}
+
+int vk_client_arm(struct vk_client *client)
+{
+	vk_sleep_begin(client->self, &client->sleeps);
+	if (!vk_client_ready(client))
+		return 0;
+	vk_client_disarm(client, 0);
+	return 1;
+}
+
+void vk_client_disarm(struct vk_client *client, int rang)
+{
+	vk_sleep_end(client->self, client->bell_self, rang);
+}
+
+static int64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * NS_PER_S + now.tv_nsec;
+}
+
+/* spin polls for client->spin_ns and adapts it: doubles when it paid, halves when it did not. */
+static int spin(struct vk_client *client)
+{
+	int64_t end;
+
+	if (!client->spin_ns) {
+		if (client->spin_ns_max && client->waits % SPIN_TRIES == 0)
+			client->spin_ns = SPIN_NS_STEP;
+		return 0;
+	}
+	end = now_ns() + client->spin_ns;
+	do {
+		for (int i = 0; i < SPIN_CHECK; i++) {
+			if (vk_client_ready(client)) {
+				client->spin_ns *= 2;
+				if (client->spin_ns > client->spin_ns_max)
+					client->spin_ns = client->spin_ns_max;
+				return 1;
+			}
+#if defined(__x86_64__)
+			__builtin_ia32_pause();
+#endif
+		}
+	} while (now_ns() < end);
+	client->spin_ns /= 2;
+	if (client->spin_ns < SPIN_NS_STEP)
+		client->spin_ns = 0;
+	return 0;
+}
+
+/* sleep_on_bell waits once: 1 = rung (or ready), 0 = timeout, -errno. */
+static int sleep_on_bell(struct vk_client *client, int64_t timeout_ns)
+{
+	struct pollfd bell = { .fd = client->bell_self, .events = POLLIN };
+	struct timespec timeout = { .tv_sec = timeout_ns / NS_PER_S,
+				    .tv_nsec = timeout_ns % NS_PER_S };
+	int n;
+
+	if (vk_client_arm(client))
+		return 1;
+	client->waits++;
+	n = ppoll(&bell, 1, timeout_ns < 0 ? NULL : &timeout, NULL);
+	if (n < 0)
+		n = -errno;
+	vk_client_disarm(client, n > 0);
+	return n;
+}
+
+int vk_client_wait(struct vk_client *client, int64_t timeout_ns)
+{
+	int64_t end = 0;
+	int n;
+
+	if (vk_client_ready(client))
+		return 1;
+	if (timeout_ns > 0)
+		end = now_ns() + timeout_ns;
+	if (timeout_ns && spin(client))
+		return 1;
+	while (!vk_client_ready(client)) {
+		int64_t left = timeout_ns;
+
+		if (timeout_ns > 0)
+			left = end - now_ns() > 0 ? end - now_ns() : 0;
+		n = sleep_on_bell(client, left);
+		if (n < 0)
+			return n;
+		if (n == 0)
+			return vk_client_ready(client);
+	}
+	return 1;
+}

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef VK_CLIENT_H
+#define VK_CLIENT_H
+/* vk_client.h: the application's end of its channel (vk_shm.h): one call moves one message or a
+ * batch of them between Python and the rings. Region D is read-only here and never trusted: what
+ * is read from it is copied once and checked, and a broken rule is -EPROTO. One thread at a time.
+ */
+#include "vk_channel.h"
+#include "vk_wire.h"
+
+enum vk_client_const {
+	VK_CLIENT_BATCH = 256, /* entries of one receive call */
+	VK_CLIENT_ANY_FLOW = -1,
+};
+
+/* A received record: the positions of its payload and end, and a copy of its descriptor. 64 bytes
+ * of naturally aligned fields, so that Python sees a batch as strided arrays. */
+struct vk_entry {
+	uint64_t offset; /* of the payload, bytes from the ring's data */
+	uint64_t end; /* consumer index behind the record, for release and rewind */
+	uint32_t size; /* bytes of the payload */
+	uint32_t kind; /* enum vk_record_kind */
+	struct vk_message message;
+};
+
+struct vk_client {
+	struct vk_tx tx[VK_RINGS_MAX]; /* by class; capacity 0 = class not allowed */
+	struct vk_rx rx[VK_RINGS_MAX];
+	struct vk_region *self; /* region A */
+	const struct vk_region *peer; /* region D */
+	uint32_t tx_capacity[VK_RINGS_MAX]; /* of region A's rings, as checked */
+	uint32_t rx_capacity[VK_RINGS_MAX];
+	int bell_self; /* eventfd, wakes this application; -1 = none */
+	int bell_peer; /* eventfd, wakes the worker */
+	uint32_t
+		generation; /* of the slot; another one in region D means it is not ours any more */
+	uint32_t rang; /* the worker's sleep that was rung last */
+	uint32_t sleeps; /* counts our sleeps */
+	uint32_t paused; /* bit r: records in ring r do not count as something to wake for */
+	uint32_t need[VK_RINGS_MAX]; /* bytes of room in TX ring r to wake for; 0 = do not care */
+	uint32_t spin_ns; /* of the next wait; adapts between 0 and spin_ns_max */
+	uint32_t spin_ns_max;
+	uint64_t bells; /* rung */
+	uint64_t waits; /* that ended in a sleep */
+};
+
+/* vk_client_open checks and maps regions D and A and readies *client. Keeps the bells (still the
+ * caller's to close), not the memfds; nothing is mapped after a failure. Returns 0 or -errno:
+ * -EPROTO or -EPERM if the regions are none of ours (vk_channel_check). */
+int vk_client_open(struct vk_client *client, int region_d, int region_a, int bell_self,
+		   int bell_peer, uint32_t generation);
+
+/* vk_client_close unmaps both regions. No pointer into them may be used afterwards. */
+void vk_client_close(struct vk_client *client);
+
+/* vk_client_put publishes one record of a kind in the ring of head->stream's class and rings the
+ * bell if the worker sleeps. Returns 0, or -EAGAIN (no room: client_room says how much is there),
+ * -EMSGSIZE (over VK_SHARDED_MAX, or more than the whole ring), -EACCES (class not allowed),
+ * -ESHUTDOWN (closed, or the slot is another's now), -EPROTO. Release pairs with the worker's
+ * acquire of tail. */
+int vk_client_put(struct vk_client *client, uint32_t kind, const struct vk_message *head,
+		  const uint8_t *payload, uint32_t size);
+
+/* vk_client_send is vk_client_put of a DATA record. */
+int vk_client_send(struct vk_client *client, const struct vk_message *head, const uint8_t *payload,
+		   uint32_t size);
+
+/* vk_client_send_many publishes count DATA records with the same descriptor, payloads one behind
+ * the other: message i has sizes[i] bytes, or size bytes each if sizes is NULL. One publication,
+ * at most one bell. Returns how many went (fewer than count: the ring is full, or the next one is
+ * oversized), or -errno like vk_client_put if none did. */
+int vk_client_send_many(struct vk_client *client, const struct vk_message *head,
+			const uint8_t *payloads, const uint32_t *sizes, uint32_t size,
+			uint32_t count);
+
+/* vk_client_room returns the free bytes of TX ring r, or -EPROTO. */
+int64_t vk_client_room(struct vk_client *client, uint32_t ring);
+
+/* vk_client_receive describes the next records of RX ring r in entries[0..max) and steps over
+ * them; they stay in the ring until vk_client_release. With a flow other than VK_CLIENT_ANY_FLOW
+ * it stops before the first record that is not DATA of that flow. Returns how many; 0 = nothing
+ * (of that flow) there now; -ESHUTDOWN = nothing there and nothing will come; -EPROTO. */
+int vk_client_receive(struct vk_client *client, uint32_t ring, int64_t flow,
+		      struct vk_entry *entries, uint32_t max);
+
+/* vk_client_rewind makes the record that begins at a position returned as `end` (or where the
+ * first received record began) the next to be received again. It must not be released yet. */
+void vk_client_rewind(struct vk_client *client, uint32_t ring, uint64_t position);
+
+/* vk_client_release gives the bytes before position back to the worker (release; pairs with its
+ * acquire of head). No bell: the worker never waits for room here, it drops and counts. */
+void vk_client_release(struct vk_client *client, uint32_t ring, uint64_t position);
+
+/* vk_client_ready says whether there is something to do: 1 if a ring that is not paused has a
+ * record, if a TX ring has the room of need[], or if the channel is closed; else 0. */
+int vk_client_ready(struct vk_client *client);
+
+/* vk_client_arm asks for the bell and returns 0, or returns 1 with the bell disarmed if something
+ * is ready already. Its full fence pairs with vk_bell_wanted's in the worker. */
+int vk_client_arm(struct vk_client *client);
+
+/* vk_client_disarm takes the request for the bell back; rang: the bell has rung, empty it. */
+void vk_client_disarm(struct vk_client *client, int rang);
+
+/* vk_client_wait blocks until vk_client_ready, for at most timeout_ns (negative: for ever): polls
+ * for spin_ns, which adapts to how often polling paid, then sleeps on the bell. Returns 1, 0 on
+ * timeout, -EINTR on a signal, or -errno. Syscalls: ppoll, read, clock_gettime. */
+int vk_client_wait(struct vk_client *client, int64_t timeout_ns);
+#endif
