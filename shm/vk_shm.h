@@ -205,10 +205,13 @@ struct vk_flow {
 	uint64_t tx_messages;
 	uint64_t rx_messages;
 	uint64_t rx_gaps; /* messages that never came, by sequence */
+	uint64_t rx_window; /* bit n: message rx_sequence - 1 - n has come */
 	uint8_t class;
 	uint8_t opener; /* this side opened it */
 	uint8_t answered; /* STREAM_ACK has been sent or seen */
-	uint8_t closed; /* bit 0: we closed, bit 1: the peer closed */
+	uint8_t closed; /* bit 1: the peer closed, and the application knows */
+	uint8_t opened; /* the application knows that its OPEN was answered */
+	uint8_t pad[3];
 	uint32_t token; /* of the application that opened it */
 };
 

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef VK_DATAGRAM_H
+#define VK_DATAGRAM_H
+/* vk_datagram.h: the datagram under construction, written straight into the path's memory. */
+#include "vk_run.h"
+
+enum vk_datagram_const {
+	/* In front of the payload of every outer frame. */
+	VK_OUTER_SIZE = VK_HEADER_SIZE + sizeof(struct vk_ext_session),
+};
+
+/* One inner frame to be: header fields in host order, extensions by `present`. */
+struct vk_part {
+	struct vk_frame frame; /* type, flags, priority, stream, correlation, sequence, ... */
+	const uint8_t *payload;
+	uint32_t size;
+	uint32_t peer;
+	uint32_t class;
+};
+
+/* vk_datagram_add appends a part. alone: nothing else is waiting that could share its datagram.
+ * Returns 1, or 0 when the path takes no more now. Assumes that the part fits a datagram. */
+int vk_datagram_add(struct vk_run *run, const struct vk_part *part, int alone);
+
+/* vk_datagram_close commits the open datagram, if any. */
+void vk_datagram_close(struct vk_run *run);
+
+/* vk_part_overhead returns the bytes a part needs besides its payload, when alone. */
+static inline uint32_t vk_part_overhead(const struct vk_frame *frame)
+{
+	uint32_t bytes = VK_OUTER_SIZE;
+
+	if (frame->present & 1u << VK_EXT_SEQ)
+		bytes += sizeof(struct vk_ext_seq);
+	if (frame->present & 1u << VK_EXT_SHARD)
+		bytes += sizeof(struct vk_ext_shard);
+	if (frame->present & 1u << VK_EXT_TIME)
+		bytes += sizeof(struct vk_ext_time);
+	return bytes;
+}
+#endif

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: MIT */
+#include "vk_frame.h"
+
+static const uint8_t ext_bytes[] = {
+	[VK_EXT_SESSION] = sizeof(struct vk_ext_session),
+	[VK_EXT_TOKEN] = sizeof(struct vk_ext_token),
+	[VK_EXT_SEQ] = sizeof(struct vk_ext_seq),
+	[VK_EXT_SHARD] = sizeof(struct vk_ext_shard),
+	[VK_EXT_TIME] = sizeof(struct vk_ext_time),
+	[VK_EXT_TRACE] = sizeof(struct vk_ext_trace),
+};
+
+static void take_ext(struct vk_frame *frame, const uint8_t *at, uint32_t kind)
+{
+	switch (kind) {
+	case VK_EXT_SESSION:
+		frame->space = at[3] >> 6;
+		frame->session = vk_get32(at + 4);
+		frame->number = vk_get64(at + 8);
+		break;
+	case VK_EXT_SEQ:
+		frame->sequence = vk_get32(at + 4);
+		break;
+	case VK_EXT_SHARD:
+		frame->sequence = vk_get32(at + 4);
+		frame->offset = vk_get32(at + 8);
+		frame->total = vk_get32(at + 12);
+		break;
+	case VK_EXT_TIME:
+		frame->time_ns = vk_get64(at + 4);
+		break;
+	default:
+		break;
+	}
+	frame->present |= 1u << kind;
+}
+
+static int parse_extensions(struct vk_frame *frame, const uint8_t *at, uint32_t left)
+{
+	for (uint32_t i = 0; left; i++) {
+		uint32_t kind = at[0], bytes = (uint32_t)at[1] * VK_EXT_WORD;
+
+		if (i == VK_EXT_KINDS_MAX || !bytes || bytes > left)
+			return VK_FRAME_EXTENSION;
+		if (kind < sizeof ext_bytes && ext_bytes[kind]) {
+			if (bytes != ext_bytes[kind])
+				return VK_FRAME_EXTENSION;
+			take_ext(frame, at, kind);
+		}
+		at += bytes;
+		left -= bytes;
+	}
+	return VK_FRAME_OK;
+}
+
+int vk_frame_parse(struct vk_frame *frame, const uint8_t *data, uint32_t size, int exact)
+{
+	uint32_t start, ext;
+	uint64_t full;
+
+	if (size < VK_HEADER_SIZE)
+		return VK_FRAME_TRUNCATED;
+	start = vk_get32(data);
+	if (start >> 16 != VK_MAGIC)
+		return VK_FRAME_MAGIC;
+	if ((start >> 8 & 0xff) != VK_VERSION)
+		return VK_FRAME_VERSION;
+	frame->type = (uint8_t)start;
+	if (!vk_type_known(frame->type))
+		return VK_FRAME_TYPE;
+	frame->flags = data[4];
+	frame->priority = data[5];
+	frame->trace = data[6];
+	ext = (uint32_t)data[7] * VK_EXT_WORD;
+	frame->stream = vk_get32(data + 8);
+	frame->length = vk_get32(data + 12);
+	frame->correlation = vk_get32(data + 16);
+	frame->present = 0;
+	frame->time_ns = 0;
+	if (size - VK_HEADER_SIZE < ext)
+		return VK_FRAME_TRUNCATED;
+	full = (uint64_t)VK_HEADER_SIZE + ext + frame->length +
+	       (frame->flags & VK_FLAG_ENC ? VK_TAG_SIZE : 0);
+	if (exact ? full != size : full > size)
+		return VK_FRAME_LENGTH;
+	frame->size = (uint32_t)full;
+	frame->payload = data + VK_HEADER_SIZE + ext;
+	return ext ? parse_extensions(frame, data + VK_HEADER_SIZE, ext) : VK_FRAME_OK;
+}
+
+uint8_t vk_priority_lowest(uint32_t class)
+{
+	static const uint8_t lowest[VK_CLASS_COUNT] = {
+		[VK_CLASS_CRITICAL] = VK_PRIORITY_CRITICAL, [VK_CLASS_SYSTEM] = VK_PRIORITY_SYSTEM,
+		[VK_CLASS_JOB] = VK_PRIORITY_JOB,	    [VK_CLASS_DATA] = VK_PRIORITY_DATA,
+		[VK_CLASS_LOGS] = VK_PRIORITY_LOGS,
+	};
+
+	return class < VK_CLASS_COUNT ? lowest[class] : 0;
+}

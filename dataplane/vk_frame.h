@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef VK_FRAME_H
+#define VK_FRAME_H
+/* vk_frame.h: frames in user space, parsed into host order and built from it. Sans-IO. The parser
+ * reads nothing outside [data, data + size) and trusts nothing in it.
+ */
+#include "vk_wire.h"
+
+#ifndef VK_CDEF
+#include <stdint.h>
+
+/* A parsed frame: the header in host order, the extensions it carries, where its payload is. */
+struct vk_frame {
+	uint8_t type;
+	uint8_t flags;
+	uint8_t priority;
+	uint8_t trace;
+	uint32_t stream;
+	uint32_t length;
+	uint32_t correlation;
+	const uint8_t *payload;
+	uint32_t size; /* header + extensions + payload (+ tag) */
+	uint32_t present; /* bit enum vk_ext_kind */
+	/* SESSION */
+	uint32_t session;
+	uint32_t space;
+	uint64_t number;
+	/* SEQ or SHARD */
+	uint32_t sequence;
+	uint32_t offset;
+	uint32_t total;
+	/* TIME */
+	uint64_t time_ns;
+};
+
+enum vk_frame_error {
+	VK_FRAME_OK = 0,
+	VK_FRAME_TRUNCATED = 1,
+	VK_FRAME_MAGIC = 2,
+	VK_FRAME_VERSION = 3,
+	VK_FRAME_TYPE = 4,
+	VK_FRAME_EXTENSION = 5,
+	VK_FRAME_LENGTH = 6,
+};
+
+/* vk_frame_parse reads one frame at data. exact: the frame must fill size bytes (a datagram); else
+ * it may be followed by others (a run). Returns enum vk_frame_error. */
+int vk_frame_parse(struct vk_frame *frame, const uint8_t *data, uint32_t size, int exact);
+
+/* vk_frame_class returns the class of a parsed frame, by the rule the kernel program uses. */
+static inline uint32_t vk_frame_class(const struct vk_frame *frame)
+{
+	if (frame->type < VK_TYPE_CONTROL_END && !(frame->present & 1u << VK_EXT_SESSION))
+		return VK_CLASS_CONTROL;
+	return vk_stream_class(frame->stream);
+}
+
+/* vk_priority_lowest returns the lowest priority of a class's band. */
+uint8_t vk_priority_lowest(uint32_t class);
+
+/* vk_put16 writes 16 bits in network byte order, at any address. */
+static inline void vk_put16(uint8_t *at, uint16_t value)
+{
+	value = __builtin_bswap16(value);
+	__builtin_memcpy(at, &value, sizeof value);
+}
+
+/* vk_put32 writes 32 bits in network byte order, at any address. */
+static inline void vk_put32(uint8_t *at, uint32_t value)
+{
+	value = __builtin_bswap32(value);
+	__builtin_memcpy(at, &value, sizeof value);
+}
+
+/* vk_get32 reads 32 bits in network byte order, at any address. */
+static inline uint32_t vk_get32(const uint8_t *at)
+{
+	uint32_t value;
+
+	__builtin_memcpy(&value, at, sizeof value);
+	return __builtin_bswap32(value);
+}
+
+/* vk_get64 reads 64 bits in network byte order, at any address. */
+static inline uint64_t vk_get64(const uint8_t *at)
+{
+	return (uint64_t)vk_get32(at) << 32 | vk_get32(at + 4);
+}
+
+/* vk_put_header writes a header; ext counts words. Returns where the extensions go. */
+static inline uint8_t *vk_put_header(uint8_t *at, const struct vk_frame *frame, uint32_t ext,
+				     uint32_t timestamp)
+{
+	vk_put32(at, (uint32_t)VK_MAGIC << 16 | VK_VERSION << 8 | frame->type);
+	at[4] = frame->flags;
+	at[5] = frame->priority;
+	at[6] = frame->trace;
+	at[7] = (uint8_t)ext;
+	vk_put32(at + 8, frame->stream);
+	vk_put32(at + 12, frame->length);
+	vk_put32(at + 16, frame->correlation);
+	vk_put32(at + 20, timestamp);
+	return at + VK_HEADER_SIZE;
+}
+
+/* vk_put_ext writes an extension's own header for a body of struct bytes in all. */
+static inline void vk_put_ext(uint8_t *at, uint8_t kind, uint32_t bytes, uint16_t arg)
+{
+	at[0] = kind;
+	at[1] = (uint8_t)(bytes / VK_EXT_WORD);
+	vk_put16(at + 2, arg);
+}
+
+/* vk_put_session writes a SESSION extension and returns where the next one goes. */
+static inline uint8_t *vk_put_session(uint8_t *at, uint32_t session, uint32_t space,
+				      uint64_t number)
+{
+	vk_put_ext(at, VK_EXT_SESSION, sizeof(struct vk_ext_session), (uint16_t)(space << 6));
+	vk_put32(at + 4, session);
+	vk_put32(at + 8, (uint32_t)(number >> 32));
+	vk_put32(at + 12, (uint32_t)number);
+	return at + sizeof(struct vk_ext_session);
+}
+
+/* vk_put_seq writes a SEQ extension and returns where the next one goes. */
+static inline uint8_t *vk_put_seq(uint8_t *at, uint32_t sequence)
+{
+	vk_put_ext(at, VK_EXT_SEQ, sizeof(struct vk_ext_seq), 0);
+	vk_put32(at + 4, sequence);
+	return at + sizeof(struct vk_ext_seq);
+}
+
+/* vk_put_shard writes a SHARD extension and returns where the next one goes. */
+static inline uint8_t *vk_put_shard(uint8_t *at, uint32_t sequence, uint32_t offset, uint32_t total)
+{
+	vk_put_ext(at, VK_EXT_SHARD, sizeof(struct vk_ext_shard), 0);
+	vk_put32(at + 4, sequence);
+	vk_put32(at + 8, offset);
+	vk_put32(at + 12, total);
+	return at + sizeof(struct vk_ext_shard);
+}
+
+/* vk_put_time writes a TIME extension and returns where the next one goes. */
+static inline uint8_t *vk_put_time(uint8_t *at, uint64_t time_ns)
+{
+	vk_put_ext(at, VK_EXT_TIME, sizeof(struct vk_ext_time), 0);
+	vk_put32(at + 4, (uint32_t)(time_ns >> 32));
+	vk_put32(at + 8, (uint32_t)time_ns);
+	return at + sizeof(struct vk_ext_time);
+}
+
+/* vk_align_run returns where the next inner frame of a run begins, from the payload's start. */
+static inline uint32_t vk_align_run(uint32_t offset)
+{
+	return (offset + VK_AGG_ALIGN - 1) & ~(uint32_t)(VK_AGG_ALIGN - 1);
+}
+#endif
+#endif

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef VK_REASSEMBLY_H
+#define VK_REASSEMBLY_H
+/* vk_reassembly.h: messages made of shards. Bounded three ways: bytes in all, partial messages,
+ * and time; a message whose shards contradict each other is given up. Sans-IO, time is an
+ * argument.
+ */
+#include <stdint.h>
+
+enum vk_reassembly_const {
+	VK_PARTIALS_MAX = 1024, /* messages under way */
+	VK_PARTIAL_GAPS_MAX = 256, /* separate runs of bytes in one of them */
+};
+
+enum vk_shard_result {
+	VK_SHARD_TAKEN = 0, /* more is missing */
+	VK_SHARD_COMPLETE = 1, /* *message is whole until the next call */
+	VK_SHARD_REFUSED = 2, /* contradicts, repeats, or over a limit */
+};
+
+struct vk_reassembly;
+
+/* What a shard is part of, and where in it. */
+struct vk_shard {
+	uint32_t flow;
+	uint32_t flow_generation;
+	uint32_t sequence;
+	uint32_t offset;
+	uint32_t total;
+	uint32_t size;
+	const uint8_t *data;
+};
+
+/* vk_reassembly_new returns an empty table that uses at most bytes for payloads; NULL = no
+ * memory. */
+struct vk_reassembly *vk_reassembly_new(uint64_t bytes);
+
+/* vk_reassembly_free gives everything back; NULL is fine. */
+void vk_reassembly_free(struct vk_reassembly *table);
+
+/* vk_reassembly_limit changes the bound; partial messages over it stay until they end. */
+void vk_reassembly_limit(struct vk_reassembly *table, uint64_t bytes);
+
+/* vk_reassembly_add takes a shard. On VK_SHARD_COMPLETE, *message points to shard->total bytes. */
+enum vk_shard_result vk_reassembly_add(struct vk_reassembly *table, const struct vk_shard *shard,
+				       uint64_t now_ns, const uint8_t **message);
+
+/* vk_reassembly_expire gives up partial messages not completed within age_ns; returns how many. */
+uint32_t vk_reassembly_expire(struct vk_reassembly *table, uint64_t now_ns, uint64_t age_ns);
+
+/* vk_reassembly_bytes returns the payload memory in use. */
+uint64_t vk_reassembly_bytes(const struct vk_reassembly *table);
+#endif

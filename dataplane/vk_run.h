@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef VK_RUN_H
+#define VK_RUN_H
+/* vk_run.h: the private state of a running worker, and the small things its parts share. One
+ * thread; nothing here is seen by another process.
+ */
+#include "vk_channel.h"
+#include "vk_frame.h"
+#include "vk_worker.h"
+
+#include <stddef.h>
+
+enum vk_run_const {
+	VK_PEER_BUCKETS = 1024, /* open addressing, load <= 1/4 */
+	VK_REPLIES_MAX = 512, /* control frames waiting to be sent */
+	VK_NO_FLOW = 0xffffffff,
+	VK_LEASE_NS = 2000000000, /* a daemon silent for longer is gone */
+	VK_TICK_NS = 100000000, /* heartbeat and time-outs */
+};
+
+/* A token bucket in user space, kept as the time at which it would be full again. */
+struct vk_meter {
+	uint64_t cost_ns; /* of one unit, fixed point 2^-20; 0 = no limit */
+	uint64_t full_ns; /* CLOCK_MONOTONIC */
+};
+
+/* An attached application. */
+struct vk_run_slot {
+	uint32_t attached;
+	uint32_t generation;
+	struct vk_region *self; /* region D */
+	const struct vk_region *peer; /* region A, the application's: never trusted */
+	uint32_t capacity[VK_RINGS_MAX];
+	struct vk_tx out[VK_CLASS_COUNT]; /* to the application */
+	struct vk_rx in[VK_CLASS_COUNT]; /* from the application */
+	uint32_t published; /* bit class: out has records that are not published */
+	uint32_t consumed; /* bit class: in has records that are not released */
+	uint32_t rang;
+	uint32_t sleeps;
+	int bell_app;
+	int bell_worker;
+	int64_t deficit[VK_CLASS_COUNT]; /* bytes this application may still send this round */
+	uint32_t shard_offset[VK_CLASS_COUNT]; /* progress in the message at the ring's head */
+	uint32_t shard_sequence[VK_CLASS_COUNT];
+	struct vk_app policy; /* private copy of the row */
+	struct vk_meter messages;
+	struct vk_meter bytes;
+};
+
+/* A control frame to send: answers to OPEN and PING, resets. */
+struct vk_reply {
+	uint8_t type;
+	uint8_t class;
+	uint16_t peer;
+	uint32_t stream;
+	uint32_t correlation;
+	uint32_t code;
+};
+
+/* The datagram being built; one at a time. */
+struct vk_datagram {
+	struct vk_path *path;
+	uint8_t *data; /* NULL = none is open */
+	uint32_t used; /* bytes */
+	uint32_t limit; /* bytes */
+	uint32_t inner; /* frames of the run */
+	uint32_t peer;
+	uint32_t class;
+	uint32_t stream; /* of the first inner frame */
+	uint8_t priority; /* highest inside */
+};
+
+struct vk_reassembly;
+
+struct vk_run {
+	struct vk_boot *boot;
+	const struct vk_state *state;
+	struct vk_work *work;
+	struct vk_counters *counters;
+	uint64_t now_ns; /* CLOCK_MONOTONIC, once a turn */
+	uint64_t real_ns; /* CLOCK_REALTIME, once a turn */
+	uint64_t tick_ns; /* when the next tick is due */
+	struct vk_params params; /* clamped copy */
+	struct vk_path *rx[VK_PORTS_MAX];
+	struct vk_path *tx[VK_PORTS_MAX];
+	struct vk_peer peers[VK_PEERS_MAX]; /* private copies */
+	uint32_t peer_epoch;
+	uint16_t peer_buckets[VK_PEER_BUCKETS]; /* peer + 1 */
+	uint32_t last_peer;
+	uint32_t last_flow;
+	uint32_t flow_cursor; /* where the search for a free flow goes on */
+	uint32_t flow_high; /* no live flow at or above */
+	uint32_t flow_deleted; /* tombstones in the index */
+	struct vk_run_slot slots[VK_APPS_MAX];
+	uint32_t attached[VK_APPS_MAX]; /* slots, dense */
+	uint32_t attached_count;
+	uint32_t turn[VK_CLASS_COUNT]; /* whose turn it is in a class */
+	struct vk_reply replies[VK_REPLIES_MAX];
+	uint32_t reply_count;
+	uint64_t reset_due_ns; /* no reset to unknown streams before */
+	struct vk_datagram datagram;
+	uint64_t path_full; /* bit port: the kernel takes no more this turn */
+	struct vk_reassembly *reassembly;
+	int stopping;
+	uint32_t spin_hits;
+	uint32_t spin_tries;
+};
+
+/* vk_count_row returns the counters of a class, by enum vk_counter. */
+static inline uint64_t *vk_count_row(struct vk_run *run, uint32_t class)
+{
+	return run->counters->classes[class];
+}
+
+/* vk_reply_put queues a control frame; when the queue is full the peer's retry asks again. */
+static inline void vk_reply_put(struct vk_run *run, struct vk_reply reply)
+{
+	if (run->reply_count < VK_REPLIES_MAX)
+		run->replies[run->reply_count++] = reply;
+}
+#endif

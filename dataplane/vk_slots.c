@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: MIT */
+#define _GNU_SOURCE
+#include "vk_slots.h"
+
+#include "vk_bell.h"
+#include "vk_flows.h"
+#include "vk_peers.h"
+
+#include <string.h>
+#include <sys/socket.h>
+
+static void forget(struct vk_run *run, uint32_t slot)
+{
+	for (uint32_t i = 0; i < run->attached_count; i++) {
+		if (run->attached[i] != slot)
+			continue;
+		run->attached[i] = run->attached[--run->attached_count];
+		break;
+	}
+	run->slots[slot].attached = 0;
+	run->counters->gauges[VK_APPS_ATTACHED] = run->attached_count;
+}
+
+static int open_rings(struct vk_run_slot *slot)
+{
+	for (uint32_t c = VK_CLASS_CRITICAL; c < VK_CLASS_COUNT; c++) {
+		if (!slot->capacity[c])
+			continue;
+		if (vk_tx_open(&slot->out[c], slot->self, slot->peer, slot->capacity, c) ||
+		    vk_rx_open(&slot->in[c], slot->self, slot->peer, slot->capacity, c))
+			return -EPROTO;
+	}
+	return 0;
+}
+
+/* The boot slot's regions are mapped: open the rings over them. */
+static int adopt(struct vk_run *run, uint32_t number)
+{
+	struct vk_slot *boot = &run->boot->slots[number];
+	struct vk_run_slot *slot = &run->slots[number];
+
+	memset(slot, 0, sizeof *slot);
+	slot->generation = boot->generation;
+	slot->self = (struct vk_region *)boot->region_d;
+	slot->peer = (const struct vk_region *)boot->region_a;
+	slot->bell_app = boot->bell_app;
+	slot->bell_worker = boot->bell_worker;
+	memcpy(slot->capacity, slot->self->capacity, sizeof slot->capacity);
+	slot->policy.sequence = 1; /* odd: never equal to a row that can be read */
+	slot->sleeps = VK_LOAD_RELAXED(&slot->self->sleeping);
+	VK_STORE_RELAXED(&slot->self->sleeping, 0);
+	if (open_rings(slot))
+		return -EPROTO;
+	slot->attached = 1;
+	vk_slots_policy(run, number);
+	run->attached[run->attached_count++] = number;
+	run->counters->gauges[VK_APPS_ATTACHED] = run->attached_count;
+	return 0;
+}
+
+void vk_slots_inherit(struct vk_run *run)
+{
+	for (uint32_t i = 0; i < VK_APPS_MAX; i++) {
+		if (run->boot->slots[i].attached && adopt(run, i))
+			vk_slots_violation(run, i);
+	}
+}
+
+int vk_slots_attach(struct vk_run *run, uint32_t number, const int fds[4])
+{
+	struct vk_slot *boot = &run->boot->slots[number];
+	uint32_t capacity[VK_RINGS_MAX], generation;
+	int error = vk_channel_check(fds[0], 0, capacity, &generation);
+
+	if (!error && vk_channel_span(capacity) > boot->map_size)
+		error = -E2BIG;
+	if (!error && (!vk_channel_map(fds[0], capacity, 1, boot->region_d) ||
+		       !vk_channel_map(fds[1], capacity, 0, boot->region_a)))
+		error = -errno;
+	close(fds[0]);
+	close(fds[1]);
+	boot->generation = generation;
+	boot->bell_app = fds[2];
+	boot->bell_worker = fds[3];
+	if (!error)
+		error = adopt(run, number);
+	if (error) {
+		close(fds[2]);
+		close(fds[3]);
+	}
+	return error;
+}
+
+void vk_slots_detach(struct vk_run *run, uint32_t number)
+{
+	struct vk_run_slot *slot = &run->slots[number];
+
+	if (!slot->attached)
+		return;
+	forget(run, number);
+	vk_flows_close_slot(run, number);
+	vk_channel_unmap(slot->self, slot->capacity, 1);
+	vk_channel_unmap((struct vk_region *)(uintptr_t)slot->peer, slot->capacity, 1);
+	close(slot->bell_app);
+	close(slot->bell_worker);
+}
+
+void vk_slots_violation(struct vk_run *run, uint32_t slot)
+{
+	struct vk_order order = {
+		.kind = VK_ORDER_VIOLATION,
+		.slot = slot,
+		.generation = run->slots[slot].generation,
+		.result = -EPROTO,
+	};
+
+	run->counters->gauges[VK_APP_VIOLATIONS]++;
+	if (run->slots[slot].attached)
+		vk_slots_detach(run, slot);
+	send(run->boot->control_fd, &order, sizeof order, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+uint8_t *vk_slots_out(struct vk_run *run, uint32_t number, uint32_t class, uint32_t size)
+{
+	struct vk_tx *tx = &run->slots[number].out[class];
+	uint8_t *body;
+
+	if (!tx->capacity)
+		return NULL;
+	body = vk_tx_reserve(tx, size);
+	if (!body && vk_tx_room(tx) == -EPROTO)
+		vk_slots_violation(run, number);
+	return body;
+}
+
+void vk_slots_flush(struct vk_run *run)
+{
+	for (uint32_t i = 0; i < run->attached_count; i++) {
+		struct vk_run_slot *slot = &run->slots[run->attached[i]];
+
+		if (!(slot->published | slot->consumed))
+			continue;
+		for (uint32_t c = VK_CLASS_CRITICAL; c < VK_CLASS_COUNT; c++) {
+			if (slot->published & 1u << c)
+				vk_tx_publish(&slot->out[c]);
+			if (slot->consumed & 1u << c)
+				vk_rx_release(&slot->in[c]);
+		}
+		slot->published = 0;
+		slot->consumed = 0;
+		if (vk_bell_ring(slot->peer, slot->bell_app, &slot->rang))
+			run->counters->gauges[VK_WAKE_BELLS]++;
+	}
+}
+
+int vk_slots_pending(struct vk_run *run)
+{
+	for (uint32_t i = 0; i < run->attached_count; i++) {
+		const struct vk_run_slot *slot = &run->slots[run->attached[i]];
+
+		for (uint32_t c = VK_CLASS_CRITICAL; c < VK_CLASS_COUNT; c++) {
+			if (VK_LOAD_RELAXED(&slot->peer->tail[c]) != slot->in[c].head &&
+			    slot->capacity[c] && !slot->self->blocked[c])
+				return 1;
+		}
+	}
+	return 0;
+}
+
+void vk_slots_sleep(struct vk_run *run)
+{
+	for (uint32_t i = 0; i < run->attached_count; i++) {
+		struct vk_run_slot *slot = &run->slots[run->attached[i]];
+
+		if (++slot->sleeps == 0)
+			slot->sleeps = 1;
+		VK_STORE_RELAXED(&slot->self->sleeping, slot->sleeps);
+	}
+	VK_FULL_FENCE(); /* pairs with the fence of the applications' vk_bell_wanted */
+}
+
+void vk_slots_wake(struct vk_run *run)
+{
+	for (uint32_t i = 0; i < run->attached_count; i++) {
+		struct vk_run_slot *slot = &run->slots[run->attached[i]];
+
+		VK_STORE_RELAXED(&slot->self->sleeping, 0);
+	}
+}
+
+void vk_meter_set(struct vk_meter *meter, uint64_t per_second)
+{
+	meter->cost_ns = per_second ? (1000000000ull << VK_METER_SHIFT) / per_second : 0;
+	if (per_second && !meter->cost_ns)
+		meter->cost_ns = 1;
+}
+
+void vk_slots_policy(struct vk_run *run, uint32_t number)
+{
+	struct vk_run_slot *slot = &run->slots[number];
+	const struct vk_app *row = &run->state->apps[number];
+	struct vk_app policy;
+
+	if (VK_LOAD_RELAXED(&row->sequence) == slot->policy.sequence ||
+	    vk_seqlock_copy(&policy, row, sizeof policy))
+		return;
+	if (policy.generation != slot->generation)
+		return;
+	if (policy.range_count > VK_RANGES_MAX)
+		policy.range_count = VK_RANGES_MAX;
+	if (policy.weight < 1 || policy.weight > 1000)
+		policy.weight = 100;
+	slot->policy = policy;
+	vk_meter_set(&slot->messages, policy.rate_messages);
+	vk_meter_set(&slot->bytes, policy.rate_bytes);
+}
+
+int vk_slots_allow(const struct vk_run_slot *slot, uint32_t stream)
+{
+	if (!(slot->policy.class_mask & 1u << vk_stream_class(stream)))
+		return 0;
+	for (uint32_t i = 0; i < slot->policy.range_count; i++) {
+		if (stream >= slot->policy.range_first[i] && stream <= slot->policy.range_last[i])
+			return 1;
+	}
+	return 0;
+}
