@@ -29,12 +29,12 @@ struct {
 static __always_inline int police_source(const struct vk_view *view)
 {
 	struct vk_police *source = vk_source_limited();
-	struct vk_source_key key = {};
+	struct vk_source_key key;
 
 	if (!source)
 		return 1;
 	if (view->family == 4)
-		__builtin_memcpy(&key, view->source, sizeof(__be32));
+		key = vk_source_ip4(*(const __be32 *)view->source);
 	else
 		__builtin_memcpy(&key, view->source, sizeof(key));
 	return vk_police_source(source, &key, 1);

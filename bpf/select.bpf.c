@@ -66,15 +66,18 @@ static __always_inline int select_source(struct sk_reuseport_md *ctx, uint32_t f
 {
 	struct vk_police *source = vk_source_limited();
 	struct vk_source_key key = {};
+	__be32 address = 0;
 
 	if (!source)
 		return 1;
-	if (family == 4)
-		bpf_skb_load_bytes_relative(ctx, __builtin_offsetof(struct iphdr, saddr), &key,
-					    sizeof(__be32), BPF_HDR_START_NET);
-	else
+	if (family == 4) {
+		bpf_skb_load_bytes_relative(ctx, __builtin_offsetof(struct iphdr, saddr), &address,
+					    sizeof(address), BPF_HDR_START_NET);
+		key = vk_source_ip4(address);
+	} else {
 		bpf_skb_load_bytes_relative(ctx, __builtin_offsetof(struct ipv6hdr, saddr), &key,
 					    sizeof(key), BPF_HDR_START_NET);
+	}
 	return vk_police_source(source, &key, datagrams);
 }
 

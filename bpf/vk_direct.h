@@ -6,7 +6,7 @@
  */
 #include "vk_parse.h"
 
-/* vk_parse_chain walks the extensions of a frame, whose header says that the datagram holds them. */
+/* vk_parse_chain walks the extensions of a frame whose header says that the datagram holds them. */
 static __always_inline uint32_t vk_parse_chain(const struct vk_header *header, void *end,
 					       uint32_t *session)
 {

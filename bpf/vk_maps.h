@@ -69,7 +69,7 @@ struct vk_police {
 	uint64_t burst; /* packets; 0 = refuse all */
 };
 
-/* Key of vk_sources: an IPv6 address, or an IPv4 address in the first four bytes and zeros. */
+/* Key of vk_sources: an IPv6 address, or an IPv4 address mapped into IPv6 (::ffff:a.b.c.d). */
 struct vk_source_key {
 	uint32_t address[4]; /* network order */
 };

@@ -109,6 +109,12 @@ static __always_inline int vk_police_class(uint32_t class, uint32_t queue, uint6
 	return !police || !bucket || vk_bucket_take(police, bucket, packets);
 }
 
+/* vk_source_ip4 is the key of an IPv4 address. */
+static __always_inline struct vk_source_key vk_source_ip4(__be32 address)
+{
+	return (struct vk_source_key){ { 0, 0, bpf_htonl(0xffff), address } };
+}
+
 /* vk_source_limited says whether sources are policed at all. */
 static __always_inline struct vk_police *vk_source_limited(void)
 {
