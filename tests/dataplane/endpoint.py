@@ -17,7 +17,7 @@ from valkyrie.dataplane.wire import Class, Flag, Type
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from tests.lab import Link
+    from tests.lab import Lab, Link
 
 STREAMS = {
     Class.CRITICAL: lib.VK_FIRST_CRITICAL,
@@ -27,6 +27,14 @@ STREAMS = {
     Class.LOGS: lib.VK_FIRST_LOGS,
 }
 SMALL = Rings(rx=dict.fromkeys(Class, 64), reserve=64, tx=64)
+
+
+def queued_wire(lab: Lab) -> tuple[Link, Link]:
+    """Join two hosts; a real qdisc turns a veth's silent drops into back pressure."""
+    ends = lab.wire(lab.host("a"), lab.host("b"))
+    for end in ends:
+        end.host.set_qdisc(end.index, "pfifo", limit=1000)  # without one the limit is 0 here
+    return ends
 
 
 def payload(number: int, size: int) -> bytes:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 import struct
 
 import pytest
 
+from tests.census import needs
 from tests.dataplane.endpoint import Endpoint, aggregate, frame
-from tests.lab import Lab, Link
+from tests.lab import Lab, Link, wait_until
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.wire import Class
 
@@ -76,3 +79,102 @@ def test_udp_sends_into_an_xdp_receiver(wire: tuple[Link, Link]) -> None:
                 assert a.commit(peer, Class.LOGS, data)
             a.flush_all()
             assert [one.data for one in b.receive_all(Class.LOGS, len(sent))] == sent
+
+
+def test_a_link_without_checksum_offload_gets_plain_datagrams(wire: tuple[Link, Link]) -> None:
+    wire[0].host.disable_tx_checksum(wire[0].name)
+    with Endpoint(wire[0], "udp", "udp") as a, Endpoint(wire[1], "udp", "udp") as b:
+        for family in (4, 6):
+            sent = [frame(Class.JOB, number, 500) for number in range(150)]
+            for data in sent:
+                assert a.commit(a.peer(b, family), Class.JOB, data)
+            a.flush_all()
+            assert [one.data for one in b.receive_all(Class.JOB, 150)] == sent
+        assert sum(a.path.lost) == 0
+        assert a.path.sent == 300
+
+
+def test_a_full_qdisc_keeps_datagrams_and_loses_none(wire: tuple[Link, Link]) -> None:
+    link = wire[0]
+    link.host.set_qdisc(link.index, "pfifo", limit=0)
+    with Endpoint(wire[0], "udp", "udp") as a, Endpoint(wire[1], "udp", "udp") as b:
+        sent = [frame(Class.DATA, number, 1000) for number in range(100)]
+        for data in sent:
+            assert a.commit(a.peer(b), Class.DATA, data)
+        assert a.flush() == 100
+        assert (a.path.sent, sum(a.path.lost)) == (0, 0)
+        link.host.set_qdisc(link.index, "pfifo", limit=1000)
+        a.flush_all()
+        assert [one.data for one in b.receive_all(Class.DATA, 100)] == sent
+        assert a.path.sent == 100
+
+
+def test_a_path_that_is_full_says_so(wire: tuple[Link, Link]) -> None:
+    link = wire[0]
+    link.host.set_qdisc(link.index, "pfifo", limit=0)
+    with Endpoint(wire[0], "udp", "udp") as a, Endpoint(wire[1], "udp", "udp") as b:
+        peer, count = a.peer(b), 0
+        while a.commit(peer, Class.LOGS, frame(Class.LOGS, count, 1000)):
+            count += 1
+            assert count < 100_000
+        assert a.flush() == count
+        link.host.set_qdisc(link.index, "pfifo", limit=1000)
+        a.flush_all()
+        received = b.receive_all(Class.LOGS, count)
+        assert [one.number for one in received] == list(range(count))
+
+
+def test_datagrams_that_cannot_go_are_lost_with_a_reason_and_hurt_nobody_else(
+    wire: tuple[Link, Link],
+) -> None:
+    with Endpoint(wire[0], "udp", "udp") as a, Endpoint(wire[1], "udp", "udp") as b:
+        nowhere = a.peer(b, 6)
+        nowhere.address[0:2] = [0x20, 0x01]  # no route
+        large = a.peer(b, payload_max=1500)
+        for number in range(10):
+            assert a.commit(nowhere, Class.DATA, frame(Class.DATA, number))
+            assert a.commit(large, Class.JOB, frame(Class.JOB, number, 1476))
+            assert a.commit(a.peer(b), Class.DATA, frame(Class.DATA, number))
+        a.flush_all()
+        assert [one.number for one in b.receive_all(Class.DATA, 10)] == list(range(10))
+        assert (a.path.lost[Class.DATA], a.path.lost[Class.JOB]) == (10, 10)
+        assert a.path.error in (errno.ENETUNREACH, errno.EMSGSIZE)
+
+
+def test_an_answer_of_nobody_listens_does_not_cost_a_datagram(wire: tuple[Link, Link]) -> None:
+    with Endpoint(wire[0], "udp", "udp") as a:
+        peer = a.peer(a)
+        there = wire[1].v4.ip.packed
+        peer.address[0:4] = list(there)
+        peer.mac[0:6] = list(bytes.fromhex(wire[1].mac.replace(":", "")))
+        for number in range(20):
+            assert a.commit(peer, Class.DATA, frame(Class.DATA, number))
+            assert a.flush() == 0
+        assert (a.path.sent, a.path.lost[Class.DATA]) == (20, 0)
+        assert not a.receive(Class.DATA)
+
+
+def test_runts_are_counted_and_not_handed_out(wire: tuple[Link, Link]) -> None:
+    needs("network namespaces")
+    with (
+        wire[0].host.socket() as raw,
+        Endpoint(wire[1], "udp", "udp") as b,
+    ):
+        data = frame(Class.DATA, 1, 0)
+        raw.setsockopt(socket.IPPROTO_UDP, 103, 24)  # UDP_SEGMENT, linux/udp.h
+        raw.sendto(data + data + data[:10], (str(wire[1].v4.ip), lib.VK_PORT))
+        assert len(b.receive_all(Class.DATA, 2)) == 2
+        assert b.path.invalid[Class.DATA] == 1
+
+
+def test_classes_wait_in_sockets_of_their_own(wire: tuple[Link, Link]) -> None:
+    with Endpoint(wire[0], "udp", "udp") as a, Endpoint(wire[1], "udp", "udp") as b:
+        for number in range(64 * 20):
+            assert a.commit(a.peer(b), Class.LOGS, frame(Class.LOGS, number))
+        assert a.commit(a.peer(b), Class.CRITICAL, frame(Class.CRITICAL, 1))
+        a.flush_all()
+        first = wait_until(lambda: b.receive(Class.LOGS, 16), what="log frames")
+        assert len(first) == 16
+        assert [one.number for one in b.receive_all(Class.CRITICAL, 1)] == [1]
+        rest = b.receive_all(Class.LOGS, 64 * 20 - 16)
+        assert [one.number for one in rest] == list(range(16, 64 * 20))
