@@ -57,6 +57,7 @@ def mutations(packet: bytes) -> Iterator[bytes]:
             yield head + bytes((value,)) + tail
 
 
+@pytest.mark.sweep
 def test_every_mutation_of_one_packet_per_verdict_is_judged_as_the_model_does(rig: Rig) -> None:
     cases, wrong = 0, []
     rig.settle()
@@ -128,6 +129,7 @@ def damaged(packet: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.sweep
 @settings(
     max_examples=2_200,
     deadline=None,
