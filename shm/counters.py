@@ -1,0 +1,194 @@
+"""The counters page of a node: one named POSIX shared-memory object, readable by anybody allowed.
+
+It is read as it stands, while everything runs or after everybody died; values are 64 bits and
+never reset. Layout and names: ``vk_counters`` and its enums in ``vk_shm.h``.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import posix_ipc
+
+from ._shm import ffi
+from .errors import CountersError
+
+HEARTBEAT_MAX_NS = 2_000_000_000
+"""A daemon silent for longer is not running."""
+
+
+def object_name(node: str) -> str:
+    """Return the name of a node's shared-memory object."""
+    return f"/valkyrie.{node}"
+
+
+def enum_names(enum: str, prefix: str, *, without: str) -> dict[int, str]:
+    """Return the values of a C enum by user-facing name: lower case, no prefix, no count."""
+    elements: Mapping[int, str] = ffi.typeof(f"enum {enum}").elements
+    return {
+        value: name.removeprefix(prefix).lower()
+        for value, name in elements.items()
+        if name != without
+    }
+
+
+COUNTERS = enum_names("vk_counter", "VK_", without="VK_COUNTER_COUNT")
+"""Per class, by index."""
+GAUGES = enum_names("vk_gauge", "VK_", without="VK_GAUGE_COUNT")
+"""Per node, by index."""
+APP_COUNTS = tuple(name for name, _ in ffi.typeof("struct vk_app_count").fields)
+XSK_COUNTS = tuple(
+    name for name, _ in ffi.typeof("struct vk_verdicts").fields if name.startswith("xsk_")
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One counter: ``name{labels} value``."""
+
+    name: str
+    labels: tuple[tuple[str, str], ...]
+    value: int
+
+    def __str__(self) -> str:
+        inside = ",".join(f'{key}="{value}"' for key, value in self.labels)
+        return f"{self.name}{{{inside}}} {self.value}" if inside else f"{self.name} {self.value}"
+
+
+def _text(field: Any) -> str:
+    return bytes(field).split(b"\0")[0].decode(errors="replace")
+
+
+class CountersPage:
+    """A read-only view of a node's counters."""
+
+    def __init__(self, node: str) -> None:
+        """Open the page; raises CountersError when there is none, or it is of another version."""
+        try:
+            memory = posix_ipc.SharedMemory(object_name(node), flags=0, read_only=True)
+        except posix_ipc.ExistentialError:
+            raise CountersError(
+                f"node {node!r} has no counters: it was never started here, or was stopped"
+            ) from None
+        except posix_ipc.PermissionsError:
+            raise CountersError(
+                f"no permission to read the counters of node {node!r}: join the group that "
+                "owns them, or ask as root"
+            ) from None
+        size = ffi.sizeof("struct vk_counters")
+        try:
+            if memory.size < size:
+                raise CountersError(f"the counters of node {node!r} are of another version")
+            self._map = mmap.mmap(memory.fd, size, prot=mmap.PROT_READ)
+        finally:
+            memory.close_fd()
+        self.node = node
+        self.struct: Any = ffi.cast("struct vk_counters *", ffi.from_buffer(self._map))
+        if self.struct.magic != _magic() or self.struct.abi != _abi():
+            raise CountersError(f"the counters of node {node!r} are of another version")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the mapping back."""
+        self.struct = None
+        try:
+            self._map.close()
+        except BufferError:  # somebody still holds a view: it goes with him
+            return
+
+    @property
+    def running(self) -> bool:
+        """Whether the node's daemon is alive: its process exists and beats."""
+        age_ns = time.monotonic_ns() - self.struct.daemon_heartbeat_ns
+        try:
+            os.kill(self.struct.daemon_pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return age_ns < HEARTBEAT_MAX_NS
+        return self.struct.daemon_pid != 0 and age_ns < HEARTBEAT_MAX_NS
+
+    def class_row(self, index: int) -> dict[str, int]:
+        """Return the worker's counters of a class, by name."""
+        row = self.struct.classes[index]
+        return {name: row[at] for at, name in COUNTERS.items()}
+
+    def gauges(self) -> dict[str, int]:
+        """Return the worker's gauges, by name."""
+        return {name: self.struct.gauges[at] for at, name in GAUGES.items()}
+
+    def app_slots(self) -> list[int]:
+        """Return the slots that an application ever used."""
+        return [slot for slot, pid in enumerate(self.struct.app_pid) if pid]
+
+    def app_row(self, slot: int, index: int) -> dict[str, int]:
+        """Return an application's counters of a class, by name."""
+        row = self.struct.apps[slot][index]
+        return {name: getattr(row, name) for name in APP_COUNTS}
+
+    def ports(self) -> list[tuple[str, Any]]:
+        """Return ``(interface, struct vk_verdicts)`` of every port."""
+        return [
+            (_text(self.struct.verdicts[port].interface), self.struct.verdicts[port])
+            for port in range(min(self.struct.port_count, len(self.struct.verdicts)))
+        ]
+
+    def samples(
+        self, classes: Sequence[str], verdicts: Sequence[str], *, zeros: bool = False
+    ) -> Iterator[Sample]:
+        """Yield every counter; *classes* and *verdicts* name the rows by index."""
+        for index, name in enumerate(classes):
+            for counter, value in self.class_row(index).items():
+                if value or zeros:
+                    yield Sample(counter, (("class", name),), value)
+        for gauge, value in self.gauges().items():
+            yield Sample(gauge, (), value)
+        yield from self._app_samples(classes, zeros=zeros)
+        yield from self._port_samples(classes, verdicts, zeros=zeros)
+
+    def _app_samples(self, classes: Sequence[str], *, zeros: bool) -> Iterator[Sample]:
+        for slot in self.app_slots():
+            label = ("app", _text(self.struct.app_name[slot]) or str(slot))
+            for index, name in enumerate(classes):
+                for counter, value in self.app_row(slot, index).items():
+                    if value or zeros:
+                        yield Sample(f"app_{counter}", (label, ("class", name)), value)
+
+    def _port_samples(
+        self, classes: Sequence[str], verdicts: Sequence[str], *, zeros: bool
+    ) -> Iterator[Sample]:
+        for interface, port in self.ports():
+            at = ("interface", interface)
+            for unit in ("packets", "bytes", "messages"):
+                table = getattr(port, unit)
+                for index, name in enumerate(classes):
+                    for number, verdict in enumerate(verdicts):
+                        if table[index][number] or zeros:
+                            labels = (at, ("class", name), ("verdict", verdict))
+                            yield Sample(f"kernel_{unit}", labels, table[index][number])
+            for counter in XSK_COUNTS:
+                yield Sample(counter, (at,), getattr(port, counter))
+
+
+def _magic() -> int:
+    return int(ffi.typeof("enum vk_shm_const").relements["VK_SHM_MAGIC"])
+
+
+def _abi() -> int:
+    return int(ffi.typeof("enum vk_shm_const").relements["VK_SHM_ABI"])
