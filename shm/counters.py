@@ -121,8 +121,8 @@ class CountersPage:
         except ProcessLookupError:
             return False
         except PermissionError:
-            return age_ns < HEARTBEAT_MAX_NS
-        return self.struct.daemon_pid != 0 and age_ns < HEARTBEAT_MAX_NS
+            return bool(age_ns < HEARTBEAT_MAX_NS)
+        return bool(self.struct.daemon_pid) and bool(age_ns < HEARTBEAT_MAX_NS)
 
     def class_row(self, index: int) -> dict[str, int]:
         """Return the worker's counters of a class, by name."""
