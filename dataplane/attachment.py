@@ -41,6 +41,7 @@ OPEN_IDS_MAX = 64
 BACKLOG_MAX = 1024
 """Incoming streams that wait for ``accept`` before more are refused."""
 TOKEN_MAX = 0xFFFF_FFFF
+_EOS = Flag.EOS.value
 
 
 class Wait(NamedTuple):
@@ -135,7 +136,7 @@ class Attachment:
                     begin = end
                     continue
             if flow.full and not flow.closed:
-                flow.counts.held_up += 1
+                flow.held_up += 1
                 rings.rewind(ring, begin)
                 rings.pause(ring, True)
                 self._paused[ring] = flow
@@ -368,9 +369,10 @@ class Attachment:
         if not flow.queue and not flow.replies:
             found = self.rings.batch(flow.ring, flow.number, count_max)
             if isinstance(found, Batch):
-                flow.counts.received += len(found)
-                flow.counts.received_bytes += sum(found.sizes)
-                if any(flags & Flag.EOS.value for flags in found.flags):
+                flow.received += len(found)
+                flow.received_bytes += sum(found.sizes)
+                flags = found.flags.tobytes()
+                if any(flags) and any(flag & _EOS for flag in flags):
                     flow.ended = True
                 return found
             if found < 0 and found != -errno.ESHUTDOWN:
@@ -498,7 +500,7 @@ class Attachment:
             return
         while not flow.send_control(lib.VK_RECORD_CLOSE):
             now_ns = yield from self.wait_room(flow, 0, now_ns, None)
-        flow.finished = True
+        flow.outlet.closed = 1
         if flow.ended:
             self._forget(flow)
         elif self.streams.get((flow.peer, flow.stream)) is flow:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from ._core import ffi
+from ._core import ffi, lib
 from .errors import LocalProtocolError
 from .message import Message
 from .refusal import CODE_NAMES, RefusedError, StreamResetError, WouldBlockError
@@ -23,6 +23,7 @@ QUEUE_MESSAGES_MAX = 8192
 QUEUE_SIZE_MAX = 16 * 1024 * 1024
 """Bytes of payload that wait likewise."""
 CORRELATION_MAX = 0xFFFF_FFFF
+_send = lib.vk_client_send
 _EOS = Flag.EOS.value
 _ACK = Flag.ACK.value
 
@@ -30,8 +31,8 @@ _ACK = Flag.ACK.value
 class Counts(msgspec.Struct):
     """What one end of a stream has seen; nothing is dropped without a count."""
 
-    sent: int = 0
-    sent_bytes: int = 0
+    sent: int
+    sent_bytes: int
     received: int = 0
     received_bytes: int = 0
     held_up: int = 0
@@ -55,6 +56,7 @@ class Flow:
 
     def __init__(self, rings: Rings, peer: int, stream: int, ring: int) -> None:
         self.rings = rings
+        self._client = rings.client
         self.peer = peer
         self.stream = stream
         self.ring = ring
@@ -65,22 +67,36 @@ class Flow:
         self.token = 0
         self.code: int | None = None
         """The answer to an OPEN, once it is there."""
-        self.head = ffi.new("struct vk_message *")
+        self.outlet = ffi.new("struct vk_outlet *")
+        self.head = ffi.addressof(self.outlet, "head")
         self.head.peer = peer
         self.head.stream = stream
         self.queue: deque[Message] = deque()
         self.queue_size = 0
         self.replies: dict[int, Message | None] = {}
         self.correlation = 0
-        self.counts = Counts()
+        self.received = 0
+        self.received_bytes = 0
+        self.held_up = 0
+        self.after_close = 0
         self.ended = False
         """The peer sends no more."""
         self.ended_well = False
         """The peer had said so before the stream was reset."""
-        self.finished = False
-        """We send no more."""
         self.closed = False
         self.error: RefusedError | None = None
+
+    @property
+    def counts(self) -> Counts:
+        """What was sent and received so far."""
+        return Counts(
+            sent=self.outlet.sent,
+            sent_bytes=self.outlet.sent_bytes,
+            received=self.received,
+            received_bytes=self.received_bytes,
+            held_up=self.held_up,
+            after_close=self.after_close,
+        )
 
     def bind(self, number: int, generation: int) -> None:
         """Take the worker's flow for this stream."""
@@ -97,18 +113,22 @@ class Flow:
         """Raise what keeps this end from sending."""
         if self.error is not None:
             raise self.error
-        if self.closed or self.finished:
+        if self.outlet.closed:
             raise LocalProtocolError(f"stream {self.stream} is closed for sending: open another")
 
     def send(self, payload: Payload) -> None:
         """Send a plain message, or raise WouldBlockError."""
-        if self.error is not None or self.finished:
-            self.check_open()
-        error = self.rings.send(self.head, payload)
+        data = payload if type(payload) is bytes else ffi.from_buffer(payload)
+        size = len(data)
+        error = _send(self._client, self.outlet, data, size)
         if error:
-            raise self.rings.failure(error, self.ring, len(payload))
-        self.counts.sent += 1
-        self.counts.sent_bytes += len(payload)
+            raise self.failure(error, size)
+
+    def failure(self, error: int, size: int) -> Exception:
+        """Return the exception for a negative result of sending size bytes."""
+        if error == -errno.EPIPE:
+            self.check_open()
+        return self.rings.failure(error, self.ring, size)
 
     def send_as(
         self,
@@ -132,7 +152,7 @@ class Flow:
         finally:
             head.type = head.correlation = head.flags = head.priority = head.time_ns = 0
         if flags & _EOS:
-            self.finished = True
+            self.outlet.closed = 1
 
     def send_control(self, record: int, code: int = 0) -> bool:
         """Put a CLOSE or RESET record; False = no room now. A channel that is gone needs none."""
@@ -156,10 +176,10 @@ class Flow:
     def receive(self, message: Message) -> None:
         """Take a message in."""
         if self.closed:
-            self.counts.after_close += 1
+            self.after_close += 1
             return
-        self.counts.received += 1
-        self.counts.received_bytes += len(message.payload)
+        self.received += 1
+        self.received_bytes += len(message.payload)
         flags = message.flags
         if flags:
             if flags & _EOS:
@@ -173,7 +193,8 @@ class Flow:
     def reset(self, code: int) -> None:
         """Note that the stream is gone; a reader that has seen its end is not told."""
         self.ended_well = self.ended
-        self.ended = self.finished = True
+        self.ended = True
+        self.outlet.closed = 1
         if not self.closed:
             name = CODE_NAMES.get(code, "")
             self.error = StreamResetError(
@@ -238,14 +259,13 @@ class Outgoing:
 
     def push(self, flow: Flow) -> bool:
         """Send what fits; True = all gone. Raises what ``Flow.send`` raises but WouldBlockError."""
-        flow.check_open()
         left = self.count - self.sent
         if not left:
             return True
         sizes = self._size_data + self.sent if self._sizes else ffi.NULL
-        went = flow.rings.send_many(flow.head, self._data + self._offset, sizes, self._size, left)
+        went = flow.rings.send_many(flow.outlet, self._data + self._offset, sizes, self._size, left)
         if went < 0:
-            error = flow.rings.failure(went, flow.ring, self.next_size)
+            error = flow.failure(went, self.next_size)
             if isinstance(error, WouldBlockError):
                 return False
             raise error
@@ -257,6 +277,4 @@ class Outgoing:
             size = self._size * went
         self._offset += size
         self.sent += went
-        flow.counts.sent += went
-        flow.counts.sent_bytes += size
         return went == left

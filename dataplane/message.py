@@ -84,7 +84,7 @@ class Batch:
     so copy what you keep. The ring is as full as the batches you hold.
     """
 
-    __slots__ = ("_data", "_entries", "_offsets", "_release", "sizes")
+    __slots__ = ("_data", "_entries", "_release", "sizes")
 
     def __init__(
         self, data: memoryview, entries: bytes, release: Callable[[], None] | None
@@ -92,8 +92,8 @@ class Batch:
         self._data = data
         self._entries = memoryview(entries)
         self._release = release
-        self._offsets: list[int] = self._column("offset").tolist()
         self.sizes: list[int] = self._column("size").tolist()
+        """Bytes of each payload."""
 
     def _column(self, name: str) -> memoryview[int]:
         field = ENTRY_FIELDS[name]
@@ -109,7 +109,7 @@ class Batch:
     @property
     def offsets(self) -> list[int]:
         """Where each payload begins in ``data``, bytes."""
-        return self._offsets
+        return self._column("offset").tolist()
 
     @property
     def sequences(self) -> memoryview[int]:
@@ -153,12 +153,12 @@ class Batch:
         return len(self.sizes)
 
     def __getitem__(self, index: int) -> memoryview:
-        offset = self._offsets[index]
+        offset = self._column("offset")[index]
         return self._data[offset : offset + self.sizes[index]]
 
     def __iter__(self) -> Iterator[memoryview]:
         data = self._data
-        for offset, size in zip(self._offsets, self.sizes, strict=True):
+        for offset, size in zip(self.offsets, self.sizes, strict=True):
             yield data[offset : offset + size]
 
     def __enter__(self) -> Self:

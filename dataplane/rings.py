@@ -88,18 +88,13 @@ class Rings:
 
     # Sending
 
-    def send(self, head: Any, payload: Payload) -> int:
-        """Publish one message; returns 0 or -errno, see ``failure``."""
-        data = payload if type(payload) is bytes else ffi.from_buffer(payload)
-        return int(lib.vk_client_send(self.client, head, data, len(data)))
-
     def put(self, kind: int, head: Any, payload: bytes = EMPTY) -> int:
         """Publish one record of any kind; returns 0 or -errno, see ``failure``."""
         return int(lib.vk_client_put(self.client, kind, head, payload, len(payload)))
 
-    def send_many(self, head: Any, payloads: Any, sizes: Any, size: int, count: int) -> int:
+    def send_many(self, outlet: Any, payloads: Any, sizes: Any, size: int, count: int) -> int:
         """Publish messages that lie one behind the other; returns how many, or -errno."""
-        return int(lib.vk_client_send_many(self.client, head, payloads, sizes, size, count))
+        return int(lib.vk_client_send_many(self.client, outlet, payloads, sizes, size, count))
 
     def failure(self, error: int, ring: int, size: int) -> Exception:
         """Return the exception for a negative result of one of the calls above."""

@@ -128,20 +128,30 @@ int vk_client_put(struct vk_client *client, uint32_t kind, const struct vk_messa
 	return 0;
 }
 
-int vk_client_send(struct vk_client *client, const struct vk_message *head, const uint8_t *payload,
+int vk_client_send(struct vk_client *client, struct vk_outlet *outlet, const uint8_t *payload,
 		   uint32_t size)
 {
-	return vk_client_put(client, VK_RECORD_DATA, head, payload, size);
+	int error = outlet->closed ?
+			    -EPIPE :
+			    vk_client_put(client, VK_RECORD_DATA, &outlet->head, payload, size);
+
+	if (!error) {
+		outlet->sent++;
+		outlet->sent_bytes += size;
+	}
+	return error;
 }
 
-int vk_client_send_many(struct vk_client *client, const struct vk_message *head,
-			const uint8_t *payloads, const uint32_t *sizes, uint32_t size,
-			uint32_t count)
+int vk_client_send_many(struct vk_client *client, struct vk_outlet *outlet, const uint8_t *payloads,
+			const uint32_t *sizes, uint32_t size, uint32_t count)
 {
-	struct vk_tx *tx = &client->tx[vk_stream_class(head->stream)];
+	struct vk_tx *tx = &client->tx[vk_stream_class(outlet->head.stream)];
+	uint64_t bytes = 0;
 	uint32_t sent;
 	int error = 0;
 
+	if (outlet->closed)
+		return -EPIPE;
 	if (gone(client))
 		return -ESHUTDOWN;
 	if (!tx->capacity)
@@ -149,13 +159,15 @@ int vk_client_send_many(struct vk_client *client, const struct vk_message *head,
 	for (sent = 0; sent < count && sent < INT32_MAX; sent++) {
 		if (sizes)
 			size = sizes[sent];
-		error = put(tx, VK_RECORD_DATA, head, payloads, size);
+		error = put(tx, VK_RECORD_DATA, &outlet->head, payloads + bytes, size);
 		if (error)
 			break;
-		payloads += size;
+		bytes += size;
 	}
 	if (!sent)
 		return error;
+	outlet->sent += sent;
+	outlet->sent_bytes += bytes;
 	vk_tx_publish(tx);
 	ring_bell(client);
 	return (int)sent;

@@ -23,6 +23,15 @@ struct vk_entry {
 	struct vk_message message;
 };
 
+/* A stream to send on, and what was sent: counted here, where it costs nothing. */
+struct vk_outlet {
+	struct vk_message head; /* descriptor of the next message */
+	uint32_t closed; /* 1: nothing more is sent */
+	uint32_t pad;
+	uint64_t sent;
+	uint64_t sent_bytes;
+};
+
 struct vk_client {
 	struct vk_tx tx[VK_RINGS_MAX]; /* by class; capacity 0 = class not allowed */
 	struct vk_rx rx[VK_RINGS_MAX];
@@ -61,17 +70,16 @@ void vk_client_close(struct vk_client *client);
 int vk_client_put(struct vk_client *client, uint32_t kind, const struct vk_message *head,
 		  const uint8_t *payload, uint32_t size);
 
-/* vk_client_send is vk_client_put of a DATA record. */
-int vk_client_send(struct vk_client *client, const struct vk_message *head, const uint8_t *payload,
+/* vk_client_send is vk_client_put of a DATA record on a stream; -EPIPE if the outlet is closed. */
+int vk_client_send(struct vk_client *client, struct vk_outlet *outlet, const uint8_t *payload,
 		   uint32_t size);
 
 /* vk_client_send_many publishes count DATA records with the same descriptor, payloads one behind
  * the other: message i has sizes[i] bytes, or size bytes each if sizes is NULL. One publication,
  * at most one bell. Returns how many went (fewer than count: the ring is full, or the next one is
- * oversized), or -errno like vk_client_put if none did. */
-int vk_client_send_many(struct vk_client *client, const struct vk_message *head,
-			const uint8_t *payloads, const uint32_t *sizes, uint32_t size,
-			uint32_t count);
+ * oversized), or -errno like vk_client_send if none did. */
+int vk_client_send_many(struct vk_client *client, struct vk_outlet *outlet, const uint8_t *payloads,
+			const uint32_t *sizes, uint32_t size, uint32_t count);
 
 /* vk_client_room returns the free bytes of TX ring r, or -EPROTO. */
 int64_t vk_client_room(struct vk_client *client, uint32_t ring);

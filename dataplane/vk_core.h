@@ -5,6 +5,7 @@
  * from the ABI headers; functions come from core_sources (meson.build), never from the worker
  * library.
  */
+#include "vk_blast.h"
 #include "vk_bpf.h"
 #include "vk_client.h"
 #include "vk_packet.h"

@@ -288,6 +288,8 @@ class Fabric:
         return appsocket.Reply()
 
     def _detach(self, app: App) -> None:
+        while self._move(app):  # what it sent still goes out
+            pass
         app.node.apps.remove(app)
         app.socket.close()
         for end in list(app.node.flows.values()):

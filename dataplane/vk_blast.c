@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: MIT */
+#define _GNU_SOURCE
+#include "vk_blast.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { NS_PER_S = 1000000000 };
+
+static const uint64_t STRIDE = 0x9e3779b97f4a7c15; /* odd: word i of number n is n + i * STRIDE */
+
+static int64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * NS_PER_S + now.tv_nsec;
+}
+
+static void fill(uint8_t *payload, uint32_t size, uint64_t number)
+{
+	for (uint32_t at = 0; at + 8 <= size; at += 8, number += STRIDE)
+		memcpy(payload + at, &number, 8);
+}
+
+/* check counts what a payload says: its number, and whether the rest follows from it. */
+static void check(const uint8_t *payload, uint32_t size, struct vk_blast_result *result,
+		  uint64_t *expected)
+{
+	uint64_t number, word, wrong = 0;
+
+	if (size < VK_BLAST_SIZE_MIN) {
+		result->corrupt++;
+		return;
+	}
+	memcpy(&number, payload, 8);
+	for (uint32_t at = 8; at + 8 <= size; at += 8) {
+		memcpy(&word, payload + at, 8);
+		wrong |= word ^ (number + at / 8 * STRIDE);
+	}
+	result->corrupt += wrong != 0;
+	if (number > *expected)
+		result->lost += number - *expected;
+	*expected = number + 1;
+	result->messages++;
+	result->bytes += size;
+}
+
+/* wait_until waits for something to do; need: bytes of room in the stream's ring, or 0. */
+static int wait_until(struct vk_client *client, uint32_t ring, uint32_t need, int64_t end_ns)
+{
+	int64_t left = end_ns - now_ns();
+	int ready;
+
+	if (left <= 0)
+		return -ETIMEDOUT;
+	client->need[ring] = need;
+	ready = vk_client_wait(client, left);
+	client->need[ring] = 0;
+	return ready == 0 ? -ETIMEDOUT : ready < 0 && ready != -EINTR ? ready : 0;
+}
+
+/* send_all sends messages that lie one behind the other, waiting for room. */
+static int send_all(struct vk_client *client, struct vk_outlet *outlet, const uint8_t *from,
+		    uint32_t size, uint32_t count, int64_t end_ns, struct vk_blast_result *result)
+{
+	uint32_t ring = vk_stream_class(outlet->head.stream);
+	uint32_t paused = client->paused;
+	int error = 0;
+
+	while (count && !error) {
+		int sent = vk_client_send_many(client, outlet, from, NULL, size, count);
+
+		if (sent < 0 && sent != -EAGAIN)
+			return sent;
+		if (sent > 0) {
+			from += (uint64_t)size * (uint32_t)sent;
+			count -= (uint32_t)sent;
+			result->messages += (uint32_t)sent;
+			result->bytes += (uint64_t)size * (uint32_t)sent;
+		}
+		if (!count)
+			break;
+		result->blocked++;
+		client->paused = ~0u; /* what came in is not why we wait */
+		error = wait_until(client, ring, client->tx_capacity[ring] / 8, end_ns);
+		client->paused = paused;
+	}
+	return error;
+}
+
+int vk_blast_send(struct vk_client *client, struct vk_outlet *outlet, uint32_t size, uint64_t count,
+		  uint32_t batch, int64_t timeout_ns, struct vk_blast_result *result)
+{
+	int64_t begin_ns = now_ns();
+	uint8_t *payloads;
+	int error = 0;
+
+	*result = (struct vk_blast_result){ 0 };
+	if (size < VK_BLAST_SIZE_MIN || size % 8 || size > VK_SHARDED_MAX || !batch ||
+	    batch > VK_BLAST_BATCH_MAX)
+		return -EINVAL;
+	payloads = malloc((size_t)size * batch);
+	if (!payloads)
+		return -ENOMEM;
+	for (uint64_t number = 0; number < count && !error;) {
+		uint32_t n = count - number < batch ? (uint32_t)(count - number) : batch;
+
+		for (uint32_t i = 0; i < n; i++, number++)
+			fill(payloads + (size_t)size * i, size, number);
+		error = send_all(client, outlet, payloads, size, n, begin_ns + timeout_ns, result);
+		if (!error && now_ns() > begin_ns + timeout_ns)
+			error = -ETIMEDOUT;
+	}
+	result->elapsed_ns = (uint64_t)(now_ns() - begin_ns);
+	free(payloads);
+	return error;
+}
+
+/* receive_some waits for messages of the flow and describes them: how many, or -errno. */
+static int receive_some(struct vk_client *client, struct vk_outlet *outlet,
+			struct vk_entry *entries, uint32_t max, int64_t end_ns)
+{
+	uint32_t ring = vk_stream_class(outlet->head.stream);
+
+	for (;;) {
+		int n = vk_client_receive(client, ring, outlet->head.flow, entries, max);
+		int error;
+
+		if (n)
+			return n;
+		if (client->rx[ring].head != client->rx[ring].tail)
+			return -EPROTO; /* a record of another kind or flow */
+		error = wait_until(client, ring, 0, end_ns);
+		if (error)
+			return error;
+	}
+}
+
+int vk_blast_receive(struct vk_client *client, struct vk_outlet *outlet, uint64_t count,
+		     int64_t timeout_ns, struct vk_blast_result *result)
+{
+	uint32_t ring = vk_stream_class(outlet->head.stream);
+	int64_t end_ns = now_ns() + timeout_ns, first_ns = 0;
+	struct vk_entry entries[VK_BLAST_BATCH_MAX];
+	uint64_t expected = 0;
+	int last = 0;
+
+	*result = (struct vk_blast_result){ 0 };
+	while (result->messages < count && !last) {
+		uint64_t left = count - result->messages;
+		int n = receive_some(
+			client, outlet, entries,
+			left < VK_BLAST_BATCH_MAX ? (uint32_t)left : VK_BLAST_BATCH_MAX, end_ns);
+
+		if (n < 0)
+			return n;
+		if (!first_ns)
+			first_ns = now_ns();
+		for (int i = 0; i < n; i++) {
+			check(client->rx[ring].data + entries[i].offset, entries[i].size, result,
+			      &expected);
+			last |= entries[i].message.flags & VK_FLAG_EOS;
+		}
+		vk_client_release(client, ring, entries[n - 1].end);
+		result->elapsed_ns = (uint64_t)(now_ns() - first_ns);
+	}
+	return 0;
+}
+
+int vk_blast_ping(struct vk_client *client, struct vk_outlet *outlet, uint32_t size, uint64_t count,
+		  int64_t timeout_ns, uint64_t *rtt_ns, struct vk_blast_result *result)
+{
+	uint32_t ring = vk_stream_class(outlet->head.stream);
+	int64_t begin_ns = now_ns(), end_ns = begin_ns + timeout_ns, sent_ns;
+	struct vk_blast_result sent = { 0 };
+	struct vk_entry entry;
+	uint8_t *payload;
+	uint64_t expected = 0;
+	int error = 0;
+
+	*result = (struct vk_blast_result){ 0 };
+	if (size < VK_BLAST_SIZE_MIN || size % 8 || size > VK_SHARDED_MAX)
+		return -EINVAL;
+	payload = malloc(size);
+	if (!payload)
+		return -ENOMEM;
+	for (uint64_t number = 0; number < count && error >= 0; number++) {
+		fill(payload, size, number);
+		sent_ns = now_ns();
+		error = send_all(client, outlet, payload, size, 1, end_ns, &sent);
+		if (!error)
+			error = receive_some(client, outlet, &entry, 1, end_ns);
+		if (error < 0)
+			break;
+		rtt_ns[number] = (uint64_t)(now_ns() - sent_ns);
+		check(client->rx[ring].data + entry.offset, entry.size, result, &expected);
+		vk_client_release(client, ring, entry.end);
+	}
+	result->elapsed_ns = (uint64_t)(now_ns() - begin_ns);
+	free(payload);
+	return error < 0 ? error : 0;
+}
+
+int vk_blast_echo(struct vk_client *client, struct vk_outlet *outlet, uint64_t count,
+		  int64_t timeout_ns, struct vk_blast_result *result)
+{
+	uint32_t ring = vk_stream_class(outlet->head.stream);
+	int64_t end_ns = now_ns() + timeout_ns;
+	struct vk_entry entries[VK_BLAST_BATCH_MAX];
+
+	*result = (struct vk_blast_result){ 0 };
+	while (result->messages < count) {
+		int n = receive_some(client, outlet, entries, VK_BLAST_BATCH_MAX, end_ns);
+
+		if (n < 0)
+			return n;
+		for (int i = 0; i < n; i++) {
+			int error = send_all(client, outlet,
+					     client->rx[ring].data + entries[i].offset,
+					     entries[i].size, 1, end_ns, result);
+
+			if (error)
+				return error;
+		}
+		vk_client_release(client, ring, entries[n - 1].end);
+	}
+	return 0;
+}
