@@ -46,7 +46,10 @@ def test_the_documented_numbers_stand() -> None:
         "DATA",
         "LOGS",
     ]
-    assert (wire.PORT, int(lib.VK_MAGIC)) == (model.PORT, int.from_bytes(model.MAGIC, "big"))
+    assert (wire.PORT, int(lib.VK_MAGIC)) == (
+        model.DOCUMENTED_PORT,
+        int.from_bytes(model.DOCUMENTED_MAGIC, "big"),
+    )
     assert Verdict.STEER == 0
 
 
