@@ -367,8 +367,13 @@ uint32_t vk_send_all(struct vk_run *run)
 	vk_send_replies(run);
 	for (uint32_t i = 0; i < run->attached_count; i++)
 		vk_slots_policy(run, run->attached[i]);
-	for (uint32_t class = VK_CLASS_CRITICAL; class < VK_CLASS_COUNT; class ++)
-		went += send_class(run, class);
+	do { /* rounds: a datagram stays open for the next one while nobody else comes between */
+		round = 0;
+		for (uint32_t c = VK_CLASS_CRITICAL; c < VK_CLASS_COUNT; c++)
+			round += send_class(run, c);
+		went += round;
+	} while (round && run->turn_bytes < TURN_BYTES);
+	vk_datagram_close(run);
 	return went;
 }
 
@@ -382,9 +387,9 @@ uint32_t vk_send_flush(struct vk_run *run)
 
 		if (left > 0)
 			kept += (uint32_t)left;
-		for (uint32_t class = 0; class < VK_CLASS_COUNT; class ++) {
-			vk_count_row(run, class)[VK_DROP_TX_FRAMES] += path->lost[class];
-			path->lost[class] = 0;
+		for (uint32_t c = 0; c < VK_CLASS_COUNT; c++) {
+			vk_count_row(run, c)[VK_DROP_TX_FRAMES] += path->lost[c];
+			path->lost[c] = 0;
 		}
 	}
 	return kept;
