@@ -82,11 +82,14 @@ enum vk_record_kind {
 /* Errors that cross the wire in STREAM_RESET / ERROR payloads and rings (FEATURES: families). */
 enum vk_code {
 	VK_CODE_OK = 0,
+	VK_CODE_MALFORMED = 101, /* a request that breaks the protocol */
 	VK_CODE_NO_SERVICE = 301, /* nobody listens under that name */
 	VK_CODE_STREAM_IN_USE = 302,
 	VK_CODE_STREAM_UNKNOWN = 303,
 	VK_CODE_STREAMS_FULL = 304,
 	VK_CODE_APPLICATION_GONE = 305,
+	VK_CODE_OVERLOAD = 501, /* too many requests at once: try again later */
+	VK_CODE_FAILED = 502, /* the node could not do it */
 	VK_CODE_POLICY = 701, /* policy refuses class, stream, peer or service */
 	VK_CODE_NO_PEER = 601,
 	VK_CODE_UNREACHABLE = 602, /* the peer does not answer */
@@ -317,7 +320,8 @@ struct vk_app_count {
 	uint64_t refused;
 };
 
-/* Kernel verdicts of one interface, copied from the BPF maps by the daemon. */
+/* Kernel verdicts of one interface, copied from the BPF maps by the broker: an interface's are in
+ * the row of its first port. */
 struct vk_verdicts {
 	uint8_t interface[16];
 	uint8_t rx_mode[16]; /* "xdp-zero-copy", "xdp-native", "xdp-generic", "udp" */
@@ -326,7 +330,7 @@ struct vk_verdicts {
 	uint64_t bytes[8][32];
 	uint64_t messages[8][32];
 	uint64_t xsk_dropped; /* sum over sockets, XDP_STATISTICS */
-	uint64_t xsk_ring_full;
+	uint64_t xsk_ring_full; /* on the kernel path: UDP sockets were full (super-packets) */
 	uint64_t xsk_fill_empty;
 	uint64_t xsk_invalid;
 };
@@ -348,7 +352,7 @@ struct vk_counters {
 	uint32_t app_uid[VK_APPS_MAX];
 	uint32_t app_pid[VK_APPS_MAX];
 	uint8_t app_name[VK_APPS_MAX][32];
-	struct vk_verdicts verdicts[VK_PORTS_MAX];
+	struct vk_verdicts verdicts[VK_PORTS_MAX]; /* by the broker */
 };
 
 #ifndef VK_CDEF

@@ -1,0 +1,441 @@
+"""The daemon: everything that needs judgement and no rights.
+
+Forked by the broker, another user, no capability, no descriptor of eBPF or AF_XDP. It decides by
+the policy, writes the rows that workers read, asks the broker for the rest, and can be forked anew
+at any time: what it knows is in the shared rows, or comes again from the configuration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import gc
+import itertools
+import json
+import logging
+import os
+import socket
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from valkyrie.dataplane import appsocket, ffi, lib
+from valkyrie.dataplane.appsocket import AnyRequest, Reply
+from valkyrie.dataplane.errors import ConfigError, DataPlaneError
+from valkyrie.dataplane.wire import Class, FrameError, Type, parse_frame
+
+from . import config as configuration
+from . import messages, policy, status
+from .appserver import Answer, AppServer, Connection
+from .messages import Kind, Message
+from .peers import Peers, PortFacts
+from .policy import Grant, Refusal
+from .state import State, get, set_application_name
+
+if TYPE_CHECKING:
+    from .boot import Boot
+    from .config import Config
+
+log = logging.getLogger("valkyrie")
+
+_BEAT_S = 0.1
+_BROKER_S = 10.0
+_UPGRADE_S = 30.0
+"""How long the broker may take to answer; an upgrade waits for the old worker and the new one."""
+_FRAMES_A_TURN = 64
+
+
+@dataclass(slots=True)
+class Inherited:
+    """What the broker hands to a daemon by fork."""
+
+    config: Config
+    boot: Boot
+    link: socket.socket
+    listener: socket.socket
+    frames: socket.socket
+    """Control-class frames, from and to the worker."""
+    interfaces: list[dict[str, object]]
+    connections: dict[int, tuple[int, socket.socket]]
+    """Of attached applications, by slot, with its generation."""
+    tuned: str
+    restarts: int
+    worker_pid: int
+    worker_deaths: int
+
+    def descriptors(self) -> list[int]:
+        """Return the descriptors a daemon keeps."""
+        ends = [self.link, self.listener, self.frames]
+        ends += [connection for _, connection in self.connections.values()]
+        return [end.fileno() for end in ends]
+
+
+class BrokerLink:
+    """Asks the broker, and hears its news."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self._link = link
+        self._loop = asyncio.get_running_loop()
+        self._tokens = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[Message]] = {}
+        self.news: asyncio.Queue[Message | None] = asyncio.Queue()
+        """None: the broker is gone."""
+        self._loop.add_reader(link, self._read)
+
+    def _read(self) -> None:
+        try:
+            message = messages.receive(self._link)
+        except BlockingIOError:
+            return
+        except (OSError, ValueError):
+            message = None
+        if message is None:
+            self._loop.remove_reader(self._link)
+            self.news.put_nowait(None)
+            return
+        if message.kind >= Kind.VIOLATION:
+            self.news.put_nowait(message)
+            return
+        waiting = self._waiting.pop(message.token, None)
+        if waiting is None or waiting.done():
+            messages.close_all(message.descriptors)
+        else:
+            waiting.set_result(message)
+
+    async def ask(self, message: Message, timeout_s: float = _BROKER_S) -> Message:
+        """Return the broker's answer; DataPlaneError when it could not."""
+        message.token = next(self._tokens) & 0xFFFFFFFF
+        answer: asyncio.Future[Message] = self._loop.create_future()
+        self._waiting[message.token] = answer
+        try:
+            messages.send(self._link, message)
+            found = await asyncio.wait_for(answer, timeout_s)
+        except BlockingIOError as error:
+            raise DataPlaneError.of(error.errno or 0, "ask the broker") from error
+        except TimeoutError as error:
+            raise DataPlaneError.of(errno.ETIMEDOUT, "ask the broker") from error
+        finally:
+            self._waiting.pop(message.token, None)
+        if found.result < 0:
+            raise DataPlaneError(-found.result, found.text or os.strerror(-found.result))
+        return found
+
+
+@dataclass(slots=True)
+class Figures:
+    """What the daemon counts itself."""
+
+    control_frames: Counter[str] = field(default_factory=Counter)
+    """Control-class frames by type: nobody speaks the handshake yet."""
+    violations: int = 0
+    worker_pid: int = 0
+    worker_deaths: int = 0
+
+
+class Daemon:
+    """The node's judgement."""
+
+    def __init__(self, inherited: Inherited) -> None:
+        self.inherited = inherited
+        self.config = inherited.config
+        if inherited.tuned:
+            self.config = configuration.tuned(self.config, json.loads(inherited.tuned))
+        self.rules = configuration.rules(self.config)
+        self.state = State(inherited.boot.state)
+        self.counters = inherited.boot.counters
+        self.work = inherited.boot.work
+        self.broker = BrokerLink(inherited.link)
+        self.figures = Figures(
+            worker_pid=inherited.worker_pid, worker_deaths=inherited.worker_deaths
+        )
+        self.peers = Peers(
+            self.state,
+            self.config.peers,
+            [_port_facts(row) for row in inherited.interfaces],
+            self.config.node.udp_port,
+        )
+        self.apps = AppServer(inherited.listener, self._answer, self._ended)
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until the broker says goodbye."""
+        self.state.set_parameters(self.config.worker, self.config.classes)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self.inherited.frames, self._control_frames)
+        self.counters.daemon_pid = os.getpid()
+        self._beat()
+        self.apps.start(self._adopted())
+        tasks = [
+            loop.create_task(each)
+            for each in (self._heart(), self.peers.run(), self._hear(), self._stop.wait())
+        ]
+        await self.broker.ask(Message(Kind.READY))
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        await self.apps.stop()
+        for task in done:
+            task.result()
+
+    # ---- Life ----
+
+    def _beat(self) -> None:
+        now_ns = time.monotonic_ns()
+        self.state.beat(now_ns)
+        self.counters.daemon_heartbeat_ns = now_ns
+
+    async def _heart(self) -> None:
+        while True:
+            self._beat()
+            await asyncio.sleep(_BEAT_S)
+
+    async def _hear(self) -> None:
+        while (news := await self.broker.news.get()) is not None:
+            if news.kind == Kind.STOPPING:
+                break
+            if news.kind == Kind.WORKER:
+                self.figures.worker_pid, self.figures.worker_deaths = news.first, news.second
+            elif news.kind == Kind.VIOLATION:
+                self._violated(news)
+        self._stop.set()
+
+    def _violated(self, news: Message) -> None:
+        for connection in self.apps.connections:
+            if (connection.slot, connection.generation) == (news.slot, news.generation):
+                self.figures.violations += 1
+                log.warning(
+                    "application '%s' (pid %d, uid %d) broke the rules of its rings: cut off",
+                    connection.name,
+                    connection.who.pid,
+                    connection.who.uid,
+                )
+                self.apps.cut(connection)
+
+    def _control_frames(self) -> None:
+        head = ffi.sizeof("struct vk_control_frame")
+        for _ in range(_FRAMES_A_TURN):
+            try:
+                packet = self.inherited.frames.recv(65536)
+            except OSError:
+                return
+            if not packet:
+                return
+            try:
+                name = Type(parse_frame(packet[head:]).header.type).name.lower()
+            except (FrameError, ValueError):
+                name = "malformed"
+            self.figures.control_frames[name] += 1
+
+    # ---- Applications ----
+
+    def _adopted(self) -> list[Connection]:
+        """Return the connections of applications that an earlier daemon attached."""
+        found = []
+        services = self.state.services()
+        taken = self.inherited.connections
+        for slot, (generation, end) in taken.items():
+            connection = self.apps.connection(end)
+            connection.slot, connection.generation = slot, generation
+            connection.name = get(self.counters.app_name[slot])
+            grant = policy.decide(self.rules, connection.who.uid, connection.who.gids)
+            connection.grant = grant if isinstance(grant, Grant) else None
+            connection.services = {
+                name for name, owner in services.items() if owner == (slot, generation)
+            }
+            found.append(connection)
+        for slot in range(lib.VK_APPS_MAX):  # what the dead one left half done
+            if slot not in taken and self.state.rows.apps[slot].state != lib.VK_ROW_FREE:
+                self._forget(slot)
+        for name, (slot, generation) in services.items():
+            if slot not in taken or taken[slot][0] != generation:
+                self.state.remove_service(name)
+        return found
+
+    def _forget(self, slot: int) -> None:
+        # Its name stays in the counters page beside what it counted.
+        self.state.set_application_state(slot, lib.VK_ROW_FREE)
+
+    async def _ended(self, connection: Connection) -> None:
+        if not connection.attached or self._stop.is_set():
+            return
+        for name in connection.services:
+            self.state.remove_service(name)
+        slot = connection.slot
+        self.state.set_application_state(slot, lib.VK_ROW_CLOSING)
+        message = Message(Kind.DETACH, slot=slot, generation=connection.generation)
+        try:
+            await self.broker.ask(message)
+        except DataPlaneError as error:
+            log.warning("slot %d could not be taken back: %s", slot, error)
+        self._forget(slot)
+
+    async def _answer(self, connection: Connection, request: AnyRequest) -> Answer:
+        try:
+            if isinstance(request, appsocket.Attach):
+                return await self._attach(connection, request)
+            return await self._reply(connection, request), []
+        except DataPlaneError as error:
+            return Reply(code=lib.VK_CODE_FAILED, message=str(error.args[-1])), []
+        except ConfigError as error:
+            return Reply(code=lib.VK_CODE_POLICY, message=str(error)), []
+
+    async def _reply(self, connection: Connection, request: AnyRequest) -> Reply:
+        match request:
+            case appsocket.Connect():
+                return self._connect(connection, request)
+            case appsocket.Listen():
+                return self._listen(connection, request)
+            case appsocket.Unlisten():
+                return self._unlisten(connection, request)
+            case appsocket.Status():
+                return Reply(document=await status.document(self))
+            case _:
+                return await self._administer(connection, request)
+
+    def _grant(self, connection: Connection) -> Grant | Refusal:
+        return connection.grant or policy.decide(
+            self.rules, connection.who.uid, connection.who.gids
+        )
+
+    async def _attach(self, connection: Connection, request: appsocket.Attach) -> Answer:
+        if connection.attached:
+            return Reply(code=lib.VK_CODE_POLICY, message="attached already: connect anew"), []
+        who = connection.who
+        grant = self._grant(connection)
+        if isinstance(grant, Refusal):
+            return Reply(code=grant.code, message=grant.reason), []
+        others = [each for each in self.apps.connections if each.attached]
+        mine = sum(
+            each.who.uid == who.uid and each.grant is not None and each.grant.rule == grant.rule
+            for each in others
+        )
+        capacity = policy.rings(grant, mine, request.ring_size)
+        if isinstance(capacity, Refusal):
+            return Reply(code=capacity.code, message=capacity.reason), []
+        slot = self.state.free_slot({each.slot for each in others})
+        if slot is None:
+            message = f"all {lib.VK_APPS_MAX} slots are taken: close an application"
+            return Reply(code=lib.VK_CODE_OVERLOAD, message=message), []
+        generation = self.state.set_application(slot, grant, who.uid, who.pid)
+        connection.slot, connection.generation = slot, generation
+        connection.grant = grant
+        connection.name = request.name.encode("ascii", "replace").decode()[:31]
+        rings = capacity + (0,) * (lib.VK_RINGS_MAX - len(capacity))
+        try:
+            answer = await self.broker.ask(
+                Message(
+                    Kind.ATTACH,
+                    slot=slot,
+                    generation=generation,
+                    capacity=rings,
+                    descriptors=[connection.socket.fileno()],
+                )
+            )
+        except DataPlaneError:
+            connection.slot = -1
+            self._forget(slot)
+            raise
+        connection.capacity = capacity
+        set_application_name(self.counters, slot, connection.name, who.uid, who.pid)
+        reply = Reply(slot=slot, generation=generation, capacity=list(capacity))
+        return reply, answer.descriptors
+
+    def _connect(self, connection: Connection, request: appsocket.Connect) -> Reply:
+        grant = self._grant(connection)
+        if isinstance(grant, Refusal):
+            return Reply(code=grant.code, message=grant.reason)
+        index = self.peers.find(request.peer)
+        if index is None:
+            known = ", ".join(peer.name for peer in self.config.peers[:16]) or "none"
+            message = f"no peer '{request.peer}' in the configuration; known: {known}"
+            return Reply(code=lib.VK_CODE_NO_PEER, message=message)
+        peer = self.config.peers[index]
+        if refusal := policy.may_reach(grant, peer.name, peer.address):
+            return Reply(code=refusal.code, message=refusal.reason)
+        return Reply(peer=index, family=self.peers.family(index))
+
+    def _listen(self, connection: Connection, request: appsocket.Listen) -> Reply:
+        name, grant = request.service, connection.grant
+        if grant is None or not connection.attached:
+            return Reply(code=lib.VK_CODE_POLICY, message="attach first")
+        if refusal := policy.may_listen(grant, name):
+            return Reply(code=refusal.code, message=refusal.reason)
+        if name in connection.services:
+            return Reply()
+        if name in self.state.services():
+            message = f"another application listens on '{name}': choose another name"
+            return Reply(code=lib.VK_CODE_STREAM_IN_USE, message=message)
+        if not self.state.add_service(name, connection.slot, connection.generation):
+            message = f"all {lib.VK_SERVICES_MAX} service names are taken"
+            return Reply(code=lib.VK_CODE_OVERLOAD, message=message)
+        connection.services.add(name)
+        return Reply()
+
+    def _unlisten(self, connection: Connection, request: appsocket.Unlisten) -> Reply:
+        if request.service not in connection.services:
+            message = f"this application does not listen on '{request.service}'"
+            return Reply(code=lib.VK_CODE_NO_SERVICE, message=message)
+        connection.services.discard(request.service)
+        self.state.remove_service(request.service)
+        return Reply()
+
+    # ---- Administration ----
+
+    async def _administer(self, connection: Connection, request: AnyRequest) -> Reply:
+        if connection.who.uid not in (0, os.getuid()):
+            message = f"only root and '{self.config.node.user}' may do that"
+            return Reply(code=lib.VK_CODE_POLICY, message=message)
+        match request:
+            case appsocket.Tune():
+                return Reply(document=await self._tune(request.values))
+            case appsocket.Upgrade():
+                answer = await self.broker.ask(Message(Kind.RENEW), _UPGRADE_S)
+                return Reply(document={"upgraded": answer.text})
+            case appsocket.Stop():
+                await self.broker.ask(Message(Kind.STOP))
+                return Reply()
+        raise AssertionError(request)
+
+    async def _tune(self, values: dict[str, int]) -> dict[str, object]:
+        before = self.config
+        self.config = configuration.tuned(before, values)
+        self.state.set_parameters(self.config.worker, self.config.classes)
+        for klass in Class:
+            limits = configuration.limits(self.config, klass)
+            if limits != configuration.limits(before, klass):
+                await self._police(klass, limits.rate_packets, limits.burst_packets)
+        source = self.config.source
+        if source != before.source:
+            await self._police(messages.SOURCE, source.rate_packets, source.burst_packets)
+        live = configuration.live_keys(self.config)
+        original = configuration.live_keys(self.inherited.config)
+        changed = {key: value for key, value in live.items() if original[key] != value}
+        await self.broker.ask(Message(Kind.TUNED, text=json.dumps(changed)))
+        return dict(live)
+
+    async def _police(self, which: int, rate: int, burst: int) -> None:
+        await self.broker.ask(Message(Kind.POLICE, slot=which, first=rate, second=burst))
+
+
+def _port_facts(row: dict[str, object]) -> PortFacts:
+    name = str(row["name"])
+    return PortFacts(
+        index=int(str(row["port"])),
+        ifindex=socket.if_nametoindex(name),
+        interface=name,
+        mtu=int(str(row["mtu"])),
+    )
+
+
+def run(inherited: Inherited) -> None:
+    """Run the daemon in this process until the broker ends it."""
+    gc.collect()
+    gc.freeze()  # nothing of the broker's is ever finalised here
+
+    async def main() -> None:
+        await Daemon(inherited).run()
+
+    with contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(main())

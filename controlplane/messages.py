@@ -1,0 +1,138 @@
+"""The fixed messages between broker and daemon, on a SEQPACKET socket pair.
+
+Every request of the daemon (kinds up to ``Kind.READY``) gets one answer with the same kind and
+token; the other kinds are news from the broker. Descriptors travel beside the bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from valkyrie.dataplane import lib
+
+_HEAD = struct.Struct(f"<IIIIi{lib.VK_RINGS_MAX}IQQ")
+SIZE_MAX = 65_536
+"""Bytes of the largest message."""
+_DESCRIPTORS_MAX = 8
+
+
+class Kind(IntEnum):
+    """What a message asks or tells."""
+
+    ATTACH = 1
+    """Make a slot's rings. With the application's connection, which the broker keeps so that a
+    next daemon can go on with it. Answer: region D, region A, bell_app, bell_worker."""
+    DETACH = 2
+    """Take a slot back, and let go of its connection."""
+    POLICE = 3
+    """Set the token bucket of class ``slot`` (``SOURCE`` = every source address): ``first``
+    packets per second and interface, 0 = no limit, burst ``second``."""
+    TUNED = 4
+    """Keep ``text`` for the next daemon: the values tuned so far."""
+    COUNT = 5
+    """Copy the kernel's counters into the counters page now."""
+    CENSUS = 6
+    """Count the frames of every port by owner. Answer: ``text`` is JSON."""
+    RENEW = 7
+    """Start the worker and the programs that are installed now. The answer's ``text`` says what
+    was done, or what went wrong and what runs instead."""
+    STOP = 8
+    """Stop the node; the answer comes before."""
+    READY = 9
+    """The daemon serves."""
+    VIOLATION = 16
+    """A slot broke the rules of its rings and was cut off."""
+    WORKER = 17
+    """A worker started: its process is ``first``, ``second`` have died so far."""
+    STOPPING = 18
+    """Say good-bye to the applications and leave."""
+
+
+SOURCE = 0xFFFFFFFF
+"""In place of a class: the policer of every source address."""
+
+
+@dataclass(slots=True)
+class Message:
+    """One message; what a kind does not use stays 0."""
+
+    kind: Kind
+    token: int = 0
+    slot: int = 0
+    generation: int = 0
+    result: int = 0
+    """Of an answer: 0 or -errno."""
+    capacity: tuple[int, ...] = (0,) * lib.VK_RINGS_MAX
+    first: int = 0
+    second: int = 0
+    text: str = ""
+    descriptors: list[int] = field(default_factory=list)
+    """Received ones belong to the receiver, sent ones stay the sender's."""
+
+    def pack(self) -> bytes:
+        """Return the bytes of the message."""
+        head = _HEAD.pack(
+            self.kind,
+            self.token,
+            self.slot,
+            self.generation,
+            self.result,
+            *self.capacity,
+            self.first,
+            self.second,
+        )
+        return head + self.text.encode()[: SIZE_MAX - len(head)]
+
+    @classmethod
+    def parse(cls, data: bytes) -> Message:
+        """Return the message in bytes; ValueError when there is none."""
+        if len(data) < _HEAD.size:
+            raise ValueError("a message is cut short")
+        kind, token, slot, generation, result, *capacity, first, second = _HEAD.unpack_from(data)
+        return cls(
+            kind=Kind(kind),
+            token=token,
+            slot=slot,
+            generation=generation,
+            result=result,
+            capacity=tuple(capacity),
+            first=first,
+            second=second,
+            text=data[_HEAD.size :].decode(errors="replace"),
+        )
+
+
+def send(link: socket.socket, message: Message) -> None:
+    """Send a message; BlockingIOError when a non-blocking socket has no room."""
+    socket.send_fds(link, [message.pack()], message.descriptors)
+
+
+def receive(link: socket.socket) -> Message | None:
+    """Return the next message, None when the other side is gone; BlockingIOError if none is there.
+
+    ValueError is a fault of the other side; its descriptors have been closed.
+    """
+    data, descriptors, _, _ = socket.recv_fds(
+        link, SIZE_MAX, _DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC
+    )
+    if not data:
+        return None
+    try:
+        message = Message.parse(data)
+    except ValueError:
+        close_all(descriptors)
+        raise
+    message.descriptors = list(descriptors)
+    return message
+
+
+def close_all(descriptors: list[int]) -> None:
+    """Close descriptors that nobody wants."""
+    for fd in descriptors:
+        with contextlib.suppress(OSError):
+            os.close(fd)

@@ -1,0 +1,118 @@
+"""The status document: everything a person or a tool may want to know of a running node."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from valkyrie.dataplane import ffi, lib
+from valkyrie.dataplane.errors import DataPlaneError
+from valkyrie.dataplane.wire import Class
+
+from . import config as configuration
+from . import ledger
+from .messages import Kind, Message
+
+if TYPE_CHECKING:
+    from .config import Config
+    from .daemon import Daemon
+
+_PHASES = {
+    lib.VK_WORKER_NONE: "none",
+    lib.VK_WORKER_RUNNING: "running",
+    lib.VK_WORKER_STOPPED: "stopped",
+    lib.VK_WORKER_FAILED: "failed",
+}
+
+
+def streams(work: Any) -> dict[int, int]:
+    """Return the open streams by application slot."""
+    found: dict[int, int] = {}
+    if not work.flow_count:
+        return found
+    step = ffi.sizeof("struct vk_flow") // 4
+    states = memoryview(ffi.buffer(work.flows)).cast("I")[::step].tolist()
+    for index, state in enumerate(states):
+        if state == lib.VK_ROW_LIVE:
+            slot = work.flows[index].app
+            found[slot] = found.get(slot, 0) + 1
+    return found
+
+
+async def document(daemon: Daemon) -> dict[str, object]:
+    """Return the document; asks the broker for what only it can see."""
+    census: dict[str, object] = {}
+    try:
+        await daemon.broker.ask(Message(Kind.COUNT))
+        census = json.loads((await daemon.broker.ask(Message(Kind.CENSUS))).text)
+    except DataPlaneError as error:
+        census = {"error": str(error.args[-1])}
+    config = daemon.config
+    return {
+        "node": config.node.name,
+        "version": version("valkyrie"),
+        "uptime_s": round(time.time() - daemon.counters.started_ns / 1e9, 3),
+        "broker": {"pid": os.getppid()},
+        "daemon": {"pid": os.getpid(), "restarts": daemon.inherited.restarts},
+        "worker": _worker(daemon),
+        "interfaces": daemon.inherited.interfaces,
+        "peers": daemon.peers.describe(),
+        "applications": _applications(daemon),
+        "classes": {klass.name.lower(): _limits(config, klass) for klass in Class},
+        "source": {
+            "rate_packets": config.source.rate_packets,
+            "burst_packets": config.source.burst_packets,
+        },
+        "refused": dict(daemon.apps.refused),
+        "violations": daemon.figures.violations,
+        "control_frames": dict(daemon.figures.control_frames),
+        "census": census,
+        "ledger": ledger.balance(daemon.counters).document(),
+    }
+
+
+def _limits(config: Config, klass: Class) -> dict[str, object]:
+    limits = configuration.limits(config, klass)
+    return {
+        "rate_packets": limits.rate_packets,
+        "burst_packets": limits.burst_packets,
+        "quantum_bytes": limits.quantum_bytes,
+    }
+
+
+def _worker(daemon: Daemon) -> dict[str, object]:
+    work = daemon.work
+    silent_ns = time.monotonic_ns() - work.heartbeat_ns
+    return {
+        "pid": daemon.figures.worker_pid,
+        "phase": _PHASES.get(work.phase, "unknown"),
+        "starts": int(work.starts),
+        "restarts": daemon.figures.worker_deaths,
+        "silent_ms": round(silent_ns / 1e6, 1) if work.heartbeat_ns else None,
+        "streams": int(work.flow_count),
+        "spin_us": daemon.config.worker.spin_us,
+        "budget_frames": daemon.config.worker.budget_frames,
+    }
+
+
+def _applications(daemon: Daemon) -> list[dict[str, object]]:
+    open_streams = streams(daemon.work)
+    return [
+        {
+            "slot": each.slot,
+            "name": each.name,
+            "uid": each.who.uid,
+            "pid": each.who.pid,
+            "rule": each.grant.rule if each.grant else "",
+            "classes": sorted(klass.name.lower() for klass in each.grant.classes)
+            if each.grant
+            else [],
+            "services": sorted(each.services),
+            "streams": open_streams.get(each.slot, 0),
+        }
+        for each in sorted(daemon.apps.connections, key=lambda c: c.slot)
+        if each.attached
+    ]
