@@ -3,6 +3,8 @@
  * the first segment's) and picks the socket of its class. The same rules as classify, except that
  * what one run sees may be up to VK_AGG_MAX datagrams: the frame must fit, not fill, and the number
  * of datagrams is estimated from the size of the first. The worker checks each of them again.
+ * The kernel answers a datagram refused here by an ICMP port unreachable (limited by its own rate),
+ * which only connected senders notice.
  */
 #include "vk_tables.h"
 

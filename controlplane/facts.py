@@ -20,7 +20,8 @@ from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
-_SYS_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
+SYS_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
+"""Number of bpf(2) by machine."""
 # linux/bpf.h
 _BPF_MAP_CREATE, _BPF_PROG_LOAD = 0, 5
 _MAP_ATTR_SIZE, _PROG_ATTR_SIZE = 120, 144
@@ -61,7 +62,7 @@ def text(path: str) -> str:
 
 def _bpf(command: int, attributes: bytearray) -> int:
     """Call bpf(2), close what it opened, and return 0 or the errno."""
-    number = _SYS_BPF.get(platform.machine())
+    number = SYS_BPF.get(platform.machine())
     if number is None:
         return errno.ENOSYS
     buffer = ctypes.create_string_buffer(bytes(attributes), len(attributes))

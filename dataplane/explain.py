@@ -149,7 +149,7 @@ class Explainer:
             if name not in live:
                 raise CaptureError(f"the running node has no map {name}: is it another version?")
             target = self._program.maps[name]
-            for key in live[name].keys():  # noqa: SIM118  # a Map is no mapping
+            for key in live[name]:
                 value = live[name].lookup(key)
                 if value is not None:
                     target.update(key, value)

@@ -113,7 +113,7 @@ class Map:
         _check(result, f"remove an element of map {self.name}")
         return True
 
-    def keys(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[bytes]:
         """Yield the keys; of a map that changes meanwhile, some may be missed."""
         previous = ffi.NULL
         for _ in range(self.shape.entries + 1):

@@ -99,6 +99,7 @@ struct vk_run {
 	uint32_t reply_count;
 	uint64_t reset_due_ns; /* no reset to unknown streams before */
 	struct vk_datagram datagram;
+	uint64_t turn_bytes; /* taken from applications this turn */
 	uint64_t path_full; /* bit port: the kernel takes no more this turn */
 	struct vk_reassembly *reassembly;
 	int stopping;

@@ -8,7 +8,8 @@
 #include <string.h>
 
 enum {
-	CRITICAL_TURN_BYTES = 65536, /* critical goes first, but a turn ends */
+	CRITICAL_QUANTUM_BYTES = 65536, /* critical goes first, but a round ends */
+	TURN_BYTES = 131072, /* of all rounds together: then receiving has its turn */
 	WEIGHT_NORMAL = 100,
 };
 
@@ -326,6 +327,7 @@ static uint32_t send_ring(struct vk_run *run, uint32_t number, uint32_t class)
 		vk_rx_advance(in, &record);
 		slot->consumed |= 1u << class;
 		slot->deficit[class] -= record.size;
+		run->turn_bytes += record.size;
 		went++;
 	}
 	if (slot->self->blocked[class] != blocked)
@@ -336,7 +338,7 @@ static uint32_t send_ring(struct vk_run *run, uint32_t number, uint32_t class)
 static uint32_t send_class(struct vk_run *run, uint32_t class)
 {
 	uint32_t count = run->attached_count, went = 0, first = run->turn[class]++;
-	int64_t quanta = class == VK_CLASS_CRITICAL ? CRITICAL_TURN_BYTES :
+	int64_t quanta = class == VK_CLASS_CRITICAL ? CRITICAL_QUANTUM_BYTES :
 						      run->params.quantum_bytes[class];
 	int64_t quantum;
 
@@ -353,20 +355,25 @@ static uint32_t send_class(struct vk_run *run, uint32_t class)
 			slot->deficit[class] = 2 * quantum; /* it was blocked: no hoard */
 		went += send_ring(run, number, class);
 	}
-	vk_datagram_close(run);
 	return went;
 }
 
 uint32_t vk_send_all(struct vk_run *run)
 {
-	uint32_t went = 0;
+	uint32_t went = 0, round;
 
 	run->path_full = 0;
+	run->turn_bytes = 0;
 	vk_send_replies(run);
 	for (uint32_t i = 0; i < run->attached_count; i++)
 		vk_slots_policy(run, run->attached[i]);
-	for (uint32_t class = VK_CLASS_CRITICAL; class < VK_CLASS_COUNT; class ++)
-		went += send_class(run, class);
+	do { /* rounds: a datagram stays open for the next one while nobody else comes between */
+		round = 0;
+		for (uint32_t c = VK_CLASS_CRITICAL; c < VK_CLASS_COUNT; c++)
+			round += send_class(run, c);
+		went += round;
+	} while (round && run->turn_bytes < TURN_BYTES);
+	vk_datagram_close(run);
 	return went;
 }
 
@@ -380,9 +387,9 @@ uint32_t vk_send_flush(struct vk_run *run)
 
 		if (left > 0)
 			kept += (uint32_t)left;
-		for (uint32_t class = 0; class < VK_CLASS_COUNT; class ++) {
-			vk_count_row(run, class)[VK_DROP_TX_FRAMES] += path->lost[class];
-			path->lost[class] = 0;
+		for (uint32_t c = 0; c < VK_CLASS_COUNT; c++) {
+			vk_count_row(run, c)[VK_DROP_TX_FRAMES] += path->lost[c];
+			path->lost[c] = 0;
 		}
 	}
 	return kept;

@@ -1,12 +1,72 @@
 """The ``valkyrie`` command."""
 
-from cyclopts import App
+from __future__ import annotations
 
-from valkyrie import __version__
+import sys
+from typing import TYPE_CHECKING
 
-app = App(name="valkyrie", help="A node-level data plane for Linux hosts.", version=__version__)
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cyclopts import App
+
+
+def build() -> App:
+    """Return the command line. Commands import what is heavy when they run."""
+    from cyclopts import App
+
+    import valkyrie
+
+    from . import counters, node, pipes, tools
+    from .exits import MEANINGS
+
+    codes = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in MEANINGS.items())
+    app = App(
+        name="valkyrie",
+        help=f"A node-level data plane for Linux hosts.\n\nExit codes:\n{codes}",
+        help_format="plaintext",
+        version=valkyrie.__version__,
+    )
+    for command in (
+        node.up,
+        node.status,
+        counters.top,
+        counters.stat,
+        tools.doctor,
+        tools.explain,
+        pipes.send,
+        pipes.recv,
+        node.tune,
+        node.upgrade,
+        node.stop,
+    ):
+        app.command(command)
+    return app
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code; expected errors become one line on stderr."""
+    from cyclopts import CycloptsError
+
+    from valkyrie.dataplane.errors import ValkyrieError
+
+    from .exits import Exit, exit_code, message
+
+    app = build()
+    try:
+        result = app(
+            arguments, print_error=False, exit_on_error=False, result_action="return_value"
+        )
+    except CycloptsError as error:
+        print(f"valkyrie: {message(error)} (valkyrie --help)", file=sys.stderr)
+        return Exit.USAGE
+    except (ValkyrieError, OSError, KeyboardInterrupt) as error:
+        if not isinstance(error, KeyboardInterrupt):
+            print(f"valkyrie: {message(error)}", file=sys.stderr)
+        return exit_code(error)
+    return int(result) if isinstance(result, int) else Exit.OK
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line of this process."""
+    sys.exit(run())

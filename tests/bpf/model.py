@@ -9,6 +9,8 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
+DOCUMENTED_PORT = 0x5243
+DOCUMENTED_MAGIC = b"RC"
 EXTENSION_WORDS = {1: 4, 2: 4, 3: 2, 4: 4, 6: 3, 7: 7}
 TYPES = {
     *range(0x08),
@@ -112,7 +114,7 @@ def frame_start(data: bytes) -> tuple[bool, int]:
     """Check a frame up to its extensions; return (has a SESSION, bytes it says it has)."""
     if len(data) < 24:
         raise Ended("drop_truncated")
-    if data[0:2] != b"RC":
+    if data[0:2] != DOCUMENTED_MAGIC:
         raise Ended("drop_magic")
     if data[2] != 2:
         raise Ended("drop_version")
@@ -150,7 +152,7 @@ def frame_messages(data: bytes) -> int:
     return min(_number(data[16:20]), 64) if data[4] & 0x80 else 1
 
 
-def opinion(packet: bytes, port: int = 21059) -> Opinion:
+def opinion(packet: bytes, port: int = DOCUMENTED_PORT) -> Opinion:
     """Return what should happen to a packet, from its first Ethernet byte."""
     try:
         layer3, layer4, source, announced = _network(packet)

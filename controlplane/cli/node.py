@@ -1,0 +1,110 @@
+"""Commands that run a node or talk to one: up, status, tune, upgrade, stop."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from .client import DEFAULT_NODE, JsonOption, NodeOption, ask, print_document, print_json
+from .exits import Exit
+
+UPGRADE_S = 60.0
+
+ConfigOption = Annotated[
+    Path | None, Parameter(help="Configuration file, instead of /etc/valkyrie/valkyrie.toml.")
+]
+
+
+def up(*, config: ConfigOption = None, json: JsonOption = False) -> int:
+    """Run a node in the foreground, until SIGTERM or Ctrl-C.
+
+    Wants root, or the capabilities that `valkyrie doctor` lists. Tells systemd when it is ready.
+    """
+    from valkyrie.controlplane.config import DEFAULT_PATH, load
+
+    settings = load(config or DEFAULT_PATH)
+    code = int(import_module("valkyrie.controlplane.broker").run(settings))
+    if json:
+        print_json({"node": settings.node.name, "exit": code})
+    return code
+
+
+def status(*, node: NodeOption = DEFAULT_NODE, json: JsonOption = False) -> int:
+    """Say what a node is doing: interfaces and their paths with the reason, peers, applications."""
+    from valkyrie.dataplane import appsocket
+
+    document = ask(node, appsocket.Status()).document
+    if json:
+        print_json(document)
+    else:
+        print_document(document)
+    return Exit.OK
+
+
+def tune(
+    *values: Annotated[str, Parameter(help="KEY=VALUE, as class.logs.rate_packets=100000.")],
+    node: NodeOption = DEFAULT_NODE,
+    json: JsonOption = False,
+) -> int:
+    """Change live parameters of a node until it stops.
+
+    The keys are those marked live in docs/CONFIGURATION.md. Wants root.
+    """
+    from valkyrie.dataplane import appsocket
+
+    parsed = dict(_assignment(value) for value in values)
+    if not parsed:
+        from valkyrie.dataplane.errors import ConfigError
+
+        raise ConfigError("tune: say what to change, as worker.spin_us=0")
+    document = ask(node, appsocket.Tune(parsed)).document
+    if json:
+        print_json(document)
+    elif document:
+        print_document(document)
+    return Exit.OK
+
+
+_WORDS = {"true": 1, "on": 1, "yes": 1, "false": 0, "off": 0, "no": 0}
+
+
+def _assignment(text: str) -> tuple[str, int]:
+    from valkyrie.dataplane.errors import ConfigError
+
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"tune: '{text}' is no KEY=VALUE")
+    if value.lower() in _WORDS:
+        return key, _WORDS[value.lower()]
+    try:
+        return key, int(value.replace("_", ""))
+    except ValueError:
+        raise ConfigError(f"tune: {key}: '{value}' is no whole number") from None
+
+
+def upgrade(*, node: NodeOption = DEFAULT_NODE, json: JsonOption = False) -> int:
+    """Let a node run the worker and the program that are installed now, under traffic.
+
+    Wants root. Nothing is lost or delivered twice.
+    """
+    from valkyrie.dataplane import appsocket
+
+    document = ask(node, appsocket.Upgrade(), UPGRADE_S).document
+    if json:
+        print_json(document)
+    elif document:
+        print_document(document)
+    return Exit.OK
+
+
+def stop(*, node: NodeOption = DEFAULT_NODE, json: JsonOption = False) -> int:
+    """Stop a node. Wants root."""
+    from valkyrie.dataplane import appsocket
+
+    ask(node, appsocket.Stop())
+    if json:
+        print_json({"node": node, "stopped": True})
+    return Exit.OK

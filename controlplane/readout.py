@@ -1,0 +1,238 @@
+"""Reads a node's counters page: without the node's help, while it runs or after it crashed."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import posix_ipc
+
+from valkyrie.dataplane import ffi, lib
+from valkyrie.dataplane.errors import DataPlaneError
+from valkyrie.dataplane.wire import Class, Counter, Gauge, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+STALE_NS = 2_000_000_000
+"""Age of the daemon's heartbeat at which the node counts as down."""
+
+_XSK_FIELDS = ("xsk_dropped", "xsk_ring_full", "xsk_fill_empty", "xsk_invalid")
+_VERDICT_FIELDS = ("packets", "bytes", "messages")
+
+Table = dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One counter, as ``stat`` prints it."""
+
+    name: str
+    labels: dict[str, str]
+    value: int
+
+    def __str__(self) -> str:
+        labels = ",".join(f'{key}="{_escaped(value)}"' for key, value in self.labels.items())
+        return f"{self.name}{{{labels}}} {self.value}" if labels else f"{self.name} {self.value}"
+
+    def document(self) -> dict[str, object]:
+        """Return it for --json."""
+        return {"name": self.name, "labels": self.labels, "value": self.value}
+
+
+def _escaped(text: str) -> str:
+    text = text.replace("\\", "\\\\").replace('"', '\\"')
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+@dataclass(frozen=True, slots=True)
+class AppCounts:
+    """Counters of an application's slot, by class."""
+
+    slot: int
+    name: str
+    uid: int
+    pid: int
+    classes: dict[str, Table]
+
+
+@dataclass(frozen=True, slots=True)
+class PortCounts:
+    """What the kernel did with the packets of a port."""
+
+    port: int
+    interface: str
+    rx_mode: str
+    tx_mode: str
+    verdicts: dict[str, dict[str, Table]]
+    """[class][verdict] -> packets, bytes, messages; without the rows that are all zero."""
+    xsk: Table
+
+
+@dataclass(frozen=True, slots=True)
+class Readout:
+    """The page at one time."""
+
+    node: str
+    up: bool
+    """The daemon's heart has beaten within STALE_NS."""
+    at_ns: int
+    """CLOCK_MONOTONIC of the reading."""
+    started_ns: int
+    """CLOCK_REALTIME of the node's start."""
+    daemon_pid: int
+    classes: dict[str, Table]
+    gauges: Table
+    apps: list[AppCounts] = field(default_factory=list)
+    ports: list[PortCounts] = field(default_factory=list)
+
+    def rows(self) -> Iterator[Row]:
+        """Yield every counter."""
+        yield Row("node_up", {"node": self.node}, int(self.up))
+        yield Row("node_started_ns", {}, self.started_ns)
+        for name, value in self.gauges.items():
+            yield Row(name, {}, value)
+        for klass, table in self.classes.items():
+            for name, value in table.items():
+                yield Row(name, {"class": klass}, value)
+        for app in self.apps:
+            labels = {"slot": str(app.slot), "app": app.name, "uid": str(app.uid)}
+            for klass, table in app.classes.items():
+                for name, value in table.items():
+                    yield Row(f"app_{name}", {**labels, "class": klass}, value)
+        for port in self.ports:
+            yield from _port_rows(port)
+
+
+def _port_rows(port: PortCounts) -> Iterator[Row]:
+    labels = {"interface": port.interface, "port": str(port.port)}
+    yield Row("port_info", {**labels, "rx": port.rx_mode, "tx": port.tx_mode}, 1)
+    for name, value in port.xsk.items():
+        yield Row(name, labels, value)
+    for klass, verdicts in port.verdicts.items():
+        for verdict, table in verdicts.items():
+            for name, value in table.items():
+                yield Row(f"kernel_{name}", {**labels, "class": klass, "verdict": verdict}, value)
+
+
+def object_name(node: str) -> str:
+    """Return the name of a node's counters object; ``node`` may be the path of its socket."""
+    return f"/valkyrie.{Path(node).stem if '/' in node else node}"
+
+
+class Page:
+    """A mapping of a node's counters page, read-only."""
+
+    def __init__(self, node: str) -> None:
+        """Map it; DataPlaneError ENOENT if there is none, EPROTO if another version wrote it."""
+        name = object_name(node)
+        what = f"read the counters {name}"
+        try:
+            memory = posix_ipc.SharedMemory(name, read_only=True)
+        except posix_ipc.ExistentialError:
+            hint = "No node of that name runs or crashed here: valkyrie up"
+            raise DataPlaneError.of(errno.ENOENT, what, hint) from None
+        except posix_ipc.PermissionsError:
+            hint = "Be root or in the group of the node's user"
+            raise DataPlaneError.of(errno.EACCES, what, hint) from None
+        try:
+            if memory.size < ffi.sizeof("struct vk_counters"):
+                raise _foreign(what)
+            self._memory = mmap.mmap(memory.fd, memory.size, prot=mmap.PROT_READ)
+        finally:
+            memory.close_fd()
+        self._buffer = ffi.from_buffer(self._memory)
+        self._page = ffi.cast("struct vk_counters *", self._buffer)
+        if (self._page.magic, self._page.abi) != (lib.VK_SHM_MAGIC, lib.VK_SHM_ABI):
+            self.close()
+            raise _foreign(what)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unmap the page."""
+        self._page = ffi.NULL
+        ffi.release(self._buffer)
+        self._memory.close()
+
+    def read(self) -> Readout:
+        """Read everything; every counter is true, though not all of the same instant."""
+        page, now_ns = self._page, time.monotonic_ns()
+        age_ns = now_ns - page.daemon_heartbeat_ns
+        return Readout(
+            node=_text(page.node),
+            up=page.daemon_heartbeat_ns > 0 and 0 <= age_ns < STALE_NS,
+            at_ns=now_ns,
+            started_ns=page.started_ns,
+            daemon_pid=page.daemon_pid,
+            classes={
+                _name(klass): {_name(each): page.classes[klass][each] for each in Counter}
+                for klass in Class
+            },
+            gauges={_name(each): page.gauges[each] for each in Gauge},
+            apps=[app for slot in range(lib.VK_APPS_MAX) if (app := _app(page, slot))],
+            ports=[
+                _port(page.verdicts[i], i) for i in range(min(page.port_count, lib.VK_PORTS_MAX))
+            ],
+        )
+
+
+def _foreign(what: str) -> DataPlaneError:
+    hint = "Another version of Valkyrie wrote it: use that version's valkyrie"
+    return DataPlaneError.of(errno.EPROTO, what, hint)
+
+
+def _name(member: Class | Counter | Gauge | Verdict) -> str:
+    return member.name.lower()
+
+
+def _text(field: Any) -> str:
+    return bytes(field).split(b"\0")[0].decode(errors="replace")
+
+
+_APP_FIELDS = [name for name, _ in ffi.typeof("struct vk_app_count").fields]
+
+
+def _app(page: Any, slot: int) -> AppCounts | None:
+    """Return a slot's counters, if it ever had an application."""
+    classes = {}
+    for klass in Class:
+        row = page.apps[slot][klass]
+        table = {name: int(getattr(row, name)) for name in _APP_FIELDS}
+        if any(table.values()):
+            classes[_name(klass)] = table
+    if not classes and not page.app_pid[slot]:
+        return None
+    name = _text(page.app_name[slot])
+    return AppCounts(slot, name, page.app_uid[slot], page.app_pid[slot], classes)
+
+
+def _port(row: Any, index: int) -> PortCounts:
+    verdicts: dict[str, dict[str, Table]] = {}
+    for klass in Class:
+        for verdict in Verdict:
+            table = {name: int(getattr(row, name)[klass][verdict]) for name in _VERDICT_FIELDS}
+            if any(table.values()):
+                verdicts.setdefault(_name(klass), {})[_name(verdict)] = table
+    return PortCounts(
+        index,
+        _text(row.interface),
+        _text(row.rx_mode),
+        _text(row.tx_mode),
+        verdicts,
+        {name: int(getattr(row, name)) for name in _XSK_FIELDS},
+    )

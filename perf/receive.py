@@ -1,0 +1,203 @@
+"""What arrives in an application's ring, against a receiver that drops every packet unseen.
+
+Both sit on the same veth and meet the same sender: a program run over live frames, which leaves the
+receiving side as the limit. The baseline is the smallest XDP program, one socket, one ring; ours is
+the classifier with its policing and credit, six sockets, frame location, crash intents and a copy
+of the payload. They take turns; the figures are medians.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import os
+import platform
+import signal
+import struct
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from tests.lab import Link, laboratory, wait_until
+from valkyrie.dataplane import ffi, lib
+from valkyrie.dataplane.loader import Program, XdpMode, open_classifier
+from valkyrie.dataplane.ports import Port, Rings, open_port
+from valkyrie.dataplane.wire import Class, Type, make_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZES = {"66 B": 0, "1400 B": 1334}
+"""Packet on the link -> payload behind Ethernet, IPv4, UDP and frame header."""
+STREAM = 2000
+BASELINE_RINGS = Rings(rx={Class.CONTROL: 2048}, reserve=2048)
+
+Row = dict[str, object]
+
+
+class Result(ctypes.Structure):
+    """``struct receive_result``."""
+
+    _fields_ = [(name, ctypes.c_uint64) for name in ("packets", "bytes", "elapsed_ns", "ready")]
+    packets: int
+    bytes: int
+    elapsed_ns: int
+    ready: int
+
+
+def _compile(directory: Path) -> ctypes.CDLL:
+    library = directory / "receive.so"
+    sources = [ROOT / "perf" / "receive.c", *(ROOT / "dataplane").glob("vk_path_*.c")]
+    sources += [ROOT / "dataplane" / f"vk_{name}.c" for name in ("packet", "umem", "xsk")]
+    includes = [f"-I{ROOT / layer}" for layer in ("bpf", "shm", "dataplane")]
+    flags = ["-std=gnu11", "-O2", "-g", "-fPIC", "-shared", "-Wl,-Bsymbolic", *includes]
+    subprocess.run(["cc", *flags, "-o", library, *sources], check=True)
+    return ctypes.CDLL(str(library))
+
+
+def _program(name: str, directory: Path) -> Program:
+    target = directory / f"{name}.bpf.o"
+    subprocess.run(
+        [
+            *("clang-19", "-g", "-O2", "-ffreestanding", "-target", "bpf", "-mcpu=v3"),
+            *("-idirafter", f"/usr/include/{platform.machine()}-linux-gnu"),
+            *("-c", ROOT / "perf" / f"{name}.bpf.c", "-o", target),
+        ],
+        check=True,
+    )
+    return Program(name, image=target.read_bytes())
+
+
+def _packet(source: Link, target: Link, payload_size: int) -> bytes:
+    frame = make_frame(Type.STREAM_DATA, STREAM, bytes(payload_size)).pack()
+    udp = struct.pack("!HHHH", lib.VK_PORT, lib.VK_PORT, 8 + len(frame), 0)
+    ip = struct.pack("!BBHHHBBH", 0x45, 0, 28 + len(frame), 0, 0, 64, 17, 0)
+    ip += source.v4.ip.packed + target.v4.ip.packed
+    macs = bytes.fromhex(target.mac.replace(":", "") + source.mac.replace(":", ""))
+    return macs + b"\x08\0" + ip + udp + frame
+
+
+@contextlib.contextmanager
+def _child(loop: Callable[[], object]) -> Iterator[int]:
+    """Run *loop* in a forked process and kill it afterwards."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the other threads only wait
+        pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(BaseException):
+            loop()
+        os._exit(0)
+    try:
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+class Bench:
+    """Two hosts, the sender's program, and the loops."""
+
+    def __init__(self, directory: Path, source: Link, target: Link) -> None:
+        self.source, self.target = source, target
+        self.library = _compile(directory)
+        self.live = _program("live", directory)
+        self.redirect = _program("redirect", directory)
+        source.host.run(self.live.maps["vk_target"].update, 0, source.index)
+        self.cpus = sorted(os.sched_getaffinity(0))
+
+    def _measure(self, packet: bytes, receiver: Callable[[int, Any], object]) -> float:
+        """Return the packets per second that *receiver* reports."""
+        memory = mmap.mmap(-1, mmap.PAGESIZE)
+        result = Result.from_buffer(memory)
+        data = ctypes.create_string_buffer(packet, len(packet))
+        sender_cpu, receiver_cpu = self.cpus[0], self.cpus[-1]
+        with _child(lambda: receiver(receiver_cpu, ctypes.byref(result))):
+            wait_until(lambda: result.ready, what="the receiver")
+            live = self.live.fd
+            with _child(lambda: self.library.receive_send(live, data, len(packet), sender_cpu)):
+                wait_until(lambda: result.elapsed_ns, 30.0, "the measurement")
+        return result.packets * 1e9 / result.elapsed_ns
+
+    def _port(self, program: Program, rings: Rings, **more: Any) -> Port:
+        return self.target.host.run(
+            open_port,
+            self.target.name,
+            rx="xdp",
+            tx="none",
+            rings=rings,
+            mode=XdpMode.NATIVE,
+            classifier=program,
+            **more,
+        )
+
+    def baseline(self, packet: bytes, duration_ns: int) -> float:
+        """Measure the smallest receiver."""
+        hook = self.target.host.run(self.redirect.attach, self.target.index, (XdpMode.NATIVE,))
+        with contextlib.closing(hook), self._port(self.redirect, BASELINE_RINGS) as port:
+            where = ctypes.c_void_p(int(ffi.cast("uintptr_t", port.struct)))
+            duration = ctypes.c_uint64(duration_ns)
+            return self._measure(
+                packet,
+                lambda cpu, result: self.library.receive_drop(where, duration, cpu, result),
+            )
+
+    def ours(self, packet: bytes, duration_ns: int) -> float:
+        """Measure the classifier and the path."""
+        with open_classifier() as program:
+            credit = program.maps["vk_credits"].map_memory()
+            hook = self.target.host.run(program.attach, self.target.index, (XdpMode.NATIVE,))
+            with (
+                contextlib.closing(hook),
+                self._port(program, Rings(), credit_memory=credit) as port,
+            ):
+                state = ffi.new("struct vk_port_state *")
+                where, kept = (
+                    ctypes.c_void_p(int(ffi.cast("uintptr_t", each)))
+                    for each in (port.struct, state)
+                )
+                duration = ctypes.c_uint64(duration_ns)
+                return self._measure(
+                    packet,
+                    lambda cpu, result: self.library.receive_path(
+                        where, kept, duration, cpu, result
+                    ),
+                )
+
+    def close(self) -> None:
+        """Close the programs."""
+        self.live.close()
+        self.redirect.close()
+
+
+def run(quick: bool) -> list[Row]:
+    """Return the rows of the receive benchmark; ``quick`` takes about ten seconds."""
+    rounds, duration_ns = (3, 400_000_000) if quick else (9, 1_000_000_000)
+    rows: list[Row] = []
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        lab = stack.enter_context(laboratory())
+        bench = Bench(directory, *lab.wire(lab.host("a"), lab.host("b")))
+        stack.callback(bench.close)
+        for name, payload_size in SIZES.items():
+            packet = _packet(bench.source, bench.target, payload_size)
+            bare: list[float] = []
+            ours: list[float] = []
+            for _ in range(rounds):
+                bare.append(bench.baseline(packet, duration_ns))
+                ours.append(bench.ours(packet, duration_ns))
+            rows.append(
+                {
+                    "scenario": "receive",
+                    "metric": f"{name} packets into a ring, against receive and drop",
+                    "value": round(median(ours)),
+                    "unit": "packets/s",
+                    "baseline": round(median(bare)),
+                    "ratio": round(median(ours) / median(bare), 3),
+                }
+            )
+    return rows
