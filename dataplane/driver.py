@@ -102,17 +102,20 @@ def _linked(sock: socket.socket, reply: appsocket.Reply, descriptors: list[int])
 
 def _attach_error(error: OSError, path: str) -> DataPlaneError:
     if isinstance(error, TimeoutError):
-        number, hint = errno.ETIMEDOUT, "The daemon is stuck: see its log"
-    else:
-        number = error.errno or errno.EIO
-        hint = {
-            errno.ENOENT: "Start the node: valkyrie up",
-            errno.ECONNREFUSED: "Start the node: valkyrie up",
-            errno.EACCES: "Ask who runs the node for access to its socket",
-            errno.EPIPE: "The node refused the connection: see its log",
-            errno.ECONNRESET: "The node refused the connection: see its log",
-        }.get(number, "See the node's log")
+        return _stuck(f"attach to {Path(path)}")
+    number = error.errno or errno.EIO
+    hint = {
+        errno.ENOENT: "Start the node: valkyrie up",
+        errno.ECONNREFUSED: "Start the node: valkyrie up",
+        errno.EACCES: "Ask who runs the node for access to its socket",
+        errno.EPIPE: "The node refused the connection: see its log",
+        errno.ECONNRESET: "The node refused the connection: see its log",
+    }.get(number, "See the node's log")
     return DataPlaneError.of(number, f"attach to {Path(path)}", hint)
+
+
+def _stuck(what: str) -> DataPlaneError:
+    return DataPlaneError.of(errno.ETIMEDOUT, what, "The daemon is stuck: see its log")
 
 
 def lost_error() -> DataPlaneError:
@@ -293,9 +296,13 @@ class AsyncDriver(Driver):
             try:
                 await self._loop.sock_sendall(self.link.socket, appsocket.encode(request))
             except OSError as error:
+                self._replies.remove(future)
                 self._lose()
                 raise lost_error() from error
-        return await asyncio.wait_for(future, REQUEST_TIMEOUT_S)
+        try:
+            return await asyncio.wait_for(future, REQUEST_TIMEOUT_S)
+        except TimeoutError as error:
+            raise _stuck("ask the node") from error
 
     def _answered(self) -> None:
         try:

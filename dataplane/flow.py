@@ -7,7 +7,6 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
@@ -118,7 +117,7 @@ class Flow:
 
     def send(self, payload: Payload) -> None:
         """Send a plain message, or raise WouldBlockError."""
-        data = payload if type(payload) is bytes else ffi.from_buffer(payload)
+        data = payload if type(payload) is bytes else ffi.from_buffer("uint8_t[]", payload)
         size = len(data)
         error = _send(self._client, self.outlet, data, size)
         if error:
@@ -232,8 +231,8 @@ class Outgoing:
     def __init__(self, payloads: Sequence[Payload] | Payload, size: int) -> None:
         """Take a sequence of messages, or one buffer of messages of ``size`` bytes each."""
         if isinstance(payloads, (bytes, bytearray, memoryview)):
-            buffer: Any = payloads if isinstance(payloads, bytes) else ffi.from_buffer(payloads)
-            length = len(buffer)
+            buffer: Payload = payloads
+            length = memoryview(payloads).nbytes
             if size <= 0 or length % size:
                 raise LocalProtocolError(
                     f"a buffer of {length} bytes is no multiple of size={size}: "
@@ -246,8 +245,7 @@ class Outgoing:
             self._sizes = array("I", map(len, payloads))
             self.count = len(payloads)
         self._size = size
-        self._buffer = buffer
-        self._data = ffi.from_buffer("uint8_t[]", buffer)
+        self._data = ffi.from_buffer("uint8_t[]", buffer)  # keeps the buffer alive
         self._size_data = ffi.from_buffer("uint32_t[]", self._sizes) if self._sizes else ffi.NULL
         self.sent = 0
         self._offset = 0
@@ -270,7 +268,7 @@ class Outgoing:
                 return False
             raise error
         if went == left:
-            size = len(self._buffer) - self._offset
+            size = len(self._data) - self._offset
         elif self._sizes:
             size = sum(self._sizes[self.sent : self.sent + went])
         else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from valkyrie.dataplane.errors import DataPlaneError, LocalProtocolError, ValkyrieError
     from valkyrie.dataplane.message import Batch, Message
-    from valkyrie.dataplane.node import attach, attach_sync
+    from valkyrie.dataplane.node import Node, SyncNode, attach, attach_sync
     from valkyrie.dataplane.refusal import (
         NodeGoneError,
         NoServiceError,
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         UnreachableError,
         WouldBlockError,
     )
+    from valkyrie.dataplane.stream import Stream, SyncStream
     from valkyrie.dataplane.wire import Class, Flag, Type
 
 __all__ = [
@@ -31,11 +32,15 @@ __all__ = [
     "LocalProtocolError",
     "Message",
     "NoServiceError",
+    "Node",
     "NodeGoneError",
     "PolicyError",
     "RefusedError",
+    "Stream",
     "StreamInUseError",
     "StreamResetError",
+    "SyncNode",
+    "SyncStream",
     "Type",
     "UnreachableError",
     "ValkyrieError",
@@ -47,7 +52,7 @@ __all__ = [
 
 __version__ = version("valkyrie")
 
-_MODULES = ("node", "message", "refusal", "errors", "wire")
+_MODULES = ("node", "stream", "message", "refusal", "errors", "wire")
 
 
 def __getattr__(name: str) -> Any:

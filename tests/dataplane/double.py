@@ -125,6 +125,13 @@ class App:
     held: bool = False
     """The worker takes nothing from its rings."""
     violations: int = 0
+    orphaned: bool = False
+    """The daemon is gone; the worker goes on."""
+
+    def cut(self) -> None:
+        """Let the daemon die, as far as this application sees."""
+        self.orphaned = True
+        self.socket.close()
 
 
 class DoubleNode:
@@ -247,7 +254,8 @@ class Fabric:
         except OSError:
             packet = b""
         if not packet:
-            self._detach(app)
+            if not app.orphaned:
+                self._detach(app)
             return
         request = appsocket.decode_request(packet)
         app.node.requests.append(request)

@@ -1,0 +1,390 @@
+"""Streams: order, options, back pressure with its reason, requests, batches, endings."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+import valkyrie
+from tests.dataplane.double import DoubleNode, Fabric
+from tests.dataplane.test_node import SOON_S, Nodes, app_of, both, opened, until, waiters
+from valkyrie.dataplane import attachment, ffi, flow, lib
+from valkyrie.dataplane.errors import LocalProtocolError
+from valkyrie.dataplane.wire import Class, Type
+
+if TYPE_CHECKING:
+    from valkyrie.dataplane.stream import Stream, SyncStream
+
+JOB = Class.JOB.value
+
+
+def hold(fabric: Fabric, node: DoubleNode, held: bool, blocked: int = 0) -> None:
+    """Let the worker take nothing from the application's rings, for a reason, or go on."""
+
+    def change() -> None:
+        app = app_of(node)
+        assert app.channel is not None
+        app.held = held
+        app.channel.d.blocked[JOB] = blocked
+
+    fabric.do(change)
+
+
+@contextmanager
+def sync_pair(nodes: Nodes, stream: int = 100) -> Iterator[tuple[SyncStream, SyncStream]]:
+    with (
+        valkyrie.attach_sync(nodes[0].path) as left,
+        valkyrie.attach_sync(nodes[1].path) as right,
+        right.listen("service") as service,
+    ):
+        mine = left.connect("right").open("service", stream)
+        yield mine, service.accept(timeout=SOON_S)
+
+
+async def next_of(stream: Stream) -> valkyrie.Message:
+    message = await stream.recv(timeout=SOON_S)
+    assert message is not None
+    return message
+
+
+# ---- Sending and receiving ----
+
+
+async def test_a_descriptor_travels_with_its_message(nodes: Nodes) -> None:
+    async with both(nodes) as (left, right):
+        mine, theirs = await opened(left, right)
+        before = time.time_ns()
+        await mine.send(
+            b"x", type="job_request", correlation=7, urgent=True, priority=120, stamp=True
+        )
+        await mine.send(b"plain")
+        message = await next_of(theirs)
+        assert (message.type, message.type_name) == (Type.JOB_REQUEST, "job_request")
+        assert (message.correlation, message.priority) == (7, 120)
+        assert message.flags == valkyrie.Flag.URG
+        latency_ns = message.latency_ns()
+        assert latency_ns is not None
+        assert 0 <= latency_ns <= time.time_ns() - before
+        plain = await next_of(theirs)
+        assert (plain.type, plain.correlation, plain.flags, plain.latency_ns()) == (0, 0, 0, None)
+        assert (message.sequence, plain.sequence) == (0, 1)
+        with pytest.raises(LocalProtocolError, match="FORMATS"):
+            await mine.send(b"x", type="no_such_type")
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+async def test_any_bytes_can_be_sent(nodes: Nodes, kind: type) -> None:
+    async with both(nodes) as (left, right):
+        mine, theirs = await opened(left, right)
+        await mine.send(kind(b"one"))
+        await mine.send_many([kind(b"two"), kind(b"")])
+        await mine.send_many(kind(b"abcdef"), 3)
+        got = [(await next_of(theirs)).payload for _ in range(5)]
+        assert got == [b"one", b"two", b"", b"abc", b"def"]
+
+
+async def test_every_class_has_a_ring_of_its_own(nodes: Nodes) -> None:
+    async with both(nodes) as (left, right):
+        for stream, name in ((0, "critical"), (1, "system"), (999, "job"), (9999, "data")):
+            mine, theirs = await opened(left, right, stream)
+            await mine.send(name.encode())
+            assert (await next_of(theirs)).payload.decode() == mine.class_name == name
+
+
+async def test_more_than_a_ring_goes_through_in_order_and_is_counted(nodes: Nodes) -> None:
+    count = 20_000  # 2 MB through rings of 64 KiB
+    async with both(nodes) as (left, right):
+        mine, theirs = await opened(left, right)
+
+        async def send() -> None:
+            for first in range(0, count, 500):
+                numbers = range(first, first + 500)
+                await mine.send_many([number.to_bytes(8, "big") for number in numbers])
+
+        sending = asyncio.create_task(send())
+        got: list[int] = []
+        lost = 0
+        app = app_of(nodes[1])
+        while len(got) + lost < count:
+            for message in await theirs.recv_many(timeout=SOON_S):
+                got.append(message.sequence)
+                assert int.from_bytes(message.payload, "big") == message.sequence
+            lost = app.dropped if sending.done() and got[-1] == count - 1 else 0
+        await sending
+        assert got == sorted(got)
+        assert (mine.counts.sent, mine.counts.sent_bytes) == (count, count * 8)
+        assert (theirs.counts.received, theirs.counts.received_bytes) == (len(got), len(got) * 8)
+
+
+# ---- Back pressure ----
+
+
+@pytest.mark.parametrize(("blocked", "reason"), [(0, "ring"), (1, "policy"), (2, "path")])
+async def test_a_send_without_room_waits_or_says_why_there_is_none(
+    fabric: Fabric, nodes: Nodes, blocked: int, reason: str
+) -> None:
+    async with both(nodes) as (left, right):
+        mine, theirs = await opened(left, right)
+        hold(fabric, nodes[0], True, blocked)
+        sent = 65536 // 1048
+        for _ in range(sent):
+            await mine.send(bytes(1000), timeout=0)
+        with pytest.raises(valkyrie.WouldBlockError) as caught:
+            await mine.send(bytes(1000), timeout=0)
+        assert caught.value.reason == reason
+        with pytest.raises(valkyrie.WouldBlockError):
+            await mine.send(bytes(1000), timeout=0.01)
+        waiting = asyncio.create_task(mine.send(bytes(999)))
+        await waiters(left)
+        hold(fabric, nodes[0], False)
+        await asyncio.wait_for(waiting, SOON_S)
+        for size in [1000] * sent + [999]:
+            assert len((await next_of(theirs)).payload) == size
+
+
+def test_a_synchronous_send_waits_or_says_why_too(fabric: Fabric, nodes: Nodes) -> None:
+    with sync_pair(nodes) as (mine, theirs):
+        hold(fabric, nodes[0], True, lib.VK_BLOCKED_POLICY)
+        with pytest.raises(valkyrie.WouldBlockError, match="policy") as caught:
+            mine.send_many(bytes(100_000), 1000, timeout=0.01)
+        assert caught.value.sent == mine.counts.sent == 65536 // 1048
+        timer = threading.Timer(0.02, lambda: hold(fabric, nodes[0], False))
+        timer.start()
+        mine.send(b"last", timeout=SOON_S)
+        timer.join()
+        got = [theirs.recv(timeout=SOON_S) for _ in range(caught.value.sent + 1)]
+        assert got[-1] is not None
+        assert got[-1].payload == b"last"
+
+
+async def test_a_stream_nobody_reads_holds_up_its_class_only(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flow, "QUEUE_MESSAGES_MAX", 10)
+    async with both(nodes) as (left, right):
+        mine, unread = await opened(left, right, 100)
+        other, read = await opened(left, right, 1000)
+        for number in range(50):
+            await mine.send(bytes([number]))
+        for number in range(50):
+            await other.send(bytes([number]))
+            assert (await next_of(read)).payload == bytes([number])
+        assert unread.counts.held_up == 1
+        assert unread.counts.received == 10
+        got = [(await next_of(unread)).payload[0] for _ in range(50)]
+        assert got == list(range(50))  # nothing was lost: it waited in the ring
+
+
+async def test_a_stream_that_cannot_open_says_who_is_in_the_way(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flow, "QUEUE_MESSAGES_MAX", 1)
+    monkeypatch.setattr(attachment, "OPEN_TIMEOUT_NS", 100_000_000)
+    async with both(nodes) as (left, right):
+        mine, _ = await opened(left, right)
+        service = await left.listen("back")
+        back = await (await right.connect("left")).open("back", stream=101)
+        unread = await service.accept()
+        for _ in range(5):
+            await back.send(b"x")
+        with pytest.raises(valkyrie.UnreachableError, match="reader of stream 101"):
+            await (await left.connect("right")).open("service-100", stream=102)
+        await unread.close()
+        await mine.send(b"x")
+
+
+# ---- Requests ----
+
+
+async def test_replies_find_their_requests_in_any_order(nodes: Nodes) -> None:
+    async with both(nodes) as (left, right):
+        mine, theirs = await opened(left, right)
+
+        async def serve() -> None:
+            requests = [await next_of(theirs) for _ in range(10)]
+            for request in reversed(requests):
+                await theirs.send(b"by the way")
+                await theirs.reply(request, request.payload * 2, type="job_accept")
+
+        serving = asyncio.create_task(serve())
+        replies = await asyncio.gather(*(mine.request(b"%d" % n) for n in range(10)))
+        await serving
+        assert [reply.payload for reply in replies] == [b"%d" % n * 2 for n in range(10)]
+        assert {(reply.type_name, reply.is_reply) for reply in replies} == {("job_accept", True)}
+        assert [(await next_of(mine)).payload for _ in range(10)] == [b"by the way"] * 10
+
+
+async def test_a_request_without_a_reply_ends_in_time(nodes: Nodes) -> None:
+    async with both(nodes) as (left, right):
+        mine, theirs = await opened(left, right)
+        with pytest.raises(TimeoutError, match="stream 100"):
+            await mine.request(b"?", timeout=0.01)
+        await theirs.reply(await next_of(theirs), b"too late")
+        assert (await next_of(mine)).payload == b"too late"
+        waiting = asyncio.create_task(mine.request(b"?"))
+        await next_of(theirs)
+        await theirs.close()
+        with pytest.raises(valkyrie.RefusedError, match="without a reply"):
+            await asyncio.wait_for(waiting, SOON_S)
+
+
+# ---- Batches ----
+
+
+def test_a_batch_is_read_where_it_lies(nodes: Nodes) -> None:
+    with sync_pair(nodes) as (mine, theirs):
+        mine.send_many([b"%d" % number for number in range(100)])
+        got: list[bytes] = []
+        while len(got) < 100:
+            with theirs.recv_many(timeout=SOON_S) as batch:
+                assert list(batch.sequences) == list(range(len(got), len(got) + len(batch)))
+                assert batch.sizes == [len(view) for view in batch]
+                assert bytes(batch.types) == bytes(len(batch))
+                assert set(batch.times_ns) == {0}
+                got += [bytes(view) for view in batch]
+        assert got == [b"%d" % number for number in range(100)]
+        assert theirs.counts.received == 100
+
+
+def test_streams_of_one_class_do_not_mix_in_a_batch(nodes: Nodes) -> None:
+    with (
+        valkyrie.attach_sync(nodes[0].path) as left,
+        valkyrie.attach_sync(nodes[1].path) as right,
+        right.listen("service") as service,
+    ):
+        peer = left.connect("right")
+        ends = [(peer.open("service", cls="job"), service.accept(SOON_S)) for _ in range(2)]
+        for number in range(40):
+            for mine, _ in ends:
+                mine.send(b"%d %d" % (mine.id, number), correlation=number)
+        for _, theirs in reversed(ends):
+            got: list[bytes] = []
+            correlations: list[int] = []
+            while len(got) < 40:
+                with theirs.recv_many(timeout=SOON_S) as batch:
+                    got += [bytes(view) for view in batch]
+                    correlations += batch.correlations
+                    assert [m.payload for m in batch.messages()] == got[-len(batch) :]
+            assert got == [b"%d %d" % (theirs.id, number) for number in range(40)]
+            assert correlations == list(range(40))
+
+
+def test_a_batch_waits_only_so_long(nodes: Nodes) -> None:
+    with sync_pair(nodes) as (_, theirs):
+        with pytest.raises(TimeoutError):
+            theirs.recv_many(timeout=0.01)
+        with pytest.raises(TimeoutError):
+            theirs.recv(timeout=0)
+
+
+def test_a_buffer_that_is_no_multiple_of_its_messages_is_refused(nodes: Nodes) -> None:
+    with sync_pair(nodes) as (mine, _):
+        with pytest.raises(LocalProtocolError, match="multiple of size=3"):
+            mine.send_many(b"1234", 3)
+        with pytest.raises(LocalProtocolError, match="takes 65488"):
+            mine.send_many([b"1", bytes(65537)])  # the first went
+        assert mine.counts.sent == 1
+        mine.send_many([])
+
+
+# ---- Endings ----
+
+
+async def test_the_last_message_ends_the_iteration_and_the_way_back_stays_open(
+    nodes: Nodes,
+) -> None:
+    async with both(nodes) as (left, right):
+        mine, theirs = await opened(left, right)
+        await mine.send(b"one")
+        await mine.send(b"two", eos=True)
+        with pytest.raises(LocalProtocolError, match="closed for sending"):
+            await mine.send(b"three")
+        got = [message async for message in theirs]
+        assert [(message.payload, message.eos) for message in got] == [
+            (b"one", False),
+            (b"two", True),
+        ]
+        await theirs.send(b"thanks")
+        assert (await next_of(mine)).payload == b"thanks"
+
+
+def test_the_last_batch_is_followed_by_an_empty_one(nodes: Nodes) -> None:
+    with sync_pair(nodes) as (mine, theirs):
+        mine.send(b"all", eos=True)
+        with theirs.recv_many(timeout=SOON_S) as batch:
+            assert [bytes(view) for view in batch] == [b"all"]
+        assert len(theirs.recv_many(timeout=SOON_S)) == 0
+        assert theirs.recv(timeout=SOON_S) is None
+
+
+async def test_what_was_sent_before_a_close_arrives(nodes: Nodes) -> None:
+    async with both(nodes) as (left, right):
+        mine, theirs = await opened(left, right)
+        async with mine:
+            for number in range(100):
+                await mine.send(bytes([number]))
+        assert mine.closed
+        assert [message.payload[0] async for message in theirs] == list(range(100))
+        with pytest.raises(LocalProtocolError):
+            await mine.send(b"x")
+        with pytest.raises(LocalProtocolError):
+            await mine.recv()
+        await theirs.send(b"nobody takes this")
+        await theirs.close()
+
+
+async def test_what_comes_after_a_close_is_counted(nodes: Nodes) -> None:
+    async with both(nodes) as (left, right):
+        mine, theirs = await opened(left, right)
+        await mine.close()
+        await theirs.send(b"late")
+        await until(lambda: mine.counts.after_close == 1)
+
+
+async def test_cancelled_readers_and_senders_lose_nothing(fabric: Fabric, nodes: Nodes) -> None:
+    async with both(nodes) as (left, right):
+        mine, theirs = await opened(left, right)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(theirs.recv(), 0.01)
+        hold(fabric, nodes[0], True)
+        with pytest.raises(valkyrie.WouldBlockError):
+            await mine.send_many(bytes(100_000), 1000, timeout=0)
+        waiting = asyncio.create_task(mine.send(bytes(1000)))
+        await waiters(left)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        hold(fabric, nodes[0], False)
+        for number in range(mine.counts.sent):
+            assert (await next_of(theirs)).sequence == number
+        with pytest.raises(TimeoutError):
+            await theirs.recv(timeout=0.01)
+
+
+def test_the_c_application_finds_what_it_sent(nodes: Nodes) -> None:
+    with sync_pair(nodes) as (mine, theirs):
+        flows = mine._flow, theirs._flow
+        client, server = (end.rings.client for end in flows)
+        outlet, back = (end.outlet for end in flows)
+        results = [ffi.new("struct vk_blast_result *") for _ in range(2)]
+        limit_ns = int(SOON_S * 1e9)
+        echo = threading.Thread(
+            target=lib.vk_blast_echo, args=(server, back, 200, limit_ns, results[1])
+        )
+        echo.start()
+        rtt_ns = ffi.new("uint64_t[]", 200)
+        assert lib.vk_blast_ping(client, outlet, 64, 200, limit_ns, rtt_ns, results[0]) == 0
+        echo.join()
+        result = results[0]
+        assert (result.messages, result.lost, result.corrupt) == (200, 0, 0)
+        assert all(rtt_ns[n] > 0 for n in range(200))
+        assert lib.vk_blast_send(client, outlet, 64, 300, 32, limit_ns, result) == 0
+        assert lib.vk_blast_receive(server, back, 300, limit_ns, result) == 0
+        assert (result.messages, result.bytes, result.corrupt) == (300, 300 * 64, 0)
+        assert lib.vk_blast_send(client, outlet, 7, 1, 1, limit_ns, result) < 0
