@@ -162,9 +162,7 @@ class Broker:
             self._cleanup.callback(opened.close)
             self._interfaces.append(opened)
             for row in opened.describe():
-                log.info(
-                    "%s queue %s: rx %s, tx %s", *(row[k] for k in ("name", "queue", "rx", "tx"))
-                )
+                log.info("%s queue %d: %s", row["name"], row["queue"], _paths(row))
         self.boot.struct.port_count = sum(len(each.queues) for each in self._interfaces)
         interfaces.name_rows(self._interfaces, self.boot.counters)
 

@@ -87,13 +87,17 @@ def missing() -> list[str]:
 def keep(capabilities: Iterable[int]) -> None:
     """Give up every capability but these, for this process and all it will ever execute."""
     kept = frozenset(capabilities)
+    _bound(kept)
+    _set(kept)
+
+
+def _bound(kept: frozenset[int]) -> None:
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     number = 0
     while (held := _prctl(_PR_CAPBSET_READ, number)) >= 0:
         if held and number not in kept:
             _check(_prctl(_PR_CAPBSET_DROP, number), "drop a capability from the bounding set")
         number += 1
-    _set(kept)
 
 
 def _set(capabilities: Iterable[int]) -> None:
@@ -108,7 +112,7 @@ def _set(capabilities: Iterable[int]) -> None:
 
 def drop(uid: int, gid: int, parent: int) -> None:
     """Become another user without any capability, for ever, that dies with ``parent``."""
-    keep([Capability.SETGID, Capability.SETUID])
+    _bound(frozenset())
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)

@@ -1,0 +1,211 @@
+"""Nodes of a test: ``valkyrie up`` in a lab's hosts, and what it takes to talk to them."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from socket import AF_UNIX, SOCK_SEQPACKET
+from socket import socket as Socket  # noqa: N812  # NodeUnderTest.socket has the name
+from typing import Any
+
+import psutil
+
+from tests.census import NODE_PREFIX
+from tests.lab import SLOWNESS, Host, Lab, Link, wait_until
+from valkyrie.dataplane import appsocket
+from valkyrie.dataplane.driver import exchange
+from valkyrie.dataplane.loader import attached_to
+
+EVERYTHING = """
+[[application]]
+name = "all"
+anybody = true
+classes = ["critical", "system", "job", "data", "logs"]
+listen = ["*"]
+peers = ["*"]
+attachments_max = 64
+"""
+"""A policy that allows everything."""
+
+_UP = """
+import sys
+from pathlib import Path
+from valkyrie.controlplane import broker, config
+from valkyrie.dataplane.errors import ValkyrieError
+try:
+    library = Path(sys.argv[2]) if len(sys.argv) > 2 else broker.LIBRARY
+    sys.exit(broker.run(config.load(sys.argv[1]), library))
+except ValkyrieError as error:
+    sys.exit(f"error: {error}")
+"""
+"""``valkyrie up`` with a choice of the worker's library."""
+
+
+@dataclass
+class NodeUnderTest:
+    """One node: its configuration, its process, its socket."""
+
+    host: Host
+    link: Link
+    name: str
+    config: Path
+    directory: Path
+    log: Path
+    library: Path | None = None
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def socket(self) -> str:
+        """Path of the application socket."""
+        return str(self.directory / f"{self.name}.sock")
+
+    def up(self, **options: Any) -> None:
+        """Start the node; it may not serve yet."""
+        arguments = [sys.executable, "-c", _UP, str(self.config)]
+        if self.library is not None:
+            arguments.append(str(self.library))
+        with self.log.open("ab") as log:
+            self.process = self.host.popen(arguments, stdout=log, stderr=log, **options)
+
+    def start(self) -> NodeUnderTest:
+        """Start the node and wait until it serves."""
+        self.up()
+        wait_until(self._serves, 10.0, f"node {self.name} serves: {self.said()}")
+        return self
+
+    def _serves(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise AssertionError(f"node {self.name} ended: {self.said()}")
+        try:
+            self.status()
+        except OSError:
+            return False
+        return True
+
+    def said(self) -> str:
+        """Return what the node has written."""
+        return self.log.read_text() if self.log.exists() else ""
+
+    def ask(self, request: appsocket.Request, timeout_s: float = 10.0) -> appsocket.Reply:
+        """Ask the node on a connection of its own."""
+        with self.connect(timeout_s) as connection:
+            reply, descriptors = exchange(connection, request)
+        assert not descriptors
+        return reply
+
+    def connect(self, timeout_s: float = 10.0) -> Socket:
+        """Return a new connection to the node."""
+        connection = Socket(AF_UNIX, SOCK_SEQPACKET)
+        connection.settimeout(timeout_s * SLOWNESS)
+        try:
+            connection.connect(self.socket)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def status(self) -> dict[str, Any]:
+        """Return the status document."""
+        return self.ask(appsocket.Status()).document
+
+    def pid(self, child: str) -> int:
+        """Return the process of the "worker" or the "daemon"."""
+        return int(self.status()[child]["pid"])
+
+    def children(self) -> list[psutil.Process]:
+        """Return the node's processes but the broker."""
+        assert self.process is not None
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def program(self) -> int:
+        """Return the id of the XDP program on the node's interface; 0 = none."""
+        return self.host.run(attached_to, self.link.index).program_id
+
+    def stop(self) -> int:
+        """Stop the node if it runs; returns its exit status."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=10 * SLOWNESS)
+
+    def left(self) -> list[str]:
+        """Return what the node has left behind."""
+        found = [path.name for path in self.directory.iterdir()]
+        shared = Path("/dev/shm") / f"valkyrie.{self.name}"
+        if shared.exists():
+            found.append(str(shared))
+        if self.program():
+            found.append(f"XDP program {self.program()}")
+        return found
+
+
+def make_node(
+    link: Link,
+    directory: Path,
+    peers: dict[str, str],
+    *,
+    path: str = "udp",
+    policy: str = EVERYTHING,
+    extra: str = "",
+    interface: str = "",
+    library: Path | None = None,
+) -> NodeUnderTest:
+    """Return a node of a host, not started; ``peers`` are addresses by name."""
+    name = f"{NODE_PREFIX}{link.host.name}"
+    run = directory / f"run-{link.host.name}"
+    run.mkdir(exist_ok=True)
+    directory.chmod(0o755)
+    text = f"""
+[node]
+name = "{name}"
+run_directory = "{run}"
+
+[[interface]]
+name = "{interface or link.name}"
+path = "{path}"
+{extra}
+{policy}
+"""
+    for peer, address in peers.items():
+        text += f'[[peer]]\nname = "{peer}"\naddress = "{address}"\n'
+    config = directory / f"{link.host.name}.toml"
+    config.write_text(text)
+    config.chmod(0o644)
+    log = directory / f"{link.host.name}.log"
+    return NodeUnderTest(link.host, link, name, config, run, log, library)
+
+
+def make_pair(
+    lab: Lab, directory: Path, *, path: str = "udp", **options: Any
+) -> tuple[NodeUnderTest, NodeUnderTest]:
+    """Return two nodes, "a" and "b", that know each other, not started."""
+    a, b = lab.wire(lab.host("a"), lab.host("b"))
+    first = make_node(a, directory, {"b": str(b.v4.ip)}, path=path, **options)
+    second = make_node(b, directory, {"a": str(a.v4.ip)}, path=path, **options)
+    return first, second
+
+
+@contextlib.contextmanager
+def running(*nodes: NodeUnderTest) -> Iterator[None]:
+    """Run nodes; in the end they stop cleanly and leave nothing."""
+    try:
+        for node in nodes:
+            node.up()
+        for node in nodes:
+            wait_until(node._serves, 10.0, f"node {node.name} serves")
+        yield
+    except BaseException:
+        for node in nodes:
+            print(f"---- {node.name} said:\n{node.said()}")
+        raise
+    finally:
+        statuses = [node.stop() for node in nodes if node.process is not None]
+    assert statuses == [0] * len(nodes)
+    for node in nodes:
+        assert node.left() == []
