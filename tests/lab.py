@@ -143,6 +143,11 @@ class Host:
         self.processes.append(process)
         return process
 
+    def link_is_up(self, index: int) -> bool:
+        """Say whether an interface has carrier and sends."""
+        (link,) = self.run(lambda: list(self.netlink.get_links(index)))
+        return bool(link.get_attr("IFLA_OPERSTATE") == "UP")
+
     def add_address(self, index: int, address: IPv4Interface | IPv6Interface) -> None:
         """Give an interface an address, without duplicate address detection."""
         self.run(
@@ -247,6 +252,8 @@ class Lab:
         for here, there in (ends, reversed(ends)):
             for address in (there.v4, there.v6):
                 here.host.add_neighbour(here.index, str(address.ip), there.mac)
+        # Until the kernel's link watch has run, a fresh interface drops what it is to send.
+        wait_until(lambda: all(end.host.link_is_up(end.index) for end in ends), what="carrier")
         return ends[0], ends[1]
 
     def close(self) -> None:
