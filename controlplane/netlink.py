@@ -424,10 +424,11 @@ class AsyncNetlink:
         async with AsyncIPRoute() as events:
             await events.bind(groups=groups)
             with asking("watch the network", "look at everything again"):
-                async for message in events.get():
-                    change = _change(message)
-                    if change is not None:
-                        yield change
+                while True:  # get() ends with what one read of the socket brought
+                    async for message in events.get():
+                        change = _change(message)
+                        if change is not None:
+                            yield change
 
 
 async def _all(answer: Any) -> list[Any]:
