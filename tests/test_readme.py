@@ -1,0 +1,89 @@
+"""What README.md and docs/API.md show runs as it stands there."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import valkyrie
+from tests.dataplane.double import Fabric
+from tests.lab import SLOWNESS, wait_until
+
+ROOT = Path(__file__).parents[1]
+SOON_S = 5.0 * SLOWNESS
+
+
+def examples(path: str) -> list[str]:
+    return re.findall(
+        r"^```python\n(.*?)^```", (ROOT / path).read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+
+
+def run(code: str, socket: str, **names: Any) -> None:
+    """Run an example on the host whose node has this socket."""
+    code = re.sub(r"(attach(?:_sync)?)\(", rf'\1("{socket}", ', code)
+    exec(compile(code, "example", "exec"), {"__name__": "example", **names})
+
+
+def in_thread(work: Callable[..., None], *arguments: Any, **names: Any) -> threading.Thread:
+    thread = threading.Thread(target=work, args=arguments, kwargs=names, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.fixture
+def fabric(tmp_path: Path) -> Any:
+    made = Fabric(tmp_path, ("10.9.0.1", "10.9.0.2"))
+    yield made
+    made.close()
+
+
+def test_the_hello_world_says_hello(fabric: Fabric) -> None:
+    receiver, sender = examples("README.md")
+    assert max(len(code.strip().splitlines()) for code in (receiver, sender)) <= 6
+    printed: list[bytes] = []
+    here, there = fabric.nodes
+    thread = in_thread(run, receiver, there.path, print=printed.append)
+    wait_until(lambda: any("greeter" in app.services for app in there.apps), SOON_S)
+    run(sender, here.path)
+    thread.join(SOON_S)
+    assert printed == [b"hello, world"]
+
+
+def test_the_example_of_the_api_page_gets_its_answer(fabric: Fabric) -> None:
+    (example,) = examples("docs/API.md")
+    here, there = fabric.nodes
+    printed: list[bytes] = []
+
+    def serve() -> None:
+        with valkyrie.attach_sync(there.path) as node, node.listen("readings") as service:
+            stream = service.accept(SOON_S)
+            for request in stream:
+                stream.reply(request, b"warm enough: " + request.payload)
+
+    thread = in_thread(serve)
+    wait_until(lambda: any("readings" in app.services for app in there.apps), SOON_S)
+    run(example, here.path, print=printed.append, asyncio=asyncio)
+    assert printed == [b"warm enough: 21.5"]
+    wait_until(lambda: not here.apps)
+    thread.join(SOON_S)
+
+
+def test_the_pages_that_the_readme_names_are_there() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    links = re.findall(r"\]\((docs/[^)]+)\)", text)
+    missing = [link for link in links if not (ROOT / link).is_file()]
+    assert not missing
+    assert "<!-- bench -->" in text
+
+
+def test_the_api_page_names_every_public_name() -> None:
+    text = (ROOT / "docs/API.md").read_text("utf-8")
+    unnamed = {"__version__", "Class", "Flag", "Type", "Stream", "SyncStream", "Node", "SyncNode"}
+    assert [name for name in valkyrie.__all__ if name not in text and name not in unnamed] == []
