@@ -1,0 +1,205 @@
+"""The daemon and real applications: policy, peers, services, live parameters, the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import valkyrie
+from tests.lab import Lab, wait_until
+from tests.nodes import EVERYTHING, NodeUnderTest, make_node, make_pair, running
+from valkyrie.dataplane import appsocket, lib
+from valkyrie.dataplane.node import SyncNode
+from valkyrie.dataplane.refusal import NoPeerError
+
+Pair = tuple[NodeUnderTest, NodeUnderTest]
+
+STREAMS = {"critical": 0, "system": 7, "job": 100, "data": 1000, "logs": 10_000}
+
+
+@pytest.fixture(params=["udp", "xdp"])
+def pair(lab: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """Two running nodes."""
+    nodes = make_pair(lab, tmp_path, path=request.param)
+    with running(*nodes):
+        yield nodes
+
+
+def send_through(sender: SyncNode, receiver: SyncNode, count: int = 100) -> None:
+    """Send messages of every class and see them arrive."""
+    peer = sender.connect("b")
+    for name, stream in STREAMS.items():
+        with receiver.listen(name) as service:
+            out = peer.open(name, stream=stream)
+            into = service.accept(timeout=5)
+            for number in range(count):
+                out.send(b"%d" % number)
+            got = [into.recv(timeout=5) for _ in range(count)]
+            assert [each.payload for each in got if each] == [b"%d" % n for n in range(count)]
+
+
+def test_messages_of_every_class_arrive_and_the_ledger_is_zero(pair: Pair) -> None:
+    a, b = pair
+    with (
+        valkyrie.attach_sync(a.socket, name="sender") as sender,
+        valkyrie.attach_sync(b.socket, name="receiver") as receiver,
+    ):
+        send_through(sender, receiver)
+        applications = b.status()["applications"]
+        assert [(each["name"], each["pid"]) for each in applications] == [("receiver", os.getpid())]
+    for node in pair:
+        wait_until(lambda node=node: node.status()["ledger"]["residual"] == 0)  # type: ignore[misc]
+        document = node.status()
+        assert document["applications"] == []
+        for census in document["census"].values():
+            assert census["twice"] == 0
+            assert census["total"] == census["frames"]
+
+
+def test_asyncio_applications_work_too(pair: Pair) -> None:
+    a, b = pair
+
+    async def serve(ready: asyncio.Event) -> bytes:
+        async with valkyrie.attach(b.socket) as node, node.listen("echo") as service:
+            ready.set()
+            stream = await service.accept(timeout=5)
+            async for message in stream:
+                return bytes(message.payload)
+        return b""
+
+    async def both() -> bytes:
+        ready = asyncio.Event()
+        server = asyncio.create_task(serve(ready))
+        await ready.wait()
+        async with valkyrie.attach(a.socket) as node:
+            stream = await (await node.connect("b")).open("echo", stream=100)
+            await stream.send(b"hello")
+            return await server
+
+    assert asyncio.run(both()) == b"hello"
+
+
+def test_a_slot_is_free_again_after_its_application_left(pair: Pair) -> None:
+    a, _ = pair
+    for _ in range(lib.VK_APPS_MAX + 3):
+        with valkyrie.attach_sync(a.socket):
+            pass
+    with valkyrie.attach_sync(a.socket):
+        wait_until(lambda: len(a.status()["applications"]) == 1)
+
+
+def test_peers_go_by_name_and_by_address(pair: Pair) -> None:
+    a, _ = pair
+    peers = a.status()["peers"]
+    assert [(each["name"], each["resolved"], each["reason"]) for each in peers] == [("b", True, "")]
+    with valkyrie.attach_sync(a.socket) as node:
+        node.connect("b")
+        node.connect("10.9.0.2")
+        with pytest.raises(NoPeerError, match="known: b"):
+            node.connect("10.9.0.77")
+
+
+def test_a_service_has_one_application(pair: Pair) -> None:
+    a, _ = pair
+    with valkyrie.attach_sync(a.socket) as one, valkyrie.attach_sync(a.socket) as two:
+        with one.listen("clock"):
+            with pytest.raises(valkyrie.StreamInUseError, match="another application listens"):
+                two.listen("clock")
+        two.listen("clock")
+
+
+def test_rates_change_live(pair: Pair) -> None:
+    a, b = pair
+    with (
+        valkyrie.attach_sync(a.socket) as sender,
+        valkyrie.attach_sync(b.socket) as receiver,
+        receiver.listen("system") as service,
+    ):
+        out = sender.connect("b").open("system", stream=7)
+        into = service.accept(timeout=5)
+        b.ask(
+            appsocket.Tune(
+                {"class.system.rate_packets": 1, "class.system.burst_packets": 1, "worker.stamp": 1}
+            )
+        )
+        assert b.status()["classes"]["system"]["rate_packets"] == 1
+        for _ in range(50):
+            out.send(b"x" * 1200)
+        wait_until(lambda: rate_drops(b) >= 20)
+        b.ask(appsocket.Tune({"class.system.rate_packets": 0, "class.system.burst_packets": 1024}))
+        out.send(b"free again")
+        while (message := into.recv(timeout=5)) is not None:
+            if message.payload == b"free again":
+                break
+
+
+def rate_drops(node: NodeUnderTest) -> int:
+    from valkyrie.shm.counters import CountersPage
+
+    node.status()
+    with CountersPage(node.name) as page:
+        return sum(int(port.packets[2][lib.VK_DROP_CLASS_RATE]) for _, port in page.ports())
+
+
+def test_a_wrong_key_or_value_is_refused_and_changes_nothing(pair: Pair) -> None:
+    a, _ = pair
+    before = a.status()["classes"]
+    for values in ({"class.logs.rate": 1}, {"worker.spin_us": -1}, {"node.udp_port": 5}):
+        reply = a.ask(appsocket.Tune(values))
+        assert reply.code == lib.VK_CODE_POLICY
+        assert reply.message
+    assert a.status()["classes"] == before
+
+
+DENIED: list[tuple[str, dict[str, Any]]] = [
+    ("", {"code": lib.VK_CODE_POLICY, "message": "no [[application]] rule matches uid 0"}),
+    (
+        EVERYTHING.replace("attachments_max = 64", "attachments_max = 64\nmemory_bytes_max = 4096"),
+        {"code": lib.VK_CODE_POLICY, "message": "memory_bytes_max"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("policy", "answer"), DENIED)
+def test_who_is_not_allowed_gets_no_rings(
+    lab: Lab, tmp_path: Path, policy: str, answer: dict[str, Any]
+) -> None:
+    link, _ = lab.wire(lab.host("a"), lab.host("b"))
+    node = make_node(link, tmp_path, {}, policy=policy)
+    with running(node):
+        reply = node.ask(appsocket.Attach())
+        assert reply.code == answer["code"]
+        assert answer["message"] in reply.message
+        assert node.status()["applications"] == []
+
+
+def test_services_and_peers_are_the_policys_business(lab: Lab, tmp_path: Path) -> None:
+    policy = EVERYTHING.replace('listen = ["*"]', 'listen = ["job-*"]').replace(
+        'peers = ["*"]', 'peers = ["c"]'
+    )
+    a, b = lab.wire(lab.host("a"), lab.host("b"))
+    node = make_node(a, tmp_path, {"b": str(b.v4.ip)}, policy=policy)
+    with running(node), valkyrie.attach_sync(node.socket) as application:
+        application.listen("job-1")
+        with pytest.raises(valkyrie.PolicyError, match="does not allow listening"):
+            application.listen("web")
+        with pytest.raises(valkyrie.PolicyError, match="does not allow peer"):
+            application.connect("b")
+
+
+def test_a_peer_is_found_when_its_route_appears(lab: Lab, tmp_path: Path) -> None:
+    a, b = lab.wire(lab.host("a"), lab.host("b"))
+    node = make_node(a, tmp_path, {"far": "10.99.0.1"})
+    with running(node):
+        assert node.status()["peers"][0]["resolved"] is False
+        assert "route" in node.status()["peers"][0]["reason"]
+        a.host.run(a.host.netlink.route, "add", dst="10.99.0.0/24", gateway=str(b.v4.ip))
+        wait_until(lambda: node.status()["peers"][0]["resolved"])
+        assert node.status()["peers"][0]["mac"] == b.mac
+        a.host.run(a.host.netlink.link, "set", index=a.index, state="down")
+        wait_until(lambda: not node.status()["peers"][0]["resolved"])
