@@ -74,7 +74,8 @@ class Report:
 
 def examine(interfaces: Mapping[str, int] | None = None) -> Report:
     """Examine the host, and interfaces by name and queues to serve, or else all that are up."""
-    findings = [*_kernel(), *_paths(), *_rights(), *_faults(), *_interfaces(interfaces or {})]
+    findings = [*_programs(), *_kernel(), *_paths(), *_rights(), *_faults()]
+    findings += _interfaces(interfaces or {})
     return Report(findings)
 
 
@@ -85,7 +86,7 @@ def _said(number: int) -> str:
 _PRIVILEGE = "run it as root, or give CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
 
 
-def _kernel() -> Iterable[Finding]:
+def _programs() -> Iterable[Finding]:
     loaded = facts.load_program(facts.PROG_XDP)
     yield Finding(
         "bpf",
@@ -116,6 +117,9 @@ def _kernel() -> Iterable[Finding]:
         _PRIVILEGE if mapped == errno.EPERM else "a kernel from 5.5 on",
         _said(mapped),
     )
+
+
+def _kernel() -> Iterable[Finding]:
     btf = os.path.exists("/sys/kernel/btf/vmlinux")  # noqa: PTH110
     yield Finding(
         "btf",
