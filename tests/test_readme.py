@@ -13,7 +13,8 @@ import pytest
 
 import valkyrie
 from tests.dataplane.double import Fabric
-from tests.lab import SLOWNESS, wait_until
+from tests.lab import SLOWNESS, Lab, wait_until
+from tests.nodes import make_pair, running
 
 ROOT = Path(__file__).parents[1]
 SOON_S = 5.0 * SLOWNESS
@@ -87,3 +88,17 @@ def test_the_api_page_names_every_public_name() -> None:
     text = (ROOT / "docs/API.md").read_text("utf-8")
     unnamed = {"__version__", "Class", "Flag", "Type", "Stream", "SyncStream", "Node", "SyncNode"}
     assert [name for name in valkyrie.__all__ if name not in text and name not in unnamed] == []
+
+
+@pytest.mark.parametrize("path", ["xdp", "udp"])
+def test_the_hello_world_crosses_from_host_to_host(lab: Lab, tmp_path: Path, path: str) -> None:
+    here, there = make_pair(lab, tmp_path, path=path)
+    receiver, sender = examples("README.md")
+    address = str(there.link.v4.ip)
+    printed: list[bytes] = []
+    with running(here, there):
+        thread = in_thread(run, receiver, there.socket, print=printed.append)
+        wait_until(lambda: "greeter" in str(there.status()), SOON_S)
+        run(sender.replace("10.9.0.2", address), here.socket)
+        thread.join(SOON_S)
+        assert printed == [b"hello, world"]
