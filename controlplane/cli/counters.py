@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from valkyrie.controlplane.readout import Page, Readout
 
+PIPE_COLUMNS = 200
+"""Width of a table that goes to a file or a pipe."""
+
 
 def stat(
     *,
@@ -65,6 +68,8 @@ def top(
         from .live import render
 
         console = Console()
+        if not console.is_terminal:
+            console.width = PIPE_COLUMNS
         if once:
             console.print(render(next(views)))
             return Exit.OK

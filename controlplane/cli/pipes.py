@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 from cyclopts import Parameter, validators
 
+from valkyrie.dataplane.errors import ValkyrieError
+from valkyrie.dataplane.refusal import RefusedError
+
 from .client import DEFAULT_NODE, JsonOption, NodeOption, print_json, quiet_pipe
 from .exits import Exit, reaching_node
 
@@ -27,13 +30,12 @@ CHUNK_SIZE = 32768
 def send(
     peer: Annotated[str, Parameter(help="Peer by name or address, as the node knows it.")],
     service: Annotated[str, Parameter(help="Service there.")],
+    /,
     *,
     stream: Annotated[
-        int | None, Parameter(help="Stream id; it selects the class. Else the next free one.")
+        int | None, Parameter(help="Stream id; it selects the class. Else a free one of --class.")
     ] = None,
-    cls: Annotated[
-        str | None, Parameter(name="--class", help="Class to take a free stream id of.")
-    ] = None,
+    cls: Annotated[str, Parameter(name="--class", help="Class, where no stream is given.")] = "job",
     file: Annotated[
         Path | None, Parameter(help="Send this file in messages of --size bytes.")
     ] = None,
@@ -57,7 +59,7 @@ def send(
         source = sys.stdin.buffer if file is None else stack.enter_context(file.open("rb"))
         with reaching_node():
             attached = stack.enter_context(valkyrie.attach_sync(node, name="valkyrie-send"))
-        to = attached.connect(peer).open(service, stream, cls=cls)
+        to = attached.connect(peer).open(service, stream, cls=None if stream is not None else cls)
         stack.enter_context(to)
         pieces = _chunks(source, size) if whole or file is not None else _lines(source)
         for piece in pieces:
@@ -82,6 +84,7 @@ def _chunks(source: BinaryIO, size: int) -> Iterator[bytes]:
 
 def recv(
     service: Annotated[str, Parameter(help="Service to offer.")],
+    /,
     *,
     count: Annotated[
         int | None,
@@ -103,9 +106,11 @@ def recv(
     with quiet_pipe():
         try:
             asyncio.run(receiver.run(node, service, timeout))
-        except TimeoutError:
-            print(f"valkyrie: nothing arrived within {timeout:g} s", file=sys.stderr)
-            return Exit.FAILED
+        except* ValkyrieError as group:
+            raise group.exceptions[0] from None
+    if receiver.trouble:
+        print(f"valkyrie: {receiver.trouble}", file=sys.stderr)
+        return Exit.FAILED
     return Exit.OK
 
 
@@ -120,6 +125,8 @@ class _Receiver:
         self._done = asyncio.Event()
         self._arrived = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self.trouble = ""
+        """Why it ended without what was asked for; empty = with it."""
 
     async def run(self, node: str, service: str, timeout_s: float | None) -> None:
         """Offer the service until there is enough."""
@@ -140,24 +147,35 @@ class _Receiver:
                     task.cancel()
 
     async def _wait(self, timeout_s: float | None) -> None:
-        """Wait for the end; TimeoutError when nothing arrives for so long."""
+        """Wait for the end, or until nothing arrives for so long."""
         while not self._done.is_set():
             self._arrived.clear()
-            async with asyncio.timeout(timeout_s):
-                await self._arrived.wait()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._arrived.wait()
+            except TimeoutError:
+                self.trouble = f"nothing arrived within {timeout_s:g} s"
+                return
 
     async def _accept(self, listening: Any, tasks: asyncio.TaskGroup) -> None:
         async for stream in listening:
             self._tasks.append(tasks.create_task(self._drain(stream)))
 
     async def _drain(self, stream: Stream) -> None:
-        async with stream:
-            async for message in stream:
-                self._write(stream, message)
-                if self._done.is_set():
-                    return
+        trouble = ""
+        try:
+            async with stream:
+                async for message in stream:
+                    self._write(stream, message)
+                    if self._done.is_set():
+                        return
+        except RefusedError as error:  # its sender is gone; others may come
+            trouble = f"stream {stream.id}: {error}"
         if self._once:
+            self.trouble = trouble
             self._finish()
+        elif trouble:
+            print(f"valkyrie: {trouble}", file=sys.stderr)
 
     def _finish(self) -> None:
         self._done.set()

@@ -69,6 +69,7 @@ def _print_cost(finding: Finding) -> None:
 
 def explain(
     file: Annotated[Path, Parameter(help="A pcap file of Ethernet frames.")],
+    /,
     *,
     node: NodeOption = DEFAULT_NODE,
     interface: Annotated[
