@@ -46,6 +46,9 @@ _ROOT = 0xFFFFFFFF  # linux/pkt_sched.h, TC_H_ROOT
 _DISCARD_PORT = 9  # RFC 863
 _DUMP_TRIES = 5
 
+RESOLVE_S = 3.5
+"""Time for a neighbour to answer: the kernel asks three times, a second apart."""
+
 NO_QUEUE = ("noqueue", "")
 """Kinds of queueing discipline that mean none: packets that do not fit are dropped silently."""
 
@@ -256,7 +259,7 @@ class Netlink:
             raise refused(error, f"look up neighbour {address}") from error
         return _neighbour(message)
 
-    def resolve(self, route: Route, timeout_s: float = 1.0) -> Neighbour | None:
+    def resolve(self, route: Route, timeout_s: float = RESOLVE_S) -> Neighbour | None:
         """Return the next hop's MAC address, asking the link for it; None if nobody answers."""
         end = time.monotonic() + timeout_s
         pause_s = 0.001
@@ -392,7 +395,7 @@ class AsyncNetlink:
             raise refused(error, f"look up neighbour {address}") from error
         return _neighbour(messages[0])
 
-    async def resolve(self, route: Route, timeout_s: float = 1.0) -> Neighbour | None:
+    async def resolve(self, route: Route, timeout_s: float = RESOLVE_S) -> Neighbour | None:
         """Return the next hop's MAC address, asking the link for it; None if nobody answers."""
         end = time.monotonic() + timeout_s
         pause_s = 0.001

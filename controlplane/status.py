@@ -53,6 +53,7 @@ async def document(daemon: Daemon) -> dict[str, object]:
     config = daemon.config
     return {
         "node": config.node.name,
+        "udp_port": config.node.udp_port,
         "version": version("valkyrie"),
         "uptime_s": round(time.time() - daemon.counters.started_ns / 1e9, 3),
         "broker": {"pid": os.getppid()},

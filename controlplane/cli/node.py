@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -23,10 +22,11 @@ def up(*, config: ConfigOption = None, json: JsonOption = False) -> int:
 
     Wants root, or the capabilities that `valkyrie doctor` lists. Tells systemd when it is ready.
     """
+    from valkyrie.controlplane import broker
     from valkyrie.controlplane.config import DEFAULT_PATH, load
 
     settings = load(config or DEFAULT_PATH)
-    code = int(import_module("valkyrie.controlplane.broker").run(settings))
+    code = broker.run(settings)
     if json:
         print_json({"node": settings.node.name, "exit": code})
     return code

@@ -1,5 +1,0 @@
-"""``python -m valkyrie.controlplane.cli`` is the ``valkyrie`` command."""
-
-from . import main
-
-main()
