@@ -57,16 +57,17 @@ class Rings:
 
     rx: Mapping[Class, int] = field(
         default_factory=lambda: {
-            Class.CONTROL: 128,
+            Class.CONTROL: 64,
             Class.CRITICAL: 1024,
-            Class.SYSTEM: 1024,
-            Class.JOB: 1024,
+            Class.SYSTEM: 512,
+            Class.JOB: 512,
             Class.DATA: 2048,
-            Class.LOGS: 1024,
+            Class.LOGS: 512,
         }
     )
-    reserve: int = 1920
-    """RX frames beyond the RX rings: what the kernel can have in hand while all classes stall."""
+    reserve: int = 448
+    """RX frames beyond the RX rings: what the kernel can have in hand while all classes stall. A
+    zero-copy driver takes as many as its own RX ring has entries: give it those on top."""
     tx: int = 2048
     """Entries of the TX ring, and as many frames."""
 

@@ -14,7 +14,7 @@
 
 enum {
 	PREFETCH = 4, /* frames ahead */
-	IDLE_REGAIN = 16, /* empty receives between looks at a class's credit */
+	IDLE_REGAIN = 16, /* empty receives before the first look at a class's credit, then 2x */
 	IDLE_PROBE = 4096, /* empty receives between looks at the port's health */
 	RECOVER_NS = 100000000, /* bound of the wait for a dead worker's frames */
 	RECOVER_STEP_NS = 200000,
@@ -43,15 +43,17 @@ static int idle(struct vk_xdp_path *self, uint32_t class)
 {
 	const struct vk_port *port = self->path.port;
 	int fd = port->xsks[class].fd;
+	uint32_t times;
 
 	if (port->xdp_mode == VK_XDP_ZERO_COPY && vk_umem_wakeup(&port->umem.fill)) {
 		self->path.syscalls_rx++;
 		recvfrom(fd, NULL, 0, MSG_DONTWAIT, NULL, NULL);
 	}
-	self->receive[class].idle++;
-	if (port->credits && self->receive[class].idle % IDLE_REGAIN == 0)
+	times = ++self->receive[class].idle;
+	/* Ever more rarely: the look takes a line away from the program's processor. */
+	if (port->credits && times >= IDLE_REGAIN && !(times & (times - 1)))
 		regain(port, class);
-	if (class != VK_CLASS_CONTROL || self->receive[class].idle % IDLE_PROBE)
+	if (class != VK_CLASS_CONTROL || times % IDLE_PROBE)
 		return 0;
 	self->path.syscalls_rx++;
 	if (recvfrom(fd, NULL, 0, MSG_DONTWAIT, NULL, NULL) < 0 && errno == ENXIO) {
@@ -63,13 +65,17 @@ static int idle(struct vk_xdp_path *self, uint32_t class)
 
 static void xdp_rx_done(struct vk_path *path, uint32_t class);
 
+/* prefetch brings headers close, and the rest of a packet as near as the second level: another
+ * processor wrote it, and one packet after the other would wait for its lines. */
 static void prefetch(const struct vk_port *port, uint32_t class, uint32_t index)
 {
 	const struct xdp_desc *next = vk_umem_descriptor(&port->xsks[class].rx, index);
-	const uint8_t *packet = port->umem.area + next->addr;
+	const uint8_t *start = port->umem.area + next->addr - sizeof(struct vk_meta);
 
-	__builtin_prefetch(packet - sizeof(struct vk_meta));
-	__builtin_prefetch(packet);
+	__builtin_prefetch(start);
+	__builtin_prefetch(start + VK_LINE);
+	for (uint32_t at = 2 * VK_LINE; at < next->len; at += VK_LINE)
+		__builtin_prefetch(start + at, 0, 2);
 }
 
 static int locate(const struct vk_port *port, const struct xdp_desc *descriptor,

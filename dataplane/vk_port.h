@@ -12,7 +12,8 @@
 enum vk_port_const {
 	VK_PORT_ABI = 1,
 	VK_CHUNK_SIZE = 2048, /* bytes of a UMEM frame */
-	VK_FRAME_HEADROOM = 0, /* UMEM headroom on top of the kernel's XDP_PACKET_HEADROOM */
+	VK_FRAME_HEADROOM = 16, /* UMEM headroom on top of the kernel's XDP_PACKET_HEADROOM: the
+				 * metadata begins a cache line and shares it with the headers */
 };
 
 enum vk_path_kind { VK_PATH_NONE = 0, VK_PATH_XDP = 1, VK_PATH_UDP = 2 };
