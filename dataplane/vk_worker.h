@@ -67,8 +67,9 @@ uint32_t vk_worker_abi(void);
 
 /* vk_worker_run moves frames until VK_ORDER_STOP (returns 0), the broker is gone (returns
  * -EPIPE) or a port fails (returns -errno). Assumes a process of its own, single-threaded. Needs
- * no capabilities. Syscalls once it runs: recvmsg/sendmsg/sendto/recvmmsg/sendmmsg, ppoll, read,
- * write, mmap, munmap, close, clock_gettime, sched_yield, exit. */
+ * no capabilities. Syscalls once it runs: recvmsg/sendmsg/sendto/recvfrom/recvmmsg/sendmmsg, ppoll,
+ * epoll_wait, read, write, mmap, munmap, close, getsockopt (XDP_STATISTICS), nanosleep,
+ * clock_gettime, sched_yield, exit; epoll_create1 and epoll_ctl when it starts. */
 int vk_worker_run(struct vk_boot *boot);
 #endif
 #endif
