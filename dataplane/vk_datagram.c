@@ -76,7 +76,8 @@ static int add_alone(struct vk_run *run, const struct vk_part *part)
 	at = vk_put_header(data, &frame, (overhead - VK_HEADER_SIZE) / VK_EXT_WORD,
 			   (uint32_t)(run->real_ns / 1000000000));
 	at = put_extensions(put_session(run, at, part->peer, part->class), &frame);
-	memcpy(at, part->payload, part->size);
+	if (part->size)
+		memcpy(at, part->payload, part->size);
 	path->ops->tx_commit(path, overhead + part->size, 0);
 	vk_count_row(run, part->class)[VK_TX_FRAMES]++;
 	return 1;
@@ -120,7 +121,8 @@ static void append(struct vk_run *run, const struct vk_part *part, uint32_t size
 	data = vk_put_header(data, &frame, (size - part->size - VK_HEADER_SIZE) / VK_EXT_WORD,
 			     (uint32_t)(run->real_ns / 1000000000));
 	data = put_extensions(data, &frame);
-	memcpy(data, part->payload, part->size);
+	if (part->size)
+		memcpy(data, part->payload, part->size);
 	open->used = at + size;
 	open->inner++;
 	if (frame.priority > open->priority)
@@ -132,7 +134,7 @@ int vk_datagram_add(struct vk_run *run, const struct vk_part *part, int alone)
 	struct vk_datagram *open = &run->datagram;
 	uint32_t size = inner_size(part);
 	int same = open->data && open->peer == part->peer && open->class == part->class;
-	int fits = same &&
+	int fits = same && open->inner < VK_AGG_MAX &&
 		   VK_OUTER_SIZE + vk_align_run(open->used - VK_OUTER_SIZE) + size <= open->limit;
 
 	if (!fits) {

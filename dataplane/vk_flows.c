@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "vk_flows.h"
 #include "vk_peers.h"
+#include "vk_slots.h"
 
 #include <string.h>
 
@@ -50,7 +51,8 @@ void vk_flows_load(struct vk_run *run)
 			continue;
 		slot = flow->app < VK_APPS_MAX ? &run->slots[flow->app] : NULL;
 		if (!slot || !slot->attached || slot->generation != flow->app_generation ||
-		    flow->peer >= VK_PEERS_MAX)
+		    flow->peer >= VK_PEERS_MAX ||
+		    run->peers[flow->peer].generation != flow->peer_generation)
 			vk_flows_close(run, flow);
 	}
 }
@@ -159,6 +161,39 @@ void vk_flows_close_slot(struct vk_run *run, uint32_t slot)
 				  });
 		vk_flows_close(run, flow);
 	}
+}
+
+void vk_flows_close_peer(struct vk_run *run, uint32_t peer)
+{
+	for (uint32_t i = 0; i < run->flow_high; i++) {
+		struct vk_flow *flow = &run->work->flows[i];
+
+		if (flow->state == VK_ROW_LIVE && flow->peer == peer)
+			vk_flows_reset(run, flow, VK_CODE_NO_PEER);
+	}
+}
+
+void vk_flows_reset(struct vk_run *run, struct vk_flow *flow, uint32_t code)
+{
+	struct vk_message message = {
+		.flow = vk_flow_number(run, flow),
+		.flow_generation = flow->generation,
+		.peer = flow->peer,
+		.stream = flow->stream,
+		.correlation = flow->token,
+		.code = code,
+	};
+	int opening = flow->opener && !flow->answered;
+	uint32_t slot = flow->app, class = flow->class;
+	uint8_t *body = vk_slots_out(run, slot, class, sizeof message);
+
+	if (body) {
+		memcpy(body, &message, sizeof message);
+		vk_slots_commit(run, slot, class, sizeof message,
+				opening ? VK_RECORD_OPENED : VK_RECORD_RESET);
+	}
+	if (flow->state == VK_ROW_LIVE) /* the application may have been cut off */
+		vk_flows_close(run, flow);
 }
 
 int vk_flows_seen(const struct vk_flow *flow, uint32_t sequence)

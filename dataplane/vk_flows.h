@@ -23,6 +23,13 @@ void vk_flows_close(struct vk_run *run, struct vk_flow *flow);
 /* vk_flows_close_slot frees all flows of an application and tells their peers. */
 void vk_flows_close_slot(struct vk_run *run, uint32_t slot);
 
+/* vk_flows_close_peer ends all flows with a peer that is no more, and tells their applications. */
+void vk_flows_close_peer(struct vk_run *run, uint32_t peer);
+
+/* vk_flows_reset tells the application that its stream is gone, with enum vk_code, and frees it. A
+ * stream that it is still opening is answered with OPENED. */
+void vk_flows_reset(struct vk_run *run, struct vk_flow *flow, uint32_t code);
+
 /* vk_flows_accept notes that message `sequence` came on flow. Returns 1 when it is new, 0 when it
  * came before or is too old to tell. Counts gaps; a late message takes its gap back. */
 int vk_flows_accept(struct vk_run *run, struct vk_flow *flow, uint32_t sequence);

@@ -14,7 +14,7 @@ static void take_ext(struct vk_frame *frame, const uint8_t *at, uint32_t kind)
 {
 	switch (kind) {
 	case VK_EXT_SESSION:
-		frame->space = at[3] >> 6;
+		frame->space = at[3] >> VK_SESSION_SPACE_SHIFT;
 		frame->session = vk_get32(at + 4);
 		frame->number = vk_get64(at + 8);
 		break;

@@ -115,7 +115,8 @@ static inline void vk_put_ext(uint8_t *at, uint8_t kind, uint32_t bytes, uint16_
 static inline uint8_t *vk_put_session(uint8_t *at, uint32_t session, uint32_t space,
 				      uint64_t number)
 {
-	vk_put_ext(at, VK_EXT_SESSION, sizeof(struct vk_ext_session), (uint16_t)(space << 6));
+	vk_put_ext(at, VK_EXT_SESSION, sizeof(struct vk_ext_session),
+		   (uint16_t)(space << VK_SESSION_SPACE_SHIFT));
 	vk_put32(at + 4, session);
 	vk_put32(at + 8, (uint32_t)(number >> 32));
 	vk_put32(at + 12, (uint32_t)number);

@@ -68,6 +68,7 @@ struct vk_path {
 	uint64_t lost[VK_CLASS_COUNT]; /* datagrams the kernel refused for good, by class */
 	uint64_t invalid[VK_CLASS_COUNT]; /* received, shorter than a header or not located */
 	int error; /* last errno of a loss, for status */
+	int draining; /* rx gives only what was taken from the kernel before: the worker leaves */
 };
 
 /* Frames by owner, for tests and status; the sum is umem.rx_frames + umem.tx_frames. `kernel` are

@@ -167,7 +167,7 @@ static int udp_rx(struct vk_path *path, uint32_t class, struct vk_rx_frame *fram
 				inbox->next++;
 		}
 		/* Frames handed out lie in the buffers: nothing is received over them. */
-	} while (!count && receive_more(self, class));
+	} while (!count && !path->draining && receive_more(self, class));
 	return count;
 }
 

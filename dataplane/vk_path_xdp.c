@@ -99,7 +99,7 @@ static int xdp_rx(struct vk_path *path, uint32_t class, struct vk_rx_frame *fram
 	struct vk_xdp_receive *receive = &self->receive[class];
 	uint32_t ready, count = 0;
 
-	if (!ring->size || max <= 0)
+	if (!ring->size || max <= 0 || path->draining)
 		return 0;
 	assert(!receive->held);
 	/* Acquire pairs with the kernel's release in xsk_flush. */

@@ -1,10 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 #include "vk_peers.h"
 
+#include "vk_flows.h"
+
 #include <assert.h>
 #include <string.h>
 
-enum { SEQLOCK_TRIES = 64 };
+enum {
+	SEQLOCK_TRIES = 64,
+	PAYLOAD_MIN = 512, /* bytes: every IP path carries that much */
+	IP4_UDP_SIZE = 28, /* headers, bytes */
+	IP6_UDP_SIZE = 48,
+};
 
 int vk_seqlock_copy(void *to, const void *row, size_t size)
 {
@@ -44,25 +51,42 @@ static void index_peer(struct vk_run *run, uint32_t peer)
 	run->peer_buckets[at] = (uint16_t)(peer + 1);
 }
 
-/* Packet numbers belong to one peer: a row that names another one starts anew. */
+/* Packet numbers and streams belong to one peer: a row that names another one starts anew. */
 static void adopt_numbers(struct vk_run *run, uint32_t peer)
 {
 	struct vk_packet *packet = &run->work->packets[peer];
 
 	if (packet->peer_generation == run->peers[peer].generation)
 		return;
+	vk_flows_close_peer(run, peer);
 	memset(packet, 0, sizeof *packet);
 	packet->peer_generation = run->peers[peer].generation;
 }
 
+/* Bytes of a UDP payload that the port can send whole. */
+static uint32_t payload_limit(const struct vk_port *port, uint32_t family)
+{
+	uint32_t limit = port->tx_path == VK_PATH_XDP ? VK_XDP_PAYLOAD_MAX : VK_UDP_PAYLOAD_MAX;
+	uint32_t heads = family == 6 ? IP6_UDP_SIZE : IP4_UDP_SIZE;
+
+	if (port->mtu > PAYLOAD_MIN + heads && port->mtu - heads < limit)
+		limit = port->mtu - heads;
+	return limit;
+}
+
 static void clamp_peer(struct vk_run *run, struct vk_peer *peer)
 {
-	if (peer->port_index >= run->boot->port_count)
+	uint32_t limit;
+
+	if (peer->port_index >= run->boot->port_count) {
+		peer->port_index = 0;
 		peer->state = VK_ROW_FREE;
-	if (peer->payload_max < 512)
-		peer->payload_max = 512;
-	if (peer->payload_max > VK_CHUNK_SIZE - 128)
-		peer->payload_max = VK_CHUNK_SIZE - 128;
+	}
+	limit = payload_limit(&run->boot->ports[peer->port_index], peer->family);
+	if (peer->payload_max < PAYLOAD_MIN)
+		peer->payload_max = PAYLOAD_MIN;
+	if (peer->payload_max > limit)
+		peer->payload_max = (uint16_t)limit;
 }
 
 void vk_peers_refresh(struct vk_run *run, int force)

@@ -1,60 +1,83 @@
 /* SPDX-License-Identifier: MIT */
 #include "vk_reassembly.h"
 
+#include "vk_ring.h"
 #include "vk_wire.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-struct run_of_bytes {
-	uint32_t begin;
-	uint32_t end;
-};
+_Static_assert((int)VK_PARTIAL_SIZE == (int)VK_SHARDED_MAX, "a buffer holds the largest message");
 
-struct partial {
-	uint32_t flow;
-	uint32_t flow_generation;
-	uint32_t sequence;
-	uint32_t total; /* 0 = free */
-	uint32_t run_count;
-	uint64_t begin_ns;
-	uint8_t *data;
-	struct run_of_bytes runs[VK_PARTIAL_GAPS_MAX]; /* sorted, apart from each other */
-};
+/* Messages of a flow complete mostly in order, so a direct-mapped place by flow and sequence is
+ * free again when it is needed; a collision takes one of the next places. */
+enum { PROBES = 8 };
 
 struct vk_reassembly {
+	struct vk_partial *partials;
+	uint8_t (*buffers)[VK_PARTIAL_SIZE];
 	uint64_t bytes;
 	uint64_t bytes_max;
-	uint8_t *complete; /* handed out by the last call */
 	uint32_t live;
-	struct partial partials[VK_PARTIALS_MAX];
+	uint32_t free_count;
+	uint16_t free[VK_PARTIALS_MAX]; /* buffers; the one used last is used next */
 };
 
-struct vk_reassembly *vk_reassembly_new(uint64_t bytes)
-{
-	struct vk_reassembly *table = calloc(1, sizeof *table);
+/* A place in the sorted runs of a partial, and whether a new run joins its neighbours there. */
+struct place {
+	uint32_t at; /* first run behind */
+	int joins_before;
+	int joins_behind;
+};
 
-	if (table)
-		table->bytes_max = bytes;
-	return table;
+static int partial_ok(const struct vk_partial *partial, const uint8_t *used)
+{
+	uint32_t end = 0;
+
+	if (partial->total > VK_PARTIAL_SIZE || partial->run_count > VK_PARTIAL_RUNS_MAX ||
+	    partial->buffer >= VK_PARTIALS_MAX || used[partial->buffer])
+		return 0;
+	for (uint32_t i = 0; i < partial->run_count; i++) {
+		if (partial->runs[i].begin < end || partial->runs[i].end <= partial->runs[i].begin)
+			return 0;
+		end = partial->runs[i].end;
+	}
+	return end <= partial->total;
 }
 
-static void drop(struct vk_reassembly *table, struct partial *partial)
+struct vk_reassembly *vk_reassembly_new(struct vk_partial *partials,
+					uint8_t (*buffers)[VK_PARTIAL_SIZE], uint64_t bytes)
 {
-	table->bytes -= partial->total;
-	table->live--;
-	free(partial->data);
-	partial->data = NULL;
-	partial->total = 0;
+	struct vk_reassembly *table = calloc(1, sizeof *table);
+	uint8_t used[VK_PARTIALS_MAX] = { 0 };
+
+	if (!table)
+		return NULL;
+	table->partials = partials;
+	table->buffers = buffers;
+	table->bytes_max = bytes;
+	for (uint32_t i = 0; i < VK_PARTIALS_MAX; i++) {
+		struct vk_partial *partial = &partials[i];
+
+		if (!partial->total)
+			continue;
+		if (!partial_ok(partial, used)) {
+			partial->total = 0;
+			continue;
+		}
+		used[partial->buffer] = 1;
+		table->bytes += partial->total;
+		table->live++;
+	}
+	for (uint32_t i = VK_PARTIALS_MAX; i-- > 0;) {
+		if (!used[i])
+			table->free[table->free_count++] = (uint16_t)i;
+	}
+	return table;
 }
 
 void vk_reassembly_free(struct vk_reassembly *table)
 {
-	if (!table)
-		return;
-	for (uint32_t i = 0; i < VK_PARTIALS_MAX; i++)
-		free(table->partials[i].data);
-	free(table->complete);
 	free(table);
 }
 
@@ -68,19 +91,24 @@ uint64_t vk_reassembly_bytes(const struct vk_reassembly *table)
 	return table->bytes;
 }
 
-/* Messages of a flow complete mostly in order, so a direct-mapped place by flow and sequence is
- * free again when it is needed; a collision takes the next places. */
-enum { PROBES = 8 };
-
-static uint32_t home(const struct vk_shard *shard)
+static void drop(struct vk_reassembly *table, struct vk_partial *partial)
 {
-	return (shard->flow * 31 + shard->sequence) % VK_PARTIALS_MAX;
+	table->bytes -= partial->total;
+	table->live--;
+	table->free[table->free_count++] = (uint16_t)partial->buffer;
+	VK_STORE_RELEASE(&partial->total, 0);
 }
 
-static struct partial *find(struct vk_reassembly *table, const struct vk_shard *shard)
+static struct vk_partial *candidate(struct vk_reassembly *table, const struct vk_shard *shard,
+				    uint32_t probe)
+{
+	return &table->partials[(shard->flow * 31 + shard->sequence + probe) % VK_PARTIALS_MAX];
+}
+
+static struct vk_partial *find(struct vk_reassembly *table, const struct vk_shard *shard)
 {
 	for (uint32_t i = 0; i < PROBES; i++) {
-		struct partial *partial = &table->partials[(home(shard) + i) % VK_PARTIALS_MAX];
+		struct vk_partial *partial = candidate(table, shard, i);
 
 		if (partial->total && partial->flow == shard->flow &&
 		    partial->flow_generation == shard->flow_generation &&
@@ -90,25 +118,23 @@ static struct partial *find(struct vk_reassembly *table, const struct vk_shard *
 	return NULL;
 }
 
-static struct partial *start(struct vk_reassembly *table, const struct vk_shard *shard,
-			     uint64_t now_ns)
+static struct vk_partial *start(struct vk_reassembly *table, const struct vk_shard *shard,
+				uint64_t now_ns)
 {
-	if (table->bytes + shard->total > table->bytes_max)
+	if (table->bytes + shard->total > table->bytes_max || !table->free_count)
 		return NULL;
 	for (uint32_t i = 0; i < PROBES; i++) {
-		struct partial *partial = &table->partials[(home(shard) + i) % VK_PARTIALS_MAX];
+		struct vk_partial *partial = candidate(table, shard, i);
 
 		if (partial->total)
 			continue;
-		partial->data = malloc(shard->total);
-		if (!partial->data)
-			return NULL;
 		partial->flow = shard->flow;
 		partial->flow_generation = shard->flow_generation;
 		partial->sequence = shard->sequence;
-		partial->total = shard->total;
+		partial->buffer = table->free[--table->free_count];
 		partial->run_count = 0;
 		partial->begin_ns = now_ns;
+		VK_STORE_RELEASE(&partial->total, shard->total);
 		table->bytes += shard->total;
 		table->live++;
 		return partial;
@@ -116,42 +142,60 @@ static struct partial *start(struct vk_reassembly *table, const struct vk_shard 
 	return NULL;
 }
 
-/* Adds [begin, end) to the runs; 0 when it overlaps one or there are too many. */
-static int add_run(struct partial *partial, uint32_t begin, uint32_t end)
+/* Finds where [begin, end) goes; 0 when it overlaps a run or there are too many. */
+static int find_place(const struct vk_partial *partial, uint32_t begin, uint32_t end,
+		      struct place *place)
 {
-	struct run_of_bytes *runs = partial->runs;
 	uint32_t at = partial->run_count;
 
-	while (at && runs[at - 1].begin > begin)
+	while (at && partial->runs[at - 1].begin > begin)
 		at--;
-	if ((at && runs[at - 1].end > begin) || (at < partial->run_count && runs[at].begin < end))
+	if ((at && partial->runs[at - 1].end > begin) ||
+	    (at < partial->run_count && partial->runs[at].begin < end))
 		return 0;
-	if (at && runs[at - 1].end == begin) {
-		runs[at - 1].end = end;
-		if (at < partial->run_count && runs[at].begin == end) {
-			runs[at - 1].end = runs[at].end;
-			memmove(&runs[at], &runs[at + 1],
-				(--partial->run_count - at) * sizeof *runs);
-		}
-		return 1;
+	place->at = at;
+	place->joins_before = at && partial->runs[at - 1].end == begin;
+	place->joins_behind = at < partial->run_count && partial->runs[at].begin == end;
+	return place->joins_before || place->joins_behind ||
+	       partial->run_count < VK_PARTIAL_RUNS_MAX;
+}
+
+/* A worker may die in here: the count is impossible meanwhile, so that the next one gives the
+ * partial up. */
+static void insert(struct vk_partial *partial, uint32_t begin, uint32_t end,
+		   const struct place *place)
+{
+	uint32_t at = place->at, count = partial->run_count;
+
+	partial->run_count = UINT32_MAX;
+	__asm__ volatile("" : : : "memory");
+	if (place->joins_before && place->joins_behind) {
+		partial->runs[at - 1].end = partial->runs[at].end;
+		memmove(&partial->runs[at], &partial->runs[at + 1],
+			(count - at - 1) * sizeof partial->runs[0]);
+		count--;
+	} else if (place->joins_before) {
+		partial->runs[at - 1].end = end;
+	} else if (place->joins_behind) {
+		partial->runs[at].begin = begin;
+	} else {
+		memmove(&partial->runs[at + 1], &partial->runs[at],
+			(count - at) * sizeof partial->runs[0]);
+		partial->runs[at].begin = begin;
+		partial->runs[at].end = end;
+		count++;
 	}
-	if (at < partial->run_count && runs[at].begin == end) {
-		runs[at].begin = begin;
-		return 1;
-	}
-	if (partial->run_count == VK_PARTIAL_GAPS_MAX)
-		return 0;
-	memmove(&runs[at + 1], &runs[at], (partial->run_count++ - at) * sizeof *runs);
-	runs[at] = (struct run_of_bytes){ begin, end };
-	return 1;
+	__asm__ volatile("" : : : "memory");
+	partial->run_count = count;
 }
 
 enum vk_shard_result vk_reassembly_add(struct vk_reassembly *table, const struct vk_shard *shard,
 				       uint64_t now_ns, const uint8_t **message)
 {
-	struct partial *partial;
+	struct vk_partial *partial;
+	struct place place;
 
-	if (!shard->size || shard->total > VK_SHARDED_MAX || shard->offset >= shard->total ||
+	if (!shard->size || shard->total > VK_PARTIAL_SIZE || shard->offset >= shard->total ||
 	    shard->size > shard->total - shard->offset)
 		return VK_SHARD_REFUSED;
 	partial = find(table, shard);
@@ -163,17 +207,16 @@ enum vk_shard_result vk_reassembly_add(struct vk_reassembly *table, const struct
 		drop(table, partial);
 		return VK_SHARD_REFUSED;
 	}
-	if (!add_run(partial, shard->offset, shard->offset + shard->size))
+	if (!find_place(partial, shard->offset, shard->offset + shard->size, &place))
 		return VK_SHARD_REFUSED;
-	memcpy(partial->data + shard->offset, shard->data, shard->size);
+	memcpy(table->buffers[partial->buffer] + shard->offset, shard->data, shard->size);
+	__asm__ volatile("" : : : "memory"); /* bytes first: a worker may die in between */
+	insert(partial, shard->offset, shard->offset + shard->size, &place);
 	if (partial->run_count > 1 || partial->runs[0].begin ||
 	    partial->runs[0].end != partial->total)
 		return VK_SHARD_TAKEN;
-	free(table->complete);
-	table->complete = partial->data;
-	partial->data = NULL;
+	*message = table->buffers[partial->buffer];
 	drop(table, partial);
-	*message = table->complete;
 	return VK_SHARD_COMPLETE;
 }
 
@@ -182,7 +225,7 @@ uint32_t vk_reassembly_expire(struct vk_reassembly *table, uint64_t now_ns, uint
 	uint32_t gone = 0;
 
 	for (uint32_t i = 0; table->live && i < VK_PARTIALS_MAX; i++) {
-		struct partial *partial = &table->partials[i];
+		struct vk_partial *partial = &table->partials[i];
 
 		if (!partial->total || now_ns - partial->begin_ns < age_ns)
 			continue;

@@ -2,15 +2,10 @@
 #ifndef VK_REASSEMBLY_H
 #define VK_REASSEMBLY_H
 /* vk_reassembly.h: messages made of shards. Bounded three ways: bytes in all, partial messages,
- * and time; a message whose shards contradict each other is given up. Sans-IO, time is an
- * argument.
+ * and time; a message whose shards contradict each other is given up. The partial messages lie in
+ * vk_work, so that the next worker goes on with them. Sans-IO, time is an argument.
  */
-#include <stdint.h>
-
-enum vk_reassembly_const {
-	VK_PARTIALS_MAX = 1024, /* messages under way */
-	VK_PARTIAL_GAPS_MAX = 256, /* separate runs of bytes in one of them */
-};
+#include "vk_shm.h"
 
 enum vk_shard_result {
 	VK_SHARD_TAKEN = 0, /* more is missing */
@@ -31,11 +26,13 @@ struct vk_shard {
 	const uint8_t *data;
 };
 
-/* vk_reassembly_new returns an empty table that uses at most bytes for payloads; NULL = no
- * memory. */
-struct vk_reassembly *vk_reassembly_new(uint64_t bytes);
+/* vk_reassembly_new returns a table over VK_PARTIALS_MAX partials and as many buffers, which must
+ * outlive it; NULL = no memory. Partials of an earlier worker are taken over; one that it was
+ * changing when it died is given up. Uses at most bytes for payloads. */
+struct vk_reassembly *vk_reassembly_new(struct vk_partial *partials,
+					uint8_t (*buffers)[VK_PARTIAL_SIZE], uint64_t bytes);
 
-/* vk_reassembly_free gives everything back; NULL is fine. */
+/* vk_reassembly_free forgets the table, not the partials; NULL is fine. */
 void vk_reassembly_free(struct vk_reassembly *table);
 
 /* vk_reassembly_limit changes the bound; partial messages over it stay until they end. */

@@ -42,7 +42,8 @@ static int put(struct vk_run *run, const struct vk_flow *flow, const struct vk_m
 	if (!body)
 		return 0;
 	memcpy(body, message, sizeof *message);
-	memcpy(body + sizeof *message, payload, size);
+	if (size)
+		memcpy(body + sizeof *message, payload, size);
 	vk_slots_commit(run, flow->app, flow->class, sizeof *message + size, kind);
 	return 1;
 }
@@ -156,24 +157,6 @@ static void answer(struct vk_run *run, uint32_t peer, const struct vk_frame *fra
 			  });
 }
 
-/* Tells the application that its stream is gone and frees it. */
-static void reset_flow(struct vk_run *run, struct vk_flow *flow, uint32_t code)
-{
-	struct vk_message message = {
-		.flow = vk_flow_number(run, flow),
-		.flow_generation = flow->generation,
-		.peer = flow->peer,
-		.stream = flow->stream,
-		.correlation = flow->token,
-		.code = code,
-	};
-	int opening = flow->opener && !flow->answered;
-
-	put(run, flow, &message, opening ? VK_RECORD_OPENED : VK_RECORD_RESET, NULL, 0);
-	if (flow->state == VK_ROW_LIVE) /* put may have cut the application off */
-		vk_flows_close(run, flow);
-}
-
 static void receive_open(struct vk_run *run, uint32_t peer, const struct vk_frame *frame)
 {
 	struct vk_flow *flow = vk_flows_find(run, peer, frame->stream);
@@ -189,7 +172,7 @@ static void receive_open(struct vk_run *run, uint32_t peer, const struct vk_fram
 		return;
 	}
 	if (flow) /* the peer forgot it: it or its application started anew */
-		reset_flow(run, flow, VK_CODE_STREAM_UNKNOWN);
+		vk_flows_reset(run, flow, VK_CODE_STREAM_UNKNOWN);
 	slot = vk_services_find(run, frame->payload, frame->length);
 	if (slot < 0 || !vk_slots_allow(&run->slots[slot], frame->stream)) {
 		answer(run, peer, frame, VK_STREAM_RESET,
@@ -233,8 +216,10 @@ static void receive_end(struct vk_run *run, uint32_t peer, const struct vk_frame
 	if (frame->type == VK_STREAM_RESET) {
 		uint32_t code = frame->length >= 4 ? vk_get32(frame->payload) : 0;
 
-		if (!frame->correlation || frame->correlation == flow->token)
-			reset_flow(run, flow, code ? code : VK_CODE_STREAM_UNKNOWN);
+		/* Without a token it answers a message, which a stream being opened never sent. */
+		if (frame->correlation == flow->token ||
+		    (!frame->correlation && (!flow->opener || flow->answered)))
+			vk_flows_reset(run, flow, code ? code : VK_CODE_STREAM_UNKNOWN);
 		return;
 	}
 	message = describe(run, flow, frame);
@@ -276,7 +261,7 @@ static void receive_run(struct vk_run *run, uint32_t peer, uint32_t class,
 			const struct vk_frame *outer)
 {
 	enum { ALONE = VK_FLAG_AGG | VK_FLAG_ENC };
-	uint32_t at = 0;
+	uint32_t at = 0, inner = 0;
 
 	while (outer->length - at >= VK_HEADER_SIZE) {
 		const uint8_t *data = outer->payload + at;
@@ -284,8 +269,9 @@ static void receive_run(struct vk_run *run, uint32_t peer, uint32_t class,
 
 		if (!data[0] && !data[1])
 			return; /* padding */
-		if (vk_frame_parse(&frame, data, outer->length - at, 0) || frame.flags & ALONE ||
-		    frame.present & 1u << VK_EXT_SESSION || vk_frame_class(&frame) != class) {
+		if (inner++ == VK_AGG_MAX || vk_frame_parse(&frame, data, outer->length - at, 0) ||
+		    frame.flags & ALONE || frame.present & 1u << VK_EXT_SESSION ||
+		    vk_frame_class(&frame) != class) {
 			vk_count_row(run, class)[VK_DROP_INNER_INVALID]++;
 			return;
 		}
@@ -374,7 +360,20 @@ int vk_receive_port(struct vk_run *run, uint32_t port, uint32_t class, int budge
 	}
 	if (count > 0)
 		path->ops->rx_done(path, class);
+	vk_count_row(run, class)[VK_DROP_FRAME_INVALID] += path->invalid[class];
+	path->invalid[class] = 0;
 	return count;
+}
+
+void vk_receive_rest(struct vk_run *run)
+{
+	for (uint32_t port = 0; port < run->boot->port_count; port++) {
+		run->rx[port]->draining = 1;
+		for (uint32_t c = 0; c < VK_CLASS_COUNT; c++) {
+			while (vk_receive_port(run, port, c, VK_RX_BATCH) > 0)
+				continue;
+		}
+	}
 }
 
 static int receive_class(struct vk_run *run, uint32_t class, int budget)

@@ -23,4 +23,7 @@ int vk_receive_port(struct vk_run *run, uint32_t port, uint32_t class, int budge
 /* vk_receive_all takes frames of all classes by priority: critical is looked at again after at
  * most 16 frames of a lower class. Returns how many frames were taken, or -errno. */
 int vk_receive_all(struct vk_run *run);
+
+/* vk_receive_rest handles what the paths have taken from the kernel already, and no more. */
+void vk_receive_rest(struct vk_run *run);
 #endif

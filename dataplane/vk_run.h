@@ -6,6 +6,7 @@
  */
 #include "vk_channel.h"
 #include "vk_frame.h"
+#include "vk_schedule.h"
 #include "vk_worker.h"
 
 #include <stddef.h>
@@ -16,12 +17,6 @@ enum vk_run_const {
 	VK_NO_FLOW = 0xffffffff,
 	VK_LEASE_NS = 2000000000, /* a daemon silent for longer is gone */
 	VK_TICK_NS = 100000000, /* heartbeat and time-outs */
-};
-
-/* A token bucket in user space, kept as the time at which it would be full again. */
-struct vk_meter {
-	uint64_t cost_ns; /* of one unit, fixed point 2^-20; 0 = no limit */
-	uint64_t full_ns; /* CLOCK_MONOTONIC */
 };
 
 /* An attached application. */
@@ -39,9 +34,6 @@ struct vk_run_slot {
 	uint32_t sleeps;
 	int bell_app;
 	int bell_worker;
-	int64_t deficit[VK_CLASS_COUNT]; /* bytes this application may still send this round */
-	uint32_t shard_offset[VK_CLASS_COUNT]; /* progress in the message at the ring's head */
-	uint32_t shard_sequence[VK_CLASS_COUNT];
 	struct vk_app policy; /* private copy of the row */
 	struct vk_meter messages;
 	struct vk_meter bytes;
@@ -92,14 +84,12 @@ struct vk_run {
 	uint32_t flow_high; /* no live flow at or above */
 	uint32_t flow_deleted; /* tombstones in the index */
 	struct vk_run_slot slots[VK_APPS_MAX];
-	uint32_t attached[VK_APPS_MAX]; /* slots, dense */
-	uint32_t attached_count;
-	uint32_t turn[VK_CLASS_COUNT]; /* whose turn it is in a class */
+	struct vk_schedule schedule; /* its apps are the attached slots */
+	uint64_t due_ns; /* when a rate lets something go */
 	struct vk_reply replies[VK_REPLIES_MAX];
 	uint32_t reply_count;
 	uint64_t reset_due_ns; /* no reset to unknown streams before */
 	struct vk_datagram datagram;
-	uint64_t turn_bytes; /* taken from applications this turn */
 	uint64_t path_full; /* bit port: the kernel takes no more this turn */
 	struct vk_reassembly *reassembly;
 	int stopping;

@@ -1,16 +1,18 @@
 /* SPDX-License-Identifier: MIT */
+#define _GNU_SOURCE
 #include "vk_send.h"
 
 #include "vk_datagram.h"
 #include "vk_flows.h"
 #include "vk_slots.h"
 
+#include <poll.h>
 #include <string.h>
+#include <time.h>
 
 enum {
-	CRITICAL_QUANTUM_BYTES = 65536, /* critical goes first, but a round ends */
-	TURN_BYTES = 131072, /* of all rounds together: then receiving has its turn */
-	WEIGHT_NORMAL = 100,
+	DRAIN_TRIES = 64, /* of an application that leaves, when the path is full */
+	DRAIN_STEP_NS = 100000,
 };
 
 enum outcome {
@@ -165,8 +167,7 @@ static struct vk_flow *own_flow(struct vk_run *run, uint32_t slot, uint32_t clas
 	flow = &run->work->flows[message->flow];
 	if (flow->state != VK_ROW_LIVE || flow->generation != message->flow_generation ||
 	    flow->app != slot || flow->class != class ||
-	    flow->app_generation != run->slots[slot].generation ||
-	    run->peers[flow->peer].state != VK_ROW_LIVE)
+	    flow->app_generation != run->slots[slot].generation)
 		return NULL;
 	return flow;
 }
@@ -181,28 +182,45 @@ static int data_type_ok(uint8_t type)
 static int send_shards(struct vk_run *run, uint32_t slot, struct vk_flow *flow,
 		       struct vk_part *part)
 {
-	struct vk_run_slot *app = &run->slots[slot];
-	uint32_t *offset = &app->shard_offset[part->class], total = part->size, chunk;
+	struct vk_sending *sending = &run->work->sending[slot][part->class];
+	uint32_t total = part->size, chunk;
 	const uint8_t *payload = part->payload;
 
 	part->frame.present = (part->frame.present & ~(1u << VK_EXT_SEQ)) | 1u << VK_EXT_SHARD;
 	part->frame.flags |= VK_FLAG_FRG;
 	part->frame.total = total;
-	if (!*offset)
-		app->shard_sequence[part->class] = flow->tx_sequence++;
-	part->frame.sequence = app->shard_sequence[part->class];
+	if (!sending->started) {
+		sending->sequence = flow->tx_sequence++;
+		sending->offset = 0;
+		sending->started = 1;
+	}
+	part->frame.sequence = sending->sequence;
 	chunk = run->peers[part->peer].payload_max - vk_part_overhead(&part->frame);
-	while (*offset < total) {
-		part->frame.offset = *offset;
-		part->payload = payload + *offset;
-		part->size = total - *offset < chunk ? total - *offset : chunk;
+	while (sending->offset < total) {
+		part->frame.offset = sending->offset;
+		part->payload = payload + sending->offset;
+		part->size = total - sending->offset < chunk ? total - sending->offset : chunk;
 		if (!vk_datagram_add(run, part, 1))
 			return 0;
 		vk_count_row(run, part->class)[VK_TX_SHARDS]++;
-		*offset += part->size;
+		sending->offset += part->size;
 	}
-	*offset = 0;
+	sending->started = 0;
 	return 1;
+}
+
+/* Why a message cannot be sent at all; VK_COUNTER_COUNT = it can. */
+static enum vk_counter refuse_data(const struct vk_run *run, const struct vk_flow *flow,
+				   uint8_t type, uint32_t size)
+{
+	if (!flow)
+		return VK_REFUSED_FLOW;
+	if (size > VK_SHARDED_MAX)
+		return VK_REFUSED_SIZE;
+	if (!data_type_ok(type))
+		return VK_REFUSED_POLICY;
+	return run->peers[flow->peer].state == VK_ROW_LIVE ? VK_COUNTER_COUNT :
+							     VK_DROP_TX_UNREACHABLE;
 }
 
 static enum outcome send_data(struct vk_run *run, uint32_t slot, uint32_t class,
@@ -229,10 +247,10 @@ static enum outcome send_data(struct vk_run *run, uint32_t slot, uint32_t class,
 		.class = class,
 	};
 
-	if (!flow || !data_type_ok(part.frame.type) || size > VK_SHARDED_MAX) {
-		row[!flow		  ? VK_REFUSED_FLOW :
-		    size > VK_SHARDED_MAX ? VK_REFUSED_SIZE :
-					    VK_REFUSED_POLICY]++;
+	enum vk_counter refusal = refuse_data(run, flow, part.frame.type, size);
+
+	if (refusal != VK_COUNTER_COUNT) {
+		row[refusal]++;
 		count->refused++;
 		return WENT;
 	}
@@ -289,92 +307,126 @@ static int within_rate(const struct vk_run *run, const struct vk_run_slot *slot)
 	       vk_meter_ready(&slot->bytes, run->now_ns);
 }
 
-/* Sends from one ring while its deficit lasts; returns how many records went. */
-static uint32_t send_ring(struct vk_run *run, uint32_t number, uint32_t class)
+/* The worker has to be awake when the bucket has something again. */
+static void wait_for_rate(struct vk_run *run, const struct vk_run_slot *slot)
+{
+	uint64_t due_ns = vk_meter_due(&slot->messages);
+
+	if (slot->bytes.cost_ns && vk_meter_due(&slot->bytes) > due_ns)
+		due_ns = vk_meter_due(&slot->bytes);
+	if (due_ns < run->due_ns)
+		run->due_ns = due_ns;
+}
+
+/* Sends the record at the head of a ring; VK_SERVED_BUDGET = it went. */
+static enum vk_served send_next(struct vk_run *run, uint32_t number, uint32_t class, int64_t *bytes)
 {
 	struct vk_run_slot *slot = &run->slots[number];
 	struct vk_rx *in = &slot->in[class];
-	uint8_t blocked = VK_BLOCKED_NONE;
-	uint32_t went = 0;
+	struct vk_record record;
+	const uint8_t *body;
+	int found = vk_rx_peek(in, &record, &body);
 
-	while (slot->deficit[class] > 0) {
-		struct vk_record record;
-		const uint8_t *body;
-		int found = vk_rx_peek(in, &record, &body);
-
-		if (found < 0 || (found && record.size < sizeof(struct vk_message))) {
-			vk_slots_violation(run, number);
-			return went;
-		}
-		if (!found) {
-			slot->deficit[class] = 0; /* an idle ring saves nothing up */
-			break;
-		}
-		__builtin_prefetch(body + vk_record_span(record.size));
-		__builtin_prefetch(body + vk_record_span(record.size) + VK_LINE);
-		if (!within_rate(run, slot)) {
-			blocked = VK_BLOCKED_POLICY;
-			break;
-		}
-		if (send_record(run, number, class, &record, body) == LATER) {
-			blocked = VK_BLOCKED_PATH;
-			break;
-		}
-		if (!slot->attached)
-			return went; /* cut off while a refusal was written */
-		vk_meter_spend(&slot->messages, run->now_ns, 1);
-		vk_meter_spend(&slot->bytes, run->now_ns, record.size);
-		vk_rx_advance(in, &record);
-		slot->consumed |= 1u << class;
-		slot->deficit[class] -= record.size;
-		run->turn_bytes += record.size;
-		went++;
+	if (found < 0 || (found && record.size < sizeof(struct vk_message))) {
+		vk_slots_violation(run, number);
+		return VK_SERVED_GONE;
 	}
-	if (slot->self->blocked[class] != blocked)
-		VK_STORE_RELAXED(&slot->self->blocked[class], blocked);
-	return went;
+	if (!found)
+		return VK_SERVED_ALL;
+	__builtin_prefetch(body + vk_record_span(record.size));
+	__builtin_prefetch(body + vk_record_span(record.size) + VK_LINE);
+	if (!within_rate(run, slot)) {
+		wait_for_rate(run, slot);
+		return VK_SERVED_RATE;
+	}
+	if (send_record(run, number, class, &record, body) == LATER)
+		return VK_SERVED_PATH;
+	if (!slot->attached)
+		return VK_SERVED_GONE; /* cut off while a refusal was written */
+	vk_meter_spend(&slot->messages, run->now_ns, 1);
+	vk_meter_spend(&slot->bytes, run->now_ns, record.size);
+	vk_rx_advance(in, &record);
+	slot->consumed |= 1u << class;
+	*bytes += record.size;
+	return VK_SERVED_BUDGET;
 }
 
-static uint32_t send_class(struct vk_run *run, uint32_t class)
+static enum vk_served send_ring(void *context, uint32_t number, uint32_t class, int64_t budget,
+				int64_t *bytes)
 {
-	uint32_t count = run->attached_count, went = 0, first = run->turn[class]++;
-	int64_t quanta = class == VK_CLASS_CRITICAL ? CRITICAL_QUANTUM_BYTES :
-						      run->params.quantum_bytes[class];
-	int64_t quantum;
+	static const uint8_t reasons[] = {
+		[VK_SERVED_RATE] = VK_BLOCKED_POLICY,
+		[VK_SERVED_PATH] = VK_BLOCKED_PATH,
+	};
+	struct vk_run *run = context;
+	struct vk_run_slot *slot = &run->slots[number];
+	enum vk_served why = VK_SERVED_BUDGET;
 
-	for (uint32_t i = 0; i < count && i < run->attached_count; i++) {
-		uint32_t number = run->attached[(first + i) % run->attached_count];
-		struct vk_run_slot *slot = &run->slots[number];
-
-		if (!slot->capacity[class] ||
-		    VK_LOAD_ACQUIRE(&slot->peer->tail[class]) == slot->in[class].head)
-			continue;
-		quantum = quanta * slot->policy.weight / WEIGHT_NORMAL;
-		slot->deficit[class] += quantum;
-		if (slot->deficit[class] > 2 * quantum)
-			slot->deficit[class] = 2 * quantum; /* it was blocked: no hoard */
-		went += send_ring(run, number, class);
-	}
-	return went;
+	if (!slot->capacity[class])
+		return VK_SERVED_ALL;
+	while (why == VK_SERVED_BUDGET && *bytes < budget)
+		why = send_next(run, number, class, bytes);
+	if (why != VK_SERVED_GONE && slot->self->blocked[class] != reasons[why])
+		VK_STORE_RELAXED(&slot->self->blocked[class], reasons[why]);
+	return why;
 }
 
-uint32_t vk_send_all(struct vk_run *run)
+uint64_t vk_send_all(struct vk_run *run)
 {
-	uint32_t went = 0, round;
+	int64_t sent;
 
 	run->path_full = 0;
-	run->turn_bytes = 0;
+	run->due_ns = UINT64_MAX;
 	vk_send_replies(run);
-	for (uint32_t i = 0; i < run->attached_count; i++)
-		vk_slots_policy(run, run->attached[i]);
-	do { /* rounds: a datagram stays open for the next one while nobody else comes between */
-		round = 0;
-		for (uint32_t c = VK_CLASS_CRITICAL; c < VK_CLASS_COUNT; c++)
-			round += send_class(run, c);
-		went += round;
-	} while (round && run->turn_bytes < TURN_BYTES);
+	for (uint32_t i = 0; i < run->schedule.count; i++)
+		vk_slots_policy(run, run->schedule.apps[i]);
+	sent = vk_schedule_turn(&run->schedule, send_ring, run);
 	vk_datagram_close(run);
-	return went;
+	return (uint64_t)sent;
+}
+
+/* What an application leaves behind in a ring is counted as the reason says. */
+static void refuse_rest(struct vk_run *run, uint32_t number, uint32_t class,
+			enum vk_counter counter)
+{
+	struct vk_rx *in = &run->slots[number].in[class];
+	struct vk_record record;
+	const uint8_t *body;
+	uint64_t count = 0;
+
+	for (int64_t left = in->capacity; left > 0 && vk_rx_peek(in, &record, &body) > 0;
+	     left -= (int64_t)vk_record_span(record.size)) {
+		count += record.kind == VK_RECORD_DATA;
+		vk_rx_advance(in, &record);
+	}
+	vk_count_row(run, class)[counter] += count;
+	run->counters->apps[number][class].refused += count;
+}
+
+void vk_send_drain(struct vk_run *run, uint32_t number)
+{
+	const struct timespec step = { .tv_nsec = DRAIN_STEP_NS };
+	struct vk_run_slot *slot = &run->slots[number];
+
+	for (uint32_t c = VK_CLASS_CRITICAL; c < VK_CLASS_COUNT; c++) {
+		enum vk_served why = VK_SERVED_PATH;
+
+		for (int i = 0; i < DRAIN_TRIES && why == VK_SERVED_PATH && slot->attached; i++) {
+			int64_t bytes = 0;
+
+			run->path_full = 0;
+			why = send_ring(run, number, c, slot->capacity[c], &bytes);
+			vk_datagram_close(run);
+			if (vk_send_flush(run) && why == VK_SERVED_PATH)
+				ppoll(NULL, 0, &step, NULL);
+		}
+		if (!slot->attached)
+			return;
+		if (slot->capacity[c] && why != VK_SERVED_ALL)
+			refuse_rest(run, number, c,
+				    why == VK_SERVED_PATH ? VK_DROP_TX_UNREACHABLE :
+							    VK_REFUSED_POLICY);
+	}
 }
 
 uint32_t vk_send_flush(struct vk_run *run)

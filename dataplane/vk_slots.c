@@ -9,18 +9,6 @@
 #include <string.h>
 #include <sys/socket.h>
 
-static void forget(struct vk_run *run, uint32_t slot)
-{
-	for (uint32_t i = 0; i < run->attached_count; i++) {
-		if (run->attached[i] != slot)
-			continue;
-		run->attached[i] = run->attached[--run->attached_count];
-		break;
-	}
-	run->slots[slot].attached = 0;
-	run->counters->gauges[VK_APPS_ATTACHED] = run->attached_count;
-}
-
 static int open_rings(struct vk_run_slot *slot)
 {
 	for (uint32_t c = VK_CLASS_CRITICAL; c < VK_CLASS_COUNT; c++) {
@@ -51,10 +39,18 @@ static int adopt(struct vk_run *run, uint32_t number)
 	VK_STORE_RELAXED(&slot->self->sleeping, 0);
 	if (open_rings(slot))
 		return -EPROTO;
+	for (uint32_t c = 0; c < VK_CLASS_COUNT; c++) {
+		struct vk_sending *sending = &run->work->sending[number][c];
+
+		if (sending->app_generation != slot->generation)
+			*sending = (struct vk_sending){ .app_generation = slot->generation };
+		else if (run->boot->recover)
+			sending->offset = 0; /* what a dead worker sent may not have left */
+	}
 	slot->attached = 1;
+	vk_schedule_add(&run->schedule, number);
 	vk_slots_policy(run, number);
-	run->attached[run->attached_count++] = number;
-	run->counters->gauges[VK_APPS_ATTACHED] = run->attached_count;
+	run->counters->gauges[VK_APPS_ATTACHED] = run->schedule.count;
 	return 0;
 }
 
@@ -69,9 +65,15 @@ void vk_slots_inherit(struct vk_run *run)
 int vk_slots_attach(struct vk_run *run, uint32_t number, const int fds[4])
 {
 	struct vk_slot *boot = &run->boot->slots[number];
-	uint32_t capacity[VK_RINGS_MAX], generation;
-	int error = vk_channel_check(fds[0], 0, capacity, &generation);
+	uint32_t capacity[VK_RINGS_MAX], other[VK_RINGS_MAX], generation;
+	int error = run->slots[number].attached ? -EBUSY : 0;
 
+	if (!error)
+		error = vk_channel_check(fds[0], 0, capacity, &generation);
+	if (!error)
+		error = vk_channel_check(fds[1], 0, other, NULL);
+	if (!error && memcmp(capacity, other, sizeof capacity))
+		error = -EPROTO;
 	if (!error && vk_channel_span(capacity) > boot->map_size)
 		error = -E2BIG;
 	if (!error && (!vk_channel_map(fds[0], capacity, 1, boot->region_d) ||
@@ -79,11 +81,12 @@ int vk_slots_attach(struct vk_run *run, uint32_t number, const int fds[4])
 		error = -errno;
 	close(fds[0]);
 	close(fds[1]);
-	boot->generation = generation;
-	boot->bell_app = fds[2];
-	boot->bell_worker = fds[3];
-	if (!error)
+	if (!error) {
+		boot->generation = generation;
+		boot->bell_app = fds[2];
+		boot->bell_worker = fds[3];
 		error = adopt(run, number);
+	}
 	if (error) {
 		close(fds[2]);
 		close(fds[3]);
@@ -97,7 +100,9 @@ void vk_slots_detach(struct vk_run *run, uint32_t number)
 
 	if (!slot->attached)
 		return;
-	forget(run, number);
+	slot->attached = 0;
+	vk_schedule_remove(&run->schedule, number);
+	run->counters->gauges[VK_APPS_ATTACHED] = run->schedule.count;
 	vk_flows_close_slot(run, number);
 	vk_channel_unmap(slot->self, slot->capacity, 1);
 	vk_channel_unmap((struct vk_region *)(uintptr_t)slot->peer, slot->capacity, 1);
@@ -125,7 +130,7 @@ uint8_t *vk_slots_out(struct vk_run *run, uint32_t number, uint32_t class, uint3
 	struct vk_tx *tx = &run->slots[number].out[class];
 	uint8_t *body;
 
-	if (!tx->capacity)
+	if (!run->slots[number].attached || !tx->capacity)
 		return NULL;
 	body = vk_tx_reserve(tx, size);
 	if (!body && vk_tx_room(tx) == -EPROTO)
@@ -135,8 +140,8 @@ uint8_t *vk_slots_out(struct vk_run *run, uint32_t number, uint32_t class, uint3
 
 void vk_slots_flush(struct vk_run *run)
 {
-	for (uint32_t i = 0; i < run->attached_count; i++) {
-		struct vk_run_slot *slot = &run->slots[run->attached[i]];
+	for (uint32_t i = 0; i < run->schedule.count; i++) {
+		struct vk_run_slot *slot = &run->slots[run->schedule.apps[i]];
 
 		if (!(slot->published | slot->consumed))
 			continue;
@@ -155,8 +160,8 @@ void vk_slots_flush(struct vk_run *run)
 
 int vk_slots_pending(struct vk_run *run)
 {
-	for (uint32_t i = 0; i < run->attached_count; i++) {
-		const struct vk_run_slot *slot = &run->slots[run->attached[i]];
+	for (uint32_t i = 0; i < run->schedule.count; i++) {
+		const struct vk_run_slot *slot = &run->slots[run->schedule.apps[i]];
 
 		for (uint32_t c = VK_CLASS_CRITICAL; c < VK_CLASS_COUNT; c++) {
 			if (VK_LOAD_RELAXED(&slot->peer->tail[c]) != slot->in[c].head &&
@@ -169,8 +174,8 @@ int vk_slots_pending(struct vk_run *run)
 
 void vk_slots_sleep(struct vk_run *run)
 {
-	for (uint32_t i = 0; i < run->attached_count; i++) {
-		struct vk_run_slot *slot = &run->slots[run->attached[i]];
+	for (uint32_t i = 0; i < run->schedule.count; i++) {
+		struct vk_run_slot *slot = &run->slots[run->schedule.apps[i]];
 
 		if (++slot->sleeps == 0)
 			slot->sleeps = 1;
@@ -181,18 +186,11 @@ void vk_slots_sleep(struct vk_run *run)
 
 void vk_slots_wake(struct vk_run *run)
 {
-	for (uint32_t i = 0; i < run->attached_count; i++) {
-		struct vk_run_slot *slot = &run->slots[run->attached[i]];
+	for (uint32_t i = 0; i < run->schedule.count; i++) {
+		struct vk_run_slot *slot = &run->slots[run->schedule.apps[i]];
 
 		VK_STORE_RELAXED(&slot->self->sleeping, 0);
 	}
-}
-
-void vk_meter_set(struct vk_meter *meter, uint64_t per_second)
-{
-	meter->cost_ns = per_second ? (1000000000ull << VK_METER_SHIFT) / per_second : 0;
-	if (per_second && !meter->cost_ns)
-		meter->cost_ns = 1;
 }
 
 void vk_slots_policy(struct vk_run *run, uint32_t number)
@@ -211,6 +209,7 @@ void vk_slots_policy(struct vk_run *run, uint32_t number)
 	if (policy.weight < 1 || policy.weight > 1000)
 		policy.weight = 100;
 	slot->policy = policy;
+	vk_schedule_weigh(&run->schedule, number, policy.weight);
 	vk_meter_set(&slot->messages, policy.rate_messages);
 	vk_meter_set(&slot->bytes, policy.rate_bytes);
 }

@@ -47,28 +47,4 @@ void vk_slots_policy(struct vk_run *run, uint32_t slot);
 
 /* vk_slots_allow says whether the policy lets an application use a stream. */
 int vk_slots_allow(const struct vk_run_slot *slot, uint32_t stream);
-
-enum vk_meter_const {
-	VK_METER_SHIFT = 20,
-	VK_METER_BURST_NS = 50000000,
-};
-
-/* vk_meter_set configures a bucket of units per second and a burst of 50 ms; 0 = no limit. */
-void vk_meter_set(struct vk_meter *meter, uint64_t per_second);
-
-/* vk_meter_ready says whether the bucket has anything. */
-static inline int vk_meter_ready(const struct vk_meter *meter, uint64_t now_ns)
-{
-	return !meter->cost_ns || meter->full_ns <= now_ns + VK_METER_BURST_NS;
-}
-
-/* vk_meter_spend takes units, more than the bucket has if need be: so a message larger than the
- * burst still goes, and the next one waits for it. */
-static inline void vk_meter_spend(struct vk_meter *meter, uint64_t now_ns, uint64_t units)
-{
-	uint64_t from_ns = meter->full_ns < now_ns ? now_ns : meter->full_ns;
-
-	if (meter->cost_ns)
-		meter->full_ns = from_ns + (units * meter->cost_ns >> VK_METER_SHIFT);
-}
 #endif

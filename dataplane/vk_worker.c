@@ -21,6 +21,9 @@ enum {
 	FDS_MAX = VK_PORTS_MAX * 2 * VK_CLASS_COUNT + VK_APPS_MAX + 2,
 	TURNS_A_LOOK = 64, /* busy turns between two looks at the broker's socket */
 	SPIN_TRIES_MIN = 64, /* idle periods before the hit rate of spinning counts */
+	KEPT_NS = 50000, /* between two tries to hand datagrams to a kernel that is full */
+	RATE_SLACK_NS = 100000,
+	LEAVE_NS = 200000000, /* a stopping worker waits as long for a kernel that is full */
 };
 
 /* Values that hold when the daemon is gone, and the bounds of those it may set. */
@@ -50,8 +53,10 @@ static void take_params(struct vk_run *run)
 		return;
 	params.spin_ns = clamp(params.spin_ns, 0, 1000000);
 	params.budget_frames = clamp(params.budget_frames, 1, VK_RX_BATCH);
-	for (uint32_t c = VK_CLASS_SYSTEM; c < VK_CLASS_COUNT; c++)
-		params.quantum_bytes[c] = clamp(params.quantum_bytes[c], 1500, 1 << 20);
+	for (uint32_t c = VK_CLASS_SYSTEM; c < VK_CLASS_COUNT; c++) {
+		params.quantum_bytes[c] = clamp(params.quantum_bytes[c], 1500, 1 << 18);
+		run->schedule.quantum[c] = params.quantum_bytes[c];
+	}
 	params.reassembly_bytes = clamp(params.reassembly_bytes, 1 << 17, 1u << 30);
 	run->params = params;
 	vk_reassembly_limit(run->reassembly, params.reassembly_bytes);
@@ -83,6 +88,24 @@ static void tick(struct vk_run *run)
 	take_params(run);
 }
 
+/* Leaves nothing behind: what paths took from the kernel reaches the applications, what the worker
+ * owes the peers reaches the kernel. Applications' records stay in their rings. */
+static void leave(struct vk_run *run)
+{
+	const struct timespec step = { .tv_nsec = KEPT_NS };
+	uint64_t end_ns = read_clock(CLOCK_MONOTONIC) + LEAVE_NS;
+
+	vk_receive_rest(run);
+	do {
+		run->path_full = 0;
+		vk_send_replies(run);
+		if (!vk_send_flush(run) && !run->reply_count)
+			break;
+		ppoll(NULL, 0, &step, NULL);
+	} while (read_clock(CLOCK_MONOTONIC) < end_ns);
+	vk_slots_flush(run);
+}
+
 /* Reads one order with its descriptors; 0, or -errno (-EAGAIN: none, -EPIPE: broker gone). */
 static int read_order(struct vk_run *run, struct vk_order *order, int fds[4])
 {
@@ -109,6 +132,18 @@ static int read_order(struct vk_run *run, struct vk_order *order, int fds[4])
 	return size == sizeof *order ? 0 : -EPROTO;
 }
 
+/* What an application put into its rings before it left is still sent. */
+static int detach(struct vk_run *run, const struct vk_order *order)
+{
+	const struct vk_run_slot *slot = &run->slots[order->slot];
+
+	if (!slot->attached || slot->generation != order->generation)
+		return -ESTALE;
+	vk_send_drain(run, order->slot);
+	vk_slots_detach(run, order->slot);
+	return 0;
+}
+
 static int obey(struct vk_run *run)
 {
 	struct vk_order order;
@@ -121,7 +156,7 @@ static int obey(struct vk_run *run)
 		else if (order.kind == VK_ORDER_ATTACH)
 			order.result = fds[3] < 0 ? -EBADF : vk_slots_attach(run, order.slot, fds);
 		else if (order.kind == VK_ORDER_DETACH)
-			vk_slots_detach(run, order.slot);
+			order.result = detach(run, &order);
 		else if (order.kind == VK_ORDER_STOP)
 			run->stopping = 1;
 		else
@@ -207,11 +242,21 @@ static int add_fd(struct pollfd *fds, int count, int fd)
 	return count + 1;
 }
 
-/* Sleeps until something happens or the next tick. kept: datagrams wait for the kernel, so the
- * sleep is short. */
+/* How long a sleep may last: to the next tick, to when a rate lets something go (a little later,
+ * so that several go at once), or not for long when datagrams wait for the kernel. */
+static uint64_t sleep_ns(const struct vk_run *run, uint32_t kept)
+{
+	uint64_t limit_ns = kept || run->path_full ? KEPT_NS : VK_TICK_NS, rate_ns = RATE_SLACK_NS;
+
+	if (run->due_ns > run->now_ns)
+		rate_ns += run->due_ns - run->now_ns;
+	return run->due_ns != UINT64_MAX && rate_ns < limit_ns ? rate_ns : limit_ns;
+}
+
+/* Sleeps until something happens. */
 static void sleep_until_work(struct vk_run *run, uint32_t kept)
 {
-	struct timespec limit = { .tv_nsec = kept ? 50000 : VK_TICK_NS };
+	struct timespec limit = { .tv_nsec = (long)sleep_ns(run, kept) };
 	struct pollfd fds[FDS_MAX];
 	int count = add_fd(fds, 0, run->boot->control_fd), bells;
 
@@ -224,8 +269,8 @@ static void sleep_until_work(struct vk_run *run, uint32_t kept)
 			count = add_fd(fds, count, path_fds[k]);
 	}
 	bells = count;
-	for (uint32_t i = 0; i < run->attached_count; i++)
-		count = add_fd(fds, count, run->slots[run->attached[i]].bell_worker);
+	for (uint32_t i = 0; i < run->schedule.count; i++)
+		count = add_fd(fds, count, run->slots[run->schedule.apps[i]].bell_worker);
 	vk_slots_sleep(run);
 	if (!vk_slots_pending(run) && ppoll(fds, (nfds_t)count, &limit, NULL) > 0) {
 		for (int i = bells; i < count; i++) {
@@ -239,10 +284,11 @@ static void sleep_until_work(struct vk_run *run, uint32_t kept)
 	run->counters->gauges[VK_SLEEPS]++;
 }
 
-/* One turn: receive, send, hand over. Returns how much was done, or -errno. */
+/* One turn: receive, send, hand over. Returns whether anything was done, or -errno. */
 static int turn(struct vk_run *run, uint32_t *kept)
 {
-	int received, sent;
+	uint64_t sent;
+	int received;
 
 	run->now_ns = read_clock(CLOCK_MONOTONIC);
 	run->real_ns = read_clock(CLOCK_REALTIME);
@@ -254,11 +300,11 @@ static int turn(struct vk_run *run, uint32_t *kept)
 		return received;
 	if (received)
 		vk_slots_flush(run); /* applications may begin while we send */
-	sent = (int)vk_send_all(run);
+	sent = vk_send_all(run);
 	*kept = vk_send_flush(run);
 	vk_slots_flush(run);
 	run->counters->gauges[VK_LOOPS]++;
-	return received + sent;
+	return received || sent || run->reply_count;
 }
 
 /* Spinning pays while it finds work more often than one time in four; tried again now and then. */
@@ -314,8 +360,7 @@ static int loop(struct vk_run *run)
 		if (error)
 			return error;
 		if (run->stopping) {
-			vk_send_flush(run);
-			vk_slots_flush(run);
+			leave(run);
 			return 0;
 		}
 	}
@@ -334,7 +379,8 @@ static int start(struct vk_run *run, struct vk_boot *boot)
 	run->counters = boot->counters;
 	run->last_flow = VK_NO_FLOW;
 	run->params = safe_params;
-	run->reassembly = vk_reassembly_new(safe_params.reassembly_bytes);
+	run->reassembly = vk_reassembly_new(run->work->partials, run->work->partial_data,
+					    safe_params.reassembly_bytes);
 	if (!run->reassembly)
 		return -ENOMEM;
 	run->now_ns = read_clock(CLOCK_MONOTONIC);

@@ -122,6 +122,9 @@ enum vk_node_const {
 	VK_FLOW_BUCKETS = 131072, /* open addressing, load <= 1/2 */
 	VK_RANGES_MAX = 8,
 	VK_NAME_MAX = 64,
+	VK_PARTIALS_MAX = 1024, /* messages that wait for more of their shards */
+	VK_PARTIAL_RUNS_MAX = 256, /* separate runs of bytes in one of them */
+	VK_PARTIAL_SIZE = 65536, /* bytes of the largest */
 };
 
 enum vk_row_state { VK_ROW_FREE = 0, VK_ROW_LIVE = 1, VK_ROW_CLOSING = 2 };
@@ -235,6 +238,29 @@ struct vk_packet {
 	uint32_t pad;
 };
 
+/* Progress in the message at the head of an application's ring, while its shards are sent. */
+struct vk_sending {
+	uint32_t app_generation;
+	uint32_t started;
+	uint32_t sequence;
+	uint32_t offset; /* bytes sent */
+};
+
+/* A message of which shards have come. */
+struct vk_partial {
+	uint32_t total; /* bytes; 0 = free. Published last (release) */
+	uint32_t flow;
+	uint32_t flow_generation;
+	uint32_t sequence;
+	uint32_t buffer; /* into vk_work.partial_data */
+	uint32_t run_count;
+	uint64_t begin_ns; /* CLOCK_MONOTONIC */
+	struct {
+		uint32_t begin;
+		uint32_t end;
+	} runs[VK_PARTIAL_RUNS_MAX]; /* bytes that are there: sorted, apart from each other */
+};
+
 enum vk_worker_phase {
 	VK_WORKER_NONE = 0,
 	VK_WORKER_RUNNING = 1,
@@ -255,6 +281,9 @@ struct vk_work {
 	struct vk_port_state ports[VK_PORTS_MAX];
 	uint32_t flow_index[VK_FLOW_BUCKETS]; /* flow + 1; 0 = empty, 0xffffffff = deleted */
 	struct vk_flow flows[VK_FLOWS_MAX];
+	struct vk_sending sending[VK_APPS_MAX][8];
+	struct vk_partial partials[VK_PARTIALS_MAX];
+	uint8_t partial_data[VK_PARTIALS_MAX][VK_PARTIAL_SIZE];
 };
 
 /* ---- Counters: one named POSIX shared-memory object a node, mode 0640, never reset ---- */

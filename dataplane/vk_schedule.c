@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: MIT */
+#include "vk_schedule.h"
+
+enum { SHARING = VK_CLASS_COUNT - VK_CLASS_SYSTEM }; /* classes that share: all below critical */
+
+/* What the functions of a turn need to know. */
+struct turn {
+	struct vk_schedule *schedule;
+	enum vk_served (*serve)(void *context, uint32_t app, uint32_t class, int64_t budget,
+				int64_t *bytes);
+	void *context;
+};
+
+void vk_schedule_add(struct vk_schedule *schedule, uint32_t app)
+{
+	schedule->apps[schedule->count++] = app;
+	for (uint32_t c = 0; c < VK_CLASS_COUNT; c++)
+		schedule->app_budget[app][c] = 0;
+	vk_schedule_weigh(schedule, app, VK_WEIGHT_NORMAL);
+}
+
+void vk_schedule_remove(struct vk_schedule *schedule, uint32_t app)
+{
+	uint32_t at = 0;
+
+	while (at < schedule->count && schedule->apps[at] != app)
+		at++;
+	if (at == schedule->count)
+		return;
+	schedule->count--;
+	for (uint32_t i = at; i < schedule->count; i++)
+		schedule->apps[i] = schedule->apps[i + 1];
+	for (uint32_t c = 0; c < VK_CLASS_COUNT; c++) {
+		if (schedule->app_turn[c] == at)
+			schedule->app_resume[c] = 0;
+		if (schedule->app_turn[c] > at)
+			schedule->app_turn[c]--;
+		if (schedule->app_turn[c] >= schedule->count)
+			schedule->app_turn[c] = 0;
+	}
+}
+
+void vk_schedule_weigh(struct vk_schedule *schedule, uint32_t app, uint32_t weight)
+{
+	schedule->app_quantum[app] = (int64_t)VK_APP_QUANTUM * weight / VK_WEIGHT_NORMAL;
+}
+
+static void top_up(int64_t *budget, int64_t quantum)
+{
+	*budget += quantum;
+	if (*budget > quantum)
+		*budget = quantum; /* nobody hoards */
+}
+
+static void pass_on(struct vk_schedule *schedule, uint32_t class)
+{
+	schedule->app_resume[class] = 0;
+	if (++schedule->app_turn[class] >= schedule->count)
+		schedule->app_turn[class] = 0;
+}
+
+/* Serves the application whose turn it is in a class. Returns 1 when more waits that only needs
+ * another turn. */
+static int serve_app(struct turn *turn, uint32_t class, int *stopped)
+{
+	struct vk_schedule *schedule = turn->schedule;
+	uint32_t app = schedule->apps[schedule->app_turn[class]];
+	int64_t *own = &schedule->app_budget[app][class], *all = &schedule->budget[class];
+	int64_t bytes = 0;
+	enum vk_served why;
+
+	if (!schedule->app_resume[class])
+		top_up(own, schedule->app_quantum[app]);
+	if (*own <= 0) {
+		pass_on(schedule, class);
+		return 1;
+	}
+	schedule->app_resume[class] = 1;
+	why = turn->serve(turn->context, app, class, *own < *all ? *own : *all, &bytes);
+	*all -= bytes;
+	schedule->turn_bytes += bytes;
+	if (why == VK_SERVED_GONE)
+		return 0;
+	*own -= bytes;
+	if (why == VK_SERVED_BUDGET && *own > 0)
+		return 1; /* the class's budget is spent: this one goes on next time */
+	if (why == VK_SERVED_PATH)
+		*stopped = 1;
+	else if (why != VK_SERVED_BUDGET && *own > 0)
+		*own = 0;
+	pass_on(schedule, class);
+	return why == VK_SERVED_BUDGET;
+}
+
+/* Serves a class while it has budget. Returns 1 when more waits. */
+static int serve_class(struct turn *turn, uint32_t class)
+{
+	struct vk_schedule *schedule = turn->schedule;
+	int64_t *budget = &schedule->budget[class];
+	int more = 0, stopped = 0;
+
+	if (!schedule->count || schedule->idle & 1u << class)
+		return 0;
+	if (schedule->resume && class != VK_CLASS_CRITICAL)
+		schedule->resume = 0;
+	else
+		top_up(budget, schedule->quantum[class]);
+	if (*budget <= 0)
+		return 1;
+	do {
+		uint32_t visits = schedule->count;
+
+		for (more = 0; visits && schedule->count && *budget > 0; visits--) {
+			uint32_t place = schedule->app_turn[class];
+			int first = !stopped;
+
+			more |= serve_app(turn, class, &stopped);
+			if (stopped && first && schedule->stopped < 0 &&
+			    class != VK_CLASS_CRITICAL) {
+				schedule->stopped = (int32_t)class;
+				schedule->stopped_place = place;
+			}
+		}
+	} while (more && *budget > 0);
+	if (!more && !stopped) {
+		if (*budget > 0)
+			*budget = 0;
+		if (class != VK_CLASS_CRITICAL)
+			schedule->idle |= 1u << class;
+	}
+	return more;
+}
+
+int64_t vk_schedule_turn(struct vk_schedule *schedule,
+			 enum vk_served (*serve)(void *context, uint32_t app, uint32_t class,
+						 int64_t budget, int64_t *bytes),
+			 void *context)
+{
+	struct turn turn = { schedule, serve, context };
+	int more = 1;
+
+	schedule->quantum[VK_CLASS_CRITICAL] = VK_CRITICAL_QUANTUM;
+	schedule->turn_bytes = 0;
+	schedule->stopped = -1;
+	schedule->idle = 0;
+	for (uint32_t round = 0; more && round < VK_ROUNDS_MAX; round++) {
+		more = serve_class(&turn, VK_CLASS_CRITICAL);
+		for (uint32_t i = 0; i < SHARING; i++)
+			more |= serve_class(&turn,
+					    VK_CLASS_SYSTEM + (schedule->class_turn + i) % SHARING);
+		if (schedule->stopped >= 0 || schedule->turn_bytes >= VK_TURN_BYTES)
+			break;
+	}
+	if (schedule->stopped >= 0) {
+		uint32_t class = (uint32_t)schedule->stopped;
+
+		schedule->class_turn = class - VK_CLASS_SYSTEM;
+		schedule->resume = 1;
+		if (schedule->stopped_place < schedule->count) {
+			schedule->app_turn[class] = schedule->stopped_place;
+			schedule->app_resume[class] = 1;
+		}
+	}
+	return schedule->turn_bytes;
+}
+
+void vk_meter_set(struct vk_meter *meter, uint64_t per_second)
+{
+	meter->cost_ns = per_second ? (1000000000ull << VK_METER_SHIFT) / per_second : 0;
+	if (per_second && !meter->cost_ns)
+		meter->cost_ns = 1;
+}
