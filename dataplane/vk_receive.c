@@ -352,6 +352,10 @@ int vk_receive_port(struct vk_run *run, uint32_t port, uint32_t class, int budge
 	struct vk_path *path = run->rx[port];
 	int count = path->ops->rx(path, class, frames, budget < VK_RX_BATCH ? budget : VK_RX_BATCH);
 
+	if (path->invalid[class]) {
+		vk_count_row(run, class)[VK_DROP_FRAME_INVALID] += path->invalid[class];
+		path->invalid[class] = 0;
+	}
 	for (int i = 0; i < count; i++) {
 		if (i + 1 < count)
 			__builtin_prefetch(frames[i + 1].data);
