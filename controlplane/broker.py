@@ -482,8 +482,9 @@ class Broker:
     def _remember(self, message: Message, _answer: Message) -> None:
         self._tuned = message.text
 
-    def _count(self, _message: Message, _answer: Message) -> None:
+    def _count(self, _message: Message, answer: Message) -> None:
         interfaces.copy_counters(self._interfaces, self.boot.counters)
+        answer.text = json.dumps(self._slots.fill())
 
     def _census(self, _message: Message, answer: Message) -> None:
         found = {}

@@ -75,6 +75,8 @@ def load(path: str | Path = DEFAULT_PATH) -> Config:
             data = file.read()
     except OSError as error:
         hint = "write one (docs/CONFIGURATION.md), or name another with --config"
+        if isinstance(error, PermissionError):
+            hint = "run it as root, or as a user who may read it"
         raise ConfigError(f"{path}: {error.strerror}: {hint}") from error
     if mode & stat.S_IWOTH and stat.S_ISREG(mode):
         raise ConfigError(f"{path}: anybody may write it, and it grants rights: chmod o-w {path}")

@@ -35,7 +35,8 @@ class Kind(IntEnum):
     TUNED = 4
     """Keep ``text`` for the next daemon: the values tuned so far."""
     COUNT = 5
-    """Copy the kernel's counters into the counters page now."""
+    """Copy the kernel's counters into the counters page now. Answer: ``text`` is JSON, the fill of
+    every application's rings."""
     CENSUS = 6
     """Count the frames of every port by owner. Answer: ``text`` is JSON."""
     RENEW = 7

@@ -153,6 +153,28 @@ class Slots:
         slot.bell_app = slot.bell_worker = -1
         held.connection.close()
 
+    def fill(self) -> dict[int, dict[str, dict[str, float]]]:
+        """Return how full the rings are, 0 to 1, by slot and class: rx is towards applications.
+
+        For people to look at: an application may have scribbled over its half of the numbers.
+        """
+        found = {}
+        for index, held in self.attached.items():
+            slot = self._boot.struct.slots[index]
+            d, a = (
+                shm.ffi.cast("struct vk_region *", address_of(place))
+                for place in (slot.region_d, slot.region_a)
+            )
+            found[index] = {
+                klass.name.lower(): {
+                    "rx": _share(d.tail[klass] - a.head[klass], held.capacity[klass]),
+                    "tx": _share(a.tail[klass] - d.head[klass], held.capacity[klass]),
+                }
+                for klass in Class
+                if held.capacity[klass]
+            }
+        return found
+
     def bells(self) -> list[int]:
         """Return the eventfds of the attached slots."""
         slots = self._boot.struct.slots
@@ -167,6 +189,10 @@ class Slots:
         for index in list(self.attached):
             self.remove(index)
         memory.unmap(self._base, self._size)
+
+
+def _share(used: int, capacity: int) -> float:
+    return round(min(max(used, 0) / capacity, 1.0), 3)
 
 
 def pointer_to(address: int) -> object:

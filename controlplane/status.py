@@ -45,8 +45,9 @@ def streams(work: Any) -> dict[int, int]:
 async def document(daemon: Daemon) -> dict[str, object]:
     """Return the document; asks the broker for what only it can see."""
     census: dict[str, object] = {}
+    fills: dict[str, object] = {}
     try:
-        await daemon.broker.ask(Message(Kind.COUNT))
+        fills = json.loads((await daemon.broker.ask(Message(Kind.COUNT))).text)
         census = json.loads((await daemon.broker.ask(Message(Kind.CENSUS))).text)
     except DataPlaneError as error:
         census = {"error": str(error.args[-1])}
@@ -61,7 +62,7 @@ async def document(daemon: Daemon) -> dict[str, object]:
         "worker": _worker(daemon),
         "interfaces": daemon.inherited.interfaces,
         "peers": daemon.peers.describe(),
-        "applications": _applications(daemon),
+        "applications": _applications(daemon, fills),
         "classes": {klass.name.lower(): _limits(config, klass) for klass in Class},
         "source": {
             "rate_packets": config.source.rate_packets,
@@ -99,7 +100,7 @@ def _worker(daemon: Daemon) -> dict[str, object]:
     }
 
 
-def _applications(daemon: Daemon) -> list[dict[str, object]]:
+def _applications(daemon: Daemon, fills: dict[str, object]) -> list[dict[str, object]]:
     open_streams = streams(daemon.work)
     return [
         {
@@ -113,6 +114,7 @@ def _applications(daemon: Daemon) -> list[dict[str, object]]:
             else [],
             "services": sorted(each.services),
             "streams": open_streams.get(each.slot, 0),
+            "fill": fills.get(str(each.slot), {}),
         }
         for each in sorted(daemon.apps.connections, key=lambda c: c.slot)
         if each.attached
