@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import errno
-import mmap
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-import posix_ipc
-
-from valkyrie.dataplane import ffi, lib
-from valkyrie.dataplane.errors import DataPlaneError
+from valkyrie.dataplane import lib
 from valkyrie.dataplane.wire import Class, Counter, Gauge, Verdict
+from valkyrie.shm.counters import APP_COUNTS, XSK_COUNTS, CountersPage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
 
-STALE_NS = 2_000_000_000
-"""Age of the daemon's heartbeat at which the node counts as down."""
-
-_XSK_FIELDS = ("xsk_dropped", "xsk_ring_full", "xsk_fill_empty", "xsk_invalid")
 _VERDICT_FIELDS = ("packets", "bytes", "messages")
 
 Table = dict[str, int]
@@ -80,7 +71,7 @@ class Readout:
 
     node: str
     up: bool
-    """The daemon's heart has beaten within STALE_NS."""
+    """The daemon lives, and its heart beats."""
     at_ns: int
     """CLOCK_MONOTONIC of the reading."""
     started_ns: int
@@ -120,63 +111,20 @@ def _port_rows(port: PortCounts) -> Iterator[Row]:
                 yield Row(f"kernel_{name}", {**labels, "class": klass, "verdict": verdict}, value)
 
 
-def object_name(node: str) -> str:
-    """Return the name of a node's counters object; ``node`` may be the path of its socket."""
-    return f"/valkyrie.{Path(node).stem if '/' in node else node}"
-
-
-class Page:
-    """A mapping of a node's counters page, read-only."""
+class Page(CountersPage):
+    """A node's counters page; the node by name, or by the path of its socket."""
 
     def __init__(self, node: str) -> None:
-        """Map it; DataPlaneError ENOENT if there is none, EPROTO if another version wrote it."""
-        name = object_name(node)
-        what = f"read the counters {name}"
-        try:
-            memory = posix_ipc.SharedMemory(name, read_only=True)
-        except posix_ipc.ExistentialError:
-            hint = "No node of that name runs or crashed here: valkyrie up"
-            raise DataPlaneError.of(errno.ENOENT, what, hint) from None
-        except posix_ipc.PermissionsError:
-            hint = "Be root or in the group of the node's user"
-            raise DataPlaneError.of(errno.EACCES, what, hint) from None
-        try:
-            if memory.size < ffi.sizeof("struct vk_counters"):
-                raise _foreign(what)
-            self._memory = mmap.mmap(memory.fd, memory.size, prot=mmap.PROT_READ)
-        finally:
-            memory.close_fd()
-        self._buffer = ffi.from_buffer(self._memory)
-        self._page = ffi.cast("struct vk_counters *", self._buffer)
-        if (self._page.magic, self._page.abi) != (lib.VK_SHM_MAGIC, lib.VK_SHM_ABI):
-            self.close()
-            raise _foreign(what)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Unmap the page."""
-        self._page = ffi.NULL
-        ffi.release(self._buffer)
-        self._memory.close()
+        """Map it; CountersError ENOENT, EACCES, or EPROTO if another version wrote it."""
+        super().__init__(Path(node).stem if "/" in node else node)
 
     def read(self) -> Readout:
         """Read everything; every counter is true, though not all of the same instant."""
-        page, now_ns = self._page, time.monotonic_ns()
-        age_ns = now_ns - page.daemon_heartbeat_ns
+        page = self.struct
         return Readout(
             node=_text(page.node),
-            up=page.daemon_heartbeat_ns > 0 and 0 <= age_ns < STALE_NS,
-            at_ns=now_ns,
+            up=self.running,
+            at_ns=time.monotonic_ns(),
             started_ns=page.started_ns,
             daemon_pid=page.daemon_pid,
             classes={
@@ -191,11 +139,6 @@ class Page:
         )
 
 
-def _foreign(what: str) -> DataPlaneError:
-    hint = "Another version of Valkyrie wrote it: use that version's valkyrie"
-    return DataPlaneError.of(errno.EPROTO, what, hint)
-
-
 def _name(member: Class | Counter | Gauge | Verdict) -> str:
     return member.name.lower()
 
@@ -204,15 +147,12 @@ def _text(field: Any) -> str:
     return bytes(field).split(b"\0")[0].decode(errors="replace")
 
 
-_APP_FIELDS = [name for name, _ in ffi.typeof("struct vk_app_count").fields]
-
-
 def _app(page: Any, slot: int) -> AppCounts | None:
     """Return a slot's counters, if it ever had an application."""
     classes = {}
     for klass in Class:
         row = page.apps[slot][klass]
-        table = {name: int(getattr(row, name)) for name in _APP_FIELDS}
+        table = {name: int(getattr(row, name)) for name in APP_COUNTS}
         if any(table.values()):
             classes[_name(klass)] = table
     if not classes and not page.app_pid[slot]:
@@ -234,5 +174,5 @@ def _port(row: Any, index: int) -> PortCounts:
         _text(row.rx_mode),
         _text(row.tx_mode),
         verdicts,
-        {name: int(getattr(row, name)) for name in _XSK_FIELDS},
+        {name: int(getattr(row, name)) for name in XSK_COUNTS},
     )

@@ -6,6 +6,7 @@ never reset. Layout and names: ``vk_counters`` and its enums in ``vk_shm.h``.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import time
@@ -18,6 +19,8 @@ import posix_ipc
 
 from ._shm import ffi
 from .errors import CountersError
+
+_FOREIGN = "the counters are another version's: read them with that version's valkyrie"
 
 HEARTBEAT_MAX_NS = 2_000_000_000
 """A daemon silent for longer is not running."""
@@ -74,24 +77,26 @@ class CountersPage:
             memory = posix_ipc.SharedMemory(object_name(node), flags=0, read_only=True)
         except posix_ipc.ExistentialError:
             raise CountersError(
-                f"node {node!r} has no counters: it was never started here, or was stopped"
+                errno.ENOENT,
+                f"node {node!r} has no counters: it was never started here, or was stopped",
             ) from None
         except posix_ipc.PermissionsError:
             raise CountersError(
+                errno.EACCES,
                 f"no permission to read the counters of node {node!r}: join the group that "
-                "owns them, or ask as root"
+                "owns them, or ask as root",
             ) from None
         size = ffi.sizeof("struct vk_counters")
         try:
             if memory.size < size:
-                raise CountersError(f"the counters of node {node!r} are of another version")
+                raise CountersError(errno.EPROTO, f"{_FOREIGN}: node {node!r}")
             self._map = mmap.mmap(memory.fd, size, prot=mmap.PROT_READ)
         finally:
             memory.close_fd()
         self.node = node
         self.struct: Any = ffi.cast("struct vk_counters *", ffi.from_buffer(self._map))
         if self.struct.magic != _magic() or self.struct.abi != _abi():
-            raise CountersError(f"the counters of node {node!r} are of another version")
+            raise CountersError(errno.EPROTO, f"{_FOREIGN}: node {node!r}")
 
     def __enter__(self) -> Self:
         return self

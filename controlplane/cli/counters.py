@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,32 +57,32 @@ def top(
 
     With --json one object an interval.
     """
-    with _page(node) as page:
+    with _page(node) as page, contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how it ends
         views = _views(page, node, interval, once=once)
         if json:
             with quiet_pipe():
                 for view in views:
                     print_json(view)
-            return Exit.OK
-        from rich.console import Console
-
-        from .live import render
-
-        console = Console()
-        if not console.is_terminal:
-            console.width = PIPE_COLUMNS
-        if once:
-            console.print(render(next(views)))
-            return Exit.OK
-        from rich.live import Live
-
-        try:
-            with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
-                for view in views:
-                    live.update(render(view), refresh=True)
-        except KeyboardInterrupt:
-            return Exit.OK
+        else:
+            _draw(views, once=once)
     return Exit.OK
+
+
+def _draw(views: Iterator[dict[str, Any]], *, once: bool) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    from .live import render
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = PIPE_COLUMNS
+    if once:
+        console.print(render(next(views)))
+        return
+    with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
+        for view in views:
+            live.update(render(view), refresh=True)
 
 
 def _page(node: str) -> Page:

@@ -8,6 +8,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from valkyrie.dataplane.errors import ConfigError, DataPlaneError, ValkyrieError
+from valkyrie.shm.errors import CountersError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +44,7 @@ def reaching_node() -> Iterator[None]:
     """Turn what the kernel says of a socket or page that is not there into NotRunningError."""
     try:
         yield
-    except DataPlaneError as error:
+    except (DataPlaneError, CountersError) as error:
         if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
             raise NotRunningError(message(error)) from None
         raise

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -196,7 +197,7 @@ def test_a_wrong_configuration_is_one_line_and_code_2(tmp_path: Path) -> None:
 )
 def test_without_a_node_it_is_one_line_and_code_3(arguments: list[str]) -> None:
     result = valkyrie(*arguments, "--node", f"{NODE_PREFIX}none")
-    refused(result, Exit.NOT_RUNNING, "valkyrie up")
+    refused(result, Exit.NOT_RUNNING, f"{NODE_PREFIX}none")
 
 
 # ---- Questions to a node ----
@@ -345,13 +346,13 @@ def test_stat_takes_the_path_of_a_socket_for_the_node(page: Any) -> None:
 
 
 def test_a_heart_that_beats_means_up(page: Any) -> None:
-    page.daemon_heartbeat_ns = time.monotonic_ns()
+    page.daemon_heartbeat_ns, page.daemon_pid = time.monotonic_ns(), os.getpid()
     assert f'node_up{{node="{NODE}"}} 1' in valkyrie("stat", "--node", NODE).stdout
 
 
 def test_counters_of_another_version_are_refused(page: Any) -> None:
     page.abi = lib.VK_SHM_ABI + 1
-    refused(valkyrie("stat", "--node", NODE), Exit.FAILED, "Another version")
+    refused(valkyrie("stat", "--node", NODE), Exit.FAILED, "another version")
 
 
 def test_counters_one_may_not_read_are_code_4(page: Any) -> None:
@@ -390,8 +391,8 @@ def test_top_tells_rates_as_json(page: Any) -> None:
         assert first["classes"]["job"]["rx_frames"] == 0
         page.classes[Class.JOB][Counter.RX_FRAMES] += 1000
         rates = [json.loads(lines.readline())["classes"]["job"]["rx_frames"] for _ in range(3)]
-        process.terminate()
-    process.wait(30)
+        process.send_signal(signal.SIGINT)
+    assert process.wait(30) == Exit.OK
     assert sum(rate > 0 for rate in rates) == 1, rates
     assert 500 < max(rates) < 20_000
 
