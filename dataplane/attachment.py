@@ -195,6 +195,9 @@ class Attachment:
             self.woken.add(flow)
 
     def _incoming(self, ring: int, event: _Event, payload: bytes) -> None:
+        known = self.flows.get(event.flow)
+        if known is not None and known.generation == event.flow_generation:
+            return  # told before: a worker that died tells again
         flow = Flow(self.rings, event.peer, event.stream, ring)
         flow.bind(event.flow, event.flow_generation)
         flow.service = payload.decode("utf-8", "replace")

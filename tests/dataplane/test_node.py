@@ -17,7 +17,7 @@ import pytest
 import valkyrie
 from tests.dataplane.double import App, Channel, DoubleNode, Fabric
 from tests.lab import SLOWNESS, wait_until
-from valkyrie.dataplane import appsocket, attachment, driver
+from valkyrie.dataplane import appsocket, attachment, driver, ffi, lib
 from valkyrie.dataplane.errors import DataPlaneError, LocalProtocolError
 from valkyrie.dataplane.refusal import (
     ApplicationGoneError,
@@ -35,7 +35,7 @@ from valkyrie.dataplane.rings import Rings
 from valkyrie.dataplane.wire import Class, Code
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from valkyrie.dataplane.node import Node
@@ -431,3 +431,86 @@ def test_a_reply_with_too_few_descriptors_is_refused(nodes: Nodes) -> None:
     reply = appsocket.Reply(generation=1)
     with pytest.raises(valkyrie.ValkyrieError, match="same version"):
         driver._check_reply(reply, [])
+
+
+# ---- The core alone: no socket, no waiting ----
+
+
+@pytest.fixture
+def core() -> Iterator[tuple[attachment.Attachment, Channel]]:
+    channel = Channel([0] + [4096] * 5, 1)
+    rings = Rings([*channel.memfds, channel.bell_app, channel.bell_worker], 1)
+    yield attachment.Attachment(rings), channel
+    channel.close()
+
+
+Core = tuple[attachment.Attachment, Channel]
+
+
+def record(flow: int, **fields: int) -> object:
+    values = {"flow": flow, "flow_generation": 9, "stream": 100, "peer": 2, **fields}
+    return ffi.new("struct vk_message *", values)
+
+
+def test_a_stream_told_twice_comes_in_once(core: Core) -> None:
+    attached, channel = core
+    service = attached.services["echo"] = attachment.Incoming("echo")
+    for _ in range(2):  # a worker that died may not know that it told
+        channel.put(Class.JOB, lib.VK_RECORD_OPEN, record(5), b"echo")
+    attached.pump()
+    assert [flow.number for flow in service.waiting] == [5]
+    assert service in attached.woken
+
+
+def test_a_message_may_overtake_the_answer_to_an_open(core: Core) -> None:
+    attached, channel = core
+    verb = attached.open(2, "echo", 100, None, now_ns=0)
+    next(verb)
+    asked = channel.take(Class.JOB)
+    assert asked is not None
+    token = asked[1].correlation
+    channel.put(Class.JOB, lib.VK_RECORD_DATA, record(5), b"early")
+    channel.put(Class.JOB, lib.VK_RECORD_OPENED, record(5, correlation=token), b"")
+    attached.pump()
+    with pytest.raises(StopIteration) as done:
+        verb.send(1)
+    message = attached.take(done.value.value)
+    assert message is not None
+    assert message.payload == b"early"
+
+
+def test_an_answer_nobody_waits_for_gives_the_stream_back(core: Core) -> None:
+    attached, channel = core
+    channel.put(Class.JOB, lib.VK_RECORD_OPENED, record(5, correlation=77), b"")
+    attached.pump()
+    answer = channel.take(Class.JOB)
+    assert answer is not None
+    assert (answer[0], answer[1].flow) == (lib.VK_RECORD_CLOSE, 5)
+
+
+def test_messages_for_no_stream_are_counted(core: Core) -> None:
+    attached, channel = core
+    for _ in range(3):
+        channel.put(Class.JOB, lib.VK_RECORD_DATA, record(6), b"")
+    attached.pump()
+    assert attached.strays == 3
+    assert channel.a.head[Class.JOB.value] == channel.tail[Class.JOB.value]  # given back
+
+
+def test_a_reader_that_saw_the_end_is_not_told_of_a_reset(core: Core) -> None:
+    attached, channel = core
+    service = attached.services["echo"] = attachment.Incoming("echo")
+    channel.put(Class.JOB, lib.VK_RECORD_OPEN, record(5), b"echo")
+    channel.put(Class.JOB, lib.VK_RECORD_DATA, record(5), b"last")
+    channel.put(Class.JOB, lib.VK_RECORD_CLOSE, record(5), b"")
+    channel.put(Class.JOB, lib.VK_RECORD_RESET, record(5, code=Code.APPLICATION_GONE), b"")
+    attached.pump()
+    flow = service.waiting.popleft()
+    results = []
+    for _ in range(2):
+        with pytest.raises(StopIteration) as done:
+            next(attached.receive(flow, 0, now_ns=0))
+        results.append(done.value.value)
+    assert [each and each.payload for each in results] == [b"last", None]
+    with pytest.raises(StreamResetError):
+        flow.send(b"x")
