@@ -123,7 +123,7 @@ def lost_error() -> DataPlaneError:
     return DataPlaneError.of(
         errno.EPIPE,
         "ask the node",
-        "Its daemon is gone; open streams go on, for anything new attach again",
+        "It is gone, or too slow to be asked again: attach again",
     )
 
 
@@ -135,7 +135,7 @@ class Driver:
         self.rings = link.rings
         self.attachment = Attachment(link.rings)
         self.lost = False
-        """The daemon closed the socket; open streams go on."""
+        """The node closed the socket, which was the lease, or does not answer."""
         self.closed = False
 
     def close(self) -> None:
@@ -148,6 +148,10 @@ class Driver:
 
 class SyncDriver(Driver):
     """Waits by blocking the calling thread."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__(link)
+        self.rings.lease(link.socket.fileno())
 
     def run(self, verb: Verb[T], *, pump: bool = True) -> T:
         """Return the result of a verb; pump: take records in after every wait."""
@@ -323,6 +327,8 @@ class AsyncDriver(Driver):
             self.lost = True
             self._loop.remove_reader(self.link.socket)
             self._fail_replies()
+            self.rings.end()
+            self.turn_soon()
 
     def _fail_replies(self) -> None:
         while self._replies:

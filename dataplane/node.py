@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Generator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from . import appsocket
 from .attachment import Incoming
 from .driver import AsyncDriver, Driver, SyncDriver, link
-from .errors import LocalProtocolError
+from .errors import DataPlaneError, LocalProtocolError
 from .peer import Peer, SyncPeer
 from .stream import Stream, SyncStream
 from .wire import Class
@@ -31,7 +31,7 @@ class _NodeFace(Generic[D]):
 
     @property
     def lost(self) -> bool:
-        """Whether the daemon is gone: open streams go on, for anything new attach again."""
+        """Whether the node is gone, or has left a request without an answer: attach again."""
         return self._driver.lost
 
     @property
@@ -90,8 +90,9 @@ class Service:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not self._driver.lost and not self._driver.closed:
-            await self.close()
+        if not self._driver.closed:
+            with suppress(DataPlaneError):  # the name went with the daemon
+                await self.close()
 
 
 class Node(_NodeFace[AsyncDriver]):
@@ -142,8 +143,9 @@ class SyncService:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not self._driver.lost and not self._driver.closed:
-            self.close()
+        if not self._driver.closed:
+            with suppress(DataPlaneError):  # the name went with the daemon
+                self.close()
 
 
 class SyncNode(_NodeFace[SyncDriver]):

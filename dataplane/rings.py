@@ -81,6 +81,14 @@ class Rings:
         data = ffi.gc(ffi.cast("uint8_t *", owner.rx[ring].data), partial(_keep, owner))
         return ffi.buffer(data, 2 * owner.rx_capacity[ring])
 
+    def lease(self, descriptor: int) -> None:
+        """Take the end of a socket for the end of the attachment while waiting."""
+        self.client.lease = descriptor
+
+    def end(self) -> None:
+        """Note that the lease has ended: what lies in the rings is the last."""
+        self.client.ended = 1
+
     def close(self) -> None:
         """Say good-bye to the worker; the memory goes with its last view."""
         self.client.self.closed = 1
@@ -220,7 +228,7 @@ OVERHEAD = ffi.sizeof("struct vk_record") + ffi.sizeof("struct vk_message")
 def gone(error: int) -> NodeGoneError:
     """Return the error for a channel that closed (-ESHUTDOWN) or broke its rules (-EPROTO)."""
     if error == -errno.ESHUTDOWN:
-        return NodeGoneError("the node ended this attachment: attach again")
+        return NodeGoneError("the node ended this attachment, or itself: attach again")
     return NodeGoneError(
         f"the node broke the rings' rules ({os.strerror(-error)}): attach again, and report it"
     )

@@ -54,6 +54,7 @@ int vk_client_open(struct vk_client *client, int region_d, int region_a, int bel
 
 	*client = (struct vk_client){ .bell_self = bell_self,
 				      .bell_peer = bell_peer,
+				      .lease = -1,
 				      .generation = generation };
 	error = map_region(region_d, generation, 0, client->rx_capacity, &peer);
 	client->peer = peer;
@@ -72,12 +73,12 @@ void vk_client_close(struct vk_client *client)
 		vk_channel_unmap((struct vk_region *)client->peer, client->rx_capacity, 0);
 	if (client->self)
 		vk_channel_unmap(client->self, client->tx_capacity, 0);
-	*client = (struct vk_client){ .bell_self = -1, .bell_peer = -1 };
+	*client = (struct vk_client){ .bell_self = -1, .bell_peer = -1, .lease = -1 };
 }
 
 static int gone(const struct vk_client *client)
 {
-	return VK_LOAD_ACQUIRE(&client->peer->closed) ||
+	return client->ended || VK_LOAD_ACQUIRE(&client->peer->closed) ||
 	       VK_LOAD_RELAXED(&client->peer->generation) != client->generation;
 }
 
@@ -312,7 +313,8 @@ static int spin(struct vk_client *client)
 /* sleep_on_bell waits once: 1 = rung (or ready), 0 = timeout, -errno. */
 static int sleep_on_bell(struct vk_client *client, int64_t timeout_ns)
 {
-	struct pollfd bell = { .fd = client->bell_self, .events = POLLIN };
+	struct pollfd fds[2] = { { .fd = client->bell_self, .events = POLLIN },
+				 { .fd = client->lease } };
 	struct timespec timeout = { .tv_sec = timeout_ns / NS_PER_S,
 				    .tv_nsec = timeout_ns % NS_PER_S };
 	int n;
@@ -320,10 +322,12 @@ static int sleep_on_bell(struct vk_client *client, int64_t timeout_ns)
 	if (vk_client_arm(client))
 		return 1;
 	client->waits++;
-	n = ppoll(&bell, 1, timeout_ns < 0 ? NULL : &timeout, NULL);
+	n = ppoll(fds, 2, timeout_ns < 0 ? NULL : &timeout, NULL);
 	if (n < 0)
 		n = -errno;
-	vk_client_disarm(client, n > 0);
+	vk_client_disarm(client, n > 0 && fds[0].revents);
+	if (n > 0 && fds[1].revents)
+		client->ended = 1;
 	return n;
 }
 

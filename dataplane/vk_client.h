@@ -41,6 +41,8 @@ struct vk_client {
 	uint32_t rx_capacity[VK_RINGS_MAX];
 	int bell_self; /* eventfd, wakes this application; -1 = none */
 	int bell_peer; /* eventfd, wakes the worker */
+	int lease; /* socket to the node: its end is the end of the attachment; -1 = none */
+	uint32_t ended; /* 1: the lease has ended */
 	uint32_t
 		generation; /* of the slot; another one in region D means it is not ours any more */
 	uint32_t rang; /* the worker's sleep that was rung last */
@@ -111,7 +113,8 @@ int vk_client_arm(struct vk_client *client);
 void vk_client_disarm(struct vk_client *client, int rang);
 
 /* vk_client_wait blocks until vk_client_ready, for at most timeout_ns (negative: for ever): polls
- * for spin_ns, which adapts to how often polling paid, then sleeps on the bell. Returns 1, 0 on
- * timeout, -EINTR on a signal, or -errno. Syscalls: ppoll, read, clock_gettime. */
+ * for spin_ns, which adapts to how often polling paid, then sleeps on the bell and on the end of
+ * the lease. Returns 1, 0 on timeout, -EINTR on a signal, or -errno. Syscalls: ppoll, read,
+ * clock_gettime. */
 int vk_client_wait(struct vk_client *client, int64_t timeout_ns);
 #endif

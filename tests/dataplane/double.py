@@ -298,7 +298,6 @@ class Fabric:
     def _detach(self, app: App) -> None:
         while self._move(app):  # what it sent still goes out
             pass
-        app.node.apps.remove(app)
         app.socket.close()
         for end in list(app.node.flows.values()):
             if end.app is app:
@@ -307,6 +306,7 @@ class Fabric:
                     self._reset(end.other, Code.APPLICATION_GONE)
         if app.channel is not None:
             app.channel.close()
+        app.node.apps.remove(app)
 
     def _reset(self, end: End, code: int) -> None:
         end.other = None

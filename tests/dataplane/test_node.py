@@ -191,17 +191,34 @@ async def test_a_service_name_belongs_to_one_application(nodes: Nodes) -> None:
             pass
 
 
-async def test_the_daemons_death_stops_no_stream(fabric: Fabric, nodes: Nodes) -> None:
+async def test_the_end_of_the_lease_is_told_after_what_came_in(
+    fabric: Fabric, nodes: Nodes
+) -> None:
     async with both(nodes) as (left, right):
         mine, theirs = await opened(left, right)
+        await mine.send(b"last")
+        await until(lambda: theirs._flow.queue)
+        fabric.do(app_of(nodes[1]).cut)
+        assert [message.payload for message in await theirs.recv_many()] == [b"last"]
+        with pytest.raises(valkyrie.NodeGoneError, match="attach again"):
+            await theirs.recv(timeout=SOON_S)
+        with pytest.raises(DataPlaneError, match="attach again"):
+            await right.connect("left")
+        assert right.lost
+
+
+def test_a_synchronous_reader_is_told_of_the_end_of_the_lease(fabric: Fabric, nodes: Nodes) -> None:
+    with valkyrie.attach_sync(nodes[0].path) as node, node.listen("echo") as service:
+        timer = threading.Timer(0.02, lambda: fabric.do(app_of(nodes[0]).cut))
+        timer.start()
+        with pytest.raises(valkyrie.NodeGoneError):
+            service.accept(timeout=SOON_S)
+        timer.join()
+
+
+def test_the_end_of_a_with_block_does_not_need_the_daemon(fabric: Fabric, nodes: Nodes) -> None:
+    with valkyrie.attach_sync(nodes[0].path) as node, node.listen("echo"):
         fabric.do(app_of(nodes[0]).cut)
-        with pytest.raises(DataPlaneError, match="open streams go on"):
-            await asyncio.wait_for(left.connect("right"), SOON_S)
-        assert left.lost
-        await mine.send(b"still")
-        message = await theirs.recv(timeout=SOON_S)
-        assert message is not None
-        assert message.payload == b"still"
 
 
 def test_a_stuck_daemon_is_given_up_in_time(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
