@@ -1,0 +1,1 @@
+"""The demonstration behind ``scripts/demo``: two hosts, real daemons, real applications."""
