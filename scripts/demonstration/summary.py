@@ -98,7 +98,8 @@ def _ending(document: Document) -> list[str]:
         lines.append(
             f"beside    the kernel path on the same link: {beside['messages_per_second']} msg/s "
             f"of {beside['size']} B, p50 {beside['p50_us']} µs "
-            f"(this run's xdp path: {beside['xdp_messages_per_second']} msg/s)"
+            f"(the xdp path: {beside['xdp_messages_per_second']} msg/s, "
+            f"p50 {beside['xdp_p50_us']} µs)"
         )
     lines += [f"WRONG     {sentence}" for sentence in document["wrong"]]
     lines.append("result    " + ("all promises kept" if document["ok"] else "NOT as promised"))

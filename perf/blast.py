@@ -1,0 +1,65 @@
+"""Applications in C for benchmarks: an open stream's rings, driven by ``vk_blast``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from valkyrie.dataplane import ffi, lib
+from valkyrie.dataplane.stream import SyncStream
+
+DEADLINE_NS = 20_000_000_000
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one end saw; ``corrupt`` messages had other contents than their number says."""
+
+    messages: int
+    lost: int
+    corrupt: int
+    elapsed_ns: int
+
+    @property
+    def per_second(self) -> float:
+        """Messages a second from the first to the last."""
+        return self.messages * 1e9 / max(self.elapsed_ns, 1)
+
+
+class Blast:
+    """One end of a stream, at full speed."""
+
+    def __init__(self, stream: SyncStream, *, spin_ns: int = 0) -> None:
+        """Take over an open stream; ``spin_ns``: how long it polls before it sleeps."""
+        self._client = stream._driver.rings.client  # noqa: SLF001
+        self._outlet = stream._flow.outlet  # noqa: SLF001
+        if spin_ns:
+            self._client.spin_ns_max = self._client.spin_ns = spin_ns
+
+    @staticmethod
+    def _result(raw: Any) -> Result:
+        return Result(raw.messages, raw.lost, raw.corrupt, raw.elapsed_ns)
+
+    def send(self, size: int, count: int, *, batch: int, deadline_ns: int = DEADLINE_NS) -> Result:
+        """Send numbered messages, *batch* at a time, waiting for room."""
+        raw = ffi.new("struct vk_blast_result *")
+        lib.vk_blast_send(self._client, self._outlet, size, count, batch, deadline_ns, raw)
+        return self._result(raw)
+
+    def receive(self, count: int, *, deadline_ns: int = DEADLINE_NS) -> Result:
+        """Take *count* messages, or what comes before the deadline."""
+        raw = ffi.new("struct vk_blast_result *")
+        lib.vk_blast_receive(self._client, self._outlet, count, deadline_ns, raw)
+        return self._result(raw)
+
+    def ping(self, size: int, count: int, *, deadline_ns: int = DEADLINE_NS) -> list[int]:
+        """Return sorted round-trip times in nanoseconds, one message at a time."""
+        raw, times = ffi.new("struct vk_blast_result *"), ffi.new("uint64_t[]", count)
+        lib.vk_blast_ping(self._client, self._outlet, size, count, deadline_ns, times, raw)
+        return sorted(times[0 : raw.messages])
+
+    def echo(self, count: int, *, deadline_ns: int = DEADLINE_NS) -> Result:
+        """Send back *count* messages as they come."""
+        raw = ffi.new("struct vk_blast_result *")
+        lib.vk_blast_echo(self._client, self._outlet, count, deadline_ns, raw)
+        return self._result(raw)

@@ -1,0 +1,194 @@
+"""Runs the demonstration; ``scripts/demo`` has set everything up."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import json
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.live import Live
+from rich.table import Table
+
+from tests.lab import laboratory
+
+from . import beside, garbage, ledger, summary
+from .crew import Crew
+from .hosts import Network, StartError
+from .tally import CLASSES, PHASES, Column, Tally
+
+ROOT = Path(__file__).resolve().parents[2]
+GARBAGE_RATE = 20_000
+SETTLE_S = 1.0
+"""What is on its way may arrive, and kernel counters reach the page."""
+FILE_S = 30.0
+
+
+class StoppedError(Exception):
+    """Ctrl-C or SIGTERM."""
+
+
+def _interrupt(*_: object) -> None:
+    raise StoppedError
+
+
+def archive(directory: Path) -> Path:
+    """Write the project's own source as an archive, and return its path."""
+    buffer = io.BytesIO()
+    listed = subprocess.run(
+        ["git", "-C", ROOT, "ls-files", "-z"], capture_output=True, check=False
+    ).stdout.split(b"\0")
+    names = [name.decode() for name in listed if name] or ["README.md"]
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name in names:
+            if (ROOT / name).is_file():
+                tar.add(ROOT / name, arcname=f"valkyrie/{name}")
+    path = directory / "valkyrie.tar.gz"
+    path.write_bytes(gzip.compress(buffer.getvalue(), 1))
+    path.chmod(0o644)
+    return path
+
+
+def table(tally: Tally, phase: str, now_s: float) -> Table:
+    """Return the live table."""
+    shown = Table(title=f"two hosts, {phase}, {now_s:.0f} s")
+    for title in ("class", "sent", "delivered", "p50 µs", "p99 µs"):
+        shown.add_column(title, justify="left" if title == "class" else "right")
+    for name in CLASSES:
+        row = tally.row(PHASES.index(phase), name)
+        shown.add_row(
+            name,
+            f"{row.get(Column.SENT):,}",
+            f"{row.get(Column.DELIVERED):,}",
+            f"{row.percentile_us(0.5)}",
+            f"{row.percentile_us(0.99)}",
+        )
+    shown.caption = f"file {tally.file_bytes:,} bytes · garbage {tally.garbage:,} packets"
+    return shown
+
+
+def watch(tally: Tally, phase: str, until: Callable[[float], bool]) -> float:
+    """Show the table until *until* says so; returns how long the phase took."""
+    tally.phase = PHASES.index(phase)
+    begin = time.monotonic()
+    with Live(refresh_per_second=4, transient=True) as live:
+        while not until(time.monotonic() - begin):
+            time.sleep(0.25)
+            live.update(table(tally, phase, time.monotonic() - begin))
+    return time.monotonic() - begin
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Return whether the condition came true in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def phases(tally: Tally, network: Network, crew: Crew, seconds: float) -> dict[str, float]:
+    """Run calm and flood; returns how long each took."""
+    calm_s = seconds / 2
+    crew.start("b")
+    if not wait_until(lambda: len(network.nodes["b"].status()["applications"]) >= 5, 10.0):
+        raise StartError("the applications of host b did not attach")
+    crew.start("a")
+    took = {
+        "calm": watch(
+            tally,
+            "calm",
+            lambda now: now >= calm_s and (tally.file_state != 0 or now > FILE_S),
+        )
+    }
+    stranger, target = network.stranger
+    raw = stranger.host.packet_socket(stranger.name)
+    packets = garbage.frames(stranger.mac, target.mac, str(stranger.v4.ip), str(target.v4.ip))
+    thrower = threading.Thread(target=garbage.throw, args=(raw, packets, tally, GARBAGE_RATE))
+    thrower.start()
+    try:
+        took["flood"] = watch(tally, "flood", lambda now: now >= seconds - calm_s)
+    finally:
+        tally.stop_sending()
+        thrower.join()
+        raw.close()
+    time.sleep(SETTLE_S)
+    tally.stop_receiving()
+    return took
+
+
+def document_of(tally: Tally, network: Network, took: dict[str, float]) -> dict[str, Any]:
+    """Return everything that the summary says."""
+    document: dict[str, Any] = {
+        "phases": summary.phases(tally, took),
+        "interfaces": ledger.interfaces(network),
+        "drops": ledger.drops(network),
+        "ledger": ledger.balance(network),
+        "file": {"bytes": tally.file_bytes, "sha256_match": tally.file_state == 1},
+        "garbage": {"sent": tally.garbage},
+    }
+    document["wrong"] = summary.verdict(document)
+    return document
+
+
+def run(seconds: float) -> dict[str, Any]:
+    """Run everything; returns the document. Leaves nothing behind."""
+    tally = Tally()
+    with tempfile.TemporaryDirectory(prefix="valkyrie-demo-") as directory:
+        Path(directory).chmod(0o755)
+        crew = Crew(tally, archive(Path(directory)))
+        try:
+            with laboratory() as lab:
+                network = Network(lab, "xdp")
+                try:
+                    network.start()
+                    took = phases(tally, network, crew, seconds)
+                    document = document_of(tally, network, took)
+                finally:
+                    network.stop()
+            wait_until(lambda: bool(crew.ended()) or not crew.pids, 3.0)
+            document["wrong"] += [f"the {name} ended with an error" for name in crew.ended()]
+        finally:
+            crew.kill()
+    document["kernel_path"] = beside.measure()
+    document["ok"] = not document["wrong"]
+    return document
+
+
+def main() -> int:
+    """Parse arguments, run, print; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=16.0, help="calm and flood together")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
+    options = parser.parse_args()
+    if options.seconds < 4:
+        parser.error("--seconds: at least 4")
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        document = run(options.seconds)
+    except StoppedError:
+        print("demo: interrupted; everything was taken down")
+        return 130
+    except StartError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    print(summary.page(document))
+    if options.json:
+        options.json.write_text(json.dumps(document, indent=1) + "\n")
+    return 0 if document["ok"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

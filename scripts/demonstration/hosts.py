@@ -1,0 +1,151 @@
+"""The hosts of the demonstration: namespaces, configuration files, daemons."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.lab import Host, Lab, Link
+
+HOSTS = ("a", "b")
+VALKYRIE = Path(sys.executable).with_name("valkyrie")
+READY_S = 20.0
+STOP_S = 10.0
+
+CONFIGURATION = """\
+[node]
+name = "demo-{host}"
+
+{interfaces}
+[[peer]]
+name = "{other}"
+address = "{address}"
+
+[[application]]
+name = "demonstration"
+anybody = true
+classes = ["critical", "system", "job", "data", "logs"]
+listen = ["*"]
+peers = ["*"]
+attachments_max = 16
+"""
+
+INTERFACE = """\
+[[interface]]
+name = "{name}"
+path = "{path}"
+"""
+
+
+class StartError(RuntimeError):
+    """A daemon did not come up."""
+
+
+class Node:
+    """A host with a running ``valkyrie up``."""
+
+    def __init__(self, host: Host, directory: Path, text: str) -> None:
+        self.host = host
+        self.name = f"demo-{host.name}"
+        self._file = directory / f"{self.name}.toml"
+        self._file.write_text(text)
+        self._notify = directory / f"{self.name}.notify"
+        self._log = directory / f"{self.name}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the daemon and wait until it says that it is ready."""
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify,
+            self._log.open("wb") as log,
+        ):
+            notify.bind(str(self._notify))
+            notify.settimeout(0.2)
+            self._process = self.host.popen(
+                [VALKYRIE, "up", "--config", self._file],
+                env={**os.environ, "NOTIFY_SOCKET": str(self._notify)},
+                stdout=log,
+                stderr=log,
+            )
+            deadline = time.monotonic() + READY_S
+            while time.monotonic() < deadline and self._process.poll() is None:
+                try:
+                    if b"READY=1" in notify.recv(4096):
+                        return
+                except TimeoutError:
+                    continue
+        raise StartError(f"valkyrie up did not start on host {self.host.name}:\n{self.log()}")
+
+    def log(self) -> str:
+        """Return what the daemon printed."""
+        return self._log.read_text(errors="replace")
+
+    def status(self) -> dict[str, Any]:
+        """Return the status document."""
+        done = subprocess.run(
+            [VALKYRIE, "status", "--node", self.name, "--json"],
+            capture_output=True,
+            check=True,
+            timeout=10,
+        )
+        document: dict[str, Any] = json.loads(done.stdout)
+        return document
+
+    def stop(self) -> None:
+        """Stop the daemon as a user would: SIGTERM."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+
+class Network:
+    """Hosts a and b joined by a wire, and a third host joined to b."""
+
+    def __init__(self, lab: Lab, path: str) -> None:
+        self.lab = lab
+        self._directory = tempfile.TemporaryDirectory(prefix="valkyrie-demo-")
+        directory = Path(self._directory.name)
+        a, b = (lab.host(name) for name in HOSTS)
+        self.wire: tuple[Link, Link] = lab.wire(a, b)
+        self.stranger: tuple[Link, Link] = lab.wire(lab.host("c"), b, names=("vk0", "vk1"))
+        interfaces = {
+            "a": INTERFACE.format(name="vk0", path=path),
+            "b": "\n".join(INTERFACE.format(name=name, path=path) for name in ("vk0", "vk1")),
+        }
+        self.nodes = {
+            host.name: Node(
+                host,
+                directory,
+                CONFIGURATION.format(
+                    host=host.name,
+                    interfaces=interfaces[host.name],
+                    other=other.host.name,
+                    address=other.v4.ip,
+                ),
+            )
+            for host, other in ((a, self.wire[1]), (b, self.wire[0]))
+        }
+
+    def start(self) -> None:
+        """Start both daemons."""
+        for node in self.nodes.values():
+            node.start()
+
+    def stop(self) -> None:
+        """Stop both daemons and remove the configuration files."""
+        for node in self.nodes.values():
+            node.stop()
+        self._directory.cleanup()
