@@ -84,17 +84,28 @@ def lines(document: Any, depth: int) -> Iterable[str]:
     if not isinstance(document, dict):
         yield f"{indent}{plain(document)}"
         return
-    nested = {k: v for k, v in document.items() if isinstance(v, dict) or _is_table(v)}
+    nested = {k: v for k, v in document.items() if (isinstance(v, dict) and v) or _is_table(v)}
     width = max((len(str(key)) for key in document if key not in nested), default=0)
     for key, value in document.items():
         if key not in nested:
             yield f"{indent}{key!s:<{width}}  {plain(value)}"
     for key, value in nested.items():
         yield f"{indent}{key}:"
-        if isinstance(value, dict):
-            yield from lines(value, depth + 1)
+        rows = _as_rows(value) if isinstance(value, dict) else value
+        if rows:
+            yield from (f"{indent}  {line}" for line in columns(rows))
         else:
-            yield from (f"{indent}  {line}" for line in columns(value))
+            yield from lines(value, depth + 1)
+
+
+def _as_rows(table: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return tables of the same keys as rows, each led by its name; none if they differ."""
+    values = list(table.values())
+    if len(values) < 2 or not all(isinstance(value, dict) and value for value in values):
+        return []
+    if any(value.keys() != values[0].keys() for value in values):
+        return []
+    return [{"": name, **value} for name, value in table.items()]
 
 
 def _is_table(value: Any) -> bool:
@@ -117,6 +128,8 @@ def plain(value: Any) -> str:
     """Return a value on one line; control characters of others' making do not reach a terminal."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if value is None or value in ({}, []):
+        return "none"
     if isinstance(value, dict):
         return " ".join(f"{key}={plain(each)}" for key, each in value.items())
     if isinstance(value, list | tuple):
