@@ -180,7 +180,9 @@ def _neighbour(message: Any) -> Neighbour:
 
 
 def _change(message: Any) -> Change | None:
-    event = message.get("event") or ""
+    event = message.get("event")
+    if not isinstance(event, str):  # a number: of a type that pyroute2 has no name for
+        return None
     gone = event.startswith("RTM_DEL")
     if event.endswith("LINK"):
         facts = _link_facts(message)
