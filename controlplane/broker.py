@@ -237,18 +237,14 @@ class Broker:
         assert gone is not None
         self._worker = None
         self._selector.unregister(gone.pidfd)
-        with contextlib.suppress(KeyError):
+        with contextlib.suppress(KeyError):  # it may be known as gone already
             self._selector.unregister(gone.control)
         for news in gone.news:
             self._on_violation(news)
-        while (order := self._last_words(gone)) is not None:
-            self._on_violation(order)
+        with contextlib.suppress(BlockingIOError):
+            while (order := gone.receive()) is not None:
+                self._on_violation(order)
         return gone.reap()
-
-    @staticmethod
-    def _last_words(gone: Worker) -> Order | None:
-        gone.control.setblocking(False)
-        return gone.receive()
 
     def _start_daemon(self) -> None:
         for slot in self._slots.attached.values():
@@ -351,7 +347,10 @@ class Broker:
     def _on_worker_news(self) -> None:
         running = self._worker
         assert running is not None
-        news = running.receive()
+        try:
+            news = running.receive()
+        except BlockingIOError:
+            return  # an order's answer was waited for meanwhile, and this came with it
         if news is None:
             self._selector.unregister(running.control)  # its pidfd tells the rest
             return

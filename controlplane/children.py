@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from valkyrie.dataplane.errors import ValkyrieError
 DEATHS_MAX = 10
 DEATHS_WINDOW_S = 10.0
 """More deaths of a child than this within the window, and the node gives up."""
+EXIT_FAULT = 127
+"""Exit status of a child that an exception ended."""
 EXIT_LIBRARY = 126
 """Exit status of a worker that could not load its library."""
 
@@ -86,15 +89,20 @@ def fork(child: Callable[[int], NoReturn]) -> int:
             signal.signal(number, signal.SIG_IGN)
         child(parent)
     except BaseException as error:  # nothing may return into the broker's stack
-        print(f"valkyrie: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        if isinstance(error, ValkyrieError):
+            print(f"valkyrie: {error}", file=sys.stderr, flush=True)
+        else:
+            traceback.print_exception(error)
     finally:
-        os._exit(1)
+        os._exit(EXIT_FAULT)
 
 
 def describe(status: int) -> str:
     """Say how a worker ended."""
     if status < 0:
         return f"was ended by {signal.Signals(-status).name}"
+    if status == EXIT_FAULT:
+        return "failed, as it said above"
     if status == EXIT_LIBRARY:
         return "could not load its library"
     return f"ended: {os.strerror(status)}" if status else "ended"

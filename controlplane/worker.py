@@ -61,6 +61,7 @@ class Worker:
         self.pid = pid
         self.pidfd = os.pidfd_open(pid)
         self.control = control
+        control.setblocking(False)
         self.stopping = False
         self.started_s = time.monotonic()
         self.news: list[Order] = []
@@ -76,7 +77,10 @@ class Worker:
         while (left_s := end - time.monotonic()) > 0:
             if not select.select([self.control], [], [], left_s)[0]:
                 break
-            answer = self.receive()
+            try:
+                answer = self.receive()
+            except BlockingIOError:
+                continue
             if answer is None:
                 return None
             if (answer.kind, answer.slot) == (order.kind, order.slot):
@@ -85,9 +89,11 @@ class Worker:
         return None
 
     def receive(self) -> Order | None:
-        """Return the next order of the worker; None when it has gone."""
+        """Return the next order of the worker; None when it has gone; BlockingIOError if none."""
         try:
             data = self.control.recv(_ORDER.size)
+        except BlockingIOError:
+            raise
         except OSError:
             return None
         return Order.parse(data) if len(data) == _ORDER.size else None

@@ -112,11 +112,21 @@ class NodeUnderTest:
 
     def status(self) -> dict[str, Any]:
         """Return the status document."""
-        return self.ask(appsocket.Status()).document
+        reply = self.ask(appsocket.Status())
+        if reply.code:  # it may have too many requests at once
+            raise ConnectionRefusedError(reply.message)
+        return reply.document
 
     def pid(self, child: str) -> int:
         """Return the process of the "worker" or the "daemon"."""
         return int(self.status()[child]["pid"])
+
+    def applications(self) -> int:
+        """Return how many applications are attached; -1 while the node does not say."""
+        try:
+            return len(self.status()["applications"])
+        except OSError:
+            return -1
 
     def children(self) -> list[psutil.Process]:
         """Return the node's processes but the broker."""
@@ -200,12 +210,10 @@ def running(*nodes: NodeUnderTest) -> Iterator[None]:
         for node in nodes:
             wait_until(node._serves, 10.0, f"node {node.name} serves")
         yield
-    except BaseException:
-        for node in nodes:
-            print(f"---- {node.name} said:\n{node.said()}")
-        raise
     finally:
         statuses = [node.stop() for node in nodes if node.process is not None]
+        for node in nodes:  # pytest shows it when the test failed
+            print(f"---- {node.name} said:\n{node.said()}")
     assert statuses == [0] * len(nodes)
     for node in nodes:
         assert node.left() == []

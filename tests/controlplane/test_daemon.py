@@ -128,9 +128,12 @@ def test_rates_change_live(pair: Pair) -> None:
             )
         )
         assert b.status()["classes"]["system"]["rate_packets"] == 1
-        for _ in range(50):
+
+        def sent_and_dropped() -> bool:
             out.send(b"x" * 1200)
-        wait_until(lambda: rate_drops(b) >= 20)
+            return rate_drops(b) >= 20
+
+        wait_until(sent_and_dropped)
         b.ask(appsocket.Tune({"class.system.rate_packets": 0, "class.system.burst_packets": 1024}))
         out.send(b"free again")
         while (message := into.recv(timeout=5)) is not None:

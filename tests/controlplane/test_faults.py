@@ -1,0 +1,357 @@
+"""Anything can die or misbehave: the others go on, or come back in under a second."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import random
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import valkyrie
+from tests.lab import SLOWNESS, Lab, wait_until
+from tests.nodes import NodeUnderTest, make_pair, running
+from valkyrie.dataplane import appsocket, lib
+from valkyrie.dataplane.driver import exchange
+from valkyrie.dataplane.stream import SyncStream
+from valkyrie.shm.counters import CountersPage
+
+Pair = tuple[NodeUnderTest, NodeUnderTest]
+
+BACK_S = 1.0
+"""Promised: whoever died is back within this time."""
+LINE = b"x" * 200
+
+
+@pytest.fixture(params=["udp", "xdp"])
+def pair(lab: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """Two running nodes."""
+    nodes = make_pair(lab, tmp_path, path=request.param)
+    with running(*nodes):
+        yield nodes
+
+
+@contextlib.contextmanager
+def opened(pair: Pair, stream: int = 100) -> Iterator[tuple[SyncStream, SyncStream]]:
+    """Yield both ends of a stream from node a to node b."""
+    a, b = pair
+    with (
+        valkyrie.attach_sync(a.socket, name="sender") as sender,
+        valkyrie.attach_sync(b.socket, name="receiver") as receiver,
+        receiver.listen("work") as service,
+    ):
+        out = sender.connect("b").open("work", stream=stream)
+        yield out, service.accept(timeout=5)
+
+
+def cross(out: SyncStream, into: SyncStream, payload: bytes, deadline_s: float = 5.0) -> float:
+    """Send until it arrives (best effort may lose it meanwhile); return the seconds it took."""
+    begin = time.monotonic()
+    while time.monotonic() - begin < deadline_s * SLOWNESS:
+        with contextlib.suppress(valkyrie.WouldBlockError):
+            out.send(payload)
+        with contextlib.suppress(TimeoutError):
+            while (message := into.recv(timeout=0.02)) is not None:
+                if message.payload == payload:
+                    return time.monotonic() - begin
+    raise AssertionError(f"{payload!r} did not arrive within {deadline_s} s")
+
+
+@contextlib.contextmanager
+def sink(node: NodeUnderTest) -> Iterator[None]:
+    """Accept one stream and never read it."""
+    with valkyrie.attach_sync(node.socket, name="sink") as application, application.listen("sink"):
+        yield
+
+
+def balanced(node: NodeUnderTest) -> bool:
+    document = node.status()
+    return all(
+        each["twice"] == 0 and each["total"] == each["frames"]
+        for each in document["census"].values()
+    )
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_killed_worker_is_back_and_streams_go_on(pair: Pair, side: int) -> None:
+    node = pair[side]
+    with opened(pair) as (out, into):
+        cross(out, into, b"before")
+        for number in range(3):
+            pid = node.pid("worker")
+            os.kill(pid, signal.SIGKILL)
+            assert cross(out, into, b"after %d" % number) < BACK_S * SLOWNESS
+            assert node.pid("worker") != pid
+        assert node.status()["worker"]["restarts"] == 3
+    wait_until(lambda: balanced(node))
+
+
+def test_frames_that_wait_in_the_kernel_outlive_a_worker(pair: Pair) -> None:
+    a, b = pair
+    with opened(pair) as (out, into):
+        cross(out, into, b"before")
+        pid = b.pid("worker")
+        os.kill(pid, signal.SIGSTOP)  # nobody takes frames out of the kernel's rings
+        for number in range(100):
+            out.send(struct.pack("<I", number) + LINE)
+        with CountersPage(a.name) as page:
+            wait_until(lambda: page.class_row(3)["tx_messages"] >= 101)
+        os.kill(pid, signal.SIGKILL)
+        got = []
+        while len(got) < 100:
+            message = into.recv(timeout=5)
+            assert message is not None
+            if message.payload != b"before":
+                got.append(struct.unpack_from("<I", message.payload)[0])
+        assert got == list(range(100))
+
+
+def test_a_killed_daemon_is_back_and_applications_stay(pair: Pair) -> None:
+    a, b = pair
+    with opened(pair) as (out, into):
+        cross(out, into, b"before")
+        for node in pair:
+            pid = node.pid("daemon")
+            before = node.status()["applications"]
+            os.kill(pid, signal.SIGKILL)
+            begin = time.monotonic()
+            wait_until(lambda node=node, pid=pid: node.pid("daemon") != pid)  # type: ignore[misc]
+            assert time.monotonic() - begin < BACK_S * SLOWNESS
+            assert node.status()["applications"] == before
+            assert node.status()["daemon"]["restarts"] == 1
+        cross(out, into, b"after")
+        with valkyrie.attach_sync(a.socket) as late:  # and the new one can do all that the old did
+            late.connect("b").open("work", stream=101)
+    for node in (a, b):
+        wait_until(lambda node=node: node.status()["applications"] == [])  # type: ignore[misc]
+
+
+def test_what_was_tuned_outlives_the_daemon(pair: Pair) -> None:
+    a, _ = pair
+    a.ask(appsocket.Tune({"worker.spin_us": 7}))
+    pid = a.pid("daemon")
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: a.pid("daemon") != pid)
+    assert a.status()["worker"]["spin_us"] == 7
+
+
+_SENDER = """
+import sys, valkyrie
+with valkyrie.attach_sync(sys.argv[1], name="victim") as node:
+    stream = node.connect("b").open("sink", stream=int(sys.argv[2]))
+    while True:
+        try:
+            stream.send(b"y" * 200)
+        except valkyrie.WouldBlockError:
+            pass
+"""
+
+
+def test_a_killed_application_leaves_its_slot_and_harms_nobody(pair: Pair) -> None:
+    a, b = pair
+    with opened(pair) as (out, into), sink(b):
+        for number in range(3):
+            arguments = [sys.executable, "-c", _SENDER, a.socket, str(200 + number)]
+            victim = a.host.popen(arguments)
+            wait_until(lambda: a.applications() == 2, 10)
+            cross(out, into, b"beside")
+            victim.kill()
+            victim.wait()
+            wait_until(lambda: a.applications() == 1)
+            cross(out, into, b"after it")
+    wait_until(lambda: balanced(b))
+
+
+def test_random_deaths_under_load_leave_everybody_working(pair: Pair) -> None:
+    chance = random.Random(1)
+    a, b = pair
+    with opened(pair) as (out, into), sink(b):
+        load = a.host.popen([sys.executable, "-c", _SENDER, a.socket, "300"])
+        for number in range(8):
+            node = chance.choice(pair)
+            child = chance.choice(["worker", "daemon"])
+            pid = node.pid(child)
+            os.kill(pid, signal.SIGKILL)
+            cross(out, into, b"after death %d" % number)
+            wait_until(lambda node=node, child=child, pid=pid: node.pid(child) != pid)  # type: ignore[misc]
+        load.kill()
+        load.wait()
+    for node in pair:
+        wait_until(lambda node=node: node.status()["applications"] == [])  # type: ignore[misc]
+        wait_until(lambda node=node: balanced(node))  # type: ignore[misc]
+
+
+# ---- Hostile applications ----
+
+
+class Hostile:
+    """An attached application that works on its regions with its own hands."""
+
+    def __init__(self, node: NodeUnderTest) -> None:
+        self.connection = node.connect()
+        reply, self.descriptors = exchange(self.connection, appsocket.Attach(name="hostile"))
+        assert reply.code == 0, reply.message
+        self.slot = reply.slot
+        self.d, self.a, self.bell, self.bell_worker = self.descriptors
+
+    def region(self) -> mmap.mmap:
+        return mmap.mmap(self.a, os.fstat(self.a).st_size)
+
+    def ring(self) -> None:
+        os.eventfd_write(self.bell_worker, 1)
+
+    def cut_off(self) -> bool:
+        try:
+            return self.connection.recv(100) == b""
+        except TimeoutError:
+            return False
+
+    def close(self) -> None:
+        self.connection.close()
+        for fd in self.descriptors:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def hostile(node: NodeUnderTest) -> Iterator[Hostile]:
+    application = Hostile(node)
+    try:
+        yield application
+    finally:
+        application.close()
+
+
+TAIL, HEAD = 64, 128  # offsets in struct vk_region: tails, heads; 8 bytes a ring
+
+SCRIBBLES = {
+    "a tail beyond the ring": (TAIL + 8 * 3, struct.pack("<Q", 1 << 40)),
+    "a tail that is not aligned": (TAIL + 8 * 3, struct.pack("<Q", 3)),
+    "a tail that goes back": (TAIL + 8 * 3, struct.pack("<q", -8)),
+    "a record larger than the ring": (4096, b"\xff" * 64),
+}
+
+
+@pytest.mark.parametrize("scribble", SCRIBBLES)
+def test_who_scribbles_over_its_rings_is_cut_off_alone(pair: Pair, scribble: str) -> None:
+    a, _ = pair
+    offset, data = SCRIBBLES[scribble]
+    with opened(pair) as (out, into):
+        cross(out, into, b"before")
+        worker = a.pid("worker")
+        with hostile(a) as application:
+            with application.region() as region:
+                region[offset : offset + len(data)] = data
+                if offset >= 4096:  # ring 1's first record: publish it
+                    region[TAIL + 8 : TAIL + 16] = struct.pack("<Q", 64)
+            application.ring()
+            wait_until(application.cut_off)
+        wait_until(lambda: a.applications() == 1)
+        document = a.status()
+        assert document["violations"] == 1
+        assert document["worker"]["pid"] == worker
+        assert "broke the rules of its rings: cut off" in a.said()
+        cross(out, into, b"after")
+
+
+def test_random_scribbling_never_ends_the_worker(pair: Pair) -> None:
+    a, _ = pair
+    chance = random.Random(2)
+    worker = a.pid("worker")
+    with opened(pair) as (out, into):
+        for number in range(12):
+            with hostile(a) as application:
+                with application.region() as region:
+                    for _ in range(64):
+                        at = chance.choice(
+                            [chance.randrange(64, 256), chance.randrange(4096, 8192)]
+                        )
+                        region[at] = chance.randrange(256)
+                application.ring()
+                cross(out, into, b"beside %d" % number)
+        assert a.pid("worker") == worker
+
+
+def test_regions_cannot_be_resized_and_d_cannot_be_written(pair: Pair) -> None:
+    a, _ = pair
+    with hostile(a) as application:
+        for fd in (application.d, application.a):
+            for size in (0, os.fstat(fd).st_size * 2):
+                with pytest.raises(PermissionError):
+                    os.ftruncate(fd, size)
+        with pytest.raises(PermissionError):
+            mmap.mmap(application.d, 4096)
+        with pytest.raises(PermissionError):
+            os.pwrite(application.d, b"x", 0)
+
+
+def test_who_never_reads_loses_only_its_own_messages(pair: Pair) -> None:
+    a, b = pair
+    with (
+        opened(pair) as (out, into),
+        valkyrie.attach_sync(b.socket, name="deaf") as deaf,
+        valkyrie.attach_sync(a.socket, name="loud") as loud,
+        deaf.listen("deaf") as service,
+    ):
+        flood = loud.connect("b").open("deaf", stream=10_000)
+        service.accept(timeout=5)
+        with CountersPage(b.name) as page:
+
+            def full() -> bool:
+                with contextlib.suppress(valkyrie.WouldBlockError):
+                    for _ in range(64):
+                        flood.send(b"z" * 1024)
+                return page.class_row(5)["drop_app_ring"] > 100
+
+            wait_until(full, 20)
+            lost = page.class_row(3)["drop_app_ring"]
+            for number in range(20):
+                assert cross(out, into, b"beside %d" % number) < BACK_S * SLOWNESS
+            assert page.class_row(3)["drop_app_ring"] == lost
+
+
+def test_a_flood_of_attach_requests_is_limited_and_others_are_served(pair: Pair) -> None:
+    a, _ = pair
+    refused = 0
+    flood: list[socket.socket] = []
+    with opened(pair) as (out, into):
+        try:
+            for _ in range(300):
+                connection = a.connect()
+                flood.append(connection)
+                try:
+                    reply, descriptors = exchange(connection, appsocket.Attach())
+                except OSError:  # closed before it could ask
+                    refused += 1
+                    continue
+                for fd in descriptors:
+                    os.close(fd)
+                refused += reply.code in (lib.VK_CODE_OVERLOAD, lib.VK_CODE_POLICY)
+            cross(out, into, b"beside")
+        finally:
+            for connection in flood:
+                connection.close()
+        assert refused > 200
+        wait_until(lambda: a.applications() == 1, 10)
+
+        def counted() -> bool:
+            with contextlib.suppress(OSError):
+                return bool(a.status().get("refused", {}).get("flood", 0) > 100)
+            return False
+
+        wait_until(counted)
+
+
+def test_nobody_learns_of_another_ones_rings(pair: Pair) -> None:
+    a, _ = pair
+    with hostile(a) as one, hostile(a) as two:
+        assert one.slot != two.slot
+        inodes = [os.fstat(fd).st_ino for each in (one, two) for fd in (each.d, each.a)]
+        assert len(set(inodes)) == 4
