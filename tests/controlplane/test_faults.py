@@ -105,7 +105,7 @@ def test_frames_that_wait_in_the_kernel_outlive_a_worker(pair: Pair) -> None:
         with CountersPage(a.name) as page:
             wait_until(lambda: page.class_row(3)["tx_messages"] >= 101)
         os.kill(pid, signal.SIGKILL)
-        got = []
+        got: list[int] = []
         while len(got) < 100:
             message = into.recv(timeout=5)
             assert message is not None
