@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -42,6 +43,7 @@ class Traffic:
         self._nodes = a, b
         self._ready = threading.Barrier(3)
         self._stop = threading.Event()
+        self._all_sent = threading.Event()
         self._errors: list[BaseException] = []
         self._threads = [threading.Thread(target=each) for each in (self._send, self._receive)]
 
@@ -63,6 +65,7 @@ class Traffic:
                 self._ready.wait(10 * SLOWNESS)
                 stream = node.connect("b").open("numbers", stream=100)
                 self._send_paced(stream)
+                self._all_sent.set()
                 self._threads[1].join(20 * SLOWNESS)  # leaving would reset the stream
         except BaseException as error:
             self._errors.append(error)
@@ -83,8 +86,13 @@ class Traffic:
             ):
                 self._ready.wait(10 * SLOWNESS)
                 stream = service.accept(timeout=10 * SLOWNESS)
-                while not self._stop.is_set() or len(self.got) < self.sent:
-                    message = stream.recv(timeout=10 * SLOWNESS)
+                end = time.monotonic() + 60 * SLOWNESS
+                while not self._all_sent.is_set() or len(self.got) < self.sent:
+                    try:
+                        message = stream.recv(timeout=0.1)
+                    except TimeoutError:
+                        assert time.monotonic() < end
+                        continue
                     assert message is not None
                     self.got.append(struct.unpack_from("<I", message.payload)[0])
         except BaseException as error:
