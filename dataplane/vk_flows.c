@@ -198,28 +198,28 @@ void vk_flows_reset(struct vk_run *run, struct vk_flow *flow, uint32_t code)
 
 int vk_flows_seen(const struct vk_flow *flow, uint32_t sequence)
 {
-	int32_t ahead = (int32_t)(sequence - flow->rx_sequence);
+	uint32_t behind = flow->rx_sequence - sequence; /* 1 = the newest; wraps */
 
-	if (ahead >= 0)
+	if (!behind || behind > (uint32_t)INT32_MAX + 1)
 		return 0;
-	return -ahead > WINDOW || (flow->rx_window >> (-ahead - 1) & 1);
+	return behind > WINDOW || (flow->rx_window >> (behind - 1) & 1);
 }
 
 int vk_flows_accept(struct vk_run *run, struct vk_flow *flow, uint32_t sequence)
 {
-	int32_t ahead = (int32_t)(sequence - flow->rx_sequence);
+	uint32_t ahead = sequence - flow->rx_sequence; /* messages skipped; wraps */
 	uint64_t *row = vk_count_row(run, flow->class);
 
-	if (ahead >= 0) {
-		flow->rx_window = ahead + 1 >= WINDOW ? 0 : flow->rx_window << (ahead + 1);
+	if (ahead <= INT32_MAX) {
+		flow->rx_window = ahead >= WINDOW - 1 ? 0 : flow->rx_window << (ahead + 1);
 		flow->rx_window |= 1;
 		flow->rx_sequence = sequence + 1;
-		flow->rx_gaps += (uint32_t)ahead;
-		row[VK_RX_GAPS] += (uint32_t)ahead;
+		flow->rx_gaps += ahead;
+		row[VK_RX_GAPS] += ahead;
 	} else {
 		if (vk_flows_seen(flow, sequence))
 			return 0;
-		flow->rx_window |= (uint64_t)1 << (-ahead - 1);
+		flow->rx_window |= (uint64_t)1 << (0 - ahead - 1);
 		flow->rx_gaps--;
 		row[VK_RX_GAPS]--;
 	}

@@ -6,9 +6,6 @@
  */
 #include "vk_wire.h"
 
-#ifndef VK_CDEF
-#include <stdint.h>
-
 /* A parsed frame: the header in host order, the extensions it carries, where its payload is. */
 struct vk_frame {
 	uint8_t type;
@@ -47,6 +44,10 @@ enum vk_frame_error {
  * it may be followed by others (a run). Returns enum vk_frame_error. */
 int vk_frame_parse(struct vk_frame *frame, const uint8_t *data, uint32_t size, int exact);
 
+/* vk_priority_lowest returns the lowest priority of a class's band. */
+uint8_t vk_priority_lowest(uint32_t class);
+
+#ifndef VK_CDEF
 /* vk_frame_class returns the class of a parsed frame, by the rule the kernel program uses. */
 static inline uint32_t vk_frame_class(const struct vk_frame *frame)
 {
@@ -54,9 +55,6 @@ static inline uint32_t vk_frame_class(const struct vk_frame *frame)
 		return VK_CLASS_CONTROL;
 	return vk_stream_class(frame->stream);
 }
-
-/* vk_priority_lowest returns the lowest priority of a class's band. */
-uint8_t vk_priority_lowest(uint32_t class);
 
 /* vk_put16 writes 16 bits in network byte order, at any address. */
 static inline void vk_put16(uint8_t *at, uint16_t value)

@@ -60,20 +60,23 @@ static void pass_on(struct vk_schedule *schedule, uint32_t class)
 }
 
 /* Serves the application whose turn it is in a class. Returns 1 when more waits that only needs
- * another turn. */
+ * another turn. What the path stopped before its first byte has had no turn. */
 static int serve_app(struct turn *turn, uint32_t class, int *stopped)
 {
 	struct vk_schedule *schedule = turn->schedule;
-	uint32_t app = schedule->apps[schedule->app_turn[class]];
+	uint32_t place = schedule->app_turn[class], app = schedule->apps[place];
 	int64_t *own = &schedule->app_budget[app][class], *all = &schedule->budget[class];
-	int64_t bytes = 0;
+	int64_t bytes = 0, before = *own;
+	int resumed = schedule->app_resume[class];
 	enum vk_served why;
 
-	if (!schedule->app_resume[class])
+	if (!resumed)
 		top_up(own, schedule->app_quantum[app]);
 	if (*own <= 0) {
+		if (*stopped)
+			*own = before; /* no debt is paid while nobody can send */
 		pass_on(schedule, class);
-		return 1;
+		return !*stopped;
 	}
 	schedule->app_resume[class] = 1;
 	why = turn->serve(turn->context, app, class, *own < *all ? *own : *all, &bytes);
@@ -84,44 +87,59 @@ static int serve_app(struct turn *turn, uint32_t class, int *stopped)
 	*own -= bytes;
 	if (why == VK_SERVED_BUDGET && *own > 0)
 		return 1; /* the class's budget is spent: this one goes on next time */
-	if (why == VK_SERVED_PATH)
+	if (why == VK_SERVED_PATH) {
+		if (!bytes)
+			*own = before;
+		if (!*stopped) {
+			schedule->place = place;
+			schedule->place_resume = (uint8_t)(bytes || resumed);
+		}
 		*stopped = 1;
-	else if (why != VK_SERVED_BUDGET && *own > 0)
+	} else if (why != VK_SERVED_BUDGET && *own > 0) {
 		*own = 0;
+	}
 	pass_on(schedule, class);
 	return why == VK_SERVED_BUDGET;
 }
 
+/* The next turn begins where the path stopped this one. */
+static void stop_here(struct vk_schedule *schedule, uint32_t class, int resume)
+{
+	schedule->stopped = 1;
+	schedule->class_turn = class - VK_CLASS_SYSTEM;
+	schedule->resume = resume != 0;
+	schedule->app_turn[class] = schedule->place < schedule->count ? schedule->place : 0;
+	schedule->app_resume[class] = schedule->place_resume;
+}
+
 /* Serves a class while it has budget. Returns 1 when more waits. */
-static int serve_class(struct turn *turn, uint32_t class)
+static int serve_class(struct turn *turn, uint32_t class, int resumed)
 {
 	struct vk_schedule *schedule = turn->schedule;
-	int64_t *budget = &schedule->budget[class];
+	int64_t *budget = &schedule->budget[class], before = *budget;
+	int64_t sent = schedule->turn_bytes;
 	int more = 0, stopped = 0;
 
 	if (!schedule->count || schedule->idle & 1u << class)
 		return 0;
-	if (schedule->resume && class != VK_CLASS_CRITICAL)
-		schedule->resume = 0;
-	else
+	if (!resumed)
 		top_up(budget, schedule->quantum[class]);
-	if (*budget <= 0)
-		return 1;
+	if (*budget <= 0) {
+		if (schedule->stopped)
+			*budget = before;
+		return !schedule->stopped;
+	}
 	do {
 		uint32_t visits = schedule->count;
 
-		for (more = 0; visits && schedule->count && *budget > 0; visits--) {
-			uint32_t place = schedule->app_turn[class];
-			int first = !stopped;
-
+		for (more = 0; visits && schedule->count && *budget > 0; visits--)
 			more |= serve_app(turn, class, &stopped);
-			if (stopped && first && schedule->stopped < 0 &&
-			    class != VK_CLASS_CRITICAL) {
-				schedule->stopped = (int32_t)class;
-				schedule->stopped_place = place;
-			}
-		}
 	} while (more && *budget > 0);
+	sent = schedule->turn_bytes - sent;
+	if (stopped && !sent)
+		*budget = before;
+	if (stopped && !schedule->stopped && class != VK_CLASS_CRITICAL)
+		stop_here(schedule, class, sent || resumed);
 	if (!more && !stopped) {
 		if (*budget > 0)
 			*budget = 0;
@@ -141,25 +159,18 @@ int64_t vk_schedule_turn(struct vk_schedule *schedule,
 
 	schedule->quantum[VK_CLASS_CRITICAL] = VK_CRITICAL_QUANTUM;
 	schedule->turn_bytes = 0;
-	schedule->stopped = -1;
+	schedule->stopped = 0;
 	schedule->idle = 0;
 	for (uint32_t round = 0; more && round < VK_ROUNDS_MAX; round++) {
-		more = serve_class(&turn, VK_CLASS_CRITICAL);
-		for (uint32_t i = 0; i < SHARING; i++)
-			more |= serve_class(&turn,
-					    VK_CLASS_SYSTEM + (schedule->class_turn + i) % SHARING);
-		if (schedule->stopped >= 0 || schedule->turn_bytes >= VK_TURN_BYTES)
-			break;
-	}
-	if (schedule->stopped >= 0) {
-		uint32_t class = (uint32_t)schedule->stopped;
+		uint32_t first = schedule->class_turn, resume = schedule->resume;
 
-		schedule->class_turn = class - VK_CLASS_SYSTEM;
-		schedule->resume = 1;
-		if (schedule->stopped_place < schedule->count) {
-			schedule->app_turn[class] = schedule->stopped_place;
-			schedule->app_resume[class] = 1;
-		}
+		schedule->resume = 0;
+		more = serve_class(&turn, VK_CLASS_CRITICAL, 0);
+		for (uint32_t i = 0; i < SHARING; i++)
+			more |= serve_class(&turn, VK_CLASS_SYSTEM + (first + i) % SHARING,
+					    resume && !i);
+		if (schedule->stopped || schedule->turn_bytes >= VK_TURN_BYTES)
+			break;
 	}
 	return schedule->turn_bytes;
 }

@@ -41,8 +41,9 @@ struct vk_schedule {
 	int64_t app_quantum[VK_APPS_MAX];
 	int64_t app_budget[VK_APPS_MAX][VK_CLASS_COUNT];
 	int64_t turn_bytes;
-	int32_t stopped; /* class that the path stopped first in this turn, or -1 */
-	uint32_t stopped_place; /* in apps, of the application it stopped */
+	uint32_t stopped; /* the path stopped a class in this turn */
+	uint32_t place; /* in apps, of the application it stopped first in a class */
+	uint8_t place_resume; /* that one had begun its turn */
 	uint32_t idle; /* bit class: nothing was there in this turn */
 };
 

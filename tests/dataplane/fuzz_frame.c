@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+/* libFuzzer: what vk_frame_parse accepts lies inside its input and survives being built again. */
+#include "vk_frame.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void require(int condition)
+{
+	if (!condition)
+		abort();
+}
+
+static void rebuild(const struct vk_frame *frame)
+{
+	uint8_t bytes[VK_HEADER_SIZE + sizeof(struct vk_ext_session) + sizeof(struct vk_ext_shard) +
+		      sizeof(struct vk_ext_time)];
+	struct vk_frame bare = *frame, again;
+	uint8_t *at;
+
+	bare.flags &= (uint8_t)~VK_FLAG_ENC;
+	bare.length = 0;
+	at = vk_put_header(bytes, &bare, (sizeof bytes - VK_HEADER_SIZE) / VK_EXT_WORD, 0);
+	at = vk_put_session(at, frame->session, frame->space, frame->number);
+	at = vk_put_shard(at, frame->sequence, frame->offset, frame->total);
+	at = vk_put_time(at, frame->time_ns);
+	require(at == bytes + sizeof bytes);
+	require(vk_frame_parse(&again, bytes, sizeof bytes, 1) == VK_FRAME_OK);
+	require(again.type == frame->type && again.stream == frame->stream);
+	require(again.number == frame->number && again.space == frame->space);
+	require(again.sequence == frame->sequence && again.total == frame->total);
+	require(again.time_ns == frame->time_ns && again.correlation == frame->correlation);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct vk_frame frame;
+
+	for (int exact = 0; exact < 2; exact++) {
+		memset(&frame, 0, sizeof frame);
+		if (vk_frame_parse(&frame, data, (uint32_t)size, exact) != VK_FRAME_OK)
+			continue;
+		require(frame.size <= size && (!exact || frame.size == size));
+		require(frame.payload >= data + VK_HEADER_SIZE);
+		require(frame.payload + frame.length <= data + size);
+		require(vk_type_known(frame.type));
+		require(vk_frame_class(&frame) < VK_CLASS_COUNT);
+		rebuild(&frame);
+	}
+	return 0;
+}

@@ -1,0 +1,182 @@
+"""vk_reassembly: shards in any order become the message, bounded in bytes, number and time."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.dataplane.native import library
+
+TAKEN, COMPLETE, REFUSED = range(3)
+AGE = 1000
+
+
+class Table:
+    """A table over memory that outlives it, as vk_work does."""
+
+    def __init__(self, limit: int = 1 << 26) -> None:
+        self.ffi, self.lib = library("dataplane/vk_reassembly.h", "dataplane/vk_reassembly.c")
+        self.partials = self.ffi.new("struct vk_partial[]", self.lib.VK_PARTIALS_MAX)
+        self.buffers = self.ffi.new(
+            f"uint8_t[][{self.lib.VK_PARTIAL_SIZE}]", self.lib.VK_PARTIALS_MAX
+        )
+        self.limit = limit
+        self.table: Any = None
+        self.renew()
+
+    def renew(self) -> None:
+        """Let the next worker take over."""
+        if self.table is not None:
+            self.lib.vk_reassembly_free(self.table)
+        self.table = self.lib.vk_reassembly_new(self.partials, self.buffers, self.limit)
+
+    def add(
+        self,
+        message: bytes,
+        begin: int,
+        end: int,
+        *,
+        sequence: int = 0,
+        flow: int = 0,
+        now: int = 0,
+    ) -> bytes | int:
+        """Add a shard; returns the message when it is whole."""
+        data = self.ffi.from_buffer("uint8_t[]", message[begin:end] or b"\0")
+        shard = self.ffi.new(
+            "struct vk_shard *", (flow, 1, sequence, begin, len(message), end - begin, data)
+        )
+        out = self.ffi.new("uint8_t const **")
+        result: int = self.lib.vk_reassembly_add(self.table, shard, now, out)
+        if result == COMPLETE:
+            return bytes(self.ffi.buffer(out[0], len(message)))
+        return result
+
+    @property
+    def bytes(self) -> int:
+        return int(self.lib.vk_reassembly_bytes(self.table))
+
+
+def message_of(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_any_order_with_repetitions_gives_every_message_once(data: st.DataObject) -> None:
+    table = Table()
+    messages = [message_of(data.draw(st.integers(1, 5000)), seed) for seed in range(3)]
+    shards = []
+    for sequence, message in enumerate(messages):
+        cuts = sorted({0, len(message), *data.draw(st.lists(st.integers(0, len(message))))})
+        shards += [(sequence, *cut) for cut in itertools.pairwise(cuts)]
+    order = data.draw(st.permutations(shards))
+    repeated = data.draw(st.sets(st.integers(0, len(order) - 1)))
+    missing = {
+        sequence: {each[1:] for each in shards if each[0] == sequence} for sequence in range(3)
+    }
+    for number, (sequence, begin, end) in enumerate(order):
+        missing[sequence].discard((begin, end))
+        wanted = TAKEN if missing[sequence] else messages[sequence]
+        assert table.add(messages[sequence], begin, end, sequence=sequence) == wanted
+        if number in repeated and missing[sequence]:
+            assert table.add(messages[sequence], begin, end, sequence=sequence) == REFUSED
+        if data.draw(st.booleans()):
+            table.renew()
+    assert table.bytes == 0
+
+
+REFUSALS = {
+    "1 empty": (100, 0, 0),
+    "2 behind the end": (100, 100, 101),
+    "3 beyond the end": (100, 50, 101),
+    "4 larger than any message": (65537, 0, 100),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_an_impossible_shard_is_refused_and_costs_nothing(case: str) -> None:
+    total, begin, end = REFUSALS[case]
+    table = Table()
+    padded = message_of(total)
+    data = table.ffi.new("uint8_t[]", 200)
+    shard = table.ffi.new("struct vk_shard *", (0, 1, 0, begin, len(padded), end - begin, data))
+    out = table.ffi.new("uint8_t const **")
+    assert table.lib.vk_reassembly_add(table.table, shard, 0, out) == REFUSED
+    assert table.bytes == 0
+
+
+def test_shards_that_disagree_about_the_whole_end_the_message() -> None:
+    table = Table()
+    assert table.add(message_of(100), 0, 10) == TAKEN
+    assert table.add(message_of(101), 10, 20) == REFUSED
+    assert table.bytes == 0
+
+
+def test_overlapping_shards_are_refused_and_change_nothing() -> None:
+    table, message = Table(), message_of(100)
+    assert table.add(message, 20, 40) == TAKEN
+    for begin, end in [(20, 40), (10, 21), (39, 50), (25, 30), (0, 100)]:
+        assert table.add(bytes(100), begin, end) == REFUSED
+    assert table.add(message, 0, 20) == TAKEN
+    assert table.add(message, 40, 100) == message
+
+
+def test_memory_is_bounded() -> None:
+    table = Table(limit=10_000)
+    assert table.add(bytes(6000), 0, 1, sequence=1) == TAKEN
+    assert table.add(bytes(6000), 0, 1, sequence=2) == REFUSED
+    assert table.add(bytes(4000), 0, 1, sequence=3) == TAKEN
+    assert table.bytes == 10_000
+
+
+def test_the_number_of_partial_messages_is_bounded() -> None:
+    table = Table()
+    answers = [table.add(bytes(100), 0, 1, sequence=number) for number in range(3000)]
+    assert answers.count(TAKEN) == table.lib.VK_PARTIALS_MAX
+    assert table.add(bytes(100), 1, 100, sequence=0) == bytes(100)
+
+
+def test_a_message_with_too_many_holes_takes_no_more_of_them() -> None:
+    table, holes = Table(), Table().lib.VK_PARTIAL_RUNS_MAX
+    message = message_of(4 * holes)
+    for number in range(holes):
+        assert table.add(message, 4 * number, 4 * number + 2) == TAKEN
+    assert table.add(message, 4 * holes - 1, 4 * holes) == REFUSED
+    for number in range(holes - 1):
+        assert table.add(message, 4 * number + 2, 4 * number + 4) == TAKEN
+    assert table.add(message, 4 * holes - 2, 4 * holes) == message
+
+
+def test_partial_messages_are_given_up_in_time() -> None:
+    table = Table()
+    table.add(bytes(100), 0, 1, sequence=1, now=0)
+    table.add(bytes(100), 0, 1, sequence=2, now=AGE // 2)
+    assert table.lib.vk_reassembly_expire(table.table, AGE - 1, AGE) == 0
+    assert table.lib.vk_reassembly_expire(table.table, AGE, AGE) == 1
+    assert table.bytes == 100
+
+
+BROKEN = {
+    "1 while it was changed": {"run_count": 2**32 - 1},
+    "2 runs out of order": {"run_count": 2},
+    "3 no such buffer": {"buffer": 5000},
+    "4 larger than a buffer": {"total": 70_000},
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_a_dead_worker_left_broken_is_given_up(case: str) -> None:
+    table = Table()
+    table.add(bytes(100), 0, 1, sequence=1)
+    table.add(bytes(100), 0, 1, sequence=2)
+    (partial,) = [each for each in table.partials if each.total and each.sequence == 1]
+    for field, value in BROKEN[case].items():
+        setattr(partial, field, value)
+    table.renew()
+    assert table.bytes == 100
+    assert table.add(bytes(100), 1, 100, sequence=2) == bytes(100)

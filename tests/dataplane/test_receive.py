@@ -1,0 +1,217 @@
+"""vk_receive: whatever arrives is checked again, and counted."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from tests.dataplane.fuzzing import fuzz
+from tests.dataplane.native import PARTS
+from tests.dataplane.rig import Rig, rig_of
+from valkyrie.dataplane import lib
+from valkyrie.dataplane.wire import (
+    Class,
+    Flag,
+    Frame,
+    Seq,
+    Session,
+    Shard,
+    make_frame,
+    stream_class,
+)
+
+SESSION = Session(0, 1, space=1)
+STREAM = 1000
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    with rig_of() as made:
+        made.pair("svc", STREAM)
+        yield made
+
+
+def data(sequence: int, payload: bytes = b"x" * 16, stream: int = STREAM) -> Frame:
+    return make_frame(lib.VK_STREAM_DATA, stream, payload, Seq(sequence), priority=50)
+
+
+def run_of(*parts: bytes, **fields: int) -> Frame:
+    """Return an aggregate of inner frames, given as bytes."""
+    align = lib.VK_AGG_ALIGN
+    payload = b"".join(part + bytes(-len(part) % align) for part in parts)
+    values = {"flags": Flag.AGG, "correlation": len(parts), **fields}
+    return make_frame(lib.VK_STREAM_DATA, STREAM, payload, SESSION, **values)
+
+
+def inject(rig: Rig, frame: Frame | bytes, klass: int = Class.DATA) -> None:
+    packed = frame if isinstance(frame, bytes) else frame.pack()
+    rig.ask("raw", 1, int(klass), 0, packed.hex())
+    rig.turn(1)
+
+
+def count(rig: Rig, counter: str, klass: Class = Class.DATA) -> int:
+    return rig.count(1, klass)[counter]
+
+
+def marks(rig: Rig) -> list[int]:
+    return [record.sequence for record in rig.take(1, 0, Class.DATA)]
+
+
+INVALID = {
+    "1 not a frame": bytes(64),
+    "2 encrypted, and there are no keys": make_frame(
+        lib.VK_STREAM_DATA, STREAM, b"", SESSION, tag=bytes(lib.VK_TAG_SIZE), flags=Flag.ENC
+    ).pack(),
+    "3 another class than its socket": make_frame(lib.VK_STREAM_DATA, 5, b"", Session(0, 1)).pack(),
+    "4 longer than it says": data(0).pack() + bytes(8),
+    "5 a handshake outside its class": make_frame(lib.VK_HELLO).pack(),
+}
+
+
+@pytest.mark.parametrize("case", INVALID)
+def test_a_datagram_that_is_no_frame_of_its_class_is_dropped(rig: Rig, case: str) -> None:
+    inject(rig, INVALID[case])
+    assert count(rig, "drop_frame_invalid") == 1
+    assert marks(rig) == []
+
+
+INNER_INVALID = {
+    "1 aggregate in an aggregate": run_of(data(9).pack()).pack(),
+    "2 with a session": make_frame(lib.VK_STREAM_DATA, STREAM, b"", SESSION, Seq(5)).pack(),
+    "3 of another class": data(5, stream=5).pack(),
+    "4 longer than the run": data(5).pack()[:-8],
+    "5 no magic": b"\xff" * 32,
+}
+
+
+@pytest.mark.parametrize("case", INNER_INVALID)
+def test_a_malformed_inner_frame_ends_its_run_and_spoils_nothing_before(
+    rig: Rig, case: str
+) -> None:
+    inject(rig, run_of(data(0).pack(), data(1).pack(), INNER_INVALID[case]))
+    assert marks(rig) == [0, 1]
+    assert count(rig, "drop_inner_invalid") == 1
+
+
+def test_padding_ends_a_run(rig: Rig) -> None:
+    inject(rig, run_of(data(0).pack(), bytes(100), data(1).pack()))
+    assert marks(rig) == [0]
+    assert count(rig, "drop_inner_invalid") == 0
+
+
+def test_a_run_longer_than_the_format_allows_is_cut(rig: Rig) -> None:
+    parts = [data(number, b"").pack() for number in range(lib.VK_AGG_MAX + 6)]
+    inject(rig, run_of(*parts))
+    assert marks(rig) == list(range(lib.VK_AGG_MAX))
+    assert count(rig, "drop_inner_invalid") == 1
+
+
+def test_a_priority_outside_its_band_is_counted_and_delivered(rig: Rig) -> None:
+    inject(rig, make_frame(lib.VK_STREAM_DATA, STREAM, b"", SESSION, Seq(0), priority=255))
+    assert marks(rig) == [0]
+    assert count(rig, "rx_qos_violations") == 1
+
+
+def test_messages_of_a_stream_that_nobody_opened_are_answered_by_a_reset(rig: Rig) -> None:
+    rig.log()
+    inject(rig, make_frame(lib.VK_STREAM_DATA, 4321, b"", SESSION, Seq(0), priority=50))
+    assert count(rig, "drop_unknown_stream") == 1
+    (sent,) = rig.log()
+    assert sent.data[3] == lib.VK_STREAM_RESET
+    inject(rig, make_frame(lib.VK_STREAM_DATA, 4321, b"", SESSION, Seq(1), priority=50))
+    assert rig.log() == []  # not one for each
+
+
+WINDOW = [
+    # arrivals, delivered, gaps, stale
+    ([0, 1, 2], [0, 1, 2], 0, 0),
+    ([0, 2], [0, 2], 1, 0),
+    ([0, 2, 1], [0, 2, 1], 0, 0),
+    ([0, 0, 1, 1], [0, 1], 0, 2),
+    ([5], [5], 5, 0),
+    ([63, 0], [63, 0], 62, 0),
+    ([64, 0], [64], 64, 1),
+    ([64, 1, 1], [64, 1], 63, 1),
+    ([0, 100, 99, 40, 37, 36], [0, 100, 99, 40, 37], 96, 1),
+    ([0, 2**31 - 1, 1], [0, 2**31 - 1], 2**31 - 2, 1),
+    ([0, 2**31 + 1], [0], 0, 1),
+]
+
+
+@pytest.mark.parametrize("case", range(len(WINDOW)))
+def test_order_repetition_and_loss_are_told_apart(rig: Rig, case: int) -> None:
+    arrivals, delivered, gaps, stale = WINDOW[case]
+    for sequence in arrivals:
+        inject(rig, make_frame(lib.VK_STREAM_DATA, STREAM, b"", SESSION, Seq(sequence)))
+    assert marks(rig) == delivered
+    assert count(rig, "rx_gaps") == gaps
+    assert count(rig, "drop_stale") == stale
+
+
+def test_sequences_go_on_behind_the_largest_number(rig: Rig) -> None:
+    start = 2**32 - 3
+    steps = [2**31 - 1, start - 1]
+    arrivals = [*steps, *((start + i) % 2**32 for i in range(6)), start]
+    for sequence in arrivals:
+        inject(rig, make_frame(lib.VK_STREAM_DATA, STREAM, b"", SESSION, Seq(sequence)))
+    assert marks(rig) == arrivals[:-1]
+    assert count(rig, "drop_stale") == 1
+
+
+def shard(sequence: int, offset: int, payload: bytes, total: int) -> Frame:
+    place = Shard(sequence, offset, total)
+    return make_frame(lib.VK_STREAM_DATA, STREAM, payload, SESSION, place, flags=Flag.FRG)
+
+
+def test_shards_become_one_message_in_any_order(rig: Rig) -> None:
+    for offset in (200, 0, 100):
+        inject(rig, shard(0, offset, bytes(100), 300))
+    (record,) = rig.take(1, 0, Class.DATA)
+    assert (record.size, record.flags & Flag.FRG) == (300, 0)
+    assert count(rig, "rx_shards") == 3
+    assert count(rig, "rx_reassembled") == 1
+    inject(rig, shard(0, 0, bytes(100), 300))
+    assert count(rig, "drop_stale") == 1
+
+
+def test_shards_that_never_become_a_message_are_given_up_in_time(rig: Rig) -> None:
+    inject(rig, shard(0, 0, bytes(100), 300))
+    rig.wait(0.1)
+    rig.turn(1)
+    assert rig.gauge(1, lib.VK_REASSEMBLY_BYTES) == 300
+    rig.wait(5)
+    rig.turn(1, 2)
+    assert rig.gauge(1, lib.VK_REASSEMBLY_BYTES) == 0
+    inject(rig, make_frame(lib.VK_STREAM_DATA, STREAM, b"", SESSION, Seq(1)))
+    assert count(rig, "rx_gaps") == 1
+
+
+def test_a_handshake_goes_to_python_as_it_came(rig: Rig) -> None:
+    inject(rig, make_frame(lib.VK_HELLO, 0, b"hello"), Class.CONTROL)
+    assert count(rig, "rx_control", Class.CONTROL) == 1
+    for _ in range(2000):
+        rig.ask("raw", 1, 0, 0, make_frame(lib.VK_HELLO, 0, b"hello").pack().hex())
+    rig.turn(1, 40)
+    row = rig.count(1, Class.CONTROL)
+    assert row["rx_control"] + row["drop_app_ring"] == 2001
+    assert row["drop_app_ring"] > 0
+
+
+def test_fuzzed_datagrams_leave_the_worker_whole_and_its_counters_balanced() -> None:
+    opening = make_frame(lib.VK_STREAM_OPEN, STREAM, b"svc", SESSION, correlation=7)
+    seeds = [
+        opening,
+        make_frame(lib.VK_STREAM_DATA, STREAM, b"payload", SESSION, Seq(1)),
+        shard(2, 0, bytes(64), 128),
+        shard(2, 64, bytes(64), 128),
+        run_of(data(3).pack(), data(4).pack()),
+        make_frame(lib.VK_STREAM_CLOSE, STREAM, b"", SESSION, correlation=7),
+        make_frame(lib.VK_STREAM_RESET, STREAM, b"\0\0\1\x2f", SESSION, correlation=7),
+        make_frame(lib.VK_PING, STREAM, b"", SESSION),
+    ]
+    packed = [each.pack() for each in seeds]
+    wrapped = [struct.pack(">BH", stream_class(STREAM), len(each)) + each for each in packed]
+    sources = ["tests/dataplane/fuzz_receive.c", "tests/dataplane/worker_rig.c", *PARTS]
+    fuzz("fuzz_receive", sources, [*wrapped, b"".join(wrapped)])

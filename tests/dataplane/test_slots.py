@@ -1,0 +1,190 @@
+"""vk_slots: what an application may do to its rings harms nobody but itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.dataplane.rig import Rig, Stream, rig_of
+from valkyrie.dataplane import lib
+from valkyrie.dataplane.wire import Class, Gauge
+
+DATA = int(Class.DATA)
+HUGE = 2**64 - 8
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    with rig_of() as made:
+        yield made
+
+
+def poke(rig: Rig, what: str, *values: int) -> None:
+    """Let application 0 of node 0 write where it should not."""
+    rig.ask("poke", 0, 0, what, DATA, *values)
+
+
+def size_of_first_record(rig: Rig, ours: Stream, size: int) -> None:
+    """Claim that the first record is larger than it is."""
+    assert rig.put(ours, 64, 1)
+    at = 8 + 40 + 8  # what OPEN took: record, message, name padded
+    for byte in range(4):
+        poke(rig, "d", at + byte, size >> 8 * byte & 0xFF)
+
+
+ATTACKS: dict[str, Callable[[Rig, Stream], None]] = {
+    "1 tail beyond the capacity": lambda rig, _: poke(rig, "t", 1 << 40),
+    "2 tail goes back": lambda rig, _: poke(rig, "t", 0),
+    "3 tail not aligned": lambda rig, _: poke(rig, "t", 63),
+    "4 tail near the largest number": lambda rig, _: poke(rig, "t", HUGE),
+    "5 record larger than the ring": lambda rig, ours: size_of_first_record(rig, ours, 2**31),
+    "6 record larger than what was published": lambda rig, ours: size_of_first_record(
+        rig, ours, 4096
+    ),
+    "7 record smaller than its head": lambda rig, ours: size_of_first_record(rig, ours, 39),
+    "8 record that wraps the number": lambda rig, ours: size_of_first_record(rig, ours, 2**32 - 1),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_an_application_that_breaks_its_ring_is_cut_off_and_nobody_else(
+    rig: Rig, attack: str
+) -> None:
+    for node in (0, 1):
+        assert rig.app(node, 0) == rig.app(node, 1) == 0
+    rig.service(1, 0, "bad")
+    rig.service(1, 1, "good")
+    bad, good = rig.open(0, 0, 1000, "bad"), rig.open(0, 1, 1001, "good")
+    for slot in range(2):
+        rig.accept(1, slot, Class.DATA)
+    ATTACKS[attack](rig, bad)
+    for mark in range(100):
+        assert rig.put(good, 64, mark)
+    rig.settle()
+    assert rig.gauge(0, Gauge.APP_VIOLATIONS) == 1
+    assert rig.gauge(0, Gauge.APPS_ATTACHED) == 1
+    assert rig.ask("news", 0) == f"{lib.VK_ORDER_VIOLATION} 0"
+    assert [each.mark for each in rig.take(1, 1, Class.DATA)] == list(range(100))
+    (reset,) = rig.take(1, 0, Class.DATA)
+    assert (reset.kind, reset.code) == (lib.VK_RECORD_RESET, lib.VK_CODE_APPLICATION_GONE)
+
+
+@pytest.mark.parametrize("head", [1 << 40, 7, HUGE])
+def test_an_impossible_consumer_index_is_noticed_when_there_is_something_to_deliver(
+    rig: Rig, head: int
+) -> None:
+    assert rig.app(0, 0, ring=4096) == rig.app(1, 0) == 0
+    rig.service(0, 0, "svc")
+    end = rig.open(1, 0, 1000, "svc")
+    rig.accept(0, 0, Class.DATA)
+    poke(rig, "h", head)
+    for mark in range(200):
+        rig.put(end, 64, mark)
+    rig.settle()
+    assert rig.gauge(0, Gauge.APP_VIOLATIONS) == 1
+    row = rig.count(0, Class.DATA)
+    assert row["rx_messages"] == (
+        row["rx_delivered"] + row["drop_app_ring"] + row["drop_unknown_stream"]
+    )
+
+
+def test_a_slot_that_was_cut_off_can_be_used_again(rig: Rig) -> None:
+    rig.pair()
+    poke(rig, "t", 1 << 40)
+    rig.settle()
+    assert rig.gauge(0, Gauge.APP_VIOLATIONS) == 1
+    assert rig.app(0, 0) == 0
+    assert rig.gauge(0, Gauge.APPS_ATTACHED) == 1
+
+
+def test_a_taken_slot_is_not_given_away(rig: Rig) -> None:
+    assert rig.app(0, 0) == 0
+    assert rig.app(0, 0) < 0
+    assert rig.gauge(0, Gauge.APPS_ATTACHED) == 1
+
+
+FOREIGN = {
+    "1 a flow of another application": (1, 0, 0),
+    "2 no such flow": (0, 5000, 0),
+    "3 a flow beyond the table": (0, 1 << 31, 0),
+    "4 an older generation of the flow": (0, 0, -1),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_a_record_for_a_flow_that_is_not_ones_own_is_refused_and_counted(
+    rig: Rig, case: str
+) -> None:
+    ours, _ = rig.pair()
+    assert rig.app(0, 1) == 0
+    slot, flow, generation = FOREIGN[case]
+    forged = Stream(0, slot, ours.flow + flow, ours.generation + generation, 1000)
+    rig.put(forged, 64, 1)
+    rig.settle()
+    assert rig.count(0, Class.DATA)["refused_flow"] == 1
+    assert rig.take(1, 0, Class.DATA) == []
+
+
+def test_a_message_of_another_class_than_its_ring_is_refused(rig: Rig) -> None:
+    ours, _ = rig.pair()
+    rig.put(Stream(0, 0, ours.flow, ours.generation, 10000), 64, 1)
+    rig.settle()
+    assert rig.count(0, Class.LOGS)["refused_flow"] == 1
+
+
+@pytest.mark.parametrize("type_", [lib.VK_PING, lib.VK_STREAM_RESET, 0x2F, 0x60])
+def test_a_type_that_is_no_message_is_refused(rig: Rig, type_: int) -> None:
+    ours, _ = rig.pair()
+    rig.put(ours, 64, 1, type=type_)
+    rig.settle()
+    assert rig.count(0, Class.DATA)["refused_policy"] == 1
+
+
+def test_a_message_too_large_to_be_sharded_is_refused(rig: Rig) -> None:
+    ours, _ = rig.pair()
+    assert rig.put(ours, lib.VK_SHARDED_MAX, 1)
+    assert rig.put(ours, lib.VK_SHARDED_MAX + 1, 2)
+    rig.settle()
+    assert [each.mark for each in rig.take(1, 0, Class.DATA)] == [1]
+    assert rig.count(0, Class.DATA)["refused_size"] == 1
+
+
+def test_over_its_rate_an_application_waits_and_loses_nothing(rig: Rig) -> None:
+    assert rig.app(0, 0, rates=(1000, 0)) == rig.app(1, 0) == 0
+    rig.service(1, 0, "svc")
+    ours = rig.open(0, 0, 1000, "svc")
+    rig.accept(1, 0, Class.DATA)
+    for mark in range(500):
+        assert rig.put(ours, 64, mark)
+    rig.settle()
+    burst = len(rig.take(1, 0, Class.DATA))
+    assert 40 <= burst <= 60  # 50 ms of its rate
+    assert rig.ask("blocked", 0, 0, DATA) == str(lib.VK_BLOCKED_POLICY)
+    got = []
+    for _ in range(10):
+        rig.wait(0.01)
+        rig.settle()
+        got.append(len(rig.take(1, 0, Class.DATA)))
+    assert all(9 <= each <= 11 for each in got)
+    rig.wait(10)
+    rig.settle()
+    rig.wait(10)
+    for _ in range(20):
+        rig.wait(1)
+        rig.settle()
+        got.append(len(rig.take(1, 0, Class.DATA)))
+    assert sum(got) + burst >= 490
+    assert rig.ask("blocked", 0, 0, DATA) == str(lib.VK_BLOCKED_NONE)
+
+
+def test_a_full_path_leaves_records_in_their_ring_and_says_so(rig: Rig) -> None:
+    ours, _ = rig.pair()
+    rig.net(room=2)
+    for mark in range(300):
+        assert rig.put(ours, 200, mark)
+    rig.turn(0)
+    assert rig.ask("blocked", 0, 0, DATA) == str(lib.VK_BLOCKED_PATH)
+    rig.settle()
+    assert rig.ask("blocked", 0, 0, DATA) == str(lib.VK_BLOCKED_NONE)
+    assert [each.mark for each in rig.take(1, 0, Class.DATA)] == list(range(300))
