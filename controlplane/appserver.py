@@ -40,6 +40,7 @@ _REQUEST_RATE, _REQUEST_BURST = 500.0, 500.0
 """Requests of one connection per second, and at once; beyond it is read more slowly."""
 _USERS_MAX = 4096
 _ACCEPT_BATCH = 16
+_FAULT = "the node made a mistake: its log says which, please report it"
 
 Answer = tuple[Reply, list[int]]
 """A reply and the descriptors that go with it, closed after it was sent."""
@@ -252,7 +253,11 @@ class AppServer:
             self.refused["malformed"] += 1
             message = f"not a request: {error}"
             return Reply(code=lib.VK_CODE_MALFORMED, message=message), []
-        reply, descriptors = await self._answer(connection, request)
+        try:
+            reply, descriptors = await self._answer(connection, request)
+        except Exception:  # a fault of ours: the others go on
+            log.exception("a request could not be answered: %s", type(request).__name__)
+            reply, descriptors = Reply(code=lib.VK_CODE_FAILED, message=_FAULT), []
         if reply.code:
             self.refused[f"code {reply.code}"] += 1
         return reply, descriptors

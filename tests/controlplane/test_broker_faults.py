@@ -65,11 +65,22 @@ def cross(out: SyncStream, into: SyncStream, payload: bytes, deadline_s: float =
     raise AssertionError(f"{payload!r} did not arrive within {deadline_s} s")
 
 
+def names(node: NodeUnderTest) -> list[tuple[object, ...]]:
+    """Return who is attached where, with how many streams."""
+    keys = ("slot", "name", "pid", "rule", "services", "streams")
+    return [tuple(str(each[key]) for key in keys) for each in node.status()["applications"]]
+
+
 @contextlib.contextmanager
 def sink(node: NodeUnderTest) -> Iterator[None]:
     """Accept one stream and never read it."""
     with valkyrie.attach_sync(node.socket, name="sink") as application, application.listen("sink"):
         yield
+
+
+def anew(node: NodeUnderTest, child: str, pid: int) -> None:
+    """Wait until a child is another process than pid."""
+    wait_until(lambda: node.pid(child) != pid, what=f"a new {child}")
 
 
 def balanced(node: NodeUnderTest) -> bool:
@@ -120,12 +131,12 @@ def test_a_killed_daemon_is_back_and_applications_stay(pair: Pair) -> None:
         cross(out, into, b"before")
         for node in pair:
             pid = node.pid("daemon")
-            before = node.status()["applications"]
+            before = names(node)
             os.kill(pid, signal.SIGKILL)
             begin = time.monotonic()
-            wait_until(lambda node=node, pid=pid: node.pid("daemon") != pid)  # type: ignore[misc]
+            anew(node, "daemon", pid)
             assert time.monotonic() - begin < BACK_S * SLOWNESS
-            assert node.status()["applications"] == before
+            assert names(node) == before
             assert node.status()["daemon"]["restarts"] == 1
         cross(out, into, b"after")
         with valkyrie.attach_sync(a.socket) as late:  # and the new one can do all that the old did
@@ -181,7 +192,7 @@ def test_random_deaths_under_load_leave_everybody_working(pair: Pair) -> None:
             pid = node.pid(child)
             os.kill(pid, signal.SIGKILL)
             cross(out, into, b"after death %d" % number)
-            wait_until(lambda node=node, child=child, pid=pid: node.pid(child) != pid)  # type: ignore[misc]
+            anew(node, child, pid)
         load.kill()
         load.wait()
     for node in pair:
