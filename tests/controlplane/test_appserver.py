@@ -39,12 +39,12 @@ class Server:
         self.listener.listen(256)
         self.seen: list[AnyRequest] = []
         self.ended: list[Connection] = []
+        self.somebody_left = asyncio.Event()
         self.big = ""
         self.apps = AppServer(self.listener, self._answer, self._ended)
 
     async def _answer(self, _connection: Connection, request: AnyRequest) -> Answer:
         self.seen.append(request)
-        await asyncio.sleep(0)
         if isinstance(request, appsocket.Stop):
             raise KeyError("a mistake")
         descriptors = []
@@ -54,6 +54,7 @@ class Server:
 
     async def _ended(self, connection: Connection) -> None:
         self.ended.append(connection)
+        self.somebody_left.set()
 
     async def connect(self) -> socket.socket:
         client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -163,7 +164,8 @@ async def test_who_does_not_read_its_answers_is_let_go(server: Server) -> None:
         assert asyncio.get_running_loop().time() < end
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
             client.send(appsocket.encode(appsocket.Status()))
-        await asyncio.sleep(0)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(server.somebody_left.wait(), 0.001)
     assert server.apps.refused["does not read"] == 1
     client.close()
 
@@ -189,7 +191,6 @@ async def test_connecting_again_and_again_is_limited(server: Server) -> None:
         except OSError:
             refused += 1
         client.close()
-        await asyncio.sleep(0)
     assert refused > 50
 
 
@@ -197,10 +198,7 @@ async def test_the_end_of_a_connection_is_noticed_while_it_is_idle(server: Serve
     client = await server.connect()
     await ask(client, appsocket.Status())
     client.close()
-    end = asyncio.get_running_loop().time() + 5 * SLOWNESS
-    while not server.ended:
-        assert asyncio.get_running_loop().time() < end
-        await asyncio.sleep(0)
+    await asyncio.wait_for(server.somebody_left.wait(), 5 * SLOWNESS)
     assert not server.apps.connections
 
 
