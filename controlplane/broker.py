@@ -54,7 +54,7 @@ _START_S = 5.0
 _STOP_S = 2.0
 """How long a child may take to leave."""
 _HUNG_S = 5.0
-"""A worker whose heart has not beaten for this long is ended."""
+"""A child whose heart has not beaten for this long is ended."""
 _LISTEN_BACKLOG = 128
 
 
@@ -107,6 +107,7 @@ class Broker:
         self._interfaces: list[interfaces.Opened] = []
         self._worker: Worker | None = None
         self._daemon_pid = self._daemon_pidfd = -1
+        self._daemon_started_s = 0.0
         self._worker_deaths = Budget("worker")
         self._daemon_deaths = Budget("daemon")
         self._tuned = ""
@@ -280,6 +281,7 @@ class Broker:
 
         self._daemon_pid = children.fork(child)
         self._daemon_pidfd = os.pidfd_open(self._daemon_pid)
+        self._daemon_started_s = time.monotonic()
         self._selector.register(self._daemon_pidfd, selectors.EVENT_READ, self._on_daemon_end)
 
     # ---- What happens ----
@@ -321,13 +323,25 @@ class Broker:
             if not each.present():
                 self._interface_gone(each)
         running = self._worker
-        if running is not None and time.monotonic() - running.started_s > _HUNG_S:
-            silent_ns = time.monotonic_ns() - self.boot.work.heartbeat_ns
-            if silent_ns > _HUNG_S * 1e9:
-                log.error("the worker hangs: it has not moved for %.1f s", silent_ns / 1e9)
-                running.kill()
+        if running is not None and self._hangs(
+            "worker", running.started_s, self.boot.work.heartbeat_ns
+        ):
+            running.kill()
+        if self._daemon_pidfd >= 0 and self._hangs(
+            "daemon", self._daemon_started_s, self.boot.counters.daemon_heartbeat_ns
+        ):
+            signal.pidfd_send_signal(self._daemon_pidfd, signal.SIGKILL)
         if self._serving:
             notify(self._notify, "WATCHDOG=1")
+
+    @staticmethod
+    def _hangs(child: str, started_s: float, beat_ns: int) -> bool:
+        """Say whether a child's heart stands still; a new one has time for its first beat."""
+        now_ns = time.monotonic_ns()
+        silent_s = min(now_ns - beat_ns, now_ns - started_s * 1e9) / 1e9
+        if silent_s > _HUNG_S:
+            log.error("the %s hangs: it has not moved for %.1f s", child, silent_s)
+        return silent_s > _HUNG_S
 
     @staticmethod
     def _interface_gone(gone: interfaces.Opened) -> None:

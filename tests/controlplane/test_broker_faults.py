@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 import valkyrie
@@ -143,6 +144,18 @@ def test_a_killed_daemon_is_back_and_applications_stay(pair: Pair) -> None:
             late.connect("b").open("work", stream=101)
     for node in (a, b):
         wait_until(lambda node=node: node.status()["applications"] == [])  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("child", ["worker", "daemon"])
+def test_a_child_that_hangs_is_replaced(pair: Pair, child: str) -> None:
+    a, _ = pair
+    with opened(pair) as (out, into):
+        pid = a.pid(child)
+        os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: not psutil.pid_exists(pid), 15, f"the {child} is ended")
+        cross(out, into, b"after")
+        anew(a, child, pid)
+        assert f"the {child} hangs" in a.said()
 
 
 def test_what_was_tuned_outlives_the_daemon(pair: Pair) -> None:
