@@ -49,7 +49,7 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     for name in options.scenario or SCENARIOS:
         scenario = importlib.import_module(f"perf.{name}")
-        for row in scenario.run(quick=options.quick):
+        for row in scenario.run(options.quick):
             _print_row(row)
             rows.append(row)
     if options.json:

@@ -20,11 +20,11 @@ from typing import Any
 from rich.live import Live
 from rich.table import Table
 
+from perf.network import Network, StartError
 from tests.lab import laboratory
 
 from . import beside, garbage, ledger, summary
 from .crew import Crew
-from .hosts import Network, StartError
 from .tally import CLASSES, PHASES, Column, Tally
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -150,7 +150,7 @@ def run(seconds: float) -> dict[str, Any]:
         crew = Crew(tally, archive(Path(directory)))
         try:
             with laboratory() as lab:
-                network = Network(lab, "xdp")
+                network = Network(lab, "xdp", name="demo")
                 try:
                     network.start()
                     took = phases(tally, network, crew, seconds)

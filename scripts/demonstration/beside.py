@@ -7,9 +7,8 @@ from typing import Any
 
 import valkyrie
 from perf.blast import Blast
+from perf.network import Network
 from tests.lab import laboratory
-
-from .hosts import Network
 
 SIZE = 64
 MESSAGES = 1_500_000
@@ -42,7 +41,7 @@ def _send() -> tuple[int, float]:
 
 def _run(path: str) -> tuple[int, float]:
     with laboratory() as lab:
-        network = Network(lab, path)
+        network = Network(lab, path, name="demo")
         try:
             network.start()
             reader, writer = os.pipe()

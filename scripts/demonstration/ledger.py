@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from perf.network import Network
 from valkyrie.dataplane import wire
 from valkyrie.shm.counters import CountersPage
-
-from .hosts import Network
 
 LOSSES = ("drop_", "refused_")
 CLASS_NAMES = [klass.name.lower() for klass in wire.Class]

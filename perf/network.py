@@ -1,4 +1,4 @@
-"""The hosts of the demonstration: namespaces, configuration files, daemons."""
+"""Hosts in namespaces with running nodes, for benchmarks and the demonstration."""
 
 from __future__ import annotations
 
@@ -21,15 +21,18 @@ STOP_S = 10.0
 
 CONFIGURATION = """\
 [node]
-name = "demo-{host}"
+name = "{node}-{host}"
 
 {interfaces}
+[worker]
+spin_us = {spin_us}
+
 [[peer]]
 name = "{other}"
 address = "{address}"
 
 [[application]]
-name = "demonstration"
+name = "everybody"
 anybody = true
 classes = ["critical", "system", "job", "data", "logs"]
 listen = ["*"]
@@ -51,9 +54,9 @@ class StartError(RuntimeError):
 class Node:
     """A host with a running ``valkyrie up``."""
 
-    def __init__(self, host: Host, directory: Path, text: str) -> None:
+    def __init__(self, host: Host, name: str, directory: Path, text: str) -> None:
         self.host = host
-        self.name = f"demo-{host.name}"
+        self.name = name
         self._file = directory / f"{self.name}.toml"
         self._file.write_text(text)
         self._notify = directory / f"{self.name}.notify"
@@ -114,9 +117,10 @@ class Node:
 class Network:
     """Hosts a and b joined by a wire, and a third host joined to b."""
 
-    def __init__(self, lab: Lab, path: str) -> None:
+    def __init__(self, lab: Lab, path: str, *, name: str, spin_us: int = 20) -> None:
+        """Make hosts and configurations; nodes are called ``<name>-a`` and ``<name>-b``."""
         self.lab = lab
-        self._directory = tempfile.TemporaryDirectory(prefix="valkyrie-demo-")
+        self._directory = tempfile.TemporaryDirectory(prefix="valkyrie-")
         directory = Path(self._directory.name)
         a, b = (lab.host(name) for name in HOSTS)
         self.wire: tuple[Link, Link] = lab.wire(a, b)
@@ -128,8 +132,11 @@ class Network:
         self.nodes = {
             host.name: Node(
                 host,
+                f"{name}-{host.name}",
                 directory,
                 CONFIGURATION.format(
+                    node=name,
+                    spin_us=spin_us,
                     host=host.name,
                     interfaces=interfaces[host.name],
                     other=other.host.name,

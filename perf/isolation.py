@@ -1,0 +1,105 @@
+"""Critical messages while a flood of log messages fills everything: round trips against calm."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import valkyrie
+from tests.lab import laboratory
+from valkyrie.dataplane.node import SyncNode, SyncService
+
+from . import pair
+from .blast import Blast
+from .network import Network
+
+SIZE = 64
+FLOOD_DEADLINE_NS = 60_000_000_000
+Row = dict[str, Any]
+
+
+def _child(work: Any) -> int:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.nice(5)  # a flood is not the urgent work of a host
+            work()
+        finally:
+            os._exit(0)
+    return pid
+
+
+class Flood:
+    """Log messages from a to b as fast as rings take them, by two applications in C."""
+
+    def __init__(self, name: str) -> None:
+        reader, writer = os.pipe()
+
+        def receive() -> None:
+            with valkyrie.attach_sync(f"{name}-b") as node:
+                service = node.listen("flood")
+                os.close(writer)
+                Blast(service.accept(timeout=10)).receive(1 << 60, deadline_ns=FLOOD_DEADLINE_NS)
+
+        def send() -> None:
+            with valkyrie.attach_sync(f"{name}-a") as node:
+                stream = node.connect("b").open("flood", stream=10_000)
+                Blast(stream).send(SIZE, 1 << 60, batch=128, deadline_ns=FLOOD_DEADLINE_NS)
+
+        self._pids = [_child(receive)]
+        os.close(writer)
+        os.read(reader, 1)
+        os.close(reader)
+        self._pids.append(_child(send))
+
+    def stop(self) -> None:
+        """End both applications."""
+        for pid in self._pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def _critical(name: str, count: int) -> list[int]:
+    def echo(service: SyncService) -> None:
+        Blast(service.accept(timeout=10)).echo(count, deadline_ns=FLOOD_DEADLINE_NS)
+
+    def ping(node: SyncNode) -> list[int]:
+        stream = node.connect("b").open(pair.SERVICE, stream=0)
+        return Blast(stream).ping(SIZE, count, deadline_ns=FLOOD_DEADLINE_NS)
+
+    _, times = pair.run(name, echo, ping)
+    return list(times)
+
+
+def run(quick: bool) -> list[Row]:  # every scenario is called run(quick)
+    """Return the rows: round trips of critical messages under flood, against calm; and losses."""
+    count = 3_000 if quick else 30_000
+    with laboratory() as lab:
+        network = Network(lab, "xdp", name="perf")
+        network.start()
+        try:
+            calm = _critical("perf", count)
+            flood = Flood("perf")
+            try:
+                loaded = _critical("perf", count)
+            finally:
+                flood.stop()
+        finally:
+            network.stop()
+    rows = []
+    for label, share in (("p50", 0.50), ("p99", 0.99)):
+        value, base = (times[int(len(times) * share)] / 1e3 for times in (loaded, calm))
+        rows.append((f"critical round trip {label} under log flood", value, "µs", base))
+    rows.append(("critical messages lost under log flood", count - len(loaded), "msg", 0))
+    return [
+        {
+            "scenario": "isolation",
+            "metric": metric,
+            "value": round(value, 2),
+            "unit": unit,
+            "baseline": round(base, 2),
+            "ratio": round(value / base, 3) if base else None,
+        }
+        for metric, value, unit, base in rows
+    ]

@@ -1,0 +1,55 @@
+"""A receiving and a sending application, each a process on a core of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import valkyrie
+from valkyrie.dataplane.node import SyncNode, SyncService
+
+Receiver = Callable[[SyncService], Any]
+Sender = Callable[[SyncNode], Any]
+RING_BYTES = 4_194_304
+SERVICE = "perf"
+
+
+def _pin(cpu: int) -> None:
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[cpu % os.cpu_count()]})
+
+
+def run(name: str, receiver: Receiver, sender: Sender) -> tuple[Any, Any]:
+    """Run *receiver* on node ``<name>-b`` and *sender* on ``<name>-a``; returns what both return.
+
+    Results cross a pipe as JSON. The sender starts once the receiver's service is registered.
+    """
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        _pin(1)
+        try:
+            with valkyrie.attach_sync(f"{name}-b", ring_size=RING_BYTES) as node:
+                service = node.listen(SERVICE)
+                os.write(writer, b"\n")
+                os.write(writer, json.dumps(receiver(service)).encode())
+        except BaseException:
+            traceback.print_exc()
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as results:
+        if not results.readline():
+            raise RuntimeError(f"the receiving application of node {name}-b ended")
+        before = os.sched_getaffinity(0)
+        _pin(0)
+        try:
+            with valkyrie.attach_sync(f"{name}-a", ring_size=RING_BYTES) as node:
+                sent = sender(node)
+                received = json.loads(results.read() or b"null")
+        finally:
+            os.sched_setaffinity(0, before)
+            os.waitpid(pid, 0)
+    return received, sent
