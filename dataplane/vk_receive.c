@@ -394,13 +394,23 @@ static int receive_class(struct vk_run *run, uint32_t class, int budget)
 	return taken;
 }
 
+/* Critical messages are handed over at once, not behind what the other classes bring this turn. */
+static int receive_critical(struct vk_run *run)
+{
+	int taken = receive_class(run, VK_CLASS_CRITICAL, VK_RX_BATCH);
+
+	if (taken > 0)
+		vk_slots_flush(run);
+	return taken;
+}
+
 int vk_receive_all(struct vk_run *run)
 {
 	static const uint8_t order[] = { VK_CLASS_CONTROL, VK_CLASS_SYSTEM, VK_CLASS_JOB,
 					 VK_CLASS_DATA, VK_CLASS_LOGS };
 	int budget = (int)run->params.budget_frames, taken, total;
 
-	total = receive_class(run, VK_CLASS_CRITICAL, VK_RX_BATCH);
+	total = receive_critical(run);
 	if (total < 0)
 		return total;
 	for (uint32_t i = 0; i < sizeof order; i++) {
@@ -412,7 +422,7 @@ int vk_receive_all(struct vk_run *run)
 			if (!taken)
 				break;
 			total += taken;
-			taken = receive_class(run, VK_CLASS_CRITICAL, VK_RX_BATCH);
+			taken = receive_critical(run);
 			if (taken < 0)
 				return taken;
 			total += taken;

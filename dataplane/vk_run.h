@@ -93,6 +93,7 @@ struct vk_run {
 	uint64_t path_full; /* bit port: the kernel takes no more this turn */
 	struct vk_reassembly *reassembly;
 	int stopping;
+	int consumers_behind; /* a ring to an application is more than half full */
 	uint32_t spin_hits;
 	uint32_t spin_tries;
 };

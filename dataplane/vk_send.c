@@ -368,6 +368,10 @@ static enum vk_served send_ring(void *context, uint32_t number, uint32_t class, 
 		why = send_next(run, number, class, bytes);
 	if (why != VK_SERVED_GONE && slot->self->blocked[class] != reasons[why])
 		VK_STORE_RELAXED(&slot->self->blocked[class], reasons[why]);
+	if (class == VK_CLASS_CRITICAL && *bytes) { /* not behind what the others send this turn */
+		vk_datagram_close(run);
+		vk_send_flush(run);
+	}
 	return why;
 }
 

@@ -138,6 +138,14 @@ uint8_t *vk_slots_out(struct vk_run *run, uint32_t number, uint32_t class, uint3
 	return body;
 }
 
+/* Whether a consumer has let its ring fill by half. */
+static int behind(struct vk_tx *tx)
+{
+	if (tx->tail - tx->head < tx->capacity / 2)
+		return 0;
+	return vk_tx_room(tx) < (int64_t)tx->capacity / 2;
+}
+
 void vk_slots_flush(struct vk_run *run)
 {
 	for (uint32_t i = 0; i < run->schedule.count; i++) {
@@ -146,8 +154,10 @@ void vk_slots_flush(struct vk_run *run)
 		if (!(slot->published | slot->consumed))
 			continue;
 		for (uint32_t c = VK_CLASS_CRITICAL; c < VK_CLASS_COUNT; c++) {
-			if (slot->published & 1u << c)
+			if (slot->published & 1u << c) {
 				vk_tx_publish(&slot->out[c]);
+				run->consumers_behind |= behind(&slot->out[c]);
+			}
 			if (slot->consumed & 1u << c)
 				vk_rx_release(&slot->in[c]);
 		}

@@ -20,6 +20,7 @@
 enum {
 	FDS_MAX = VK_PORTS_MAX * 2 * VK_CLASS_COUNT + VK_APPS_MAX + 2,
 	TURNS_A_LOOK = 64, /* busy turns between two looks at the broker's socket */
+	SOON = 4, /* a sleep shorter than this many spins was nearly worth spinning */
 	SPIN_TRIES_MIN = 64, /* idle periods before the hit rate of spinning counts */
 	KEPT_NS = 50000, /* between two tries to hand datagrams to a kernel that is full */
 	RATE_SLACK_NS = 100000,
@@ -28,7 +29,7 @@ enum {
 
 /* Values that hold when the daemon is gone, and the bounds of those it may set. */
 static const struct vk_params safe_params = {
-	.spin_ns = 20000,
+	.spin_ns = 50000,
 	.budget_frames = 64,
 	.quantum_bytes = { 0, 0, 65536, 65536, 65536, 32768, 0, 0 },
 	.aggregate = 1,
@@ -304,13 +305,19 @@ static int turn(struct vk_run *run, uint32_t *kept)
 	*kept = vk_send_flush(run);
 	vk_slots_flush(run);
 	run->counters->gauges[VK_LOOPS]++;
+	if (run->consumers_behind) { /* on a shared core they may only need their turn */
+		run->consumers_behind = 0;
+		sched_yield();
+	}
 	return received || sent || run->reply_count;
 }
 
-/* Spinning pays while it finds work more often than one time in four; tried again now and then. */
+/* Spinning pays while it finds work more often than one time in four. When it does not pay, a
+ * sleep that ends soon speaks for it: waking up made that wait long, for this worker and for the
+ * others on the message's way. */
 static int spin_pays(struct vk_run *run)
 {
-	if (run->spin_tries > 4 * SPIN_TRIES_MIN) {
+	if (run->spin_tries > 2 * SPIN_TRIES_MIN) {
 		run->spin_tries /= 2;
 		run->spin_hits /= 2;
 	}
@@ -318,28 +325,37 @@ static int spin_pays(struct vk_run *run)
 	       (run->spin_tries < SPIN_TRIES_MIN || run->spin_hits * 4 > run->spin_tries);
 }
 
+static int spin(struct vk_run *run, uint64_t begin_ns, uint32_t *kept)
+{
+	while (run->now_ns - begin_ns < run->params.spin_ns) {
+		int done;
+
+		sched_yield();
+		done = turn(run, kept);
+		if (done)
+			return done;
+	}
+	return 0;
+}
+
 /* Idle: polls for a while if that pays, then sleeps. Returns as turn does. */
 static int idle(struct vk_run *run, uint32_t kept)
 {
 	uint64_t begin_ns = run->now_ns;
+	int spun = spin_pays(run), done = 0;
 
-	if (spin_pays(run)) {
-		run->spin_tries++;
-		while (run->now_ns - begin_ns < run->params.spin_ns) {
-			int done;
-
-			sched_yield();
-			done = turn(run, &kept);
-			if (done) {
-				run->spin_hits++;
-				return done;
-			}
-		}
+	run->spin_tries++;
+	if (spun)
+		done = spin(run, begin_ns, &kept);
+	if (!done) {
+		sleep_until_work(run, kept);
+		done = turn(run, &kept);
+		run->spin_hits += !spun && done > 0 &&
+				  run->now_ns - begin_ns < SOON * (uint64_t)run->params.spin_ns;
 	} else {
-		run->spin_tries++; /* fades the memory, so that it is tried again */
+		run->spin_hits++;
 	}
-	sleep_until_work(run, kept);
-	return 0;
+	return done;
 }
 
 static int loop(struct vk_run *run)

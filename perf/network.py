@@ -25,6 +25,7 @@ name = "{node}-{host}"
 
 {interfaces}
 [worker]
+cpu = {cpu}
 spin_us = {spin_us}
 
 [[peer]]
@@ -117,8 +118,11 @@ class Node:
 class Network:
     """Hosts a and b joined by a wire, and a third host joined to b."""
 
-    def __init__(self, lab: Lab, path: str, *, name: str, spin_us: int = 20) -> None:
-        """Make hosts and configurations; nodes are called ``<name>-a`` and ``<name>-b``."""
+    def __init__(self, lab: Lab, path: str, *, name: str, spin_us: int = 50) -> None:
+        """Make hosts and configurations; nodes are called ``<name>-a`` and ``<name>-b``.
+
+        Each host has one core: the worker of a runs on the first, that of b on the second.
+        """
         self.lab = lab
         self._directory = tempfile.TemporaryDirectory(prefix="valkyrie-")
         directory = Path(self._directory.name)
@@ -136,6 +140,7 @@ class Network:
                 directory,
                 CONFIGURATION.format(
                     node=name,
+                    cpu=cpu,
                     spin_us=spin_us,
                     host=host.name,
                     interfaces=interfaces[host.name],
@@ -143,7 +148,7 @@ class Network:
                     address=other.v4.ip,
                 ),
             )
-            for host, other in ((a, self.wire[1]), (b, self.wire[0]))
+            for cpu, (host, other) in enumerate(((a, self.wire[1]), (b, self.wire[0])))
         }
 
     def start(self) -> None:

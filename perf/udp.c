@@ -125,7 +125,8 @@ int main(int count, char **arguments)
 	server = !strcmp(arguments[1], "receive") || !strcmp(arguments[1], "echo");
 	setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &buffer, sizeof buffer);
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &idle, sizeof idle);
-	if (size > SIZE_MAX_BYTES || (server ? bind : connect)(fd, (void *)&address, sizeof address))
+	if (size > SIZE_MAX_BYTES ||
+	    (server ? bind : connect)(fd, (void *)&address, sizeof address))
 		return 1;
 	prepare(size);
 	if (server) {
