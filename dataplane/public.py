@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from valkyrie.dataplane.errors import DataPlaneError, LocalProtocolError, ValkyrieError
     from valkyrie.dataplane.message import Batch, Message
-    from valkyrie.dataplane.node import Node, SyncNode, attach, attach_sync
+    from valkyrie.dataplane.node import Node, SyncNode, attach, attach_sync, prefer_latency
     from valkyrie.dataplane.refusal import (
         NodeGoneError,
         NoServiceError,
@@ -48,6 +48,7 @@ __all__ = [
     "__version__",
     "attach",
     "attach_sync",
+    "prefer_latency",
 ]
 
 __version__ = version("valkyrie")

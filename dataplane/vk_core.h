@@ -10,6 +10,7 @@
 #include "vk_client.h"
 #include "vk_packet.h"
 #include "vk_udp.h"
+#include "vk_slice.h"
 #include "vk_worker.h"
 #include "vk_xsk.h"
 #endif

@@ -6,6 +6,7 @@
 #include "vk_reassembly.h"
 #include "vk_slots.h"
 
+#include <sched.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -399,8 +400,11 @@ static int receive_critical(struct vk_run *run)
 {
 	int taken = receive_class(run, VK_CLASS_CRITICAL, VK_RX_BATCH);
 
-	if (taken > 0)
+	if (taken > 0) {
+		run->critical_ns = run->now_ns;
 		vk_slots_flush(run);
+		sched_yield(); /* the applications may share our core: let them have it now */
+	}
 	return taken;
 }
 
@@ -408,7 +412,8 @@ int vk_receive_all(struct vk_run *run)
 {
 	static const uint8_t order[] = { VK_CLASS_CONTROL, VK_CLASS_SYSTEM, VK_CLASS_JOB,
 					 VK_CLASS_DATA, VK_CLASS_LOGS };
-	int budget = (int)run->params.budget_frames, taken, total;
+	int budget = vk_urgent(run) ? CRITICAL_EVERY : (int)run->params.budget_frames;
+	int taken, total;
 
 	total = receive_critical(run);
 	if (total < 0)

@@ -16,6 +16,7 @@ enum vk_run_const {
 	VK_REPLIES_MAX = 512, /* control frames waiting to be sent */
 	VK_NO_FLOW = 0xffffffff,
 	VK_LEASE_NS = 2000000000, /* a daemon silent for longer is gone */
+	VK_URGENT_NS = 100000000, /* how long one critical message keeps turns short */
 	VK_TICK_NS = 100000000, /* heartbeat and time-outs */
 };
 
@@ -93,6 +94,7 @@ struct vk_run {
 	uint64_t path_full; /* bit port: the kernel takes no more this turn */
 	struct vk_reassembly *reassembly;
 	int stopping;
+	uint64_t critical_ns; /* when a critical message last came or went */
 	int consumers_behind; /* a ring to an application is more than half full */
 	uint32_t spin_hits;
 	uint32_t spin_tries;
@@ -102,6 +104,13 @@ struct vk_run {
 static inline uint64_t *vk_count_row(struct vk_run *run, uint32_t class)
 {
 	return run->counters->classes[class];
+}
+
+/* vk_urgent says whether critical messages are about: turns are short then, because each waits for
+ * up to one turn on either side. */
+static inline int vk_urgent(const struct vk_run *run)
+{
+	return run->now_ns - run->critical_ns < VK_URGENT_NS;
 }
 
 /* vk_reply_put queues a control frame; when the queue is full the peer's retry asks again. */

@@ -155,6 +155,7 @@ int64_t vk_schedule_turn(struct vk_schedule *schedule,
 			 void *context)
 {
 	struct turn turn = { schedule, serve, context };
+	int64_t turn_max = schedule->turn_max ? schedule->turn_max : VK_TURN_BYTES;
 	int more = 1;
 
 	schedule->quantum[VK_CLASS_CRITICAL] = VK_CRITICAL_QUANTUM;
@@ -169,7 +170,7 @@ int64_t vk_schedule_turn(struct vk_schedule *schedule,
 		for (uint32_t i = 0; i < SHARING; i++)
 			more |= serve_class(&turn, VK_CLASS_SYSTEM + (first + i) % SHARING,
 					    resume && !i);
-		if (schedule->stopped || schedule->turn_bytes >= VK_TURN_BYTES)
+		if (schedule->stopped || schedule->turn_bytes >= turn_max)
 			break;
 	}
 	return schedule->turn_bytes;

@@ -12,6 +12,7 @@
 
 enum vk_schedule_const {
 	VK_TURN_BYTES = 131072, /* of all rounds of a turn: then receiving has its turn */
+	VK_TURN_BYTES_URGENT = 16384, /* the same while critical messages are about */
 	VK_CRITICAL_QUANTUM = 65536, /* bytes; critical goes first, but a round ends */
 	VK_APP_QUANTUM = 16384, /* bytes an application of normal weight sends at a time */
 	VK_WEIGHT_NORMAL = 100,
@@ -41,6 +42,7 @@ struct vk_schedule {
 	int64_t app_quantum[VK_APPS_MAX];
 	int64_t app_budget[VK_APPS_MAX][VK_CLASS_COUNT];
 	int64_t turn_bytes;
+	int64_t turn_max; /* bytes; 0 = VK_TURN_BYTES */
 	uint32_t stopped; /* the path stopped a class in this turn */
 	uint32_t place; /* in apps, of the application it stopped first in a class */
 	uint8_t place_resume; /* that one had begun its turn */

@@ -369,6 +369,7 @@ static enum vk_served send_ring(void *context, uint32_t number, uint32_t class, 
 	if (why != VK_SERVED_GONE && slot->self->blocked[class] != reasons[why])
 		VK_STORE_RELAXED(&slot->self->blocked[class], reasons[why]);
 	if (class == VK_CLASS_CRITICAL && *bytes) { /* not behind what the others send this turn */
+		run->critical_ns = run->now_ns;
 		vk_datagram_close(run);
 		vk_send_flush(run);
 	}
@@ -384,6 +385,7 @@ uint64_t vk_send_all(struct vk_run *run)
 	vk_send_replies(run);
 	for (uint32_t i = 0; i < run->schedule.count; i++)
 		vk_slots_policy(run, run->schedule.apps[i]);
+	run->schedule.turn_max = vk_urgent(run) ? VK_TURN_BYTES_URGENT : VK_TURN_BYTES;
 	sent = vk_schedule_turn(&run->schedule, send_ring, run);
 	vk_datagram_close(run);
 	return (uint64_t)sent;

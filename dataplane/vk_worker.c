@@ -7,6 +7,7 @@
 #include "vk_reassembly.h"
 #include "vk_receive.h"
 #include "vk_send.h"
+#include "vk_slice.h"
 #include "vk_slots.h"
 
 #include <poll.h>
@@ -425,6 +426,7 @@ int vk_worker_run(struct vk_boot *boot)
 		CPU_SET(boot->cpu, &cpus);
 		sched_setaffinity(0, sizeof cpus, &cpus);
 	}
+	vk_slice_short(); /* a wish: older kernels do not know it */
 	error = start(run, boot);
 	if (!error) {
 		tick(run);

@@ -19,7 +19,7 @@ from .blast import Blast
 from .network import Network
 
 ROOT = Path(__file__).resolve().parent.parent
-PORT = 9000
+UDP_PORT = 9000
 SIZE = 64
 BULK = 1024
 Row = dict[str, Any]
@@ -37,7 +37,7 @@ def _udp(
 ) -> list[int]:
     """Run a server at b and a client at a; returns the numbers of the side that measures."""
     a, b = wire
-    head = [str(b.v4.ip), str(PORT), str(size), str(count)]
+    head = [str(b.v4.ip), str(UDP_PORT), str(size), str(count)]
     server = b.host.popen(["taskset", "-c", "1", binary, modes[0], *head], stdout=subprocess.PIPE)
     assert server.stdout is not None
     server.stdout.readline()

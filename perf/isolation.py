@@ -62,9 +62,11 @@ class Flood:
 
 def _critical(name: str, count: int) -> list[int]:
     def echo(service: SyncService) -> None:
+        valkyrie.prefer_latency()
         Blast(service.accept(timeout=10)).echo(count, deadline_ns=FLOOD_DEADLINE_NS)
 
     def ping(node: SyncNode) -> list[int]:
+        valkyrie.prefer_latency()
         stream = node.connect("b").open(pair.SERVICE, stream=0)
         return Blast(stream).ping(SIZE, count, deadline_ns=FLOOD_DEADLINE_NS)
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import valkyrie
 from valkyrie.dataplane.message import Message
 from valkyrie.dataplane.node import SyncNode
 from valkyrie.dataplane.stream import SyncStream
@@ -63,6 +64,8 @@ def _paced(tally: Tally, per_second: int) -> Callable[[], bool]:
 
 def send_paced(tally: Tally, node: SyncNode, name: str, per_second: int) -> None:
     """Send small messages at a steady rate (critical heartbeats, system messages)."""
+    if name == "critical":
+        valkyrie.prefer_latency()
     stream, rows, beat = _open(node, name), _rows(tally, name), _paced(tally, per_second)
     while beat():
         phase = tally.phase
@@ -72,6 +75,8 @@ def send_paced(tally: Tally, node: SyncNode, name: str, per_second: int) -> None
 
 def receive_stamped(tally: Tally, node: SyncNode, name: str) -> None:
     """Count what arrives and how long it took."""
+    if name == "critical":
+        valkyrie.prefer_latency()
     stream, rows = _accept(tally, node, name), _rows(tally, name)
     while stream is not None and tally.receiving:
         message = _next(stream)

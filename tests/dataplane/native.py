@@ -18,7 +18,8 @@ SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 PARTS = [
     *("dataplane/vk_datagram.c", "dataplane/vk_flows.c", "dataplane/vk_frame.c"),
     *("dataplane/vk_peers.c", "dataplane/vk_reassembly.c", "dataplane/vk_receive.c"),
-    *("dataplane/vk_schedule.c", "dataplane/vk_send.c", "dataplane/vk_slots.c"),
+    *("dataplane/vk_schedule.c", "dataplane/vk_send.c", "dataplane/vk_slice.c"),
+    *("dataplane/vk_slots.c",),
     "shm/vk_channel.c",
 ]
 """Everything the worker is made of, but for its paths and vk_worker.c, which the rig includes."""
