@@ -165,6 +165,7 @@ def make_node(
     extra: str = "",
     interface: str = "",
     library: Path | None = None,
+    user: str = "nobody",
 ) -> NodeUnderTest:
     """Return a node of a host, not started; ``peers`` are addresses by name."""
     name = f"{NODE_PREFIX}{link.host.name}"
@@ -175,6 +176,7 @@ def make_node(
 [node]
 name = "{name}"
 run_directory = "{run}"
+user = "{user}"
 
 [[interface]]
 name = "{interface or link.name}"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ from typing import Any
 import pytest
 
 import valkyrie
-from tests.lab import Lab, wait_until
+from tests.lab import SLOWNESS, Lab, wait_until
 from tests.nodes import EVERYTHING, NodeUnderTest, make_node, make_pair, running
 from valkyrie.dataplane import appsocket, lib
 from valkyrie.dataplane.node import SyncNode
@@ -206,3 +209,42 @@ def test_a_peer_is_found_when_its_route_appears(lab: Lab, tmp_path: Path) -> Non
         assert node.status()["peers"][0]["mac"] == b.mac
         a.host.run(a.host.netlink.link, "set", index=a.index, state="down")
         wait_until(lambda: not node.status()["peers"][0]["resolved"])
+
+
+_AS_NOBODY = """
+import sys
+import valkyrie
+from valkyrie.controlplane.cli.client import ask
+from valkyrie.dataplane import appsocket
+from valkyrie.dataplane.refusal import RefusedError
+with valkyrie.attach_sync(sys.argv[1]) as node:
+    print(*node.classes)
+for request in (appsocket.Stop(), appsocket.Upgrade(), appsocket.Tune({"worker.spin_us": 1})):
+    try:
+        ask(sys.argv[1], request)
+    except RefusedError as error:
+        print(error)
+"""
+
+
+def test_the_policy_knows_users_and_only_admins_administer(lab: Lab) -> None:
+    policy = EVERYTHING.replace("anybody = true", 'user = "nobody"').replace(
+        '["critical", "system", "job", "data", "logs"]', '["system", "logs"]'
+    )
+    link, _ = lab.wire(lab.host("a"), lab.host("b"))
+    with tempfile.TemporaryDirectory() as public:  # pytest's own are closed to others
+        # The daemon's user may administer, so it has to be another one than the application's.
+        node = make_node(link, Path(public), {}, policy=policy, user="daemon")
+        with running(node):
+            assert node.ask(appsocket.Attach()).code == lib.VK_CODE_POLICY
+            process = node.host.popen(
+                [sys.executable, "-c", _AS_NOBODY, node.socket],
+                user="nobody",
+                stdout=subprocess.PIPE,
+            )
+            said = process.communicate(timeout=20 * SLOWNESS)[0].decode().splitlines()
+            assert said[0] == "system logs"
+            assert [each.partition(": ")[2] for each in said[1:]] == [
+                "only root and 'daemon' may do that"
+            ] * 3
+            assert node.status()["applications"] == []
