@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any
 
+from valkyrie import shm
 from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.wire import Class
 
@@ -26,11 +27,17 @@ NS_PER_MS = 1_000_000
 @contextlib.contextmanager
 def writing(row: Any) -> Iterator[Any]:
     """Write a row; what a dead daemon left half written is taken over."""
-    row.sequence |= 1
+    sequence = _counter(row, "sequence")
+    shm.lib.vk_row_begin(sequence)
     try:
         yield row
     finally:
-        row.sequence = (row.sequence + 1) & 0xFFFFFFFF
+        shm.lib.vk_row_end(sequence)
+
+
+def _counter(struct: Any, name: str) -> Any:
+    """Return a counter's address, for shm's functions."""
+    return shm.ffi.cast("uint32_t *", int(ffi.cast("uintptr_t", ffi.addressof(struct, name))))
 
 
 def _put(target: Any, data: bytes) -> None:
@@ -144,7 +151,7 @@ class State:
         )
 
     def _changed_peers(self) -> None:
-        self.rows.peer_epoch = (self.rows.peer_epoch + 1) & 0xFFFFFFFF
+        shm.lib.vk_epoch_bump(_counter(self.rows, "peer_epoch"))
 
     # ---- Applications ----
 
@@ -210,7 +217,7 @@ class State:
         self._changed_services()
 
     def _changed_services(self) -> None:
-        self.rows.service_epoch = (self.rows.service_epoch + 1) & 0xFFFFFFFF
+        shm.lib.vk_epoch_bump(_counter(self.rows, "service_epoch"))
 
 
 def set_application_name(counters: Any, slot: int, name: str, uid: int, pid: int) -> None:

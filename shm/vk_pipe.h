@@ -5,6 +5,7 @@
  * raw records, many a call. No daemon is involved.
  */
 #include "vk_channel.h"
+#include "vk_row.h"
 
 struct vk_pipe {
 	struct vk_tx tx;

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: MIT */
+#include "vk_row.h"
+
+void vk_row_begin(uint32_t *sequence)
+{
+	VK_STORE_RELAXED(sequence, VK_LOAD_RELAXED(sequence) | 1);
+	VK_FULL_FENCE();
+}
+
+void vk_row_end(uint32_t *sequence)
+{
+	VK_STORE_RELEASE(sequence, VK_LOAD_RELAXED(sequence) + 1);
+}
+
+void vk_epoch_bump(uint32_t *epoch)
+{
+	VK_STORE_RELEASE(epoch, VK_LOAD_RELAXED(epoch) + 1);
+}
