@@ -197,6 +197,7 @@ def test_a_killed_application_leaves_its_slot_and_harms_nobody(pair: Pair) -> No
 def test_random_deaths_under_load_leave_everybody_working(pair: Pair) -> None:
     chance = random.Random(1)
     a, b = pair
+    before = [broker_descriptors(node) for node in pair]
     with opened(pair) as (out, into), sink(b):
         load = a.host.popen([sys.executable, "-c", _SENDER, a.socket, "300"])
         for number in range(8):
@@ -211,6 +212,12 @@ def test_random_deaths_under_load_leave_everybody_working(pair: Pair) -> None:
     for node in pair:
         wait_until(lambda node=node: node.status()["applications"] == [])  # type: ignore[misc]
         wait_until(lambda node=node: balanced(node))  # type: ignore[misc]
+    wait_until(lambda: [broker_descriptors(node) for node in pair] == before)
+
+
+def broker_descriptors(node: NodeUnderTest) -> int:
+    assert node.process is not None
+    return psutil.Process(node.process.pid).num_fds()
 
 
 # ---- Hostile applications ----
