@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from . import table
+
 SCENARIOS = {
     "classifier": "the XDP program against a bare parse-and-drop program",
     "rings": "shared-memory rings, C and Python, against a one-slot ping-pong and a pipe",
@@ -22,18 +24,10 @@ SCENARIOS = {
 }
 
 
-def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    if abs(value) >= 1e6:
-        return f"{value / 1e6:.2f} M"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
 def _print_row(row: dict[str, Any]) -> None:
     print(
-        f"{row['scenario']:<11}{row['metric']:<46}{_number(row['value']):>12} {row['unit']:<8}"
-        f"{_number(row['baseline']):>12}{_number(row['ratio']):>9}",
+        f"{row['scenario']:<11}{row['metric']:<46}{table.number(row['value']):>12} {row['unit']:<8}"
+        f"{table.number(row['baseline']):>12}{table.number(row['ratio']):>9}",
         flush=True,
     )
 
@@ -44,6 +38,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="shorter runs, about a minute")
     parser.add_argument("--scenario", action="append", choices=list(SCENARIOS), help="only this")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON")
+    parser.add_argument("--readme", action="store_true", help="put the table into the README")
     options = parser.parse_args()
     print(f"{'scenario':<11}{'metric':<46}{'value':>12} {'unit':<8}{'baseline':>12}{'ratio':>9}")
     rows: list[dict[str, Any]] = []
@@ -54,6 +49,8 @@ def main() -> int:
             rows.append(row)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    if options.readme:
+        table.write(rows, "scripts/bench --quick" if options.quick else "scripts/bench")
     return 0
 
 
