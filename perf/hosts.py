@@ -14,8 +14,7 @@ from typing import Any
 from tests.lab import Link, laboratory
 from valkyrie.dataplane.node import SyncNode, SyncService
 
-from . import pair
-from .blast import Blast
+from . import blast, pair
 from .network import Network
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,13 +51,13 @@ def _udp(
 
 def _rate(name: str, size: int, count: int) -> dict[str, float]:
     def receive(service: SyncService) -> dict[str, float]:
-        result = Blast(service.accept(timeout=10)).receive(count, deadline_ns=count * 2000)
+        result = blast.accept(service).receive(count, deadline_ns=count * 2000)
         assert not result.corrupt, f"{result.corrupt} messages with wrong contents"
         return {"rate": result.per_second, "messages": result.messages}
 
     def send(node: SyncNode) -> None:
         stream = node.connect("b").open(pair.SERVICE, stream=1000)
-        Blast(stream).send(size, count, batch=128)
+        blast.begin(stream).send(size, count, batch=128)
 
     received, _ = pair.run(name, receive, send)
     return dict(received)
@@ -66,10 +65,10 @@ def _rate(name: str, size: int, count: int) -> dict[str, float]:
 
 def _round_trips(name: str, count: int) -> list[int]:
     def echo(service: SyncService) -> None:
-        Blast(service.accept(timeout=10)).echo(count)
+        blast.accept(service).echo(count)
 
     def ping(node: SyncNode) -> list[int]:
-        return Blast(node.connect("b").open(pair.SERVICE, stream=100)).ping(SIZE, count)
+        return blast.begin(node.connect("b").open(pair.SERVICE, stream=100)).ping(SIZE, count)
 
     _, times = pair.run(name, echo, ping)
     return list(times)

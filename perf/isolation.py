@@ -10,8 +10,7 @@ import valkyrie
 from tests.lab import laboratory
 from valkyrie.dataplane.node import SyncNode, SyncService
 
-from . import pair
-from .blast import Blast
+from . import blast, pair
 from .network import Network
 
 SIZE = 64
@@ -40,12 +39,12 @@ class Flood:
             with valkyrie.attach_sync(f"{name}-b") as node:
                 service = node.listen("flood")
                 os.close(writer)
-                Blast(service.accept(timeout=10)).receive(1 << 60, deadline_ns=FLOOD_DEADLINE_NS)
+                blast.accept(service).receive(1 << 60, deadline_ns=FLOOD_DEADLINE_NS)
 
         def send() -> None:
             with valkyrie.attach_sync(f"{name}-a") as node:
                 stream = node.connect("b").open("flood", stream=10_000)
-                Blast(stream).send(SIZE, 1 << 60, batch=128, deadline_ns=FLOOD_DEADLINE_NS)
+                blast.begin(stream).send(SIZE, 1 << 60, batch=128, deadline_ns=FLOOD_DEADLINE_NS)
 
         self._pids = [_child(receive)]
         os.close(writer)
@@ -63,12 +62,12 @@ class Flood:
 def _critical(name: str, count: int) -> list[int]:
     def echo(service: SyncService) -> None:
         valkyrie.prefer_latency()
-        Blast(service.accept(timeout=10)).echo(count, deadline_ns=FLOOD_DEADLINE_NS)
+        blast.accept(service).echo(count, deadline_ns=FLOOD_DEADLINE_NS)
 
     def ping(node: SyncNode) -> list[int]:
         valkyrie.prefer_latency()
         stream = node.connect("b").open(pair.SERVICE, stream=0)
-        return Blast(stream).ping(SIZE, count, deadline_ns=FLOOD_DEADLINE_NS)
+        return blast.begin(stream).ping(SIZE, count, deadline_ns=FLOOD_DEADLINE_NS)
 
     _, times = pair.run(name, echo, ping)
     return list(times)

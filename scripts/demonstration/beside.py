@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 import valkyrie
-from perf.blast import Blast
+from perf import blast
 from perf.network import Network
 from tests.lab import laboratory
 
@@ -22,20 +22,22 @@ def _receive(ready: int) -> None:
     with valkyrie.attach_sync("demo-b", ring_size=RING_BYTES) as node:
         service = node.listen("beside")
         os.close(ready)
-        stream = service.accept(timeout=10)
-        result = Blast(stream).receive(MESSAGES, deadline_ns=DEADLINE_NS)
-        stream.send(int(result.per_second).to_bytes(8, "big"))
-        Blast(service.accept(timeout=10)).echo(PINGS, deadline_ns=DEADLINE_NS)
+        end = blast.accept(service)
+        result = end.receive(MESSAGES, deadline_ns=DEADLINE_NS)
+        end.stream.send(int(result.per_second).to_bytes(8, "big"))
+        blast.accept(service).echo(PINGS, deadline_ns=DEADLINE_NS)
 
 
 def _send() -> tuple[int, float]:
     with valkyrie.attach_sync("demo-a", ring_size=RING_BYTES) as node:
         peer = node.connect("b")
         stream = peer.open("beside", stream=1000)
-        Blast(stream).send(SIZE, MESSAGES, batch=BATCH, deadline_ns=DEADLINE_NS)
+        blast.begin(stream).send(SIZE, MESSAGES, batch=BATCH, deadline_ns=DEADLINE_NS)
         answer = stream.recv(timeout=10)
         rate = int.from_bytes(answer.payload, "big") if answer else 0
-        times = Blast(peer.open("beside", stream=100)).ping(SIZE, PINGS, deadline_ns=DEADLINE_NS)
+        times = blast.begin(peer.open("beside", stream=100)).ping(
+            SIZE, PINGS, deadline_ns=DEADLINE_NS
+        )
         return rate, times[len(times) // 2] / 1e3 if times else 0.0
 
 
