@@ -192,7 +192,7 @@ class Worker(Settings, frozen=True, kw_only=True):
             " when frames come that often; costs CPU time.",
             extra={"live": True},
         ),
-    ] = 50
+    ] = 20
     budget_frames: Annotated[
         int,
         Meta(ge=1, le=64, description="Frames of one class a turn.", extra={"live": True}),

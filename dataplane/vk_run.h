@@ -96,8 +96,7 @@ struct vk_run {
 	int stopping;
 	uint64_t critical_ns; /* when a critical message last came or went */
 	int consumers_behind; /* a ring to an application is more than half full */
-	uint32_t spin_hits;
-	uint32_t spin_tries;
+	uint64_t idle_short; /* the last 64 idle periods: bit = it was short */
 };
 
 /* vk_count_row returns the counters of a class, by enum vk_counter. */

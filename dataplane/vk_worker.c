@@ -21,8 +21,7 @@
 enum {
 	FDS_MAX = VK_PORTS_MAX * 2 * VK_CLASS_COUNT + VK_APPS_MAX + 2,
 	TURNS_A_LOOK = 64, /* busy turns between two looks at the broker's socket */
-	SOON = 4, /* a sleep shorter than this many spins was nearly worth spinning */
-	SPIN_TRIES_MIN = 64, /* idle periods before the hit rate of spinning counts */
+	SPIN_SHORT_MIN = 16, /* of the last 64 idle periods */
 	KEPT_NS = 50000, /* between two tries to hand datagrams to a kernel that is full */
 	RATE_SLACK_NS = 100000,
 	LEAVE_NS = 200000000, /* a stopping worker waits as long for a kernel that is full */
@@ -30,7 +29,7 @@ enum {
 
 /* Values that hold when the daemon is gone, and the bounds of those it may set. */
 static const struct vk_params safe_params = {
-	.spin_ns = 50000,
+	.spin_ns = 20000,
 	.budget_frames = 64,
 	.quantum_bytes = { 0, 0, 65536, 65536, 65536, 32768, 0, 0 },
 	.aggregate = 1,
@@ -313,17 +312,12 @@ static int turn(struct vk_run *run, uint32_t *kept)
 	return received || sent || run->reply_count;
 }
 
-/* Spinning pays while it finds work more often than one time in four. When it does not pay, a
- * sleep that ends soon speaks for it: waking up made that wait long, for this worker and for the
- * others on the message's way. */
-static int spin_pays(struct vk_run *run)
+/* Spinning pays while one in four of the last 64 idle periods was shorter than spin_ns, whether the
+ * worker spun through it or slept: so it stops where others need the CPU to get work done, and
+ * begins again when work comes quickly. */
+static int spin_pays(const struct vk_run *run)
 {
-	if (run->spin_tries > 2 * SPIN_TRIES_MIN) {
-		run->spin_tries /= 2;
-		run->spin_hits /= 2;
-	}
-	return run->params.spin_ns &&
-	       (run->spin_tries < SPIN_TRIES_MIN || run->spin_hits * 4 > run->spin_tries);
+	return run->params.spin_ns && __builtin_popcountll(run->idle_short) >= SPIN_SHORT_MIN;
 }
 
 static int spin(struct vk_run *run, uint64_t begin_ns, uint32_t *kept)
@@ -343,19 +337,16 @@ static int spin(struct vk_run *run, uint64_t begin_ns, uint32_t *kept)
 static int idle(struct vk_run *run, uint32_t kept)
 {
 	uint64_t begin_ns = run->now_ns;
-	int spun = spin_pays(run), done = 0;
+	int done = 0;
 
-	run->spin_tries++;
-	if (spun)
+	if (spin_pays(run))
 		done = spin(run, begin_ns, &kept);
 	if (!done) {
 		sleep_until_work(run, kept);
 		done = turn(run, &kept);
-		run->spin_hits += !spun && done > 0 &&
-				  run->now_ns - begin_ns < SOON * (uint64_t)run->params.spin_ns;
-	} else {
-		run->spin_hits++;
 	}
+	run->idle_short = run->idle_short << 1 |
+			  (done > 0 && run->now_ns - begin_ns < run->params.spin_ns);
 	return done;
 }
 
@@ -395,6 +386,7 @@ static int start(struct vk_run *run, struct vk_boot *boot)
 	run->work = boot->work;
 	run->counters = boot->counters;
 	run->last_flow = VK_NO_FLOW;
+	run->idle_short = UINT64_MAX;
 	run->params = safe_params;
 	run->reassembly = vk_reassembly_new(run->work->partials, run->work->partial_data,
 					    safe_params.reassembly_bytes);
