@@ -31,15 +31,36 @@ struct vk_rx {
 	uint32_t ring;
 };
 
+enum vk_ring_const {
+	VK_RING_AHEAD = 1024, /* bytes that a consumer asks its cache for before it needs them */
+};
+
 #ifndef VK_CDEF
 #include <errno.h>
 #include <stddef.h>
 
+/* All that orders memory, and the two copies of a record's header: a model checker may define its
+ * own before it includes this file (tests/shm/model_ring.cpp does). */
+#ifndef VK_LOAD_ACQUIRE
 #define VK_LOAD_ACQUIRE(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define VK_LOAD_RELAXED(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #define VK_STORE_RELEASE(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 #define VK_STORE_RELAXED(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
 #define VK_FULL_FENCE() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+#define VK_PREFETCH(p) __builtin_prefetch(p)
+#if defined(__x86_64__)
+#define VK_PREFETCH_WRITE(p) __asm__ volatile("prefetchw %0" : : "m"(*(const char *)(p)))
+#else
+#define VK_PREFETCH_WRITE(p) __builtin_prefetch((p), 1)
+#endif
+#define VK_RECORD_PUT(at, record) __builtin_memcpy((at), (record), sizeof(struct vk_record))
+/* One read, not repeated by the compiler: what is checked is what is used. */
+#define VK_RECORD_GET(record, at)                                           \
+	do {                                                                \
+		__builtin_memcpy((record), (at), sizeof(struct vk_record)); \
+		__asm__ volatile("" : : : "memory");                        \
+	} while (0)
+#endif
 
 /* vk_record_span returns the bytes that a record with a body of size bytes takes in a ring. */
 static inline uint64_t vk_record_span(uint32_t size)
@@ -75,16 +96,21 @@ static inline uint8_t *vk_tx_reserve(struct vk_tx *tx, uint32_t size)
 /* vk_tx_commit completes the record reserved last; size may be less than what was reserved. */
 static inline void vk_tx_commit(struct vk_tx *tx, uint32_t size, uint8_t kind)
 {
-	struct vk_record *record = (void *)(tx->data + (tx->tail & (tx->capacity - 1)));
+	const struct vk_record record = { size, kind, 0, 0 };
 
-	*record = (struct vk_record){ .size = size, .kind = kind };
+	VK_RECORD_PUT(tx->data + (tx->tail & (tx->capacity - 1)), &record);
 	tx->tail += vk_record_span(size);
 }
 
 /* vk_tx_publish makes all committed records visible. Release pairs with vk_rx_peek's acquire. */
 static inline void vk_tx_publish(struct vk_tx *tx)
 {
+	const uint8_t *next = tx->data + (tx->tail & (tx->capacity - 1));
+
 	VK_STORE_RELEASE(&tx->self->tail[tx->ring], tx->tail);
+	/* The consumer's cache has these lines since the last lap: fetch them while nobody waits. */
+	VK_PREFETCH_WRITE(next);
+	VK_PREFETCH_WRITE(next + VK_LINE);
 }
 
 /* vk_rx_peek finds the next record: 1 and *record (a copy of its header), *body; 0 if there is
@@ -102,8 +128,11 @@ static inline int vk_rx_peek(struct vk_rx *rx, struct vk_record *record, const u
 			return -EPROTO;
 		rx->tail = tail;
 	}
-	__builtin_memcpy(record, at, sizeof *record);
-	__asm__ volatile("" : : : "memory"); /* one read: what is checked is what is used */
+	/* Where the next record begins is known only when this one is here, so the processor cannot
+	 * look ahead by itself. Never beyond the tail: the producer writes there. */
+	if (rx->tail - rx->head > VK_RING_AHEAD)
+		VK_PREFETCH(at + VK_RING_AHEAD);
+	VK_RECORD_GET(record, at);
 	if (vk_record_span(record->size) > rx->tail - rx->head)
 		return -EPROTO;
 	*body = at + sizeof *record;
