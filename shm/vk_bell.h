@@ -1,18 +1,37 @@
 /* SPDX-License-Identifier: MIT */
 #ifndef VK_BELL_H
 #define VK_BELL_H
-/* vk_bell.h: how a party sleeps on its eventfd and how it is woken; hot path inline.
+/* vk_bell.h: how a party sleeps on its bell and how it is woken; hot path inline.
  *
  *   sleeper: vk_sleep_begin · look at every ring once more · poll the bell · vk_sleep_end
  *   waker:   vk_tx_publish or vk_rx_release · vk_bell_ring
  *
  * Either the sleeper's last look sees what the waker published, or the waker sees `sleeping`: each
  * side stores, then fences, then loads (vk_bell_wanted has the waker's fence).
+ *
+ * A bell is an eventfd, or an end of a Unix socket pair. Parties that do not trust each other take
+ * the socket: who holds an eventfd can take O_NONBLOCK off it and fill it, and then a write blocks;
+ * a socket is told with every call not to block.
  */
 #include "vk_ring.h"
 
+/* How long a waiter polls before it sleeps; adapts to what polling brought. */
+struct vk_spin {
+	int64_t max_ns; /* 0 = never: set it on a host without a core to spare */
+	int64_t now_ns; /* of the next wait */
+	uint32_t waits; /* since it last paid */
+};
+
+enum vk_spin_const {
+	VK_SPIN_STEP_NS = 2000, /* the least that is tried; a wake costs 3000 to 8000 */
+	VK_SPIN_RETRY = 64, /* waits after which polling is tried again though it did not pay */
+	VK_SPIN_LOOKS = 32, /* looks between two readings of the clock */
+};
+
 #ifndef VK_CDEF
 #include <poll.h>
+#include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 /* vk_sleep_begin announces that the owner of self may sleep; *sleeps is its private count. */
@@ -24,25 +43,80 @@ static inline void vk_sleep_begin(struct vk_region *self, uint32_t *sleeps)
 	VK_FULL_FENCE();
 }
 
+/* vk_bell_empty takes what rang out of a bell: 1 = it rang, 0 = it did not, -EPIPE = the other end
+ * of the socket is gone. */
+static inline int vk_bell_empty(int bell)
+{
+	uint8_t rings[64];
+	ssize_t n = recv(bell, rings, sizeof rings, MSG_DONTWAIT);
+
+	if (n < 0 && errno == ENOTSOCK)
+		n = read(bell, rings, sizeof rings) > 0;
+	else if (n == 0 || (n < 0 && errno == ECONNRESET))
+		return -EPIPE;
+	return n > 0;
+}
+
 /* vk_sleep_end says that the owner is awake, and empties its bell if it rang. */
 static inline void vk_sleep_end(struct vk_region *self, int bell, int rang)
 {
-	uint64_t count;
-
 	VK_STORE_RELAXED(&self->sleeping, 0);
-	if (rang && read(bell, &count, sizeof count) < 0)
-		return; /* EAGAIN: somebody emptied it before */
+	if (rang)
+		vk_bell_empty(bell);
 }
 
 /* vk_bell_ring wakes the owner of peer if it sleeps and was not rung for that sleep yet. Returns
- * whether it rang. One system call, only then. */
+ * whether it rang. System calls only then. */
 static inline int vk_bell_ring(const struct vk_region *peer, int bell, uint32_t *rang)
 {
-	uint64_t one = 1;
+	const uint64_t one = 1;
+	ssize_t n;
 
 	if (!vk_bell_wanted(peer, rang))
 		return 0;
-	return write(bell, &one, sizeof one) == (ssize_t)sizeof one;
+	n = send(bell, &one, sizeof one, MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (n < 0 && errno == ENOTSOCK)
+		n = write(bell, &one, sizeof one);
+	return n == (ssize_t)sizeof one;
+}
+
+/* vk_spin_clock reads CLOCK_MONOTONIC in nanoseconds. */
+static inline int64_t vk_spin_clock(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* vk_spin_until polls ready(context) for as long as polling has paid lately: twice as long after
+ * every hit, half as long after a miss, at most max_ns. Returns whether it became ready. */
+static inline int vk_spin_until(struct vk_spin *spin, int (*ready)(void *), void *context)
+{
+	int64_t end;
+
+	if (!spin->now_ns && spin->max_ns && ++spin->waits % VK_SPIN_RETRY == 0)
+		spin->now_ns = VK_SPIN_STEP_NS;
+	if (!spin->now_ns || !spin->max_ns)
+		return 0;
+	end = vk_spin_clock() + spin->now_ns;
+	do {
+		for (int look = 0; look < VK_SPIN_LOOKS; look++) {
+			if (ready(context)) {
+				spin->now_ns *= 2;
+				if (spin->now_ns > spin->max_ns)
+					spin->now_ns = spin->max_ns;
+				return 1;
+			}
+#if defined(__x86_64__)
+			__builtin_ia32_pause();
+#endif
+		}
+	} while (vk_spin_clock() < end);
+	spin->now_ns /= 2;
+	if (spin->now_ns < VK_SPIN_STEP_NS)
+		spin->now_ns = 0;
+	return 0;
 }
 #endif
 #endif

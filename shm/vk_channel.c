@@ -13,6 +13,18 @@
 #define F_SEAL_FUTURE_WRITE 0x0010 /* linux/fcntl.h, since 5.1 */
 #endif
 
+/* Rings past ring_count must be absent. */
+static int count_ok(const uint32_t capacity[VK_RINGS_MAX], uint32_t ring_count)
+{
+	if (ring_count > VK_RINGS_MAX)
+		return 0;
+	for (uint32_t r = ring_count; r < VK_RINGS_MAX; r++) {
+		if (capacity[r])
+			return 0;
+	}
+	return 1;
+}
+
 static int capacities_ok(const uint32_t capacity[VK_RINGS_MAX])
 {
 	uint32_t rings = 0;
@@ -59,7 +71,7 @@ int vk_channel_create(const uint32_t capacity[VK_RINGS_MAX], uint32_t ring_count
 	uint64_t size = vk_channel_file_size(capacity);
 	int fd;
 
-	if (!size || ring_count > VK_RINGS_MAX)
+	if (!size || !count_ok(capacity, ring_count))
 		return -EINVAL;
 	memcpy(header.capacity, capacity, sizeof header.capacity);
 	fd = memfd_create("valkyrie-region", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -90,7 +102,7 @@ int vk_channel_check(int fd, int sealed, uint32_t capacity[VK_RINGS_MAX], uint32
 	if (fstat(fd, &st) || pread(fd, &header, sizeof header, 0) != (ssize_t)sizeof header)
 		return -EPROTO;
 	if (header.magic != VK_SHM_MAGIC || header.abi != VK_SHM_ABI ||
-	    header.ring_count > VK_RINGS_MAX || !capacities_ok(header.capacity) ||
+	    !count_ok(header.capacity, header.ring_count) || !capacities_ok(header.capacity) ||
 	    (uint64_t)st.st_size != vk_channel_file_size(header.capacity))
 		return -EPROTO;
 	memcpy(capacity, header.capacity, sizeof header.capacity);
@@ -168,6 +180,8 @@ uint8_t *vk_channel_data(const struct vk_region *region, const uint32_t capacity
 int vk_tx_open(struct vk_tx *tx, struct vk_region *self, const struct vk_region *peer,
 	       const uint32_t capacity[VK_RINGS_MAX], uint32_t ring)
 {
+	if (ring >= VK_RINGS_MAX || !capacity[ring])
+		return -EPROTO;
 	*tx = (struct vk_tx){
 		.self = self,
 		.peer = peer,
@@ -185,6 +199,8 @@ int vk_tx_open(struct vk_tx *tx, struct vk_region *self, const struct vk_region 
 int vk_rx_open(struct vk_rx *rx, struct vk_region *self, const struct vk_region *peer,
 	       const uint32_t capacity[VK_RINGS_MAX], uint32_t ring)
 {
+	if (ring >= VK_RINGS_MAX || !capacity[ring])
+		return -EPROTO;
 	*rx = (struct vk_rx){
 		.self = self,
 		.peer = peer,

@@ -21,7 +21,8 @@ uint64_t vk_channel_span(const uint32_t capacity[VK_RINGS_MAX]);
 
 /* vk_channel_check reads the header of a region that somebody else made and copies its capacities.
  * Refuses (-EPROTO) a wrong magic, ABI, size or shape, and (-EPERM) a memfd that its maker could
- * still shrink: a truncation would kill whoever has it mapped. sealed = 0 skips the seals. */
+ * still shrink: a truncation would kill whoever has it mapped. sealed = 0 skips the seals. The two
+ * regions of a channel are checked one by one: compare their capacities before they are mapped. */
 int vk_channel_check(int fd, int sealed, uint32_t capacity[VK_RINGS_MAX], uint32_t *generation);
 
 /* vk_channel_map maps a region, data of every ring twice in a row. at: where a reservation of
@@ -45,7 +46,8 @@ uint8_t *vk_channel_data(const struct vk_region *region, const uint32_t capacity
 
 /* vk_tx_open and vk_rx_open make the two ends of a ring out of mapped regions: self is the region
  * that the caller writes, peer the other's. They resume where the shared indices stand and return
- * 0, or -EPROTO when those are impossible. The regions must outlive the ends. */
+ * 0, or -EPROTO when those are impossible or there is no such ring. The regions must outlive the
+ * ends. */
 int vk_tx_open(struct vk_tx *tx, struct vk_region *self, const struct vk_region *peer,
 	       const uint32_t capacity[VK_RINGS_MAX], uint32_t ring);
 int vk_rx_open(struct vk_rx *rx, struct vk_region *self, const struct vk_region *peer,
