@@ -7,5 +7,9 @@ class RingError(OSError):
     """A ring could not be made, or the other party broke its rules: it is of no further use."""
 
 
+class RingClosedError(RingError):
+    """The other party closed its end, or died; everything it published has been received."""
+
+
 class CountersError(OSError):
     """A node's counters cannot be read; the message says why."""

@@ -1,21 +1,27 @@
 """Two applications of one host meet on a Unix socket and then share a ring; no daemon anywhere.
 
-The party that serves makes the memory and hands it over; both memfds are sealed before they leave.
+The party that serves makes the memory, seals it and hands it over. The socket stays: it is the bell
+of both, and its end tells that the other party is gone. Either party may be hostile: it can break
+the channel it shares, and nothing else.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import socket
 import struct
 from collections.abc import Collection
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from ._shm import ffi, lib
 from .errors import RingError
-from .ring import RINGS_MAX, Channel
+from .ring import Channel
 
-_HELLO = b"valkyrie ring 1"
+_HELLO = b"valkyrie ring 2"
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
 RING_SIZE = 1 << 20
@@ -26,24 +32,54 @@ def _address(path: str) -> str:
     return "\0" + path[1:] if path.startswith("@") else path
 
 
-def pair(ring_size: int = RING_SIZE) -> tuple[list[int], list[int]]:
-    """Return the descriptors of both ends of a new channel, each ``Channel(*descriptors)``."""
-    capacity = ffi.new("uint32_t[]", RINGS_MAX)
-    capacity[0] = ring_size
+def _make(ring_size: int, bell: int) -> tuple[Channel, tuple[int, int]]:
+    """Return the maker's end of a new channel, and the other party's (own, other) regions."""
+    capacity = ffi.new("uint32_t[]", lib.VK_RINGS_MAX)
     regions: list[int] = []
-    for _ in range(2):
-        fd = lib.vk_channel_create(capacity, 1, 0)
-        if fd < 0:
-            raise RingError(-fd, f"no ring of {ring_size} bytes: ask for a power of two")
-        lib.vk_channel_seal(fd, 0)
-        regions.append(fd)
-    bells = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2)]
-    here = [regions[0], regions[1], bells[0], bells[1]]
-    there = [os.dup(fd) for fd in (regions[1], regions[0], bells[1], bells[0])]
-    return here, there
+    with contextlib.ExitStack() as undo:
+        undo.callback(os.close, bell)
+        if not 0 < ring_size <= lib.VK_RING_CAPACITY_MAX:
+            raise RingError(errno.EINVAL, f"no ring of {ring_size} bytes")
+        capacity[0] = ring_size
+        for _ in range(2):
+            fd = lib.vk_channel_create(capacity, 1, 0)
+            if fd < 0:
+                raise RingError(-fd, f"no ring of {ring_size} bytes: ask for a power of two")
+            undo.callback(os.close, fd)
+            regions.append(fd)
+        own, other = regions
+        theirs = (os.dup(other), os.dup(own))
+        undo.pop_all()
+    try:
+        return Channel(own, other, bell, maker=True), theirs
+    except BaseException:
+        for fd in theirs:
+            os.close(fd)
+        raise
 
 
-class Listener:
+def pair(ring_size: int = RING_SIZE) -> tuple[Channel, Channel]:
+    """Return both ends of a new channel, for two threads or a fork."""
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with here, there:
+        end, theirs = _make(ring_size, here.detach())
+        own, other = theirs
+        return end, Channel(own, other, there.detach())
+
+
+def _credentials(peer: socket.socket, allowed: frozenset[int]) -> tuple[int, int, int]:
+    packed = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, gid = _CREDENTIALS.unpack(packed)
+    if uid not in allowed:
+        raise RingError(errno.EACCES, f"uid {uid} is none of the users allowed here")
+    return pid, uid, gid
+
+
+def _users(allowed_uids: Collection[int] | None) -> frozenset[int]:
+    return frozenset({os.getuid()} if allowed_uids is None else allowed_uids)
+
+
+class Server:
     """A place where other applications of this host can connect."""
 
     def __init__(
@@ -51,52 +87,86 @@ class Listener:
         path: str,
         *,
         ring_size: int = RING_SIZE,
-        uids: Collection[int] | None = None,
+        allowed_uids: Collection[int] | None = None,
     ) -> None:
-        """Listen on *path* (``@name`` is an abstract name). Only *uids* (default: ours) may."""
         self._path, self._ring_size = path, ring_size
-        self._uids = frozenset({os.getuid()} if uids is None else uids)
+        self._allowed = _users(allowed_uids)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.bind(_address(path))
-        self._socket.listen()
+        try:
+            self._socket.bind(_address(path))
+            self._socket.listen()
+        except OSError:
+            self._socket.close()
+            raise
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable while somebody waits to be accepted."""
+        return self._socket.fileno()
 
     def accept(self, timeout_s: float | None = None) -> Channel:
         """Return a channel to the next application; raises TimeoutError or RingError."""
         self._socket.settimeout(timeout_s)
         caller, _ = self._socket.accept()
         with caller:
-            caller.settimeout(1.0)
-            packed = caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-            _, uid, _ = _CREDENTIALS.unpack(packed)
-            if uid not in self._uids:
-                raise RingError(1, f"uid {uid} may not connect here")
-            here, there = pair(self._ring_size)
+            peer = _credentials(caller, self._allowed)
+            channel, theirs = _make(self._ring_size, os.dup(caller.fileno()))
             try:
-                socket.send_fds(caller, [_HELLO], there)
-            except OSError:
-                for fd in here:
-                    os.close(fd)
-                raise
+                caller.setblocking(False)  # whoever does not take it, loses it
+                socket.send_fds(caller, [_HELLO], theirs)
+            except OSError as error:
+                channel.close()
+                raise RingError(error.errno, "the caller went away") from error
             finally:
-                for fd in there:
+                for fd in theirs:
                     os.close(fd)
-            return Channel(*here)
+            channel.peer = peer
+            return channel
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening; channels stay."""
         self._socket.close()
         if not self._path.startswith("@"):
             Path(self._path).unlink(missing_ok=True)
 
+    def __enter__(self) -> Self:
+        return self
 
-def connect(path: str, timeout_s: float = 5.0) -> Channel:
-    """Return a channel to the application that listens on *path*; raises OSError or RingError."""
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def serve(
+    path: str, *, ring_size: int = RING_SIZE, allowed_uids: Collection[int] | None = None
+) -> Server:
+    """Listen on *path*, or on an abstract name (``@name``); only *allowed_uids* may connect.
+
+    The default is this process's own user. *ring_size* is a power of two, each direction.
+    """
+    return Server(path, ring_size=ring_size, allowed_uids=allowed_uids)
+
+
+def connect(
+    path: str, timeout_s: float = 5.0, *, allowed_uids: Collection[int] | None = None
+) -> Channel:
+    """Return a channel to the application that serves *path*; raises OSError or RingError.
+
+    Only a server of *allowed_uids* is believed, by default of this process's own user.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as caller:
         caller.settimeout(timeout_s)
         caller.connect(_address(path))
-        hello, fds, _, _ = socket.recv_fds(caller, len(_HELLO) + 1, 4)
-    if hello != _HELLO or len(fds) != 4:
-        for fd in fds:
-            os.close(fd)
-        raise RingError(71, f"{path} refused, or is no Valkyrie ring")
-    return Channel(*fds)
+        peer = _credentials(caller, _users(allowed_uids))
+        hello, fds, flags, _ = socket.recv_fds(caller, len(_HELLO) + 1, 2, socket.MSG_CMSG_CLOEXEC)
+        if hello != _HELLO or len(fds) != 2 or flags & socket.MSG_CTRUNC:
+            for fd in fds:
+                os.close(fd)
+            raise RingError(errno.EPROTO, f"{path} refused, or is no Valkyrie ring")
+        own, other = fds
+        channel = Channel(own, other, caller.detach())
+    channel.peer = peer
+    return channel

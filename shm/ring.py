@@ -1,59 +1,91 @@
 """A channel between two applications of one host: records in shared memory, no daemon.
 
-Each end sends and receives. One thread a direction and end; waiting happens on an eventfd.
+Each end sends and receives; one thread an end. Waiting polls for a moment while that pays, then
+sleeps on a socket, which also tells when the other party dies.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import os
-import select
 import time
+import weakref
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, overload
 
 from ._shm import ffi, lib
-from .errors import RingError
+from .errors import RingClosedError, RingError
 
-Done = Callable[[], None]
-
-RINGS_MAX = len(ffi.new("struct vk_region *").tail)
 BATCH_MAX = 4096
 """Messages in one zero-copy batch."""
 READ_AHEAD = 64
 """Messages that ``recv`` copies out of the ring at once."""
+SPIN_NS_MAX = 20_000
+"""How long a blocking wait may poll before it sleeps, on a host with a processor to spare."""
+
+Buffer = bytes | bytearray | memoryview
+Capacities = Sequence[int]
 
 
 class Batch(Sequence[memoryview]):
     """Messages that still lie in the ring, without a copy.
 
-    Its views are valid until ``release``; after it they show what the sender writes next. Take
-    ``bytes`` of what is to stay, or ``copy`` all of them, which is faster one by one.
+    ``release`` (or leaving ``with``) gives the bytes back to the sender; the batch's views raise
+    ValueError afterwards. While somebody holds a buffer made of one of them (``memoryview(view)``,
+    an array), release raises BufferError and the messages stay. Slices of a view are not watched.
     """
 
-    def __init__(self, view: memoryview, begins: list[int], ends: list[int], done: Done) -> None:
+    def __init__(
+        self,
+        view: memoryview,
+        begins: list[int],
+        ends: list[int],
+        done: Callable[[], None] | None = None,
+    ) -> None:
         self._view, self._begins, self._ends = view, begins, ends
-        self._done: Done | None = done
+        self._done = done
+        self._lent: list[memoryview] = []
+        self._released = False
 
     def __len__(self) -> int:
         return len(self._begins)
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> memoryview: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[memoryview]: ...
+    def __getitem__(self, index: int | slice) -> memoryview | list[memoryview]:
+        self._check()
         if isinstance(index, slice):
             return [self[at] for at in range(*index.indices(len(self)))]
-        return self._view[self._begins[index] : self._ends[index]]
+        view = self._view[self._begins[index] : self._ends[index]]
+        self._lent.append(view)
+        return view
 
     def __iter__(self) -> Iterator[memoryview]:
+        self._check()
         view = self._view
-        return iter([view[a:b] for a, b in zip(self._begins, self._ends, strict=True)])
+        views = [view[a:b] for a, b in zip(self._begins, self._ends, strict=True)]
+        self._lent += views
+        return iter(views)
+
+    def _check(self) -> None:
+        if self._released:
+            raise ValueError("this batch was released")
 
     def copy(self) -> list[bytes]:
-        """Return the messages as bytes of their own."""
-        data = bytes(self._view)
-        return [data[a:b] for a, b in zip(self._begins, self._ends, strict=True)]
+        """Return the messages as bytes of their own: one copy, then cut."""
+        self._check()
+        if not self._begins:
+            return []
+        first = self._begins[0]
+        data = bytes(self._view[first : self._ends[-1]])
+        return [data[a - first : b - first] for a, b in zip(self._begins, self._ends, strict=True)]
 
     def __enter__(self) -> Self:
         return self
@@ -67,45 +99,96 @@ class Batch(Sequence[memoryview]):
         self.release()
 
     def release(self) -> None:
-        """Give the bytes back to the sender."""
+        """Give the bytes back to the sender; does nothing the second time."""
+        if self._released:
+            return
+        for view in self._lent:
+            view.release()
+        self._lent.clear()
+        self._released = True
         if self._done is not None:
             self._done()
             self._done = None
 
 
-class Channel:
-    """One end of a channel. Raises RingError when the other end broke the ring's rules."""
+def _unmap(region: Any, capacity: Any) -> None:
+    lib.vk_channel_unmap(region, capacity, 0)
 
-    def __init__(self, own: int, other: int, bell_self: int, bell_peer: int) -> None:
-        """Map two regions: *own*, which this end writes, and *other*. Takes all descriptors.
 
-        Both memfds must be sealed against resizing: a truncation would kill this process.
+class _End:
+    """What both directions share: the two regions, the bell, and waiting."""
+
+    def __init__(
+        self,
+        own: int,
+        other: int,
+        bell: int,
+        *,
+        maker: bool = False,
+        spin_ns_max: int | None = None,
+    ) -> None:
+        """Map *own*, the region this end writes, and *other*. Takes all descriptors.
+
+        Regions that come from another party must be sealed: a truncation would kill this process.
+        The *maker* of a channel seals them here instead, before they go to the other party.
         """
-        self._fds = (own, other, bell_self, bell_peer)
-        self._capacity = ffi.new("uint32_t[]", RINGS_MAX)
-        self._own = self._map(own, writable=True)
-        self._other = self._map(other, writable=False)
-        self._pipe: Any = ffi.new("struct vk_pipe *")
-        error = lib.vk_pipe_open(
-            self._pipe, self._own, self._other, self._capacity, bell_self, bell_peer
-        )
-        if error:
-            raise RingError(-error, "the other end's ring indices are impossible")
-        self._begins, self._ends = (
-            array("I", bytes(4 * BATCH_MAX)),
-            array("I", bytes(4 * BATCH_MAX)),
-        )
-        self._found = tuple(ffi.from_buffer("uint32_t[]", a) for a in (self._begins, self._ends))
+        if spin_ns_max is None:
+            spin_ns_max = SPIN_NS_MAX if len(os.sched_getaffinity(0)) > 1 else 0
+        self._bell = bell
+        self._pipe: Any = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiters: list[asyncio.Future[None]] = []
         self._ready: list[bytes] = []
-        self._base = ffi.new("uint8_t **")
-        self._poll = select.poll()
-        self._poll.register(bell_self, select.POLLIN)
         self._lent = False
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, bell)
+            try:
+                self._capacity = self._check((own, other), sealed=not maker)
+                self._own = self._map(own, writable=True)
+                undo.callback(_unmap, self._own, self._capacity)
+                if maker:  # nobody but this process can write to its own region any more
+                    self._seal(own, future_write=1)
+                    self._seal(other, future_write=0)
+                region = self._map(other, writable=False)
+            finally:
+                os.close(own)
+                os.close(other)
+            size = 2 * self._capacity[0]
+            window = ffi.buffer(lib.vk_channel_data(region, self._capacity, 0), size)
+            # The mapping lives as long as any view of the ring does, whatever is closed before.
+            weakref.finalize(window, _unmap, region, self._capacity).atexit = False
+            self._window: memoryview | None = memoryview(window).toreadonly()
+            pipe = ffi.new("struct vk_pipe *")
+            result = lib.vk_pipe_open(pipe, self._own, region, self._capacity, bell, spin_ns_max)
+            if result:
+                raise RingError(-result, "the other end's ring indices are impossible")
+            self._other = region
+            self._pipe = pipe
+            undo.pop_all()
+        self._begins = array("I", bytes(4 * BATCH_MAX))
+        self._ends = array("I", bytes(4 * BATCH_MAX))
+        self._found = tuple(ffi.from_buffer("uint32_t[]", a) for a in (self._begins, self._ends))
+
+    @staticmethod
+    def _check(fds: tuple[int, int], *, sealed: bool) -> Any:
+        found = []
+        for fd in fds:
+            capacity = ffi.new("uint32_t[]", lib.VK_RINGS_MAX)
+            error = lib.vk_channel_check(fd, sealed, capacity, ffi.NULL)
+            if error:
+                raise RingError(-error, "not a region, or one that could still be truncated")
+            found.append(capacity)
+        if list(found[0]) != list(found[1]) or not found[0][0]:
+            raise RingError(errno.EPROTO, "the two regions do not belong to one channel")
+        return found[0]
+
+    @staticmethod
+    def _seal(fd: int, *, future_write: int) -> None:
+        error = lib.vk_channel_seal(fd, future_write)
+        if error:
+            raise RingError(-error, "could not seal a region")
 
     def _map(self, fd: int, *, writable: bool) -> Any:
-        error = lib.vk_channel_check(fd, 1, self._capacity, ffi.NULL)
-        if error:
-            raise RingError(-error, "not a region, or one that could still be truncated")
         region = lib.vk_channel_map(fd, self._capacity, writable, ffi.NULL)
         if region == ffi.NULL:
             raise RingError(ffi.errno, "could not map a region")
@@ -113,24 +196,36 @@ class Channel:
 
     @property
     def capacity(self) -> int:
-        """Bytes of the ring, each direction."""
+        """Bytes of the ring, each direction; a message takes 8 more than its size, rounded up."""
         return int(self._capacity[0])
 
+    @property
+    def message_size_max(self) -> int:
+        """Bytes of the largest message that can ever be sent."""
+        return self.capacity - int(ffi.sizeof("struct vk_record"))
+
+    @property
+    def closed_by_peer(self) -> bool:
+        """Whether the other end is gone; what it sent before can still be received."""
+        return bool(self._pipe is None or self._pipe.gone or self._other.closed)
+
     def fileno(self) -> int:
-        """Return the eventfd that wakes this end."""
-        return self._fds[2]
+        """Return the descriptor that becomes readable when this end is woken."""
+        return self._bell
 
     def close(self) -> None:
-        """Say good-bye and give everything back; the other end sees the ring end."""
+        """Say good-bye and give everything back; the other end sees the channel end."""
         if self._pipe is None:
             return
-        self._own.closed = 1
-        os.eventfd_write(self._fds[3], 1)
-        for region in (self._own, self._other):
-            lib.vk_channel_unmap(region, self._capacity, 0)
-        for fd in self._fds:
-            os.close(fd)
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.remove_reader(self._bell)
+        self._settle()
+        lib.vk_pipe_close(self._pipe)
         self._pipe = None
+        _unmap(self._own, self._capacity)
+        self._own = self._other = None
+        self._window = None
+        os.close(self._bell)
 
     def __enter__(self) -> Self:
         return self
@@ -143,107 +238,161 @@ class Channel:
     ) -> None:
         self.close()
 
-    @property
-    def closed_by_peer(self) -> bool:
-        """Whether the other end said good-bye; what it sent before can still be received."""
-        return bool(self._other.closed)
+    def _use(self) -> Any:
+        if self._pipe is None:
+            raise RingError(errno.EBADF, "this end of the channel is closed")
+        return self._pipe
+
+    def _count(self, count: int) -> int:
+        if count >= 0:
+            return count
+        if count == -errno.EPIPE:
+            raise RingClosedError(errno.EPIPE, "the other end of the channel is gone")
+        if count == -errno.EMSGSIZE:
+            raise RingError(errno.EMSGSIZE, f"at most {self.message_size_max} bytes fit this ring")
+        raise RingError(-count, "the other end broke the ring's rules: close the channel")
+
+    def wait(self, timeout_s: float | None = None, *, room: int = 0) -> bool:
+        """Block until a message is there, or until *room* bytes can be sent; False on time-out.
+
+        The other party's end counts as a message: the next call says what happened.
+        """
+        if self._ready and not room:
+            return True
+        pipe = self._use()
+        timeout_ns = -1 if timeout_s is None else max(0, int(timeout_s * 1e9))
+        end = time.monotonic_ns() + timeout_ns
+        while (result := lib.vk_pipe_wait(pipe, room, timeout_ns)) == -errno.EINTR:
+            if timeout_ns >= 0:  # Python runs signal handlers between two calls
+                timeout_ns = max(0, end - time.monotonic_ns())
+        return bool(self._count(result))
+
+    async def wait_async(self, *, room: int = 0) -> None:
+        """Wait in the event loop until a message is there, or until *room* bytes can be sent."""
+        if self._ready and not room:
+            return
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop = loop
+            loop.add_reader(self._bell, self._rung)
+        while not lib.vk_pipe_arm(self._use(), room):
+            rung = loop.create_future()
+            self._waiters.append(rung)
+            try:
+                await rung
+            finally:
+                if rung in self._waiters:
+                    self._waiters.remove(rung)
+        if not self._waiters:
+            lib.vk_pipe_wake(self._use(), 0)
+
+    def _rung(self) -> None:
+        if lib.vk_pipe_wake(self._pipe, 1) and self._loop is not None:
+            self._loop.remove_reader(self._bell)  # it would stay readable for ever
+        self._settle()
+
+    def _settle(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for rung in waiters:
+            if not rung.done():
+                rung.set_result(None)
+
+
+class Producer(_End):
+    """The sending direction of a channel's end."""
 
     def send(self, message: bytes) -> bool:
-        """Send one message; False when the ring has no room."""
-        return self._sent(lib.vk_pipe_send_fixed(self._pipe, message, len(message), 1)) == 1
+        """Send one message; False when the ring has no room now.
+
+        Raises RingClosedError when the other end is gone, RingError when it broke the rules or
+        the message can never fit.
+        """
+        went = lib.vk_pipe_send(self._pipe or self._use(), message, len(message))
+        return went == 1 or bool(self._count(went))
 
     def send_many(self, messages: Sequence[bytes]) -> int:
-        """Send messages in order; returns how many went before the ring was full."""
+        """Send messages in order, waking the receiver once; returns how many there was room for."""
         sizes = array("I", map(len, messages))
-        return self._sent(
-            lib.vk_pipe_send_many(
-                self._pipe, b"".join(messages), ffi.from_buffer("uint32_t[]", sizes), len(sizes)
-            )
-        )
+        joined, count = b"".join(messages), len(sizes)
+        found = ffi.from_buffer("uint32_t[]", sizes)
+        return self._count(lib.vk_pipe_send_many(self._use(), joined, found, count))
 
-    def send_fixed(self, buffer: bytes | bytearray | memoryview, size: int) -> int:
-        """Send a buffer as messages of *size* bytes; returns how many went."""
+    def send_buffer(self, buffer: Buffer, size_each: int) -> int:
+        """Send a buffer as messages of *size_each* bytes; returns how many went."""
         data = ffi.from_buffer("uint8_t[]", buffer)
-        return self._sent(lib.vk_pipe_send_fixed(self._pipe, data, size, len(data) // size))
+        if size_each < 1 or len(data) % size_each:
+            raise ValueError(f"{len(data)} bytes are no messages of {size_each} bytes")
+        count = len(data) // size_each
+        return self._count(lib.vk_pipe_send_fixed(self._use(), data, size_each, count))
 
-    @staticmethod
-    def _sent(count: int) -> int:
-        if count < 0:
-            raise RingError(-count, "the other end broke the ring's rules")
-        return count
+    async def send_async(self, message: bytes) -> None:
+        """Send one message, waiting for room as long as there is none."""
+        while not self.send(message):
+            await self.wait_async(room=len(message) or 1)
 
-    def _take(self, most: int) -> tuple[memoryview, list[int], list[int]]:
-        count = self._sent(
-            lib.vk_pipe_recv_many(self._pipe, min(most, BATCH_MAX), *self._found, self._base)
-        )
-        begins, ends = self._begins[:count].tolist(), self._ends[:count].tolist()
-        size = ends[-1] if count else 0
-        return memoryview(ffi.buffer(self._base[0], size)).toreadonly(), begins, ends
 
-    def recv(self) -> bytes | None:
-        """Return the next message, or None."""
-        if not self._ready:
-            if self._lent:
-                raise RingError(0, "release the last batch first")
-            view, begins, ends = self._take(READ_AHEAD)
-            if not begins:
+class Consumer(_End):
+    """The receiving direction of a channel's end."""
+
+    def _take(self, most: int) -> tuple[list[int], list[int]]:
+        if self._lent:
+            raise RingError(errno.EBUSY, "release the last batch first")
+        count = self._count(lib.vk_pipe_recv_many(self._use(), most, *self._found))
+        return self._begins[:count].tolist(), self._ends[:count].tolist()
+
+    def _read_ahead(self) -> bool:
+        begins, ends = self._take(READ_AHEAD)
+        if not begins:
+            return False
+        first, window = begins[0], self._window
+        assert window is not None
+        data = bytes(window[first : ends[-1]])
+        self._ready = [data[a - first : b - first] for a, b in zip(begins, ends, strict=True)]
+        self._ready.reverse()
+        lib.vk_pipe_release(self._pipe)
+        return True
+
+    def recv(self, timeout_s: float | None = 0) -> bytes | None:
+        """Return the next message; None if none came within the time (None: wait for ever).
+
+        Raises RingClosedError when the other end is gone and everything was received.
+        """
+        if self._ready:
+            return self._ready.pop()
+        while not self._read_ahead():
+            if timeout_s == 0 or not self.wait(timeout_s):
                 return None
-            data = bytes(view)
-            self._ready = [data[a:b] for a, b in zip(begins, ends, strict=True)]
-            self._ready.reverse()
-            lib.vk_pipe_release(self._pipe)
+        return self._ready.pop()
+
+    async def recv_async(self) -> bytes:
+        """Return the next message, waiting for it in the event loop."""
+        while not self._ready and not self._read_ahead():
+            await self.wait_async()
         return self._ready.pop()
 
     def recv_many(self, most: int = BATCH_MAX) -> Batch:
         """Return what is there, at most *most* messages, without copying; may be empty.
 
-        The batch must be released before the next one is asked for.
+        A batch must be released before anything else is received.
         """
-        if self._lent:
-            raise RingError(0, "release the last batch first")
         if self._ready:  # read ahead by recv: they come first
             ready, self._ready = self._ready[::-1], []
             ends = list(accumulate(map(len, ready)))
             begins = [end - len(message) for end, message in zip(ends, ready, strict=True)]
-            return Batch(memoryview(b"".join(ready)), begins, ends, lambda: None)
-        view, begins, ends = self._take(most)
-        self._lent = True
-        return Batch(view, begins, ends, self._return)
+            return Batch(memoryview(b"".join(ready)), begins, ends)
+        begins, ends = self._take(min(most, BATCH_MAX))
+        assert self._window is not None
+        self._lent = bool(begins)
+        return Batch(self._window, begins, ends, self._return if begins else None)
 
     def _return(self) -> None:
         self._lent = False
         if self._pipe is not None:
             lib.vk_pipe_release(self._pipe)
 
-    def wait(self, timeout_s: float | None = None, *, room: int = 0) -> bool:
-        """Sleep until a message is there, or room for *room* bytes; False on time-out."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            sleep = not (self._ready and not room) and lib.vk_pipe_sleep(self._pipe, room)
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            rung = sleep and self._poll.poll(None if left is None else left * 1000)
-            if rung or not sleep:
-                lib.vk_pipe_wake(self._pipe)
-            if not sleep:
-                return True
-            if not rung and left is not None:
-                lib.vk_pipe_wake(self._pipe)
-                return False
 
-    async def wait_async(self, *, room: int = 0) -> None:
-        """Sleep in the event loop until a message is there, or room for *room* bytes."""
-        loop = asyncio.get_running_loop()
-        while not (self._ready and not room) and lib.vk_pipe_sleep(self._pipe, room):
-            rung: asyncio.Future[None] = loop.create_future()
-            loop.add_reader(self._fds[2], _settle, rung)
-            try:
-                await rung
-            finally:
-                loop.remove_reader(self._fds[2])
-                lib.vk_pipe_wake(self._pipe)
-        lib.vk_pipe_wake(self._pipe)
+class Channel(Producer, Consumer):
+    """One end of a channel: sends and receives. Made by ``serve``, ``connect`` or ``pair``."""
 
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+    peer: tuple[int, int, int] | None = None
+    """Process, user and group id of the other party, as the kernel knows them."""

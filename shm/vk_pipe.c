@@ -1,113 +1,187 @@
 /* SPDX-License-Identifier: MIT */
+#define _GNU_SOURCE
 #include "vk_pipe.h"
-
-#include "vk_bell.h"
 
 #include <string.h>
 
+enum { NS_PER_S = 1000000000 };
+
 int vk_pipe_open(struct vk_pipe *pipe, struct vk_region *own, const struct vk_region *other,
-		 const uint32_t capacity[VK_RINGS_MAX], int bell_self, int bell_peer)
+		 const uint32_t capacity[VK_RINGS_MAX], int bell, int64_t spin_ns_max)
 {
 	memset(pipe, 0, sizeof *pipe);
-	memcpy(pipe->capacity, capacity, sizeof pipe->capacity);
-	pipe->bell_self = bell_self;
-	pipe->bell_peer = bell_peer;
+	pipe->bell = bell;
+	pipe->spin.max_ns = pipe->spin.now_ns = spin_ns_max;
 	if (vk_tx_open(&pipe->tx, own, other, capacity, 0))
 		return -EPROTO;
 	return vk_rx_open(&pipe->rx, own, other, capacity, 0);
+}
+
+/* The other party said good-bye, or died. */
+static int ended(const struct vk_pipe *pipe)
+{
+	return pipe->gone || VK_LOAD_ACQUIRE(&pipe->tx.peer->closed);
 }
 
 static int put(struct vk_pipe *pipe, const uint8_t *data, uint32_t size)
 {
 	uint8_t *body = vk_tx_reserve(&pipe->tx, size);
 
-	if (!body)
+	if (!body) {
+		if (vk_record_span(size) > pipe->tx.capacity)
+			return -EMSGSIZE;
 		return vk_tx_room(&pipe->tx) == -EPROTO ? -EPROTO : 0;
+	}
 	memcpy(body, data, size);
 	vk_tx_commit(&pipe->tx, size, VK_RECORD_RAW);
 	return 1;
 }
 
-static int64_t publish(struct vk_pipe *pipe, int error, uint32_t sent)
+static void publish(struct vk_pipe *pipe)
 {
-	if (error < 0)
-		return error;
-	if (sent) {
-		vk_tx_publish(&pipe->tx);
-		vk_bell_ring(pipe->tx.peer, pipe->bell_peer, &pipe->rang);
-	}
-	return sent;
+	vk_tx_publish(&pipe->tx);
+	vk_bell_ring(pipe->tx.peer, pipe->bell, &pipe->rang);
+}
+
+int vk_pipe_send(struct vk_pipe *pipe, const uint8_t *data, uint32_t size)
+{
+	int went = ended(pipe) ? -EPIPE : put(pipe, data, size);
+
+	if (went > 0)
+		publish(pipe);
+	return went;
 }
 
 int64_t vk_pipe_send_many(struct vk_pipe *pipe, const uint8_t *data, const uint32_t *sizes,
 			  uint32_t n)
 {
+	int went = ended(pipe) ? -EPIPE : 1;
 	uint32_t sent = 0;
-	int went = 1;
 
-	for (; sent < n; sent++) {
+	while (went > 0 && sent < n) {
 		went = put(pipe, data, sizes[sent]);
-		if (went != 1)
-			break;
-		data += sizes[sent];
+		if (went > 0)
+			data += sizes[sent++];
 	}
-	return publish(pipe, went, sent);
+	if (sent)
+		publish(pipe);
+	return sent || went > 0 ? (int64_t)sent : went;
 }
 
 int64_t vk_pipe_send_fixed(struct vk_pipe *pipe, const uint8_t *data, uint32_t size, uint32_t n)
 {
+	int went = ended(pipe) ? -EPIPE : 1;
 	uint32_t sent = 0;
-	int went = 1;
 
-	for (; sent < n; sent++, data += size) {
-		went = put(pipe, data, size);
-		if (went != 1)
-			break;
+	while (went > 0 && sent < n) {
+		went = put(pipe, data + (uint64_t)sent * size, size);
+		if (went > 0)
+			sent++;
 	}
-	return publish(pipe, went, sent);
+	if (sent)
+		publish(pipe);
+	return sent || went > 0 ? (int64_t)sent : went;
 }
 
-int64_t vk_pipe_recv_many(struct vk_pipe *pipe, uint32_t max, uint32_t *begins, uint32_t *ends,
-			  const uint8_t **base)
+int64_t vk_pipe_recv_many(struct vk_pipe *pipe, uint32_t max, uint32_t *begins, uint32_t *ends)
 {
+	uint64_t first = pipe->rx.head & (pipe->rx.capacity - 1), start = pipe->rx.head;
+	int over = ended(pipe), found = 1;
 	struct vk_record record;
 	const uint8_t *body;
 	uint32_t n = 0;
 
-	*base = pipe->rx.data + (pipe->rx.head & (pipe->rx.capacity - 1));
-	for (; n < max; n++) {
-		int found = vk_rx_peek(&pipe->rx, &record, &body);
-
-		if (found < 0)
-			return found;
-		if (!found)
+	/* Mapped twice: a batch may run over the end of the ring and stays contiguous. */
+	while (n < max) {
+		found = vk_rx_peek(&pipe->rx, &record, &body);
+		if (found <= 0)
 			break;
-		/* A batch is one contiguous stretch: the second mapping ends it. */
-		if (body < *base)
-			break;
-		begins[n] = (uint32_t)(body - *base);
+		begins[n] = (uint32_t)(first + (pipe->rx.head - start) + sizeof record);
 		ends[n] = begins[n] + record.size;
 		vk_rx_advance(&pipe->rx, &record);
+		n++;
 	}
-	return n;
+	if (n || found > 0)
+		return n;
+	return found < 0 ? found : over ? -EPIPE : 0;
 }
 
 void vk_pipe_release(struct vk_pipe *pipe)
 {
 	vk_rx_release(&pipe->rx);
-	vk_bell_ring(pipe->rx.peer, pipe->bell_peer, &pipe->rang);
+	vk_bell_ring(pipe->rx.peer, pipe->bell, &pipe->rang);
 }
 
-int vk_pipe_sleep(struct vk_pipe *pipe, uint32_t size)
+int vk_pipe_ready(struct vk_pipe *pipe, uint32_t room)
+{
+	int64_t free;
+
+	if (ended(pipe))
+		return 1;
+	if (!room)
+		return VK_LOAD_ACQUIRE(&pipe->rx.peer->tail[0]) != pipe->rx.head;
+	free = vk_tx_room(&pipe->tx);
+	return free < 0 || free >= (int64_t)vk_record_span(room) ||
+	       vk_record_span(room) > pipe->tx.capacity;
+}
+
+int vk_pipe_arm(struct vk_pipe *pipe, uint32_t room)
 {
 	vk_sleep_begin(pipe->tx.self, &pipe->sleeps);
-	if (size)
-		return vk_tx_room(&pipe->tx) < (int64_t)vk_record_span(size);
-	return VK_LOAD_ACQUIRE(&pipe->rx.peer->tail[0]) == pipe->rx.head &&
-	       !VK_LOAD_RELAXED(&pipe->rx.peer->closed);
+	return vk_pipe_ready(pipe, room);
 }
 
-void vk_pipe_wake(struct vk_pipe *pipe)
+int vk_pipe_wake(struct vk_pipe *pipe, int rang)
 {
-	vk_sleep_end(pipe->tx.self, pipe->bell_self, 1);
+	vk_sleep_end(pipe->tx.self, pipe->bell, 0);
+	if (rang && vk_bell_empty(pipe->bell) == -EPIPE)
+		pipe->gone = 1;
+	return pipe->gone ? -EPIPE : 0;
+}
+
+struct wanted {
+	struct vk_pipe *pipe;
+	uint32_t room;
+};
+
+static int is_ready(void *context)
+{
+	const struct wanted *wanted = context;
+
+	return vk_pipe_ready(wanted->pipe, wanted->room);
+}
+
+int vk_pipe_wait(struct vk_pipe *pipe, uint32_t room, int64_t timeout_ns)
+{
+	struct wanted wanted = { pipe, room };
+	int64_t end = timeout_ns < 0 ? 0 : vk_spin_clock() + timeout_ns;
+	int n = 1;
+
+	if (is_ready(&wanted) || (timeout_ns && vk_spin_until(&pipe->spin, is_ready, &wanted)))
+		return 1;
+	while (n > 0) {
+		struct pollfd bell = { .fd = pipe->bell, .events = POLLIN };
+		int64_t left = timeout_ns < 0 ? 0 : end - vk_spin_clock();
+		struct timespec until = { .tv_sec = left / NS_PER_S, .tv_nsec = left % NS_PER_S };
+
+		if (left < 0)
+			until = (struct timespec){ 0 };
+		if (vk_pipe_arm(pipe, room)) {
+			vk_pipe_wake(pipe, 0);
+			return 1;
+		}
+		n = ppoll(&bell, 1, timeout_ns < 0 ? NULL : &until, NULL);
+		n = n < 0 ? -errno : n;
+		vk_pipe_wake(pipe, n > 0);
+		if (is_ready(&wanted))
+			return 1;
+	}
+	return n;
+}
+
+void vk_pipe_close(struct vk_pipe *pipe)
+{
+	VK_STORE_RELEASE(&pipe->tx.self->closed, 1);
+	pipe->rang = 0; /* whatever it was rung for before */
+	vk_bell_ring(pipe->tx.peer, pipe->bell, &pipe->rang);
 }
