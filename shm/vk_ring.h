@@ -108,7 +108,7 @@ static inline void vk_tx_publish(struct vk_tx *tx)
 	const uint8_t *next = tx->data + (tx->tail & (tx->capacity - 1));
 
 	VK_STORE_RELEASE(&tx->self->tail[tx->ring], tx->tail);
-	/* The consumer's cache has these lines since the last lap: fetch them while nobody waits. */
+	/* The consumer has these lines since the last lap: fetch them while nobody waits. */
 	VK_PREFETCH_WRITE(next);
 	VK_PREFETCH_WRITE(next + VK_LINE);
 }
