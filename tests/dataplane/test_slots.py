@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.dataplane.fuzzing import fuzz
+from tests.dataplane.native import PARTS
 from tests.dataplane.rig import Rig, Stream, rig_of
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.wire import Class, Gauge
@@ -188,3 +191,18 @@ def test_a_full_path_leaves_records_in_their_ring_and_says_so(rig: Rig) -> None:
     rig.settle()
     assert rig.ask("blocked", 0, 0, DATA) == str(lib.VK_BLOCKED_NONE)
     assert [each.mark for each in rig.take(1, 0, Class.DATA)] == list(range(300))
+
+
+def test_a_fuzzing_application_leaves_the_worker_whole_and_others_their_turn() -> None:
+    record = struct.pack("<IBBH", 40 + 16, lib.VK_RECORD_DATA, 0, 0)
+    message = struct.pack("<6I4BIQ", 0, 1, 0, 1000, 0, 5, 0, 0, 0, 0, 0, 0)
+    opening = struct.pack("<IBBH", 40 + 8, lib.VK_RECORD_OPEN, 0, 0)
+    seeds = [
+        bytes([5, 3]) + record + message + bytes(16),
+        bytes([5, 3]) + opening + message + b"service ",
+        bytes([0, 4]) + struct.pack("<Q", 1 << 40),
+        bytes([1, 4]) + struct.pack("<Q", 64),
+        bytes([2, 3]) + struct.pack("<Q", 9),
+    ]
+    sources = ["tests/dataplane/fuzz_slots.c", "tests/dataplane/worker_rig.c", *PARTS]
+    fuzz("fuzz_slots", sources, [*seeds, b"".join(seeds)])

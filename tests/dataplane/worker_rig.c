@@ -398,6 +398,14 @@ int rig_detach(uint32_t number, uint32_t slot)
 	return give(node, &order, NULL);
 }
 
+void rig_unmap(uint32_t number, uint32_t slot)
+{
+	struct rig_app *app = &rig_nodes[number].apps[slot];
+
+	vk_channel_unmap(app->self, app->capacity, 0);
+	vk_channel_unmap((struct vk_region *)(uintptr_t)app->peer, app->capacity, 0);
+}
+
 void rig_service(uint32_t number, uint32_t slot, const char *name)
 {
 	struct rig_node *node = &rig_nodes[number];

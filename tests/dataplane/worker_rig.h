@@ -84,6 +84,9 @@ int rig_attach(uint32_t node, uint32_t slot, uint32_t ring_size, const struct vk
 /* rig_detach orders the worker to forget one; returns its answer. */
 int rig_detach(uint32_t node, uint32_t slot);
 
+/* rig_unmap takes away what a gone application had mapped. */
+void rig_unmap(uint32_t node, uint32_t slot);
+
 /* rig_service registers a name. */
 void rig_service(uint32_t node, uint32_t slot, const char *name);
 
