@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from valkyrie.dataplane.stream import Stream, SyncStream
     from valkyrie.dataplane.wire import Class, Flag, Type
+    from valkyrie.shm import local
 
 __all__ = [
     "Batch",
@@ -48,6 +49,7 @@ __all__ = [
     "__version__",
     "attach",
     "attach_sync",
+    "local",
     "prefer_latency",
 ]
 
@@ -58,6 +60,8 @@ _MODULES = ("node", "stream", "message", "refusal", "errors", "wire")
 
 def __getattr__(name: str) -> Any:
     """Import the public names when they are first used: ``import valkyrie`` loads nothing."""
+    if name == "local":
+        return import_module("valkyrie.shm.local")
     if name in __all__:
         for module in _MODULES:
             found = import_module(f"valkyrie.dataplane.{module}")

@@ -69,7 +69,8 @@ uint32_t vk_worker_abi(void);
  * -EPIPE) or a port fails (returns -errno). Assumes a process of its own, single-threaded. Needs
  * no capabilities. Syscalls once it runs: recvmsg/sendmsg/sendto/recvfrom/recvmmsg/sendmmsg, ppoll,
  * epoll_wait, read, write, mmap, munmap, close, getsockopt (XDP_STATISTICS), nanosleep,
- * clock_gettime, sched_yield, sched_getattr, sched_setattr, exit; epoll_create1 and epoll_ctl when it starts. */
+ * clock_gettime, sched_yield,
+ * sched_getattr, sched_setattr, exit; epoll_create1 and epoll_ctl when it starts. */
 int vk_worker_run(struct vk_boot *boot);
 #endif
 #endif
