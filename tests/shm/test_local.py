@@ -19,7 +19,7 @@ from valkyrie.shm.ring import Channel
 
 @pytest.fixture
 def ends(tmp_path: Path) -> Iterator[tuple[Channel, Channel]]:
-    listener = local.Listener(str(tmp_path / "meet"), ring_size=65536)
+    listener = local.serve(str(tmp_path / "meet"), ring_size=65536)
     found: list[Channel] = []
     thread = threading.Thread(target=lambda: found.append(listener.accept(5)))
     thread.start()
@@ -59,7 +59,7 @@ def test_messages_stay_whole_and_in_order_around_the_ring(ends: tuple[Channel, C
 
 def test_a_full_ring_takes_nothing_and_loses_nothing(ends: tuple[Channel, Channel]) -> None:
     near, far = ends
-    went = near.send_fixed(bytes(120) * 2000, 120)
+    went = near.send_buffer(bytes(120) * 2000, 120)
     assert went == near.capacity // 128
     assert not near.send(b"more")
     assert not near.wait(0.01, room=120)
@@ -98,15 +98,8 @@ def test_a_closed_end_is_seen_and_what_it_sent_still_comes(ends: tuple[Channel, 
     assert far.recv() == b"last words"
 
 
-def test_an_impossible_index_ends_only_the_channel(ends: tuple[Channel, Channel]) -> None:
-    near, far = ends
-    near._own.tail[0] = 1 << 40
-    with pytest.raises(RingError):
-        far.recv()
-
-
 def test_another_uid_is_refused(tmp_path: Path) -> None:
-    listener = local.Listener(str(tmp_path / "meet"), uids={os.getuid() + 1})
+    listener = local.serve(str(tmp_path / "meet"), allowed_uids={os.getuid() + 1})
     caught: list[Exception] = []
 
     def accept() -> None:
@@ -133,8 +126,8 @@ def test_descriptors_that_are_no_sealed_regions_are_refused(tmp_path: Path) -> N
         def serve() -> None:
             caller, _ = server.accept()
             with caller:
-                fds = [os.memfd_create("fake") for _ in range(4)]
-                socket.send_fds(caller, [b"valkyrie ring 1"], fds)
+                fds = [os.memfd_create("fake") for _ in range(2)]
+                socket.send_fds(caller, [b"valkyrie ring 2"], fds)
                 for fd in fds:
                     os.close(fd)
 
