@@ -1,0 +1,208 @@
+"""Rings between two applications of one host, in C and in Python.
+
+Baselines of the same run: one shared cache line that two processes write in turns (C), and
+``multiprocessing.Pipe`` (Python). Contents are checked and counted at the receiver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from valkyrie.shm import local
+from valkyrie.shm.ring import Channel
+
+ROOT = Path(__file__).resolve().parent.parent
+MESSAGE = bytes(range(64))
+BATCH = 1000
+Row = dict[str, Any]
+
+
+def _row(metric: str, value: float, unit: str, baseline: float) -> Row:
+    return {
+        "scenario": "rings",
+        "metric": metric,
+        "value": round(value, 3),
+        "unit": unit,
+        "baseline": round(baseline, 3),
+        "ratio": round(value / baseline, 3) if baseline else None,
+    }
+
+
+def _c(messages: int, pings: int, rounds: int) -> list[Row]:
+    binary = ROOT / "build" / "perf" / "rings"
+    binary.parent.mkdir(parents=True, exist_ok=True)
+    include = [f"-I{ROOT / layer}" for layer in ("shm", "bpf")]
+    sources = [ROOT / "perf" / "rings.c", ROOT / "shm" / "vk_channel.c"]
+    subprocess.run(["cc", "-O2", "-std=gnu11", *include, "-o", binary, *sources], check=True)
+    runs = []
+    for _ in range(rounds):
+        done = subprocess.run(
+            [binary, str(messages), str(pings)], capture_output=True, check=True, timeout=120
+        )
+        runs.append([int(word) for word in done.stdout.split()])
+    rate, trip, slot = (median(run[i] for run in runs) for i in range(3))
+    return [
+        _row("C to C, 64 B", rate, "msg/s", 1e9 / slot),
+        _row("C round trip p50", trip / 1e3, "µs", slot / 1e3),
+    ]
+
+
+def _pair(far: Callable[[Channel], None], near: Callable[[Channel], Any]) -> Any:
+    here, there = local.pair()
+    pid = os.fork()
+    if pid == 0:
+        os.sched_setaffinity(0, {1})
+        try:
+            far(there)
+        finally:
+            os._exit(0)
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {0})
+    try:
+        return near(here)
+    finally:
+        os.sched_setaffinity(0, before)
+        os.waitpid(pid, 0)
+        here.close()
+        there.close()
+
+
+def _until(channel: Channel) -> bytes:
+    while (message := channel.recv()) is None:
+        channel.wait(5)
+    return message
+
+
+def _rate_single(count: int) -> float:
+    def far(channel: Channel) -> None:
+        for _ in range(count):
+            assert _until(channel) == MESSAGE
+        channel.send(b"done")
+
+    def near(channel: Channel) -> float:
+        begin = time.perf_counter()
+        for _ in range(count):
+            while not channel.send(MESSAGE):
+                channel.wait(5, room=len(MESSAGE))
+        assert _until(channel) == b"done"
+        return count / (time.perf_counter() - begin)
+
+    return float(_pair(far, near))
+
+
+def _rate_batch(count: int) -> float:
+    def far(channel: Channel) -> None:
+        seen = 0
+        while seen < count:
+            with channel.recv_many() as batch:
+                messages = batch.copy()
+            seen += len(messages)
+            assert not messages or messages[-1] == MESSAGE
+            if not messages:
+                channel.wait(5)
+        channel.send(b"done")
+
+    def near(channel: Channel) -> float:
+        messages, sent = [MESSAGE] * BATCH, 0
+        begin = time.perf_counter()
+        while sent < count:
+            went = channel.send_many(messages[: min(BATCH, count - sent)])
+            sent += went
+            if went < BATCH and sent < count:
+                channel.wait(5, room=BATCH * 2 * len(MESSAGE))
+        assert _until(channel) == b"done"
+        return count / (time.perf_counter() - begin)
+
+    return float(_pair(far, near))
+
+
+async def _answer_async(channel: Channel, count: int) -> None:
+    for _ in range(count):
+        channel.send(await channel.recv_async())
+
+
+async def _ask_async(channel: Channel, count: int) -> list[int]:
+    times = []
+    for _ in range(count):
+        begin = time.perf_counter_ns()
+        channel.send(MESSAGE)
+        await channel.recv_async()
+        times.append(time.perf_counter_ns() - begin)
+    return times
+
+
+def _answer(channel: Channel, count: int) -> None:
+    for _ in range(count):
+        channel.send(_until(channel))
+
+
+def _ask(channel: Channel, count: int) -> list[int]:
+    times = []
+    for _ in range(count):
+        begin = time.perf_counter_ns()
+        channel.send(MESSAGE)
+        _until(channel)
+        times.append(time.perf_counter_ns() - begin)
+    return times
+
+
+def _trips(count: int, *, loop: bool) -> float:
+    if loop:
+        times = _pair(
+            lambda channel: asyncio.run(_answer_async(channel, count)),
+            lambda channel: asyncio.run(_ask_async(channel, count)),
+        )
+    else:
+        times = _pair(lambda channel: _answer(channel, count), lambda channel: _ask(channel, count))
+    return median(times) / 1e3
+
+
+def _pipe(count: int) -> tuple[float, float]:
+    """Return messages a second and the median round trip (µs) of multiprocessing.Pipe."""
+    near, far = multiprocessing.Pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.sched_setaffinity(0, {1})
+        for _ in range(count):
+            far.recv_bytes()
+        far.send_bytes(b"done")
+        for _ in range(count // 10):
+            far.send_bytes(far.recv_bytes())
+        os._exit(0)
+    begin = time.perf_counter()
+    for _ in range(count):
+        near.send_bytes(MESSAGE)
+    near.recv_bytes()
+    rate = count / (time.perf_counter() - begin)
+    times = []
+    for _ in range(count // 10):
+        start = time.perf_counter_ns()
+        near.send_bytes(MESSAGE)
+        near.recv_bytes()
+        times.append(time.perf_counter_ns() - start)
+    os.waitpid(pid, 0)
+    return rate, median(times) / 1e3
+
+
+def run(quick: bool) -> list[Row]:  # every scenario is called run(quick)
+    """Return the rows of rings between two applications."""
+    scale = 1 if quick else 5
+    rows = _c(20_000_000 * scale, 100_000, 3 if quick else 9)
+    pipe_rate, pipe_trip = _pipe(50_000 * scale)
+    single = median(_rate_single(500_000 * scale) for _ in range(3))
+    batch = median(_rate_batch(4_000_000 * scale) for _ in range(3))
+    return [
+        *rows,
+        _row("Python to Python, one at a time, 64 B", single, "msg/s", pipe_rate),
+        _row("Python to Python, batches, 64 B", batch, "msg/s", pipe_rate),
+        _row("Python round trip p50, blocking", _trips(20_000, loop=False), "µs", pipe_trip),
+        _row("Python round trip p50, asyncio", _trips(20_000, loop=True), "µs", pipe_trip),
+    ]
