@@ -34,8 +34,18 @@ struct queue {
 	uint32_t count;
 };
 
+enum { INBOX_MAX = 48 };
+
+/* Frames that a path has taken from its socket and not handed out. */
+struct inbox {
+	struct vk_rx_frame frames[INBOX_MAX];
+	uint32_t count;
+	uint32_t next;
+};
+
 struct loop {
 	struct vk_path path;
+	struct inbox inboxes[VK_CLASS_COUNT];
 	uint32_t node;
 	uint8_t *reserved;
 	uint32_t reserved_size;
@@ -116,22 +126,34 @@ static void transmit(struct rig_frame *frame)
 		free(frame->data);
 }
 
-static int loop_rx(struct vk_path *path, uint32_t class, struct vk_rx_frame *frames, int max)
+/* Takes a few frames from the socket into the path, as recvmmsg takes super-packets. */
+static void fill_inbox(struct inbox *inbox, struct queue *queue)
 {
-	struct loop *loop = (struct loop *)path;
-	struct queue *queue = &queues[loop->node][class];
-
-	if (path->draining)
-		return 0;
-	for (loop->held_count = 0; loop->held_count < max && queue->count; loop->held_count++) {
+	while (inbox->count < INBOX_MAX && queue->count) {
 		uint32_t at = 0;
 
 		if (queue->count > 1 && chance(rig_net.reorder))
 			at = rig_random() % (queue->count < 8 ? queue->count : 8);
-		frames[loop->held_count] = queue->frames[at];
-		loop->held[loop->held_count] = (uint8_t *)(uintptr_t)queue->frames[at].data;
+		inbox->frames[inbox->count++] = queue->frames[at];
 		memmove(&queue->frames[at], &queue->frames[at + 1],
 			(--queue->count - at) * sizeof queue->frames[0]);
+	}
+}
+
+static int loop_rx(struct vk_path *path, uint32_t class, struct vk_rx_frame *frames, int max)
+{
+	struct loop *loop = (struct loop *)path;
+	struct inbox *inbox = &loop->inboxes[class];
+
+	if (inbox->next == inbox->count) {
+		inbox->next = inbox->count = 0;
+		if (!path->draining)
+			fill_inbox(inbox, &queues[loop->node][class]);
+	}
+	for (loop->held_count = 0; loop->held_count < max && inbox->next < inbox->count;
+	     loop->held_count++) {
+		frames[loop->held_count] = inbox->frames[inbox->next++];
+		loop->held[loop->held_count] = (uint8_t *)(uintptr_t)frames[loop->held_count].data;
 	}
 	return loop->held_count;
 }
@@ -208,6 +230,12 @@ static void loop_close(struct vk_path *path)
 	free(loop->reserved);
 	for (uint32_t i = 0; i < loop->kept_count; i++)
 		free(loop->kept[i].data);
+	for (uint32_t c = 0; c < VK_CLASS_COUNT; c++) {
+		struct inbox *inbox = &loop->inboxes[c];
+
+		while (inbox->next < inbox->count)
+			free((uint8_t *)(uintptr_t)inbox->frames[inbox->next++].data);
+	}
 	free(loop);
 }
 
