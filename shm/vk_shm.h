@@ -290,7 +290,13 @@ struct vk_work {
 
 /* Per class, written by the worker. Names go to users as they stand here, in lower case. Units:
  * frames are datagrams; messages are what applications send. drop_* and refused_* count messages
- * that went no further, by reason; together with delivered they add up to rx_messages. */
+ * that went no further, by reason, and everything adds up:
+ *
+ *   rx_messages = rx_shards + drop_reassembly + drop_stale + drop_unknown_stream
+ *               + rx_delivered + drop_app_ring + drop_app_gone - rx_reassembled
+ *   DATA records taken = tx_messages + refused_flow + refused_size + refused_policy
+ *                      + drop_tx_unreachable
+ */
 enum vk_counter {
 	VK_RX_FRAMES = 0,
 	VK_RX_BYTES = 1,
