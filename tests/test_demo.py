@@ -1,0 +1,59 @@
+"""scripts/demo: what it shows is so, and it leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.census import Census, needs
+from tests.lab import SLOWNESS, wait_until
+
+ROOT = Path(__file__).parents[1]
+CLASSES = ("critical", "system", "job", "data", "logs")
+
+pytestmark = pytest.mark.net
+
+
+def start(*arguments: str) -> subprocess.Popen[bytes]:
+    """Start the demonstration as scripts/demo does once it has set everything up."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "demonstration", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'scripts'}:{ROOT}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def test_the_demonstration_keeps_all_promises(tmp_path: Path, census: Census) -> None:
+    needs("root")
+    path = tmp_path / "out.json"
+    done = start("--seconds", "4", "--json", str(path))
+    said, _ = done.communicate(timeout=90 * SLOWNESS)
+    assert done.returncode == 0, said.decode()
+    document = json.loads(path.read_text("utf-8"))
+    assert document["ok"]
+    assert document["ledger"]["residual"] == 0
+    assert document["file"]["sha256_match"]
+    for phase in ("calm", "flood"):
+        rows = document["phases"][phase]["classes"]
+        assert all(rows[name]["delivered"] for name in CLASSES)
+    assert document["phases"]["flood"]["classes"]["critical"]["lost"] == 0
+    assert document["interfaces"]["b"]["mode"].startswith("rx xdp")
+
+
+def test_an_interrupted_demonstration_leaves_nothing_behind(census: Census) -> None:
+    needs("root")
+    run = start("--seconds", "30")
+    wait_until(lambda: Path("/run/valkyrie/demo-b.sock").exists(), 20)
+    run.send_signal(signal.SIGINT)
+    said, _ = run.communicate(timeout=30 * SLOWNESS)
+    assert run.returncode == 130, said.decode()
+    left = [*Path("/dev/shm").glob("valkyrie.demo-*"), *Path("/run/valkyrie").glob("demo-*")]
+    assert not left
