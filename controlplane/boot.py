@@ -9,14 +9,11 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-import time
 from typing import Any
-
-import posix_ipc
 
 from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.errors import DataPlaneError
-from valkyrie.shm.counters import object_name
+from valkyrie.shm import counters
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -81,14 +78,6 @@ class _Shared:
         return self.readable.cast(self.struct)
 
 
-def remove_counters(node: str) -> None:
-    """Remove the counters object of a node, if there is one."""
-    try:
-        posix_ipc.unlink_shared_memory(object_name(node))
-    except posix_ipc.ExistentialError:
-        return
-
-
 class Boot:
     """Everything that outlives the broker's children."""
 
@@ -110,24 +99,11 @@ class Boot:
         boot.control_fd = boot.python_fd = boot.cpu = -1
 
     def _make_counters(self, gid: int) -> Mapping:
-        remove_counters(self.node)
-        size = ffi.sizeof("struct vk_counters")
-        memory = posix_ipc.SharedMemory(
-            object_name(self.node), posix_ipc.O_CREX, mode=0o640, size=size
-        )
+        fd = counters.create(self.node, gid)
         try:
-            os.fchmod(memory.fd, 0o640)  # whatever the umask says
-            os.fchown(memory.fd, -1, gid)
-            mapping = Mapping(memory.fd, size, writable=True)
+            return Mapping(fd, ffi.sizeof("struct vk_counters"), writable=True)
         finally:
-            memory.close_fd()
-        page = mapping.cast("vk_counters")
-        name = self.node.encode()[: lib.VK_NAME_MAX - 1]
-        page.node = name + bytes(lib.VK_NAME_MAX - len(name))
-        page.started_ns = time.time_ns()
-        page.abi = lib.VK_SHM_ABI
-        page.magic = lib.VK_SHM_MAGIC  # last: readers look at it first
-        return mapping
+            os.close(fd)
 
     @property
     def address(self) -> int:
@@ -148,7 +124,7 @@ class Boot:
 
     def close(self) -> None:
         """Remove the counters object and give the memory back."""
-        remove_counters(self.node)
+        counters.unlink(self.node)
         for shared in (self._state, self._work):
             shared.writable.unmap()
             shared.readable.unmap()

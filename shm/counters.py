@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import posix_ipc
 
-from ._shm import ffi
+from ._shm import ffi, lib
 from .errors import CountersError
 
 _FOREIGN = "the counters are another version's: read them with that version's valkyrie"
@@ -29,6 +29,40 @@ HEARTBEAT_MAX_NS = 2_000_000_000
 def object_name(node: str) -> str:
     """Return the name of a node's shared-memory object."""
     return f"/valkyrie.{node}"
+
+
+def unlink(node: str) -> None:
+    """Remove the counters object of a node, if there is one; who has it open keeps it."""
+    try:
+        posix_ipc.unlink_shared_memory(object_name(node))
+    except posix_ipc.ExistentialError:
+        return
+
+
+def create(node: str, gid: int = -1) -> int:
+    """Make the counters object of a node and return its descriptor; an older one is replaced.
+
+    Its group (*gid*; -1: the process's own) may read it, whatever the umask says.
+    """
+    unlink(node)
+    size = ffi.sizeof("struct vk_counters")
+    memory = posix_ipc.SharedMemory(object_name(node), posix_ipc.O_CREX, mode=0o640, size=size)
+    fd = int(memory.fd)
+    try:
+        os.fchmod(fd, 0o640)
+        os.fchown(fd, -1, gid)
+        with mmap.mmap(fd, size) as mapped, ffi.from_buffer(mapped) as data:
+            page = ffi.cast("struct vk_counters *", data)
+            name = node.encode()[: lib.VK_NAME_MAX - 1]
+            page.node = name + bytes(lib.VK_NAME_MAX - len(name))
+            page.started_ns = time.time_ns()
+            page.abi = lib.VK_SHM_ABI
+            page.magic = lib.VK_SHM_MAGIC  # last: readers look at it first
+    except BaseException:
+        os.close(fd)
+        unlink(node)
+        raise
+    return fd
 
 
 def enum_names(enum: str, prefix: str, *, without: str) -> dict[int, str]:
@@ -95,7 +129,7 @@ class CountersPage:
             memory.close_fd()
         self.node = node
         self.struct: Any = ffi.cast("struct vk_counters *", ffi.from_buffer(self._map))
-        if self.struct.magic != _magic() or self.struct.abi != _abi():
+        if self.struct.magic != lib.VK_SHM_MAGIC or self.struct.abi != lib.VK_SHM_ABI:
             raise CountersError(errno.EPROTO, f"{_FOREIGN}: node {node!r}")
 
     def __enter__(self) -> Self:
@@ -189,11 +223,3 @@ class CountersPage:
                             yield Sample(f"kernel_{unit}", labels, table[index][number])
             for counter in XSK_COUNTS:
                 yield Sample(counter, (at,), getattr(port, counter))
-
-
-def _magic() -> int:
-    return int(ffi.typeof("enum vk_shm_const").relements["VK_SHM_MAGIC"])
-
-
-def _abi() -> int:
-    return int(ffi.typeof("enum vk_shm_const").relements["VK_SHM_ABI"])

@@ -1,0 +1,179 @@
+"""The counters page: whoever may read it can, while everything runs and after it crashed."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import signal
+import stat
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.census import NODE_PREFIX, needs
+from valkyrie.shm import counters, ffi, lib
+from valkyrie.shm.counters import CountersPage, Sample
+from valkyrie.shm.errors import CountersError
+
+NODE = f"{NODE_PREFIX}counters"
+CLASSES = [f"class{index}" for index in range(8)]
+VERDICTS = [f"verdict{index}" for index in range(32)]
+SIZE = ffi.sizeof("struct vk_counters")
+Change = Callable[[Any], None]
+
+
+@pytest.fixture
+def writer() -> Iterator[Any]:
+    """The page as its writers see it."""
+    fd = counters.create(NODE)
+    memory = mmap.mmap(fd, SIZE)
+    os.close(fd)
+    data = ffi.from_buffer(memory)
+    yield ffi.cast("struct vk_counters *", data)
+    ffi.release(data)
+    memory.close()
+    counters.unlink(NODE)
+
+
+def samples(page: CountersPage) -> dict[str, int]:
+    found = [str(sample).rsplit(" ", 1) for sample in page.samples(CLASSES, VERDICTS)]
+    assert len(found) == len(dict(found)), "no name and labels twice"
+    return {name: int(value) for name, value in found}
+
+
+def is_running(page: CountersPage) -> bool:
+    return page.running  # a call: it may say something else the next time
+
+
+def test_names_are_the_headers_in_lower_case() -> None:
+    assert counters.COUNTERS[lib.VK_DROP_APP_RING] == "drop_app_ring"
+    assert counters.GAUGES[lib.VK_WAKE_BELLS] == "wake_bells"
+    assert len(counters.COUNTERS) == lib.VK_COUNTER_COUNT
+    assert not [name for name in counters.GAUGES.values() if "count" in name]
+    assert counters.APP_COUNTS[0] == "delivered"
+    assert str(Sample("drops", (("class", "logs"), ("why", "full")), 3)) == (
+        'drops{class="logs",why="full"} 3'
+    )
+
+
+def test_every_counter_is_told_with_its_labels(writer: Any) -> None:
+    writer.classes[2][lib.VK_RX_MESSAGES] = 1 << 63
+    writer.gauges[lib.VK_SLEEPS] = 7
+    writer.app_pid[3], writer.app_name[3] = 1, b"thermostat".ljust(32, b"\0")
+    writer.apps[3][1].refused = 9
+    writer.port_count = 1
+    writer.verdicts[0].interface = b"eth0".ljust(16, b"\0")
+    writer.verdicts[0].packets[5][4] = 11
+    writer.verdicts[0].xsk_dropped = 12
+    with CountersPage(NODE) as page:
+        found = samples(page)
+        assert found['rx_messages{class="class2"}'] == 1 << 63
+        assert found["sleeps"] == 7
+        assert found['app_refused{app="thermostat",class="class1"}'] == 9
+        packets = 'kernel_packets{interface="eth0",class="class5",verdict="verdict4"}'
+        assert found[packets] == 11
+        assert found['xsk_dropped{interface="eth0"}'] == 12
+        writer.gauges[lib.VK_SLEEPS] = 8
+        assert samples(page)["sleeps"] == 8, "it is the same memory"
+        zeros = list(page.samples(CLASSES, VERDICTS, zeros=True))
+        assert len(zeros) > 8 * lib.VK_COUNTER_COUNT
+
+
+def test_the_object_is_read_only_for_its_group_whatever_the_umask() -> None:
+    before = os.umask(0)
+    try:
+        os.close(counters.create(NODE))
+        mode = os.stat(f"/dev/shm{counters.object_name(NODE)}").st_mode
+        assert stat.S_IMODE(mode) == 0o640
+        os.umask(0o777)
+        os.close(counters.create(NODE))
+        mode = os.stat(f"/dev/shm{counters.object_name(NODE)}").st_mode
+        assert stat.S_IMODE(mode) == 0o640
+    finally:
+        os.umask(before)
+        counters.unlink(NODE)
+
+
+def test_strangers_may_not_read(writer: Any) -> None:
+    needs("root")
+    child = os.fork()
+    if child == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        with contextlib.suppress(BaseException):
+            try:
+                CountersPage(NODE)
+            except CountersError as error:
+                os._exit(0 if "no permission" in str(error) else 1)
+        os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_it_can_be_read_after_its_writer_was_killed() -> None:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        memory = mmap.mmap(counters.create(NODE), SIZE)
+        page = ffi.cast("struct vk_counters *", ffi.from_buffer(memory))
+        page.classes[1][lib.VK_TX_MESSAGES] = 5
+        page.daemon_pid, page.daemon_heartbeat_ns = os.getpid(), time.monotonic_ns()
+        os.write(writing, b"!")
+        signal.pause()
+    assert os.read(reading, 1) == b"!"
+    with CountersPage(NODE) as page:
+        assert is_running(page)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        assert not is_running(page)
+    with CountersPage(NODE) as page:
+        assert samples(page)['tx_messages{class="class1"}'] == 5
+        counters.unlink(NODE)
+        assert samples(page)['tx_messages{class="class1"}'] == 5, "who has it open keeps it"
+    os.close(reading)
+    os.close(writing)
+    with pytest.raises(CountersError, match="never started here, or was stopped"):
+        CountersPage(NODE)
+
+
+def test_a_heart_that_does_not_beat_is_not_running(writer: Any) -> None:
+    with CountersPage(NODE) as page:
+        assert not is_running(page), "no daemon yet"
+        writer.daemon_pid, writer.daemon_heartbeat_ns = os.getpid(), time.monotonic_ns()
+        assert is_running(page)
+        writer.daemon_heartbeat_ns -= counters.HEARTBEAT_MAX_NS
+        assert not is_running(page)
+
+
+def wrong_abi(page: Any) -> None:
+    page.abi += 1
+
+
+def wrong_magic(page: Any) -> None:
+    page.magic = 0
+
+
+@pytest.mark.parametrize("change", [wrong_abi, wrong_magic])
+def test_another_version_is_refused(writer: Any, change: Change) -> None:
+    change(writer)
+    with pytest.raises(CountersError, match="another version"):
+        CountersPage(NODE)
+
+
+def test_an_object_that_is_too_small_is_refused(writer: Any) -> None:
+    os.truncate(f"/dev/shm{counters.object_name(NODE)}", SIZE - 1)
+    with pytest.raises(CountersError, match="another version"):
+        CountersPage(NODE)
+    os.truncate(f"/dev/shm{counters.object_name(NODE)}", SIZE)
+
+
+def test_a_new_page_begins_at_nothing(writer: Any) -> None:
+    writer.gauges[0] = 5
+    os.close(counters.create(NODE))
+    with CountersPage(NODE) as page:
+        assert page.gauges()["loops"] == 0
+    counters.unlink(NODE)
+    counters.unlink(NODE)
