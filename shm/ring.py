@@ -36,8 +36,9 @@ class Batch(Sequence[memoryview]):
     """Messages that still lie in the ring, without a copy.
 
     ``release`` (or leaving ``with``) gives the bytes back to the sender; the batch's views raise
-    ValueError afterwards. While somebody holds a buffer made of one of them (``memoryview(view)``,
-    an array), release raises BufferError and the messages stay. Slices of a view are not watched.
+    ValueError afterwards. While somebody holds a buffer of one of them (an array made from it),
+    release raises BufferError and the messages stay. Memoryviews made of a view are not watched:
+    they show what is sent next.
     """
 
     def __init__(
