@@ -1,141 +1,223 @@
-"""shm/local.py: two applications meet, and nobody else comes in."""
+"""Two applications meet and share a ring; a hostile one breaks only the channel it shares."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import socket
+import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import valkyrie
-from tests.lab import wait_until
-from valkyrie.shm import local
-from valkyrie.shm.errors import RingError
-from valkyrie.shm.ring import Channel
+from valkyrie.shm import (
+    RingClosedError,
+    RingError,
+    Server,
+    connect,
+    ffi,
+    lib,
+    local,
+    serve,
+)
+from valkyrie.shm.local import _HELLO
+
+SIZE = 4096
 
 
-@pytest.fixture
-def ends(tmp_path: Path) -> Iterator[tuple[Channel, Channel]]:
-    listener = local.serve(str(tmp_path / "meet"), ring_size=65536)
-    found: list[Channel] = []
-    thread = threading.Thread(target=lambda: found.append(listener.accept(5)))
-    thread.start()
-    near = local.connect(str(tmp_path / "meet"))
-    thread.join()
-    listener.close()
-    yield near, found[0]
-    near.close()
-    found[0].close()
+@pytest.fixture(params=["path", "abstract"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    name = f"valkyrie-test-{os.getpid()}"
+    return str(tmp_path / "ring") if request.param == "path" else f"@{name}"
 
 
-def test_what_one_end_sends_the_other_receives(ends: tuple[Channel, Channel]) -> None:
-    near, far = ends
-    for size in (0, 1, 7, 8, 9, 63, 64, 65, 4096):
-        assert near.send(bytes(size))
-        assert far.recv() == bytes(size)
-        assert far.send(b"x" * size)
-        assert near.recv() == b"x" * size
-    assert near.recv() is None
-
-
-def test_messages_stay_whole_and_in_order_around_the_ring(ends: tuple[Channel, Channel]) -> None:
-    near, far = ends
-    sent = received = 0
-    for round_number in range(400):
-        burst = [n.to_bytes(4, "big") * (n % 50) for n in range(sent, sent + round_number % 90)]
-        sent += near.send_many(burst)
-        with far.recv_many() as batch:
-            for view in batch:
-                assert bytes(view) == received.to_bytes(4, "big") * (received % 50)
-                received += 1
-    while (message := far.recv()) is not None:
-        assert message == received.to_bytes(4, "big") * (received % 50)
-        received += 1
-    assert received == sent
-
-
-def test_a_full_ring_takes_nothing_and_loses_nothing(ends: tuple[Channel, Channel]) -> None:
-    near, far = ends
-    went = near.send_buffer(bytes(120) * 2000, 120)
-    assert went == near.capacity // 128
-    assert not near.send(b"more")
-    assert not near.wait(0.01, room=120)
-    with far.recv_many() as batch:
-        assert len(batch) == went
-        assert batch.copy() == [bytes(120)] * went
-    assert near.wait(1, room=120)
-    assert near.send(b"more")
-    assert far.recv() == b"more"
-
-
-def test_a_waiter_is_woken(ends: tuple[Channel, Channel]) -> None:
-    near, far = ends
-    assert not far.wait(0.01)
-    thread = threading.Thread(target=lambda: near.send(b"wake up"))
-    thread.start()
-    assert far.wait(5)
-    thread.join()
-    assert far.recv() == b"wake up"
-
-
-async def test_a_waiter_in_an_event_loop_is_woken(ends: tuple[Channel, Channel]) -> None:
-    near, far = ends
-    thread = threading.Thread(target=lambda: near.send(b"wake up"))
-    thread.start()
-    await far.wait_async()
-    thread.join()
-    assert far.recv() == b"wake up"
-
-
-def test_a_closed_end_is_seen_and_what_it_sent_still_comes(ends: tuple[Channel, Channel]) -> None:
-    near, far = ends
-    near.send(b"last words")
-    near.close()
-    wait_until(lambda: far.closed_by_peer)
-    assert far.recv() == b"last words"
-
-
-def test_another_uid_is_refused(tmp_path: Path) -> None:
-    listener = local.serve(str(tmp_path / "meet"), allowed_uids={os.getuid() + 1})
-    caught: list[Exception] = []
-
-    def accept() -> None:
+@contextlib.contextmanager
+def served(path: str, client: Callable[[], None]) -> Iterator[Server]:
+    """A server here, and a client in a process of its own that must end well."""
+    with serve(path, ring_size=SIZE) as server:
+        child = os.fork()
+        if child == 0:
+            status = 1
+            with contextlib.suppress(BaseException):
+                client()
+                status = 0
+            os._exit(status)
         try:
-            listener.accept(5)
-        except RingError as error:
-            caught.append(error)
-
-    thread = threading.Thread(target=accept)
-    thread.start()
-    with pytest.raises((RingError, OSError)):
-        local.connect(str(tmp_path / "meet"), timeout_s=2)
-    thread.join()
-    listener.close()
-    assert caught
+            yield server
+        finally:
+            assert os.waitpid(child, 0)[1] == 0, "the client failed"
 
 
-def test_descriptors_that_are_no_sealed_regions_are_refused(tmp_path: Path) -> None:
-    path = str(tmp_path / "fake")
+def test_two_processes_meet_and_talk_both_ways(place: str) -> None:
+    def client() -> None:
+        with connect(place) as channel:
+            assert channel.peer == (os.getppid(), os.getuid(), os.getgid())
+            assert channel.send(b"ping")
+            assert channel.recv(10) == b"pong"
+
+    with served(place, client) as server, server.accept(10) as channel:
+        assert channel.peer is not None
+        assert channel.peer[1:] == (os.getuid(), os.getgid())
+        assert channel.recv(10) == b"ping"
+        assert channel.send(b"pong")
+        with pytest.raises(RingClosedError):
+            channel.recv(10)
+
+
+def test_a_server_takes_one_after_the_other_and_cleans_up(tmp_path: Path) -> None:
+    path = tmp_path / "ring"
+    with serve(str(path), ring_size=SIZE) as server:
+        assert stat.S_ISSOCK(path.stat().st_mode)
+        for number in range(3):
+            with ThreadPoolExecutor() as pool:
+                made = pool.submit(connect, str(path))
+                channel = server.accept(10)
+            channel.send(b"%d" % number)
+            assert made.result().recv(10) == b"%d" % number
+            channel.close()
+            made.result().close()
+        with pytest.raises(TimeoutError):
+            server.accept(0.01)
+    assert not path.exists()
+    with pytest.raises(FileNotFoundError):
+        connect(str(path))
+
+
+def test_who_is_not_allowed_is_refused_on_both_sides(tmp_path: Path) -> None:
+    path = str(tmp_path / "ring")
+    with serve(path, ring_size=SIZE, allowed_uids={os.getuid() + 1}) as server:
+        refused: list[BaseException] = []
+
+        def client() -> None:
+            try:
+                connect(path)
+            except RingError as error:
+                refused.append(error)
+
+        thread = threading.Thread(target=client)
+        thread.start()
+        with pytest.raises(RingError, match=f"uid {os.getuid()} is none of the users"):
+            server.accept(10)
+        thread.join()
+        assert "refused" in str(refused[0])
+        with pytest.raises(RingError, match="none of the users"):
+            connect(path, allowed_uids=())
+
+
+@pytest.mark.parametrize("size", [0, -1, 5000, 1 << 40])
+def test_an_impossible_ring_size_is_named(tmp_path: Path, size: int) -> None:
+    path = str(tmp_path / "ring")
+    with (
+        serve(path, ring_size=size) as server,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as caller,
+    ):
+        caller.connect(path)
+        with pytest.raises(RingError, match="no ring of"):
+            server.accept(10)
+
+
+def test_regions_that_were_handed_over_can_neither_shrink_nor_be_forged(tmp_path: Path) -> None:
+    path = str(tmp_path / "ring")
+    with (
+        serve(path, ring_size=SIZE) as server,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as caller,
+    ):
+        caller.connect(path)
+        channel = server.accept(10)
+        _, (own, other), _, _ = socket.recv_fds(caller, 64, 2)
+        for fd in (own, other):
+            with pytest.raises(PermissionError):
+                os.ftruncate(fd, 0)
+        capacity = ffi.new("uint32_t[]", lib.VK_RINGS_MAX)
+        assert lib.vk_channel_check(other, 1, capacity, ffi.NULL) == 0
+        assert lib.vk_channel_map(other, capacity, 1, ffi.NULL) == ffi.NULL
+        with pytest.raises(PermissionError):
+            os.pwrite(other, b"forged", lib.VK_SHM_PAGE)
+        os.close(own)
+        os.close(other)
+        channel.close()
+
+
+def region(size: int, seals: int = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW) -> int:
+    capacity = ffi.new("uint32_t[]", lib.VK_RINGS_MAX)
+    capacity[0] = size
+    fd = int(lib.vk_channel_create(capacity, 1, 0))
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    return fd
+
+
+HOSTILE: list[tuple[str, Callable[[], tuple[bytes, list[int]]], str]] = [
+    ("1 nothing to say", lambda: (b"hello", []), "no Valkyrie ring"),
+    ("2 no descriptors", lambda: (_HELLO, []), "no Valkyrie ring"),
+    ("3 one descriptor", lambda: (_HELLO, [region(SIZE)]), "no Valkyrie ring"),
+    ("4 not sealed", lambda: (_HELLO, [region(SIZE), region(SIZE, 0)]), "be truncated"),
+    ("5 two sizes", lambda: (_HELLO, [region(SIZE), region(2 * SIZE)]), "not belong"),
+    ("6 two sizes", lambda: (_HELLO, [region(2 * SIZE), region(SIZE)]), "not belong"),
+    (
+        "7 nothing can be written",
+        lambda: (
+            _HELLO,
+            [
+                region(SIZE, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE),
+                region(SIZE),
+            ],
+        ),
+        "could not map",
+    ),
+    ("8 pipes", lambda: (_HELLO, list(os.pipe())), "be truncated"),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"), [row[1:] for row in HOSTILE], ids=[row[0] for row in HOSTILE]
+)
+def test_a_hostile_server_is_refused_and_nothing_leaks(
+    tmp_path: Path, make: Callable[[], tuple[bytes, list[int]]], complaint: str
+) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    path = str(tmp_path / "ring")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
         server.bind(path)
         server.listen()
 
-        def serve() -> None:
+        def answer() -> None:
             caller, _ = server.accept()
+            hello, fds = make()
             with caller:
-                fds = [os.memfd_create("fake") for _ in range(2)]
-                socket.send_fds(caller, [b"valkyrie ring 2"], fds)
-                for fd in fds:
-                    os.close(fd)
+                socket.send_fds(caller, [hello], fds)
+            for fd in fds:
+                os.close(fd)
 
-        thread = threading.Thread(target=serve)
+        thread = threading.Thread(target=answer)
         thread.start()
-        with pytest.raises(RingError):
-            local.connect(path)
+        with pytest.raises(RingError, match=complaint):
+            connect(path)
         thread.join()
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_client_that_never_reads_or_dies_costs_the_server_nothing(tmp_path: Path) -> None:
+    path = str(tmp_path / "ring")
+
+    with serve(path, ring_size=SIZE) as server:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as gone:
+            gone.connect(path)
+        with contextlib.suppress(RingError):
+            server.accept(10).close()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
+            silent.connect(path)
+            with server.accept(10) as channel:
+                while channel.send(bytes(100)):
+                    pass
+                assert channel.wait(0, room=100) is False
+                silent.close()
+                with pytest.raises(RingClosedError):
+                    channel.recv(10)
 
 
 def test_the_public_name_is_this_module() -> None:

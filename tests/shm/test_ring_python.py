@@ -1,0 +1,273 @@
+"""The Python face of a ring: sending, receiving, waiting, ending."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab import wait_until
+from valkyrie.shm import Channel, RingClosedError, RingError, ffi, lib
+from valkyrie.shm.local import pair
+
+SIZE = 4096
+Pair = tuple[Channel, Channel]
+
+
+@pytest.fixture
+def ends() -> Iterator[Pair]:
+    made = pair(SIZE)
+    yield made
+    for end in made:
+        end.close()
+
+
+def test_messages_come_out_as_they_went_in_both_ways(ends: Pair) -> None:
+    for sender, receiver in (ends, ends[::-1]):
+        for size in (0, 1, 7, 8, 9, 500, sender.message_size_max):
+            message = os.urandom(size)
+            assert sender.send(message)
+            assert receiver.recv() == message
+        assert receiver.recv() is None
+
+
+def test_order_and_sizes_survive_batches_over_the_end_of_the_ring(ends: Pair) -> None:
+    here, there = ends
+    sent: list[bytes] = []
+    received: list[bytes] = []
+    for number in range(2000):
+        batch = [bytes([number % 251]) * ((number + i) % 97) for i in range(number % 13)]
+        assert here.send_many(batch) == len(batch)
+        sent += batch
+        with there.recv_many(7) as some:
+            received += some.copy()
+        with there.recv_many() as rest:
+            received += map(bytes, rest)
+    assert received == sent
+
+
+def test_a_buffer_is_cut_into_messages(ends: Pair) -> None:
+    here, there = ends
+    data = os.urandom(320)
+    assert here.send_buffer(memoryview(data), 32) == 10
+    with there.recv_many() as batch:
+        assert len(batch) == 10
+        assert b"".join(batch) == data
+        assert bytes(batch[3]) == data[96:128]
+        assert [bytes(view) for view in batch[8:]] == [data[256:288], data[288:]]
+    with pytest.raises(ValueError, match="no messages of 33 bytes"):
+        here.send_buffer(data, 33)
+
+
+def test_a_full_ring_takes_no_more_and_says_so(ends: Pair) -> None:
+    here, there = ends
+    fits = SIZE // (8 + 64)
+    assert here.send_many([bytes(64)] * 100) == fits
+    assert not here.send(bytes(64))
+    assert here.wait(0, room=64) is False
+    with there.recv_many() as batch:
+        assert len(batch) == fits
+        assert not here.send(bytes(64)), "lent bytes are not written over"
+    assert here.wait(0, room=64)
+    assert here.send(bytes(64))
+
+
+def test_what_never_fits_is_an_error(ends: Pair) -> None:
+    here, there = ends
+    with pytest.raises(RingError, match=f"at most {here.message_size_max} bytes"):
+        here.send(bytes(here.message_size_max + 1))
+    assert here.send_many([b"fits", bytes(SIZE)]) == 1
+    with pytest.raises(RingError, match="at most"):
+        here.send_many([bytes(SIZE)])
+    assert there.recv() == b"fits"
+
+
+def test_views_end_with_their_batch(ends: Pair) -> None:
+    here, there = ends
+    here.send_many([b"one", b"two"])
+    batch = there.recv_many()
+    views = [*batch, batch[0]]
+    with pytest.raises(TypeError):
+        views[0][0] = 1  # read only
+    with pytest.raises(RingError, match="release the last batch first"):
+        there.recv()
+    batch.release()
+    batch.release()
+    for view in views:
+        with pytest.raises(ValueError, match="released"):
+            bytes(view)
+    with pytest.raises(ValueError, match="released"):
+        batch[0]
+    with pytest.raises(ValueError, match="released"):
+        iter(batch)
+    assert there.recv() is None
+
+
+def test_a_batch_stays_while_somebody_holds_a_buffer_of_it(ends: Pair) -> None:
+    here, there = ends
+    here.send(b"held")
+    batch = there.recv_many()
+    holder = ffi.from_buffer(batch[0])
+    with pytest.raises(BufferError):
+        batch.release()
+    assert bytes(ffi.buffer(holder)) == b"held"
+    with pytest.raises(RingError, match="release the last batch first"):
+        there.recv()
+    ffi.release(holder)
+    batch.release()
+    assert there.recv() is None
+
+
+def test_no_view_outlives_the_memory_it_shows() -> None:
+    here, there = pair(SIZE)
+    here.send(b"still there")
+    piece = there.recv_many()[0][6:]
+    here.close()
+    there.close()
+    assert bytes(piece) == b"there"
+
+
+def test_recv_after_reading_ahead_gives_batches_in_order(ends: Pair) -> None:
+    here, there = ends
+    here.send_many([b"a", b"b", b"c"])
+    assert there.recv() == b"a"
+    here.send(b"d")
+    with there.recv_many() as ahead:
+        assert ahead.copy() == [b"b", b"c"]
+    with there.recv_many() as rest:
+        assert rest.copy() == [b"d"]
+    with there.recv_many() as nothing:
+        assert list(nothing) == []
+
+
+def test_waiting_ends_with_a_message_or_with_the_time(ends: Pair) -> None:
+    here, there = ends
+    assert there.recv(0.01) is None
+    assert there.wait(0) is False
+    thread = threading.Timer(0.02, here.send, [b"late"])
+    thread.start()
+    assert there.recv(None) == b"late"
+    thread.join()
+
+
+@pytest.mark.parametrize("spin_ns_max", [0, 100_000])
+def test_two_processes_wake_each_other_thousands_of_times(spin_ns_max: int) -> None:
+    here, there = pair(SIZE)
+    for end in (here, there):
+        end._pipe.spin.max_ns = end._pipe.spin.now_ns = spin_ns_max
+    rounds = 5000
+    child = os.fork()
+    if child == 0:
+        for _ in range(rounds):
+            there.send(there.recv(10) or b"too late")
+        os._exit(0)
+    for number in range(rounds):
+        assert here.send(b"%d" % number)
+        assert here.recv(10) == b"%d" % number
+    assert os.waitpid(child, 0)[1] == 0
+    here.close()
+    there.close()
+
+
+def test_a_signal_handler_runs_while_we_wait(ends: Pair) -> None:
+    _, there = ends
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.02)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            there.recv(10)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+async def test_asyncio_waits_for_messages_and_for_room_at_once(ends: Pair) -> None:
+    here, there = ends
+    count = 3000
+
+    async def send(end: Channel) -> None:
+        for number in range(count):
+            await end.send_async(b"%d" % number * 20)
+
+    async def receive(end: Channel) -> None:
+        for number in range(count):
+            assert await end.recv_async() == b"%d" % number * 20
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(send(here), send(there), receive(here), receive(there))
+
+
+async def test_a_cancelled_wait_leaves_nothing_behind(ends: Pair) -> None:
+    here, there = ends
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(there.recv_async(), 0.01)
+    assert not there._waiters
+    here.send(b"next")
+    assert await asyncio.wait_for(there.recv_async(), 5) == b"next"
+
+
+def test_what_was_sent_before_the_end_still_arrives(ends: Pair) -> None:
+    here, there = ends
+    here.send_many([b"one", b"two"])
+    here.close()
+    assert there.closed_by_peer
+    assert there.recv() == b"one"
+    assert there.recv(None) == b"two"
+    with pytest.raises(RingClosedError):
+        there.recv()
+    with pytest.raises(RingClosedError):
+        there.recv(None)
+    with pytest.raises(RingClosedError):
+        there.send(b"nobody reads it")
+    with pytest.raises(RingError, match="this end of the channel is closed"):
+        here.send(b"")
+
+
+async def test_asyncio_hears_of_the_end(ends: Pair) -> None:
+    here, there = ends
+    waiting = asyncio.ensure_future(there.recv_async())
+    await asyncio.wait([waiting], timeout=0.01)
+    here.close()
+    with pytest.raises(RingClosedError):
+        await asyncio.wait_for(waiting, 5)
+
+
+def test_a_killed_peer_is_noticed_after_its_last_message() -> None:
+    here, there = pair(SIZE)
+    child = os.fork()
+    if child == 0:
+        os.close(here._bell)
+        there.send(b"last words")
+        signal.pause()
+    os.close(there._bell)  # only the child has that end now
+    wait_until(lambda: here._other.tail[0])
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert here.recv(5) == b"last words"
+    with pytest.raises(RingClosedError):
+        here.recv(5)
+
+
+@pytest.mark.parametrize(("field", "value"), [("tail", 4), ("tail", 1 << 40), ("head", 1 << 40)])
+def test_a_peer_that_breaks_the_rules_is_named(ends: Pair, field: str, value: int) -> None:
+    here, there = ends
+    getattr(there._own, field)[0] = value
+    with pytest.raises(RingError, match="broke the ring's rules"):
+        here.recv() if field == "tail" else [here.send(bytes(64)) for _ in range(100)]
+
+
+def test_ringing_never_blocks_though_the_other_end_never_listens(ends: Pair) -> None:
+    here, there = ends
+    for sleep in range(1, 20_000):
+        there._own.sleeping = sleep
+        here._pipe.rang = 0
+        assert here.send(b"")
+        assert there.recv() == b""
+    assert lib.vk_pipe_wake(there._pipe, 1) == 0
