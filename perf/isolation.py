@@ -15,6 +15,8 @@ from .network import Network
 
 SIZE = 64
 FLOOD_DEADLINE_NS = 60_000_000_000
+RING_BYTES = 131_072
+"""Of the flood: an application that fills its ring in one go keeps a shared core that long."""
 Row = dict[str, Any]
 
 
@@ -36,13 +38,13 @@ class Flood:
         reader, writer = os.pipe()
 
         def receive() -> None:
-            with valkyrie.attach_sync(f"{name}-b") as node:
+            with valkyrie.attach_sync(f"{name}-b", ring_size=RING_BYTES) as node:
                 service = node.listen("flood")
                 os.close(writer)
                 blast.accept(service).receive(1 << 60, deadline_ns=FLOOD_DEADLINE_NS)
 
         def send() -> None:
-            with valkyrie.attach_sync(f"{name}-a") as node:
+            with valkyrie.attach_sync(f"{name}-a", ring_size=RING_BYTES) as node:
                 stream = node.connect("b").open("flood", stream=10_000)
                 blast.begin(stream).send(SIZE, 1 << 60, batch=128, deadline_ns=FLOOD_DEADLINE_NS)
 
