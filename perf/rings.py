@@ -55,17 +55,22 @@ def _c(messages: int, pings: int, rounds: int) -> list[Row]:
     ]
 
 
-def _pair(far: Callable[[Channel], None], near: Callable[[Channel], Any]) -> Any:
+def _pair(
+    far: Callable[[Channel], None], near: Callable[[Channel], Any], *, pin: bool = True
+) -> Any:
+    """Run both ends, each on a core of its own, or where the scheduler puts them."""
     here, there = local.pair()
     pid = os.fork()
     if pid == 0:
-        os.sched_setaffinity(0, {1})
+        if pin:
+            os.sched_setaffinity(0, {1})
         try:
             far(there)
         finally:
             os._exit(0)
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {0})
+    if pin:
+        os.sched_setaffinity(0, {0})
     try:
         return near(here)
     finally:
@@ -159,9 +164,14 @@ def _trips(count: int, *, loop: bool) -> float:
         times = _pair(
             lambda channel: asyncio.run(_answer_async(channel, count)),
             lambda channel: asyncio.run(_ask_async(channel, count)),
+            pin=False,
         )
     else:
-        times = _pair(lambda channel: _answer(channel, count), lambda channel: _ask(channel, count))
+        times = _pair(
+            lambda channel: _answer(channel, count),
+            lambda channel: _ask(channel, count),
+            pin=False,
+        )
     return median(times) / 1e3
 
 
@@ -170,7 +180,6 @@ def _pipe(count: int) -> tuple[float, float]:
     near, far = multiprocessing.Pipe()
     pid = os.fork()
     if pid == 0:
-        os.sched_setaffinity(0, {1})
         for _ in range(count):
             far.recv_bytes()
         far.send_bytes(b"done")

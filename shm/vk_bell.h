@@ -19,12 +19,13 @@
 struct vk_spin {
 	int64_t max_ns; /* 0 = never: set it on a host without a core to spare */
 	int64_t now_ns; /* of the next wait */
-	uint32_t waits; /* since it last paid */
+	uint32_t near; /* sleeps in a row that ended soon */
 };
 
 enum vk_spin_const {
 	VK_SPIN_STEP_NS = 2000, /* the least that is tried; a wake costs 3000 to 8000 */
-	VK_SPIN_RETRY = 64, /* waits after which polling is tried again though it did not pay */
+	VK_SPIN_NEAR = 8, /* short sleeps after which polling is tried again */
+	VK_SPIN_SOON = 4, /* a sleep is short below this many times the longest polling */
 	VK_SPIN_LOOKS = 32, /* looks between two readings of the clock */
 };
 
@@ -89,14 +90,24 @@ static inline int64_t vk_spin_clock(void)
 	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+/* vk_spin_slept learns from a sleep of waited_ns: when both parties sleep, two wakes make every wait
+ * long, and only trying to poll shows whether it would be short. */
+static inline void vk_spin_slept(struct vk_spin *spin, int64_t waited_ns)
+{
+	if (spin->now_ns || waited_ns > VK_SPIN_SOON * spin->max_ns) {
+		spin->near = 0;
+	} else if (++spin->near >= VK_SPIN_NEAR) {
+		spin->near = 0;
+		spin->now_ns = spin->max_ns;
+	}
+}
+
 /* vk_spin_until polls ready(context) for as long as polling has paid lately: twice as long after
  * every hit, half as long after a miss, at most max_ns. Returns whether it became ready. */
 static inline int vk_spin_until(struct vk_spin *spin, int (*ready)(void *), void *context)
 {
 	int64_t end;
 
-	if (!spin->now_ns && spin->max_ns && ++spin->waits % VK_SPIN_RETRY == 0)
-		spin->now_ns = VK_SPIN_STEP_NS;
 	if (!spin->now_ns || !spin->max_ns)
 		return 0;
 	end = vk_spin_clock() + spin->now_ns;

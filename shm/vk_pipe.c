@@ -151,13 +151,29 @@ static int is_ready(void *context)
 	return vk_pipe_ready(wanted->pipe, wanted->room);
 }
 
+int vk_pipe_spin(struct vk_pipe *pipe, uint32_t room)
+{
+	struct wanted wanted = { pipe, room };
+
+	return is_ready(&wanted) || vk_spin_until(&pipe->spin, is_ready, &wanted);
+}
+
+void vk_pipe_slept(struct vk_pipe *pipe, int64_t waited_ns)
+{
+	vk_spin_slept(&pipe->spin, waited_ns);
+}
+
 int vk_pipe_wait(struct vk_pipe *pipe, uint32_t room, int64_t timeout_ns)
 {
 	struct wanted wanted = { pipe, room };
-	int64_t end = timeout_ns < 0 ? 0 : vk_spin_clock() + timeout_ns;
+	int64_t begin, end;
 	int n = 1;
 
-	if (is_ready(&wanted) || (timeout_ns && vk_spin_until(&pipe->spin, is_ready, &wanted)))
+	if (is_ready(&wanted))
+		return 1;
+	begin = vk_spin_clock();
+	end = timeout_ns < 0 ? 0 : begin + timeout_ns;
+	if (timeout_ns && vk_spin_until(&pipe->spin, is_ready, &wanted))
 		return 1;
 	while (n > 0) {
 		struct pollfd bell = { .fd = pipe->bell, .events = POLLIN };
@@ -173,8 +189,10 @@ int vk_pipe_wait(struct vk_pipe *pipe, uint32_t room, int64_t timeout_ns)
 		n = ppoll(&bell, 1, timeout_ns < 0 ? NULL : &until, NULL);
 		n = n < 0 ? -errno : n;
 		vk_pipe_wake(pipe, n > 0);
-		if (is_ready(&wanted))
+		if (is_ready(&wanted)) {
+			vk_spin_slept(&pipe->spin, vk_spin_clock() - begin);
 			return 1;
+		}
 	}
 	return n;
 }

@@ -58,6 +58,13 @@ int vk_pipe_arm(struct vk_pipe *pipe, uint32_t room);
  * when the other party is gone: the bell stays readable then. */
 int vk_pipe_wake(struct vk_pipe *pipe, int rang);
 
+/* vk_pipe_spin polls for what vk_pipe_wait waits for, if that has paid lately; 1 = it is there. For
+ * event loops, which sleep elsewhere: vk_pipe_slept tells it how long that took, nanoseconds. */
+int vk_pipe_spin(struct vk_pipe *pipe, uint32_t room);
+
+/* vk_pipe_slept learns from a sleep: see vk_pipe_spin. */
+void vk_pipe_slept(struct vk_pipe *pipe, int64_t waited_ns);
+
 /* vk_pipe_wait blocks until vk_pipe_ready: 1; 0 after timeout_ns (negative: never); -EINTR. */
 int vk_pipe_wait(struct vk_pipe *pipe, uint32_t room, int64_t timeout_ns);
 
