@@ -12,7 +12,7 @@
 
 enum vk_schedule_const {
 	VK_TURN_BYTES = 131072, /* of all rounds of a turn: then receiving has its turn */
-	VK_TURN_BYTES_URGENT = 16384, /* the same while critical messages are about */
+	VK_TURN_BYTES_URGENT = 8192, /* the same while critical messages are about */
 	VK_CRITICAL_QUANTUM = 65536, /* bytes; critical goes first, but a round ends */
 	VK_APP_QUANTUM = 16384, /* bytes an application of normal weight sends at a time */
 	VK_WEIGHT_NORMAL = 100,

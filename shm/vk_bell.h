@@ -90,8 +90,8 @@ static inline int64_t vk_spin_clock(void)
 	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* vk_spin_slept learns from a sleep of waited_ns: when both parties sleep, two wakes make every wait
- * long, and only trying to poll shows whether it would be short. */
+/* vk_spin_slept learns from a sleep of waited_ns: when both parties sleep, two wakes make every
+ * wait long, and only trying to poll shows whether it would be short. */
 static inline void vk_spin_slept(struct vk_spin *spin, int64_t waited_ns)
 {
 	if (spin->now_ns || waited_ns > VK_SPIN_SOON * spin->max_ns) {
