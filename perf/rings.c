@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* rings.c: two processes on two cores and a channel between them, messages of 64 bytes, contents
- * checked. Prints one line: rate_per_second rtt_p50_ns slot_rtt_p50_ns corrupt.
+ * checked. Prints one line: rate_per_second rtt_p50_ns slot_rtt_p50_ns line_rtt_p50_ns corrupt.
  *
  *   rings MESSAGES PINGS
  *
- * slot is the baseline: one cache line that two processes write in turns.
+ * slot is the baseline: one slot each way, the same message beside a number that says it is there.
+ * line is the floor of the machine: a number each way, and no message.
  */
 #define _GNU_SOURCE
 #include "vk_channel.h"
@@ -20,10 +21,16 @@
 
 enum { SIZE = 64, BATCH = 32, CAPACITY = 1 << 18 };
 
+struct slot {
+	_Alignas(64) uint64_t number;
+	_Alignas(64) uint64_t message[SIZE / 8];
+};
+
 struct shared {
 	_Alignas(64) volatile uint64_t request;
 	_Alignas(64) volatile uint64_t reply;
 	_Alignas(64) uint64_t corrupt;
+	struct slot slots[2]; /* there, back */
 };
 
 struct end {
@@ -107,6 +114,42 @@ static uint64_t median(uint64_t *times, uint64_t count)
 	return times[count / 2];
 }
 
+static void slot_put(struct slot *slot, uint64_t number)
+{
+	for (int k = 0; k < SIZE / 8; k++)
+		slot->message[k] = number;
+	VK_STORE_RELEASE(&slot->number, number);
+}
+
+static uint64_t slot_take(const struct slot *slot, uint64_t number)
+{
+	while (VK_LOAD_ACQUIRE(&slot->number) != number)
+		__builtin_ia32_pause();
+	return slot->message[0] != number || slot->message[SIZE / 8 - 1] != number;
+}
+
+/* Round trips of the baselines: median times of slot and line, in ns. */
+static void baselines(struct shared *shared, uint64_t pings, uint64_t *times, uint64_t found[2])
+{
+	for (uint64_t i = 1; i <= pings; i++) {
+		uint64_t begin = now_ns();
+
+		slot_put(&shared->slots[0], i);
+		shared->corrupt += slot_take(&shared->slots[1], i);
+		times[i - 1] = now_ns() - begin;
+	}
+	found[0] = median(times, pings);
+	for (uint64_t i = 1; i <= pings; i++) {
+		uint64_t begin = now_ns();
+
+		shared->request = i;
+		while (shared->reply != i)
+			__builtin_ia32_pause();
+		times[i - 1] = now_ns() - begin;
+	}
+	found[1] = median(times, pings);
+}
+
 static void far_side(struct end *end, struct shared *shared, uint64_t messages, uint64_t pings)
 {
 	pin(1);
@@ -115,6 +158,10 @@ static void far_side(struct end *end, struct shared *shared, uint64_t messages, 
 	for (uint64_t i = 0; i < pings; i++) {
 		shared->corrupt += consume(&end->rx, i, 1);
 		produce(&end->tx, i, 1);
+	}
+	for (uint64_t i = 1; i <= pings; i++) {
+		shared->corrupt += slot_take(&shared->slots[0], i);
+		slot_put(&shared->slots[1], i);
 	}
 	for (uint64_t i = 1; i <= pings; i++) {
 		while (shared->request != i)
@@ -127,7 +174,7 @@ int main(int count, char **arguments)
 {
 	uint32_t capacity[VK_RINGS_MAX] = { CAPACITY };
 	struct vk_region *region[2];
-	uint64_t messages, pings, *times, begin, rate, ring;
+	uint64_t messages, pings, *times, begin, rate, ring, base[2];
 	struct shared *shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE,
 				     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	struct end near, far;
@@ -162,14 +209,8 @@ int main(int count, char **arguments)
 		times[i] = now_ns() - begin;
 	}
 	ring = median(times, pings);
-	for (uint64_t i = 1; i <= pings; i++) {
-		begin = now_ns();
-		shared->request = i;
-		while (shared->reply != i)
-			__builtin_ia32_pause();
-		times[i - 1] = now_ns() - begin;
-	}
+	baselines(shared, pings, times, base);
 	waitpid(child, NULL, 0);
-	printf("%lu %lu %lu %lu\n", rate, ring, median(times, pings), shared->corrupt);
+	printf("%lu %lu %lu %lu %lu\n", rate, ring, base[0], base[1], shared->corrupt);
 	return shared->corrupt != 0;
 }
