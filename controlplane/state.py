@@ -110,7 +110,8 @@ class State:
             _put(row.address, parsed.packed)
             row.udp_port = udp_port
             row.resolved = 0
-            row.session = 0
+            row.session = row.session_local = 0
+            row.joined = 1
             row.generation += 1
             row.state = lib.VK_ROW_LIVE
         self._changed_peers()

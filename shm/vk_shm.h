@@ -12,7 +12,7 @@
  *      head[r]: bytes consumed of A's ring r          head[r]: bytes consumed of D's ring r
  *
  * An application's channel has one ring a class and direction (ring index = enum vk_class; ring 0
- * is unused between worker and application). A ring between two applications has one ring, index
+ * carries no messages there, only reports). A ring between two applications has one ring, index
  * 0, and the party that created the channel plays D. Ring data is mapped twice in a row, so that
  * every record is contiguous. tail and head count bytes, never wrap (64 bits), and are multiples
  * of VK_RECORD_ALIGN; the byte at count c lives at offset c % capacity.
@@ -59,6 +59,10 @@ enum vk_blocked {
 	VK_BLOCKED_NONE = 0, /* only busy: the ring itself is the limit */
 	VK_BLOCKED_POLICY = 1, /* the application's own rate limit */
 	VK_BLOCKED_PATH = 2, /* the interface does not take more now */
+	VK_BLOCKED_CREDIT = 3, /* the stream's window is spent: the peer's application is behind */
+	VK_BLOCKED_SESSION = 4, /* the session's window is spent, or there is no session yet */
+	VK_BLOCKED_CONGESTION = 5, /* the path carries no more */
+	VK_BLOCKED_MEMORY = 6, /* the peer has no memory for a message of this size */
 };
 
 /* A record: header, body of `size` bytes, padding to VK_RECORD_ALIGN. */
@@ -77,17 +81,35 @@ enum vk_record_kind {
 	VK_RECORD_OPENED = 3, /* to application: answer to OPEN; code 0 or enum vk_code */
 	VK_RECORD_CLOSE = 4, /* no more messages in this direction */
 	VK_RECORD_RESET = 5, /* the stream is gone; code says why */
+	VK_RECORD_CONSUMED = 6, /* to worker, ring 0: body is vk_consumed; credit for the peer */
+	VK_RECORD_FLUSH = 7, /* to worker: answer when all before on this stream is acknowledged */
+	VK_RECORD_FLUSHED = 8, /* to application, ring 0: the answer; correlation as in FLUSH */
+	VK_RECORD_KIND_COUNT = 9,
+};
+
+/* What an application has taken of a stream: absolute, so that a report may be left out. */
+struct vk_consumed {
+	uint32_t flow;
+	uint32_t flow_generation;
+	uint64_t cost; /* sum over messages of payload + VK_MESSAGE_COST, since it was opened */
 };
 
 /* Errors that cross the wire in STREAM_RESET / ERROR payloads and rings (FEATURES: families). */
 enum vk_code {
 	VK_CODE_OK = 0,
 	VK_CODE_MALFORMED = 101, /* a request that breaks the protocol */
+	VK_CODE_SESSION_UNKNOWN = 102, /* the peer started anew: shake hands again */
+	VK_CODE_SESSION_CLOSED = 103,
+	VK_CODE_VERSION = 104, /* no common version, or capabilities that one side requires */
+	VK_CODE_ACK_INVALID = 105, /* an acknowledgement of what was never sent */
 	VK_CODE_NO_SERVICE = 301, /* nobody listens under that name */
 	VK_CODE_STREAM_IN_USE = 302,
 	VK_CODE_STREAM_UNKNOWN = 303,
 	VK_CODE_STREAMS_FULL = 304,
 	VK_CODE_APPLICATION_GONE = 305,
+	VK_CODE_FLOW_CONTROL = 306, /* more was sent than the window allowed */
+	VK_CODE_SHARDS = 307, /* shards of one message contradict each other */
+	VK_CODE_CANCELLED = 308, /* the other application reset the stream */
 	VK_CODE_OVERLOAD = 501, /* too many requests at once: try again later */
 	VK_CODE_FAILED = 502, /* the node could not do it */
 	VK_CODE_POLICY = 701, /* policy refuses class, stream, peer or service */
@@ -101,7 +123,9 @@ struct vk_message {
 	uint32_t flow_generation;
 	uint32_t peer; /* index into vk_state.peers */
 	uint32_t stream;
-	uint32_t sequence; /* to application: of the message on its stream */
+	/* Of the message on its stream and direction, from 0, chosen by the sending application's
+	 * library; of CLOSE: how many messages there were. */
+	uint32_t sequence;
 	uint32_t correlation;
 	uint8_t type; /* enum vk_type of a DATA record; 0 = STREAM_DATA */
 	uint8_t flags; /* enum vk_flag as the sender set them (EOS, URG, ACK) */
@@ -125,6 +149,9 @@ enum vk_node_const {
 	VK_PARTIALS_MAX = 1024, /* messages that wait for more of their shards */
 	VK_PARTIAL_RUNS_MAX = 256, /* separate runs of bytes in one of them */
 	VK_PARTIAL_SIZE = 65536, /* bytes of the largest */
+	VK_CONTROL_RING = 65536, /* bytes of ring 0, which no message goes through */
+	VK_MESSAGE_COST = 64, /* bytes a message counts in windows besides its payload */
+	VK_WINDOW_START = 65536, /* bytes a stream may be sent before its first credit */
 };
 
 enum vk_row_state { VK_ROW_FREE = 0, VK_ROW_LIVE = 1, VK_ROW_CLOSING = 2 };
@@ -143,8 +170,14 @@ struct vk_peer {
 	uint16_t payload_max; /* UDP payload bytes that fit the path's MTU */
 	uint8_t mac[6];
 	uint8_t source_mac[6];
-	uint32_t generation;
-	uint32_t session; /* 0: static plaintext peer */
+	uint32_t generation; /* another one: the peer's node started anew, its streams are gone */
+	uint8_t joined; /* there is a session: frames may be sent and taken */
+	uint8_t pad[3];
+	uint32_t session; /* id on the frames we send: the peer's choice */
+	uint32_t session_local; /* id on the frames we get: ours; the low bits are a queue */
+	uint32_t ack_delay_us; /* how long the peer may hold back an acknowledgement */
+	uint32_t window_start; /* bytes that the peer lets every stream begin with */
+	uint64_t session_window; /* bytes that the peer lets all streams begin with */
 };
 
 struct vk_app {
