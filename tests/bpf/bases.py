@@ -48,6 +48,9 @@ TABLE: list[tuple[int, bytes, str, str]] = [
     (22, ethernet(ip4(frame(0x31, 2000, b"", extension(3, 2) * 16))), "data", "steer"),
     (23, ethernet(ip4(frame(0x31, 2000, b"", extension(99, 255)))), "data", "steer"),
     (24, ethernet(ip4(frame(0x45, 7, fragment=0), fragment=0x4000)), "system", "steer"),  # DF
+    (25, ethernet(ip4(frame(0x31, 20000, b"part", SESSION + SHARD))), "logs", "steer"),
+    (26, ethernet(ip4(frame(0x02, 2000, b"", SESSION))), "data", "steer"),
+    (27, ethernet(ip4(frame(0x31, 2000, b"", SEQ + SESSION))), "data", "steer"),
     # passed
     (30, ethernet(b"\x45" + bytes(18), ethertype=0x0800), "control", "pass_short"),
     (31, ethernet(b"\x60" + bytes(38), ethertype=0x86DD), "control", "pass_short"),
@@ -93,5 +96,5 @@ TABLE: list[tuple[int, bytes, str, str]] = [
 ]
 """Number, packet, class it is counted under, verdict."""
 
-ONE_PER_VERDICT = [3, 13, 16, 30, 36, 41, 42, 45, 47, 62, 63, 64, 65, 72, 76, 80]
+ONE_PER_VERDICT = [3, 13, 16, 25, 30, 36, 41, 42, 45, 47, 62, 63, 64, 65, 72, 76, 80]
 """Numbers of the packets that the sweep takes apart, at least one for every verdict."""

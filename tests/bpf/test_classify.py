@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.bpf.bases import ONE_PER_VERDICT, TABLE
 from tests.bpf.model import opinion
-from tests.bpf.rig import VERDICTS, Rig, ethernet, extension, frame, ip4, ip6
+from tests.bpf.rig import VERDICTS, Rig, ethernet, extension, frame, ip4, ip6, meta_difference
 from tests.census import needs
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.loader import open_classifier
@@ -31,6 +31,16 @@ def rig() -> Iterator[Rig]:
 def test_the_truth_table_holds(rig: Rig, row: tuple[int, bytes, str, str]) -> None:
     _, packet, klass, verdict = row
     assert rig.judge(packet)[1:] == (klass, verdict)
+
+
+def test_the_truth_table_holds_when_sources_are_policed() -> None:
+    needs("root", "AF_XDP")
+    with Rig() as limited:
+        limited.program.set_source_police(1, 1000)
+        for _, packet, klass, verdict in TABLE:
+            run, *found = limited.judge(packet)
+            assert found == [klass, verdict]
+            assert not meta_difference(run, opinion(packet))
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row[0]:02}")
