@@ -17,109 +17,163 @@ struct {
 	__type(value, __u32);
 } vk_xsks SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, VK_QUEUES_MAX *VK_CLASS_COUNT);
-	__type(key, __u32);
-	__type(value, struct vk_credit);
-} vk_credits SEC(".maps");
-
-/* police_source says whether a frame's source address may go on. */
-static __always_inline int police_source(const struct vk_view *view)
+/* credit_spent says whether a lane has no frame left. */
+static __always_inline int credit_spent(const struct vk_lane *lane)
 {
-	struct vk_police *source = vk_source_limited();
-	struct vk_source_key key;
-
-	if (!source)
-		return 1;
-	if (view->family == 4)
-		key = vk_source_ip4(*(const __be32 *)view->source);
-	else
-		__builtin_memcpy(&key, view->source, sizeof(key));
-	return vk_police_source(source, &key, 1);
+	/* granted: pairs with the worker's release store after it refilled FILL */
+	return (__s64)(lane->used - *(volatile const uint64_t *)&lane->granted) >= 0;
 }
 
-/* police decides whether a valid frame may go on, and takes a frame of the class's credit if so. */
-static __always_inline uint32_t police(const struct vk_view *view, uint32_t queue,
-				       struct vk_credit *credit)
+/* police_source says whether a frame's source address may go on. In both versions of IP the packet
+ * has the source, then the destination, then the UDP header in front of the frame. */
+static __noinline int police_source(const struct vk_header *header, uint32_t family)
 {
-	if (!police_source(view))
-		return VK_DROP_SOURCE_RATE;
-	if (!vk_police_class(view->class, queue, 1))
-		return VK_DROP_CLASS_RATE;
-	/* granted: pairs with the worker's release store after it refilled FILL */
-	if ((__s64)(credit->used - *(volatile uint64_t *)&credit->granted) >= 0)
-		return VK_DROP_CREDIT;
-	credit->used++;
-	return VK_STEER;
+	const void *udp = (const void *)header - sizeof(struct udphdr);
+	struct vk_source_key key;
+
+	if (!vk_source_limited())
+		return 1;
+	if (family == 4)
+		key = vk_source_ip4(((const __be32 *)udp)[-2]);
+	else
+		key = ((const struct vk_source_key *)udp)[-2];
+	return vk_police_source(&key, 1);
+}
+
+/* count adds a steered frame to this CPU's counters. */
+static __always_inline void count(const struct xdp_md *ctx, const struct vk_view *view)
+{
+	struct vk_count *row = vk_count_row(view->class, VK_STEER);
+
+	if (!row)
+		return;
+	row->packets++;
+	row->bytes += (uint32_t)(ctx->data_end - ctx->data);
+	if (VK_UNLIKELY(view->header->flags & VK_FLAG_AGG))
+		row->more += (uint64_t)vk_frame_messages(view->header) - 1;
+}
+
+/* stamp writes the time into the metadata block of one frame in 2^vk_sample_shift of a lane. */
+static __noinline void stamp(struct xdp_md *ctx)
+{
+	struct vk_meta *meta = (void *)(long)ctx->data_meta;
+	uint32_t queue = ctx->rx_queue_index;
+	uint64_t mask = (1ULL << vk_sample_shift) - 1;
+
+	if ((void *)(meta + 1) > (void *)(long)ctx->data)
+		return;
+	if (queue >= VK_QUEUES_MAX || meta->class >= VK_CLASS_COUNT)
+		return;
+	if (!(vk_lanes[queue * VK_CLASS_COUNT + meta->class].used & mask))
+		meta->stamp = bpf_ktime_get_ns();
 }
 
 /* describe puts the metadata block right in front of the packet, in place of any that another
  * program left there. A driver without room for it is fine: the worker then parses for itself. */
-static __always_inline void describe(struct xdp_md *ctx, const struct vk_view *view, uint64_t seen)
+static __always_inline void describe(struct xdp_md *ctx, const struct vk_view *view)
 {
 	int present = (void *)(long)ctx->data - (void *)(long)ctx->data_meta;
-	struct vk_meta *meta;
+	uint64_t first = view->place + VK_PLACE(class, view->class);
+	/* payload_offset and frame_size; stamp is 0 */
+	uint64_t second = (view->place >> VK_PLACE_SHIFT(frame_offset)) + VK_HEADER_SIZE +
+			  view->header->ext * VK_EXT_WORD + (view->frame_size << 16);
+	uint64_t *meta;
 
-	if (bpf_xdp_adjust_meta(ctx, present - (int)sizeof(*meta)))
+	if (bpf_xdp_adjust_meta(ctx, present - (int)sizeof(struct vk_meta)))
 		return;
 	meta = (void *)(long)ctx->data_meta;
-	if ((void *)(meta + 1) > (void *)(long)ctx->data)
+	if ((void *)(meta + 2) > (void *)(long)ctx->data)
 		return;
-	meta->magic = VK_META_MAGIC;
-	meta->class = view->class;
-	meta->family = view->family;
-	meta->l3_offset = view->l3_offset;
-	meta->frame_offset = view->frame_offset;
-	meta->payload_offset = view->payload_offset;
-	meta->frame_size = view->frame_size;
-	meta->stamp = 0;
-	if (vk_sample_shift < VK_SAMPLE_NEVER && !(seen & ((1ULL << vk_sample_shift) - 1)))
-		meta->stamp = bpf_ktime_get_ns();
+	meta[0] = first;
+	meta[1] = second;
+	if (vk_sample_shift < VK_SAMPLE_NEVER)
+		stamp(ctx);
 }
 
-/* refuse counts a packet that is not steered; the verdict's name says what becomes of it. Not
- * inline: off the fast path. */
-static __noinline int refuse(uint32_t class, uint32_t verdict, uint32_t size)
+/* refuse counts a packet that is not steered; the verdict's name says what becomes of it. */
+static __noinline int refuse(struct xdp_md *ctx, uint32_t class, uint32_t verdict)
 {
-	vk_count_add(class, verdict, 1, size, 0);
+	vk_count_add(class, verdict, 1, (uint32_t)(ctx->data_end - ctx->data), 0);
 	return (verdict >= VK_PASS_SHORT && verdict <= VK_PASS_PORT) || verdict == VK_PASS_QUEUE ?
 		       XDP_PASS :
 		       XDP_DROP;
 }
 
+/* give_back refuses a frame whose class has no socket, and returns the credit it took. */
+static __noinline int give_back(struct xdp_md *ctx, uint32_t class)
+{
+	uint32_t queue = ctx->rx_queue_index;
+
+	if (queue < VK_QUEUES_MAX && class < VK_CLASS_COUNT)
+		vk_lanes[queue * VK_CLASS_COUNT + class].used--;
+	return refuse(ctx, class, VK_DROP_NO_SOCKET);
+}
+
+/* steer sends a frame that may go on to its class's socket; its credit has been taken. */
+static __always_inline int steer(struct xdp_md *ctx, const struct vk_view *view, uint32_t key)
+{
+	if (VK_UNLIKELY(bpf_redirect_map(&vk_xsks, key, XDP_DROP) != XDP_REDIRECT))
+		return give_back(ctx, view->class);
+	count(ctx, view);
+	describe(ctx, view);
+	return XDP_REDIRECT;
+}
+
+/* judge is the whole program, for any packet. */
+static __noinline int judge(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	uint32_t queue = ctx->rx_queue_index, key, verdict;
+	struct vk_lane *lane;
+	struct vk_view view;
+
+	verdict = vk_parse_packet(data, end, vk_udp_port, &view, VK_CHAIN_ANY);
+	if (verdict != VK_STEER)
+		return refuse(ctx, VK_CLASS_CONTROL, verdict);
+	if (queue >= VK_QUEUES_MAX)
+		return refuse(ctx, VK_CLASS_CONTROL, VK_PASS_QUEUE);
+	key = queue * VK_CLASS_COUNT + view.class;
+	lane = &vk_lanes[key];
+	if (!police_source(view.header, view.place >> VK_PLACE_SHIFT(family) & 0xff))
+		return refuse(ctx, view.class, VK_DROP_SOURCE_RATE);
+	if (!vk_bucket_take(&lane->police, &lane->bucket, 1))
+		return refuse(ctx, view.class, VK_DROP_CLASS_RATE);
+	if (credit_spent(lane))
+		return refuse(ctx, view.class, VK_DROP_CREDIT);
+	lane->used++;
+	return steer(ctx, &view, key);
+}
+
+/* The fast path: a frame that a worker wrote and that stays within all limits. Any other packet is
+ * judged from its start: reasons and refills, held ready on the way, would cost every good frame
+ * more than it costs to read a bad one twice. Nothing has been written before that is decided. */
 SEC("xdp")
 int vk_classify(struct xdp_md *ctx)
 {
+	const uint64_t one = 1ULL << VK_TOKEN_SHIFT;
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	uint32_t queue = ctx->rx_queue_index, size = end - data, verdict, key;
-	struct vk_view view = {};
-	struct vk_credit *credit;
-	struct vk_count *row;
+	struct vk_lane *lane;
+	struct vk_view view;
+	uint32_t queue, key;
+	uint64_t tokens;
 
-	verdict = vk_parse_packet(data, end, vk_udp_port, &view);
-	if (verdict != VK_STEER)
-		return refuse(VK_CLASS_CONTROL, verdict, size);
+	if (vk_source_limited() ||
+	    vk_parse_packet(data, end, vk_udp_port, &view, VK_CHAIN_USUAL) != VK_STEER)
+		return judge(ctx);
+	/* From here on the class is one value in one register, and the queue is not read before:
+	 * left alone, the compiler writes each class that it could be to the stack. */
+	asm volatile("" : "+r"(view.class));
+	queue = *(volatile uint32_t *)&ctx->rx_queue_index;
 	if (queue >= VK_QUEUES_MAX)
-		return refuse(VK_CLASS_CONTROL, VK_PASS_QUEUE, size);
+		return judge(ctx);
 	key = queue * VK_CLASS_COUNT + view.class;
-	credit = bpf_map_lookup_elem(&vk_credits, &key);
-	row = vk_count_row(view.class, VK_STEER);
-	if (!credit || !row)
-		return XDP_ABORTED; /* cannot be: both keys are in range */
-	verdict = police(&view, queue, credit);
-	if (verdict != VK_STEER)
-		return refuse(view.class, verdict, size);
-	describe(ctx, &view, row->packets);
-	if (bpf_redirect_map(&vk_xsks, key, XDP_DROP) != XDP_REDIRECT) {
-		credit->used--;
-		return refuse(view.class, VK_DROP_NO_SOCKET, size);
-	}
-	row->packets++;
-	row->bytes += size;
-	row->messages += view.messages;
-	return XDP_REDIRECT;
+	lane = &vk_lanes[key];
+	tokens = vk_bucket_tokens(&lane->police, &lane->bucket);
+	if (tokens < one || credit_spent(lane))
+		return judge(ctx);
+	lane->bucket.tokens = tokens - one;
+	lane->used++;
+	return steer(ctx, &view, key);
 }
 
 char vk_license[] SEC("license") = "Dual MIT/GPL";

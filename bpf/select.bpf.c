@@ -15,30 +15,39 @@ struct {
 	__type(value, __u64);
 } vk_socks SEC(".maps");
 
+/* What the first frame says. */
+struct select_view {
+	uint32_t family; /* 4 or 6 */
+	uint32_t class;
+	uint32_t messages; /* of one datagram */
+	uint32_t datagrams; /* as estimated from the first one's size */
+};
+
 /* select_chain walks the extensions of a frame, whose header says that the datagram holds them. */
-static __always_inline uint32_t select_chain(struct sk_reuseport_md *ctx, uint32_t words,
+static __always_inline uint32_t select_chain(struct sk_reuseport_md *ctx, uint32_t left,
 					     uint32_t *session)
 {
-	struct vk_chain chain = { .end = words };
+	uint32_t offset = sizeof(struct udphdr) + VK_HEADER_SIZE;
 
-	for (int i = 0; i < VK_EXT_KINDS_MAX && chain.at < chain.end; i++) {
-		uint32_t offset = sizeof(struct udphdr) + VK_HEADER_SIZE + chain.at * VK_EXT_WORD;
+	for (int i = 0; i < VK_EXT_KINDS_MAX && left; i++) {
 		struct vk_ext ext;
 		uint32_t verdict;
 
 		if (bpf_skb_load_bytes(ctx, offset, &ext, sizeof(ext)))
 			return VK_DROP_TRUNCATED;
-		verdict = vk_ext_step(&chain, &ext);
+		verdict = vk_ext_check(&ext, left);
 		if (verdict != VK_STEER)
 			return verdict;
+		*session |= ext.kind == VK_EXT_SESSION;
+		left -= ext.words;
+		offset += ext.words * VK_EXT_WORD;
 	}
-	*session = chain.session;
-	return chain.at == chain.end ? VK_STEER : VK_DROP_EXTENSION;
+	return left ? VK_DROP_EXTENSION : VK_STEER;
 }
 
-/* select_frame reads the first frame of size bytes of payload; *datagrams as estimated from it. */
+/* select_frame reads the first frame of size bytes of payload. */
 static __always_inline uint32_t select_frame(struct sk_reuseport_md *ctx, uint32_t size,
-					     struct vk_view *view, uint32_t *datagrams)
+					     struct select_view *view)
 {
 	struct vk_header header;
 	uint32_t verdict, session = 0;
@@ -58,7 +67,7 @@ static __always_inline uint32_t select_frame(struct sk_reuseport_md *ctx, uint32
 		return VK_DROP_LENGTH;
 	view->class = vk_frame_class(&header, session);
 	view->messages = vk_frame_messages(&header);
-	*datagrams = (size + (uint32_t)first - 1) / (uint32_t)first;
+	view->datagrams = (size + (uint32_t)first - 1) / (uint32_t)first;
 	return VK_STEER;
 }
 
@@ -66,11 +75,10 @@ static __always_inline uint32_t select_frame(struct sk_reuseport_md *ctx, uint32
 static __always_inline int select_source(struct sk_reuseport_md *ctx, uint32_t family,
 					 uint32_t datagrams)
 {
-	struct vk_police *source = vk_source_limited();
 	struct vk_source_key key = {};
 	__be32 address = 0;
 
-	if (!source)
+	if (!vk_source_limited())
 		return 1;
 	if (family == 4) {
 		bpf_skb_load_bytes_relative(ctx, __builtin_offsetof(struct iphdr, saddr), &address,
@@ -80,33 +88,39 @@ static __always_inline int select_source(struct sk_reuseport_md *ctx, uint32_t f
 		bpf_skb_load_bytes_relative(ctx, __builtin_offsetof(struct ipv6hdr, saddr), &key,
 					    sizeof(key), BPF_HDR_START_NET);
 	}
-	return vk_police_source(source, &key, datagrams);
+	return vk_police_source(&key, datagrams);
 }
 
-/* select_police decides whether that many datagrams may go on. */
+/* select_police decides whether the datagrams may go on. */
 static __always_inline uint32_t select_police(struct sk_reuseport_md *ctx,
-					      const struct vk_view *view, uint32_t datagrams)
+					      const struct select_view *view)
 {
-	if (!select_source(ctx, view->family, datagrams))
+	struct vk_lane *lane = &vk_lanes[view->class];
+
+	if (!select_source(ctx, view->family, view->datagrams))
 		return VK_DROP_SOURCE_RATE;
-	return vk_police_class(view->class, 0, datagrams) ? VK_STEER : VK_DROP_CLASS_RATE;
+	return vk_bucket_take(&lane->police, &lane->bucket, view->datagrams) ? VK_STEER :
+									       VK_DROP_CLASS_RATE;
 }
 
 SEC("sk_reuseport")
 int vk_select(struct sk_reuseport_md *ctx)
 {
-	uint32_t size = ctx->len - sizeof(struct udphdr), datagrams = 1, verdict, key;
-	struct vk_view view = { .family = ctx->eth_protocol == bpf_htons(ETH_P_IP) ? 4 : 6 };
+	uint32_t size = ctx->len - sizeof(struct udphdr), verdict, key;
+	struct select_view view = {
+		.family = ctx->eth_protocol == bpf_htons(ETH_P_IP) ? 4 : 6,
+		.datagrams = 1,
+	};
 
 	verdict = ctx->len < sizeof(struct udphdr) ? VK_DROP_TRUNCATED :
-						     select_frame(ctx, size, &view, &datagrams);
+						     select_frame(ctx, size, &view);
 	if (verdict == VK_STEER)
-		verdict = select_police(ctx, &view, datagrams);
+		verdict = select_police(ctx, &view);
 	key = view.class + (view.family == 4 ? 0 : VK_CLASS_COUNT);
 	if (verdict == VK_STEER && bpf_sk_select_reuseport(ctx, &vk_socks, &key, 0))
 		verdict = VK_DROP_NO_SOCKET;
-	vk_count_add(view.class, verdict, datagrams, size,
-		     verdict == VK_STEER ? (uint64_t)view.messages * datagrams : 0);
+	vk_count_add(view.class, verdict, view.datagrams, size,
+		     verdict == VK_STEER ? ((uint64_t)view.messages - 1) * view.datagrams : 0);
 	return verdict == VK_STEER ? SK_PASS : SK_DROP;
 }
 

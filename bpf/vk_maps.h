@@ -8,16 +8,19 @@
  * |------------|--------------------------|-----------------------------|-------------------|
  * | vk_xsks    | XSKMAP                   | queue * VK_CLASS_COUNT + class | XSK fd         |
  * | vk_socks   | REUSEPORT_SOCKARRAY      | class, + VK_CLASS_COUNT for IPv6 | UDP socket fd |
- * | vk_police  | ARRAY                    | class                       | vk_police         |
- * | vk_source  | ARRAY, 1 entry           | 0                           | vk_police         |
- * | vk_buckets | ARRAY                    | queue * VK_CLASS_COUNT + class | vk_bucket      |
+ * | vk_lanes   | ARRAY, MMAPABLE, 1 entry | 0                           | vk_lane[]         |
+ * | vk_source  | ARRAY, MMAPABLE, 1 entry | 0                           | vk_police         |
  * | vk_sources | LRU_PERCPU_HASH          | vk_source_key               | vk_bucket         |
- * | vk_credits | ARRAY, MMAPABLE          | queue * VK_CLASS_COUNT + class | vk_credit      |
  * | vk_counts  | PERCPU_ARRAY             | class * VK_VERDICT_COUNT + verdict | vk_count   |
  *
- * User space divides a class's rate by the number of queues before it writes vk_police: a bucket
- * belongs to one queue, and one CPU at a time works on a queue. select knows no queue and uses the
- * buckets of queue 0; there a token may be lost or won when CPUs race, which no policer notices.
+ * A lane is a class on a queue, at queue * VK_CLASS_COUNT + class. vk_lanes and vk_source are
+ * variables of the programs (.data.vk_lanes, .data.vk_source to libbpf and the kernel): the code
+ * has their address, and a packet needs no lookup. User space maps vk_lanes into its memory.
+ *
+ * User space divides a class's rate by the number of queues before it writes vk_lane.police: a
+ * bucket belongs to one queue, and one CPU at a time works on a queue. select knows no queue and
+ * uses the lanes of queue 0; there a token may be lost or won when CPUs race, which no policer
+ * notices.
  *
  * vk_counts: a packet is counted exactly once. VK_STEER and the verdicts from VK_DROP_CLASS_RATE on
  * are counted in the row of the frame's class; all others come before a class is known and are
@@ -29,6 +32,7 @@
 
 enum vk_map_const {
 	VK_QUEUES_MAX = 64,
+	VK_LANES_MAX = 384, /* a lane for each queue and class */
 	VK_SOCKS_MAX = 12, /* a socket for each class and address family */
 	VK_SOURCES_MAX = 16384, /* addresses a per-source policer remembers */
 	VK_TOKEN_SHIFT = 30, /* fixed point of rates and tokens: one packet is 1 << 30 */
@@ -63,7 +67,8 @@ enum vk_verdict {
 	VK_VERDICT_COUNT = 18,
 };
 
-/* A token bucket's configuration. rate 0 = no limit. */
+/* A token bucket's configuration. rate 0 = no limit; write burst 0 with it, so that the bucket
+ * stays as it is. */
 struct vk_police {
 	uint64_t rate; /* tokens per nanosecond, fixed point 2^-30; a token is one packet */
 	uint64_t burst; /* packets; 0 = refuse all */
@@ -80,19 +85,23 @@ struct vk_bucket {
 	uint64_t last_ns; /* bpf_ktime_get_ns of the last refill */
 };
 
-/* Frame credit of a class on a queue. granted is written by the worker only (release, after it
+/* All that a class on a queue is policed by: a line that user space writes, a line that the
+ * program writes. The frame credit: granted is written by the worker only (release, after it
  * refilled FILL), used by XDP only; used - granted >= 0 (as signed) means spent. */
-struct vk_credit {
+struct vk_lane {
 	uint64_t granted;
-	uint64_t pad0[7];
+	struct vk_police police;
+	uint64_t pad0[5];
 	uint64_t used;
-	uint64_t pad1[7];
+	struct vk_bucket bucket;
+	uint64_t pad1[5];
 };
 
 struct vk_count {
 	uint64_t packets;
 	uint64_t bytes; /* of the whole packet as XDP sees it; of the UDP payload in select */
-	uint64_t messages; /* of steered packets: inner frames (AGG, at most VK_AGG_MAX) or 1 */
+	uint64_t more; /* of steered packets: messages beyond one a packet, mod 2^64: with AGG the
+			* inner frames, at most VK_AGG_MAX, - 1 */
 };
 
 /* 16 bytes in front of a steered packet (bpf_xdp_adjust_meta). The worker uses them to find the
@@ -111,6 +120,8 @@ struct vk_meta {
 #ifndef VK_CDEF
 _Static_assert(sizeof(struct vk_meta) == 16, "maps: metadata is 16 bytes");
 _Static_assert((int)VK_SOCKS_MAX == 2 * (int)VK_CLASS_COUNT, "maps: a socket per class and family");
-_Static_assert(sizeof(struct vk_credit) == 128, "maps: credit fields on lines of their own");
+_Static_assert((int)VK_LANES_MAX == (int)VK_QUEUES_MAX * (int)VK_CLASS_COUNT, "maps: lanes");
+_Static_assert(sizeof(struct vk_lane) == 128, "maps: a lane is two cache lines");
+_Static_assert(__builtin_offsetof(struct vk_lane, used) == 64, "maps: a line for each writer");
 #endif
 #endif

@@ -3,8 +3,8 @@
 #define VK_PARSE_H
 /* vk_parse.h: what the two eBPF programs agree on when they read a packet. A cursor walks the
  * packet; every step checks its bounds and returns VK_STEER to go on or the verdict that ends it.
- * The rules of the frame itself (vk_parse_fields, vk_ext_step, vk_frame_size, vk_frame_class) do no
- * memory access of their own, so that classify reads the packet directly and select by copies.
+ * The rules of the frame itself (vk_parse_fields, vk_ext_check, vk_frame_size, vk_frame_class) do
+ * no memory access of their own, so that classify reads the packet directly and select by copies.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -22,35 +22,25 @@ enum vk_parse_const {
 	VK_IP4_FRAGMENT = 0x3fff, /* more-fragments flag and offset */
 };
 
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "VK_PLACE and the loader's keys are little-endian"
+#endif
+
+/* A field of vk_meta's first eight bytes as a part of these bytes read as one number, a "place".
+ * Parsers add up a place instead of keeping every offset in a register of its own. */
+#define VK_PLACE_SHIFT(field) (8 * __builtin_offsetof(struct vk_meta, field))
+#define VK_PLACE(field, value) ((uint64_t)(value) << VK_PLACE_SHIFT(field))
+#define VK_PLACE_STEP(size) (VK_PLACE(l3_offset, size) + VK_PLACE(frame_offset, size))
+
 struct vk_cursor {
 	void *at;
 	void *end;
-	uint32_t offset; /* of `at` from the packet's start */
+	uint64_t place; /* what vk_meta will say, as far as has been read; the class is 0 */
 };
 
 struct vk_vlan {
 	__be16 tci;
 	__be16 protocol;
-};
-
-/* What parsing found out about a frame. Small and never passed by address to a helper, so that the
- * compiler keeps it in registers. */
-struct vk_view {
-	const void *source; /* the IP source address, in the packet */
-	uint32_t family; /* 4 or 6 */
-	uint32_t l3_offset;
-	uint32_t frame_offset;
-	uint32_t payload_offset;
-	uint32_t frame_size;
-	uint32_t class;
-	uint32_t messages;
-};
-
-/* An extension chain being walked, in words. */
-struct vk_chain {
-	uint32_t at;
-	uint32_t end;
-	uint32_t session; /* a SESSION has been seen */
 };
 
 /* The words of an extension kind whose size is fixed, by kind, four bits each; 0 = any. */
@@ -69,7 +59,7 @@ static __always_inline uint32_t vk_parse_ethernet(struct vk_cursor *cursor, __be
 		return VK_PASS_SHORT;
 	*protocol = ethernet->h_proto;
 	cursor->at = ethernet + 1;
-	cursor->offset = sizeof(*ethernet);
+	cursor->place = VK_PLACE(magic, VK_META_MAGIC) + VK_PLACE_STEP(sizeof(*ethernet));
 #pragma unroll
 	for (int i = 0; i < VK_VLAN_TAGS_MAX; i++) {
 		struct vk_vlan *tag = cursor->at;
@@ -80,14 +70,13 @@ static __always_inline uint32_t vk_parse_ethernet(struct vk_cursor *cursor, __be
 			return VK_PASS_SHORT;
 		*protocol = tag->protocol;
 		cursor->at = tag + 1;
-		cursor->offset += sizeof(*tag);
+		cursor->place += VK_PLACE_STEP(sizeof(*tag));
 	}
 	return VK_STEER;
 }
 
 /* vk_parse_ip4 steps over an IPv4 header without options; *size becomes what IP says follows. */
-static __always_inline uint32_t vk_parse_ip4(struct vk_cursor *cursor, struct vk_view *view,
-					     uint32_t *size)
+static __always_inline uint32_t vk_parse_ip4(struct vk_cursor *cursor, uint32_t *size)
 {
 	struct iphdr *ip = cursor->at;
 	uint8_t first;
@@ -105,16 +94,14 @@ static __always_inline uint32_t vk_parse_ip4(struct vk_cursor *cursor, struct vk
 	if (*size < sizeof(*ip) + sizeof(struct udphdr))
 		return VK_PASS_SHORT;
 	*size -= sizeof(*ip);
-	view->family = 4;
-	view->source = &ip->saddr;
 	cursor->at = ip + 1;
-	cursor->offset += sizeof(*ip);
+	cursor->place +=
+		VK_PLACE(family, 4) + VK_PLACE(frame_offset, sizeof(*ip) + sizeof(struct udphdr));
 	return VK_STEER;
 }
 
 /* vk_parse_ip6 steps over an IPv6 header without extension headers; *size as above. */
-static __always_inline uint32_t vk_parse_ip6(struct vk_cursor *cursor, struct vk_view *view,
-					     uint32_t *size)
+static __always_inline uint32_t vk_parse_ip6(struct vk_cursor *cursor, uint32_t *size)
 {
 	struct ipv6hdr *ip = cursor->at;
 
@@ -127,10 +114,9 @@ static __always_inline uint32_t vk_parse_ip6(struct vk_cursor *cursor, struct vk
 	*size = bpf_ntohs(ip->payload_len);
 	if (*size < sizeof(struct udphdr))
 		return VK_PASS_SHORT;
-	view->family = 6;
-	view->source = &ip->saddr;
 	cursor->at = ip + 1;
-	cursor->offset += sizeof(*ip);
+	cursor->place +=
+		VK_PLACE(family, 6) + VK_PLACE(frame_offset, sizeof(*ip) + sizeof(struct udphdr));
 	return VK_STEER;
 }
 
@@ -151,7 +137,6 @@ static __always_inline uint32_t vk_parse_udp(struct vk_cursor *cursor, uint16_t 
 		return VK_DROP_LENGTH;
 	*size = length - sizeof(*udp);
 	cursor->at = udp + 1;
-	cursor->offset += sizeof(*udp);
 	return VK_STEER;
 }
 
@@ -170,17 +155,17 @@ static __always_inline uint32_t vk_parse_fields(const struct vk_header *header, 
 	return VK_STEER;
 }
 
-/* vk_ext_step checks one extension of a chain and steps over it. */
-static __always_inline uint32_t vk_ext_step(struct vk_chain *chain, const struct vk_ext *ext)
+/* vk_ext_check checks one extension of a chain of which so many words are left. */
+static __always_inline uint32_t vk_ext_check(const struct vk_ext *ext, uint32_t left)
 {
-	uint32_t kind = ext->kind, words = ext->words;
-	uint32_t fixed = kind < 16 ? vk_ext_fixed >> (kind * 4) & 15 : 0;
+	uint32_t kind = ext->kind, words = ext->words, fixed;
 
-	if (words == 0 || words > chain->end - chain->at || (fixed && words != fixed))
+	if (words == 0 || words > left)
 		return VK_DROP_EXTENSION;
-	chain->session |= kind == VK_EXT_SESSION;
-	chain->at += words;
-	return VK_STEER;
+	if (kind >= 16)
+		return VK_STEER;
+	fixed = vk_ext_fixed >> (kind * 4) & 15;
+	return fixed && words != fixed ? VK_DROP_EXTENSION : VK_STEER;
 }
 
 /* vk_frame_size returns the bytes a frame says that it has: up to 4 GiB and more, hence 64 bits. */

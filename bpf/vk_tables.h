@@ -6,26 +6,10 @@
  */
 #include "vk_parse.h"
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, VK_CLASS_COUNT);
-	__type(key, __u32);
-	__type(value, struct vk_police);
-} vk_police SEC(".maps");
+#define VK_UNLIKELY(condition) __builtin_expect(!!(condition), 0)
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct vk_police);
-} vk_source SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, VK_QUEUES_MAX *VK_CLASS_COUNT);
-	__type(key, __u32);
-	__type(value, struct vk_bucket);
-} vk_buckets SEC(".maps");
+struct vk_lane vk_lanes[VK_LANES_MAX] SEC(".data.vk_lanes");
+struct vk_police vk_source SEC(".data.vk_source");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_PERCPU_HASH);
@@ -51,7 +35,7 @@ static __always_inline struct vk_count *vk_count_row(uint32_t class, uint32_t ve
 
 /* vk_count_add counts packets of a class under a verdict. */
 static __always_inline void vk_count_add(uint32_t class, uint32_t verdict, uint64_t packets,
-					 uint64_t bytes, uint64_t messages)
+					 uint64_t bytes, uint64_t more)
 {
 	struct vk_count *row = vk_count_row(class, verdict);
 
@@ -59,26 +43,34 @@ static __always_inline void vk_count_add(uint32_t class, uint32_t verdict, uint6
 		return;
 	row->packets += packets;
 	row->bytes += bytes;
-	row->messages += messages;
+	row->more += more;
+}
+
+/* vk_bucket_tokens returns what a bucket holds: a burst lowered under way counts at once. */
+static __always_inline uint64_t vk_bucket_tokens(const struct vk_police *police,
+						 const struct vk_bucket *bucket)
+{
+	uint64_t cap = *(volatile const uint64_t *)&police->burst << VK_TOKEN_SHIFT;
+	uint64_t tokens = bucket->tokens;
+
+	return tokens < cap ? tokens : cap;
 }
 
 /* vk_bucket_take takes tokens for packets out of a bucket, or returns 0 when it has too few. A new
  * bucket is full; only one that is short reads the clock. A batch above the burst is charged the
- * burst, or it could never pass; a burst lowered under way counts at once. */
+ * burst, or it could never pass. */
 static __always_inline int vk_bucket_take(const struct vk_police *police, struct vk_bucket *bucket,
 					  uint64_t packets)
 {
 	uint64_t rate = *(volatile const uint64_t *)&police->rate;
 	uint64_t cap = *(volatile const uint64_t *)&police->burst << VK_TOKEN_SHIFT;
 	uint64_t need = packets << VK_TOKEN_SHIFT;
-	uint64_t tokens = bucket->tokens;
+	uint64_t tokens = vk_bucket_tokens(police, bucket);
 
 	if (!rate)
 		return 1;
 	if (need > cap && cap)
 		need = cap;
-	if (tokens > cap)
-		tokens = cap;
 	if (tokens < need) {
 		uint64_t now = bpf_ktime_get_ns();
 		__s64 elapsed = now - bucket->last_ns;
@@ -99,16 +91,6 @@ static __always_inline int vk_bucket_take(const struct vk_police *police, struct
 	return 1;
 }
 
-/* vk_police_class says whether a class's bucket of a queue (below VK_QUEUES_MAX) has tokens. */
-static __always_inline int vk_police_class(uint32_t class, uint32_t queue, uint64_t packets)
-{
-	uint32_t key = queue * VK_CLASS_COUNT + class;
-	struct vk_police *police = bpf_map_lookup_elem(&vk_police, &class);
-	struct vk_bucket *bucket = bpf_map_lookup_elem(&vk_buckets, &key);
-
-	return !police || !bucket || vk_bucket_take(police, bucket, packets);
-}
-
 /* vk_source_ip4 is the key of an IPv4 address. */
 static __always_inline struct vk_source_key vk_source_ip4(__be32 address)
 {
@@ -116,18 +98,14 @@ static __always_inline struct vk_source_key vk_source_ip4(__be32 address)
 }
 
 /* vk_source_limited says whether sources are policed at all. */
-static __always_inline struct vk_police *vk_source_limited(void)
+static __always_inline int vk_source_limited(void)
 {
-	uint32_t key = 0;
-	struct vk_police *police = bpf_map_lookup_elem(&vk_source, &key);
-
-	return police && police->rate ? police : NULL;
+	return *(volatile const uint64_t *)&vk_source.rate != 0;
 }
 
 /* vk_police_source says whether an address's bucket on this CPU has tokens; a new address begins
  * with a full bucket. When the table takes no more, packets go on to the class's bucket. */
-static __always_inline int vk_police_source(const struct vk_police *police,
-					    const struct vk_source_key *source, uint64_t packets)
+static __always_inline int vk_police_source(const struct vk_source_key *source, uint64_t packets)
 {
 	struct vk_bucket *bucket = bpf_map_lookup_elem(&vk_sources, source);
 
@@ -137,6 +115,6 @@ static __always_inline int vk_police_source(const struct vk_police *police,
 		bpf_map_update_elem(&vk_sources, source, &empty, BPF_NOEXIST);
 		bucket = bpf_map_lookup_elem(&vk_sources, source);
 	}
-	return !bucket || vk_bucket_take(police, bucket, packets);
+	return !bucket || vk_bucket_take(&vk_source, bucket, packets);
 }
 #endif

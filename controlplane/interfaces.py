@@ -77,7 +77,7 @@ class Opened:
     tx_reason: str
     qdisc: str = ""
     """The queueing discipline we gave it."""
-    credits: mmap.mmap | None = None
+    lanes: mmap.mmap | None = None
     udp_port: int = field(default=lib.VK_PORT)
 
     @property
@@ -164,9 +164,9 @@ class Opened:
         for port in self.queues:
             port.close()
         self.program.close()
-        if self.credits is not None:
+        if self.lanes is not None:
             with contextlib.suppress(BufferError):  # a closed port may still look at it
-                self.credits.close()
+                self.lanes.close()
 
 
 class Opener:
@@ -240,7 +240,7 @@ class Opener:
         try:
             if choice.rx == "xdp":
                 opened.link = program.attach(facts.index)  # before any bind
-                opened.credits = program.maps["vk_credits"].map_memory()
+                opened.lanes = program.maps["vk_lanes"].map_memory()
                 if opened.link.reason:
                     opened.rx_reason += f"; {opened.link.reason}"
             for queue in range(wanted.queues if choice.rx == "xdp" else 1):
@@ -263,7 +263,7 @@ class Opener:
             udp_port=self._config.node.udp_port,
             rings=rings,
             classifier=opened.program if by_xdp else None,
-            credit_memory=opened.credits,
+            lane_memory=opened.lanes,
             mode=opened.link.mode if opened.link else None,
             selector=None if by_xdp else opened.program,
             buffer_size=wanted.socket_buffer_bytes,

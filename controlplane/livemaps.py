@@ -16,7 +16,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from valkyrie.dataplane.errors import DataPlaneError
-from valkyrie.dataplane.loader import Map, attached_to
+from valkyrie.dataplane.loader import VARIABLE, Map, attached_to
 
 from .facts import SYS_BPF
 
@@ -86,7 +86,7 @@ def live_maps(interface: str) -> Iterator[dict[str, Map]]:
         for map_id in _map_ids(attached.program_id):
             fd = _bpf(_MAP_GET_FD_BY_ID, struct.pack("<I", map_id), f"open eBPF map {map_id}")
             raw = _info(fd, f"look at eBPF map {map_id}")[_MAP_NAME_AT:][:_NAME_SIZE]
-            name = raw.split(b"\0")[0].decode(errors="replace")
+            name = raw.split(b"\0")[0].decode(errors="replace").removeprefix(VARIABLE)
             if name.startswith("vk_"):
                 found[name] = Map(fd, name, owned=True)
             else:

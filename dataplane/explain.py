@@ -136,8 +136,8 @@ class Explainer:
     @staticmethod
     def _open(program: Program, steering: socket.socket) -> None:
         """Give every class a socket and credit without end."""
-        with program.maps["vk_credits"].map_memory() as memory:
-            rows = ffi.from_buffer("struct vk_credit[]", memory)
+        with program.maps["vk_lanes"].map_memory() as memory:
+            rows = ffi.from_buffer("struct vk_lane[]", memory)
             for klass in Class:
                 program.maps["vk_xsks"].update(klass, steering.fileno())
                 rows[klass].granted = _NO_LIMIT
@@ -145,7 +145,7 @@ class Explainer:
 
     def _copy(self, live: Mapping[str, Map]) -> None:
         """Copy a node's rates, buckets and credits."""
-        for name in ("vk_police", "vk_source", "vk_buckets", "vk_credits"):
+        for name in ("vk_lanes", "vk_source"):
             if name not in live:
                 raise CaptureError(f"the running node has no map {name}: is it another version?")
             target = self._program.maps[name]
@@ -216,4 +216,4 @@ def run(
             yield explainer.explain(index, packet)
 
 
-_LIVE = ("vk_xsks", "vk_police", "vk_source", "vk_buckets", "vk_credits")
+_LIVE = ("vk_xsks", "vk_lanes", "vk_source")

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 CAPABILITIES = "run it as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
+VARIABLE = ".data."
+"""What libbpf and the kernel put in front of the name of a map that is a program's variable."""
 _LOG_SIZE = 2000
 """Characters of libbpf's log that an error quotes: its end says what was refused."""
 
@@ -168,9 +170,10 @@ def read_counts(counts: Map) -> dict[tuple[Class, Verdict], Count]:
     rows: dict[tuple[Class, Verdict], Count] = {}
     for i in range(count[0]):
         row = numbers[i * per_entry : (i + 1) * per_entry]
-        packets, size, messages = (sum(row[j::values_per_cpu]) for j in range(values_per_cpu))
+        packets, size, more = (sum(row[j::values_per_cpu]) for j in range(values_per_cpu))
         if packets:
             klass, verdict = divmod(keys[i], lib.VK_VERDICT_COUNT)
+            messages = (packets + more) % (1 << 64) if verdict == Verdict.STEER else 0
             rows[Class(klass), Verdict(verdict)] = Count(packets, size, messages)
     return rows
 
@@ -179,6 +182,7 @@ def police(packets_per_second: float, burst: int) -> bytes:
     """Return a ``vk_police`` of at least 1 packet/s; 0 packets/s is no limit."""
     per_ns = packets_per_second * (1 << lib.VK_TOKEN_SHIFT) / 1e9
     rate = max(1, round(per_ns)) if packets_per_second else 0
+    burst = burst if packets_per_second else 0
     limit = 1 << lib.VK_POLICE_BITS
     if not (0 <= rate < limit and 0 <= burst < limit):
         raise ConfigError(f"a rate of {packets_per_second}/s with a burst of {burst} is too large")
@@ -231,7 +235,8 @@ class Program:
             )
             for map_name in self._declared():
                 fd = lib.vk_bpf_map_fd(self._object, map_name.encode())
-                self._maps[map_name] = Map(fd, map_name)
+                name = map_name.removeprefix(VARIABLE)
+                self._maps[name] = Map(fd, name)
         except BaseException:
             self.close()
             raise
@@ -240,21 +245,24 @@ class Program:
         names: list[str] = []
         while (name := lib.vk_bpf_map_name(self._object, len(names))) != ffi.NULL:
             names.append(ffi.string(name).decode())
-        return [name for name in names if "." not in name]  # .rodata and the like are not ours
+        # .rodata and the like are not ours
+        return [name for name in names if "." not in name.removeprefix(VARIABLE)]
 
     def _configure(self, variables: Mapping[str, int], reuse: Mapping[str, Map]) -> None:
         for variable, value in variables.items():
             result = lib.vk_bpf_set(self._object, variable.encode(), value)
             _check(result, f"set {variable} = {value} in the eBPF program {self.name}")
+        declared = {name.removeprefix(VARIABLE): name for name in self._declared()}
         for name, live in reuse.items():
             info = ffi.new("struct vk_bpf_map *")
             what = f"run {self.name} on the live map {name}"
-            _check(lib.vk_bpf_declared(self._object, name.encode(), info), what)
+            own = declared.get(name, name).encode()
+            _check(lib.vk_bpf_declared(self._object, own, info), what)
             wanted = MapShape.of(info)
             if wanted != live.shape:
                 hint = f"it is {live.shape}, wanted is {wanted}: stop and start the node instead"
                 raise _fail(errno.EPROTO, what, hint)
-            _check(lib.vk_bpf_reuse(self._object, name.encode(), live.fd), what)
+            _check(lib.vk_bpf_reuse(self._object, own, live.fd), what)
 
     @property
     def maps(self) -> Mapping[str, Map]:
@@ -262,8 +270,13 @@ class Program:
         return self._maps
 
     def set_police(self, klass: Class, packets_per_second: float, burst: int) -> None:
-        """Change a class's token bucket, live; 0 packets/s is no limit."""
-        self._maps["vk_police"].update(klass, police(packets_per_second, burst))
+        """Change a class's token bucket on every queue, live; 0 packets/s is no limit."""
+        value = ffi.from_buffer("struct vk_police *", police(packets_per_second, burst))
+        with self._maps["vk_lanes"].map_memory() as memory:
+            lanes = ffi.from_buffer("struct vk_lane[]", memory)
+            for queue in range(lib.VK_QUEUES_MAX):
+                lanes[queue * lib.VK_CLASS_COUNT + klass].police = value[0]
+            ffi.release(lanes)
 
     def set_source_police(self, packets_per_second: float, burst: int) -> None:
         """Change every source address's token bucket, live; 0 packets/s is no limit."""

@@ -115,7 +115,7 @@ class Port:
         self.tx_mode = "none"
         self.reason = ""
         """Why AF_XDP did not get a better mode; empty when it got the best."""
-        self._memory: Any = None  # keeps the mapped credits alive
+        self._memory: Any = None  # keeps the mapped lanes alive
 
     @property
     def interface(self) -> str:
@@ -176,7 +176,7 @@ class Port:
         """Close sockets and memory; the queue is free when every heir has gone too."""
         lib.vk_xsk_close_port(self.struct)
         lib.vk_udp_close_port(self.struct)
-        self.struct.credits = ffi.NULL
+        self.struct.lanes = ffi.NULL
         self._memory = None
 
     def __enter__(self) -> Self:
@@ -239,7 +239,7 @@ def _hint(number: int) -> str:
 
 
 def _open_xdp(
-    port: Port, rings: Rings, mode: XdpMode | None, best: int, credit_memory: mmap.mmap | None
+    port: Port, rings: Rings, mode: XdpMode | None, best: int, lane_memory: mmap.mmap | None
 ) -> None:
     pointer = port.struct
     config = ffi.new("struct vk_xsk_config *")
@@ -250,10 +250,10 @@ def _open_xdp(
     config.reserve = rings.reserve if port.rx == "xdp" else 64
     config.program_mode = 0 if mode is None else int(mode)
     config.best_mode = best
-    if credit_memory is not None and port.rx == "xdp":
-        start = port.queue * lib.VK_CLASS_COUNT * ffi.sizeof("struct vk_credit")
-        port._memory = ffi.from_buffer(credit_memory)  # noqa: SLF001  # its own module
-        pointer.credits = ffi.cast("struct vk_credit *", port._memory + start)  # noqa: SLF001
+    if lane_memory is not None and port.rx == "xdp":
+        start = port.queue * lib.VK_CLASS_COUNT * ffi.sizeof("struct vk_lane")
+        port._memory = ffi.from_buffer(lane_memory)  # noqa: SLF001  # its own module
+        pointer.lanes = ffi.cast("struct vk_lane *", port._memory + start)  # noqa: SLF001
     report = ffi.new("struct vk_xsk_report *")
     result = lib.vk_xsk_open_port(pointer, config, report)
     step = ffi.string(report.step).decode() if report.step != ffi.NULL else ""
@@ -309,7 +309,7 @@ def open_port(
     udp_port: int = lib.VK_PORT,
     rings: Rings | None = None,
     classifier: Program | None = None,
-    credit_memory: mmap.mmap | None = None,
+    lane_memory: mmap.mmap | None = None,
     mode: XdpMode | None = None,
     zero_copy: bool = True,
     selector: Program | None = None,
@@ -318,7 +318,7 @@ def open_port(
 ) -> Port:
     """Open what frames come and go through on one queue of an interface.
 
-    ``rx = "xdp"`` wants the ``classifier`` that is attached in ``mode`` and its mapped credits;
+    ``rx = "xdp"`` wants the ``classifier`` that is attached in ``mode`` and its mapped lanes;
     ``rx = "udp"`` wants a ``selector`` of the port's own. ``into`` is the ``vk_port`` to fill in, a
     new one without it. ``buffer_size`` is of each UDP socket's buffers, in bytes. Raises
     DataPlaneError and leaves nothing open.
@@ -342,7 +342,7 @@ def open_port(
     best = lib.VK_XDP_ZERO_COPY if zero_copy else lib.VK_XDP_NATIVE
     try:
         if "xdp" in (rx, tx):
-            _open_xdp(port, rings or Rings(), mode, best, credit_memory)
+            _open_xdp(port, rings or Rings(), mode, best, lane_memory)
         if "udp" in (rx, tx):
             _open_udp(port, -1 if selector is None else selector.fd, buffer_size)
         _enter_maps(port, None if classifier is None else classifier.maps["vk_xsks"], selector)

@@ -24,17 +24,17 @@ enum {
  * less than half of its credit left. */
 static void regain(const struct vk_port *port, uint32_t class)
 {
-	struct vk_credit *credit = &port->credits[class];
+	struct vk_lane *lane = &port->lanes[class];
 	uint64_t half = port->xsks[class].rx.size / 2;
-	uint64_t used = VK_LOAD_RELAXED(&credit->used);
+	uint64_t used = VK_LOAD_RELAXED(&lane->used);
 
-	if ((int64_t)(used + half - credit->granted) <= 0)
+	if ((int64_t)(used + half - lane->granted) <= 0)
 		return;
 	vk_xsk_grant(port);
 	/* A failure that the kernel does not count; packets on their way make this too generous
 	 * by a NAPI batch at most. */
-	if ((int64_t)(used + half - credit->granted) > 0)
-		VK_STORE_RELEASE(&credit->granted, used + 2 * half);
+	if ((int64_t)(used + half - lane->granted) > 0)
+		VK_STORE_RELEASE(&lane->granted, used + 2 * half);
 }
 
 /* idle is what an empty receive does now and then: wake a driver that waits for FILL, regain
@@ -51,7 +51,7 @@ static int idle(struct vk_xdp_path *self, uint32_t class)
 	}
 	times = ++self->receive[class].idle;
 	/* Ever more rarely: the look takes a line away from the program's processor. */
-	if (port->credits && times >= IDLE_REGAIN && !(times & (times - 1)))
+	if (port->lanes && times >= IDLE_REGAIN && !(times & (times - 1)))
 		regain(port, class);
 	if (class != VK_CLASS_CONTROL || times % IDLE_PROBE)
 		return 0;
@@ -153,9 +153,8 @@ static void xdp_rx_done(struct vk_path *path, uint32_t class)
 	receive->held = 0;
 	VK_STORE_RELEASE(ring->consumer, receive->consumer);
 	VK_STORE_RELEASE(&state->intent, 0);
-	if (port->credits)
-		VK_STORE_RELEASE(&port->credits[class].granted,
-				 port->credits[class].granted + count);
+	if (port->lanes)
+		VK_STORE_RELEASE(&port->lanes[class].granted, port->lanes[class].granted + count);
 }
 
 static int xdp_fds(struct vk_path *path, int *fds, int max)

@@ -10,7 +10,7 @@
 #include "vk_shm.h"
 
 enum vk_port_const {
-	VK_PORT_ABI = 1,
+	VK_PORT_ABI = 2,
 	VK_CHUNK_SIZE = 2048, /* bytes of a UMEM frame */
 	VK_FRAME_HEADROOM = 16, /* UMEM headroom on top of the kernel's XDP_PACKET_HEADROOM: the
 				 * metadata begins a cache line and shares it with the headers */
@@ -61,7 +61,7 @@ struct vk_port {
 	uint16_t mtu; /* of the interface, bytes */
 	struct vk_umem umem; /* when a path is XDP */
 	struct vk_xsk xsks[VK_CLASS_COUNT];
-	struct vk_credit *credits; /* [class], this queue's slice of the map; NULL without XDP */
+	struct vk_lane *lanes; /* [class], this queue's slice of the map; NULL without XDP */
 	int sockets4[VK_CLASS_COUNT]; /* kernel UDP sockets (RX when rx_path is UDP, TX when tx_path
 				       * is UDP), -1 = none */
 	int sockets6[VK_CLASS_COUNT];

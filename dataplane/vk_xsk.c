@@ -228,8 +228,10 @@ static int check_config(const struct vk_xsk_config *config, uint32_t *rx_frames)
 /* reset_credits starts the accounts of a queue whose sockets no program knows yet. */
 static void reset_credits(const struct vk_port *port)
 {
-	for (int class = 0; port->credits && class < VK_CLASS_COUNT; class ++)
-		port->credits[class] = (struct vk_credit){ 0 };
+	for (int class = 0; port->lanes && class < VK_CLASS_COUNT; class ++) {
+		port->lanes[class].used = 0;
+		port->lanes[class].granted = 0;
+	}
 	vk_xsk_grant(port);
 }
 
@@ -314,9 +316,9 @@ uint32_t vk_xsk_failed(const struct vk_port *port, uint32_t class)
 
 void vk_xsk_grant(const struct vk_port *port)
 {
-	for (uint32_t class = 0; port->credits && class < VK_CLASS_COUNT; class ++) {
+	for (uint32_t class = 0; port->lanes && class < VK_CLASS_COUNT; class ++) {
 		const struct vk_xsk_ring *rx = &port->xsks[class].rx;
-		uint64_t granted = port->credits[class].granted;
+		uint64_t granted = port->lanes[class].granted;
 		uint32_t holds;
 		int32_t short_by;
 
@@ -325,7 +327,7 @@ void vk_xsk_grant(const struct vk_port *port)
 		holds = rx->size + *rx->consumer + vk_xsk_failed(port, class);
 		short_by = (int32_t)(holds - (uint32_t)granted);
 		if (short_by > 0)
-			__atomic_store_n(&port->credits[class].granted,
-					 granted + (uint32_t)short_by, __ATOMIC_RELEASE);
+			__atomic_store_n(&port->lanes[class].granted, granted + (uint32_t)short_by,
+					 __ATOMIC_RELEASE);
 	}
 }

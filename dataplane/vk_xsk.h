@@ -34,7 +34,7 @@ struct vk_xsk_report {
  * filled in by the caller), which share one FILL and one COMPLETION ring; TX is on the control
  * class's socket. The XDP program is attached already. Tries zero-copy, then copy, with explicit
  * flags and a probe after bind; EBUSY is retried within a bound, everything unmapped in between.
- * FILL is filled, and port->credits, when there, start from the sizes of the RX rings. On return 0
+ * FILL is filled, and port->lanes, when there, start from the sizes of the RX rings. On return 0
  * port->umem, xsks and xdp_mode are set; otherwise -errno, nothing is left open and the report
  * says where it ended. Capabilities: NET_RAW, IPC_LOCK (UMEM above
  * RLIMIT_MEMLOCK). Syscalls: socket, setsockopt, getsockopt, mmap, bind, sendto, recvfrom,

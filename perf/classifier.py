@@ -54,7 +54,7 @@ def _packet() -> bytes:
 
 def _prepare(program: Program, steering: socket.socket) -> None:
     """Give every class a socket, credit and buckets that are full for the whole run."""
-    rows = ffi.from_buffer("struct vk_credit[]", program.maps["vk_credits"].map_memory())
+    rows = ffi.from_buffer("struct vk_lane[]", program.maps["vk_lanes"].map_memory())
     for klass in Class:
         program.maps["vk_xsks"].update(klass, steering.fileno())
         rows[klass].granted = CREDIT

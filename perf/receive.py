@@ -156,11 +156,11 @@ class Bench:
     def ours(self, packet: bytes, duration_ns: int, rings: Rings) -> float:
         """Measure the classifier and the path."""
         with open_classifier() as program:
-            credit = program.maps["vk_credits"].map_memory()
+            credit = program.maps["vk_lanes"].map_memory()
             hook = self.target.host.run(program.attach, self.target.index, (XdpMode.NATIVE,))
             with (
                 contextlib.closing(hook),
-                self._port(program, rings, credit_memory=credit) as port,
+                self._port(program, rings, lane_memory=credit) as port,
             ):
                 state = ffi.new("struct vk_port_state *")
                 where, kept = (

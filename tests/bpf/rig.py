@@ -113,11 +113,11 @@ class Rig:
     def __init__(self, program: Program | None = None) -> None:
         self.program = open_classifier() if program is None else program
         self.socket = socket.socket(AF_XDP, socket.SOCK_RAW, 0)
-        self._memory = self.program.maps["vk_credits"].map_memory()
-        self.credits = ffi.from_buffer("struct vk_credit[]", self._memory)
+        self._memory = self.program.maps["vk_lanes"].map_memory()
+        self.lanes = ffi.from_buffer("struct vk_lane[]", self._memory)
         for klass in Class:
             self.program.maps["vk_xsks"].update(klass, self.socket.fileno())
-            self.credits[klass].granted = 1 << 62
+            self.lanes[klass].granted = 1 << 62
         self._before = self.totals()
         self._expected = self._before
 
@@ -179,11 +179,12 @@ class Rig:
         row = self.program.maps["vk_counts"].lookup(index)
         assert row is not None
         numbers = memoryview(row).cast("Q")
-        return sum(numbers[0::3]), sum(numbers[1::3]), sum(numbers[2::3])
+        packets, size, more = (sum(numbers[i::3]) for i in range(3))
+        return packets, size, (packets + more) % (1 << 64) if verdict == "steer" else 0
 
     def close(self) -> None:
         """Close the program and the socket."""
-        self.credits = None
+        self.lanes = None
         self._memory.close()
         self.socket.close()
         self.program.close()

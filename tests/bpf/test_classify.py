@@ -167,33 +167,33 @@ def test_the_port_is_configuration() -> None:
 
 def test_a_class_without_a_socket_drops_and_keeps_its_credit(rig: Rig) -> None:
     packet = ethernet(ip4(frame(0x31, 5)))
-    used = rig.credits[Class.SYSTEM].used
+    used = rig.lanes[Class.SYSTEM].used
     rig.program.maps["vk_xsks"].delete(Class.SYSTEM)
     try:
         assert rig.judge(packet)[1:] == ("system", "drop_no_socket")
     finally:
         rig.program.maps["vk_xsks"].update(Class.SYSTEM, rig.socket.fileno())
-    assert rig.credits[Class.SYSTEM].used == used
+    assert rig.lanes[Class.SYSTEM].used == used
     assert rig.judge(packet)[1:] == ("system", "steer")
-    assert rig.credits[Class.SYSTEM].used == used + 1
+    assert rig.lanes[Class.SYSTEM].used == used + 1
 
 
 def test_spent_credit_drops_only_its_own_class(rig: Rig) -> None:
-    rig.credits[Class.LOGS].granted = rig.credits[Class.LOGS].used + 2
+    rig.lanes[Class.LOGS].granted = rig.lanes[Class.LOGS].used + 2
     logs, data = ethernet(ip4(frame(0x31, 20000))), ethernet(ip4(frame(0x31, 2000)))
     try:
         verdicts = [rig.judge(logs)[2] for _ in range(4)]
         assert verdicts == ["steer", "steer", "drop_credit", "drop_credit"]
         assert rig.judge(data)[2] == "steer"
-        rig.credits[Class.LOGS].granted += 1
+        rig.lanes[Class.LOGS].granted += 1
         assert [rig.judge(logs)[2] for _ in range(2)] == ["steer", "drop_credit"]
     finally:
-        rig.credits[Class.LOGS].granted = 1 << 62
+        rig.lanes[Class.LOGS].granted = 1 << 62
 
 
 def test_credit_counts_on_when_the_numbers_wrap(rig: Rig) -> None:
     packet = ethernet(ip4(frame(0x31, 150)))
-    credit = rig.credits[Class.JOB]
+    credit = rig.lanes[Class.JOB]
     credit.used, credit.granted = (1 << 64) - 1, 1
     try:
         assert [rig.judge(packet)[2] for _ in range(3)] == ["steer", "steer", "drop_credit"]

@@ -64,7 +64,7 @@ class Policing(RuleBasedStateMachine):
         self.source_burst = 0
         self.left = dict.fromkeys(STREAMS, 1 << 40)
         for klass in STREAMS:
-            self.rig.credits[klass].granted = 1 << 40
+            self.rig.lanes[klass].granted = 1 << 40
 
     @rule(klass=st.sampled_from(list(STREAMS)), burst=st.integers(0, 6))
     def limit(self, klass: Class, burst: int) -> None:
@@ -84,7 +84,7 @@ class Policing(RuleBasedStateMachine):
 
     @rule(klass=st.sampled_from(list(STREAMS)), frames=st.integers(0, 5))
     def grant_no_more_than(self, klass: Class, frames: int) -> None:
-        credit = self.rig.credits[klass]
+        credit = self.rig.lanes[klass]
         credit.granted = credit.used + frames
         self.left[klass] = frames
 
@@ -107,7 +107,7 @@ class Policing(RuleBasedStateMachine):
 
     @invariant()
     def the_control_class_is_untouched(self) -> None:
-        assert self.rig.credits[Class.CONTROL].used == 0
+        assert self.rig.lanes[Class.CONTROL].used == 0
 
     def teardown(self) -> None:
         self.rig.close()
@@ -136,9 +136,7 @@ def test_a_bucket_refills_with_time_up_to_its_burst() -> None:
         assert flood[:3] == ["steer"] * 3
         wait_until(lambda: rig.judge(packet(Class.LOGS))[2] == "steer", what="a new token")
         # With the state set back two seconds, a refill gives the burst and not one token more.
-        rig.program.maps["vk_buckets"].update(
-            Class.LOGS, bytes(ffi.buffer(ffi.new("struct vk_bucket *", {"last_ns": 1})))
-        )
+        rig.lanes[Class.LOGS].bucket = {"tokens": 0, "last_ns": 1}
         rig.program.set_police(Class.LOGS, SLOWEST + 10, 3)
         assert [rig.judge(packet(Class.LOGS))[2] for _ in range(4)] == [
             *["steer"] * 3,

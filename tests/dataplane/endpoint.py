@@ -120,9 +120,9 @@ class Endpoint:
         self.classifier = open_classifier() if rx == "xdp" else None
         self.selector = open_selector() if rx == "udp" else None
         self.hook: Any = None
-        self.credits: Any = None
+        self.lanes: Any = None
         if self.classifier is not None:
-            self.credits = self.classifier.maps["vk_credits"].map_memory()
+            self.lanes = self.classifier.maps["vk_lanes"].map_memory()
             self.hook = link.host.run(self.classifier.attach, link.index, modes)
         self.state = ffi.new("struct vk_port_state *")
         self.frames = ffi.new("struct vk_rx_frame[]", lib.VK_RX_BATCH)
@@ -140,7 +140,7 @@ class Endpoint:
             tx=self.tx,
             rings=self.rings,
             classifier=self.classifier,
-            credit_memory=self.credits,
+            lane_memory=self.lanes,
             mode=None if self.hook is None else self.hook.mode,
             selector=self.selector,
             buffer_size=self.buffer_size,
@@ -253,8 +253,8 @@ class Endpoint:
         """Close everything."""
         self.close_path()
         self.port.close()
-        if self.credits is not None:
-            self.credits.close()
+        if self.lanes is not None:
+            self.lanes.close()
         if self.hook is not None:
             self.hook.close()
         for program in (self.classifier, self.selector):

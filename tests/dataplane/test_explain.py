@@ -102,12 +102,12 @@ def test_a_running_nodes_limits_apply_and_its_state_stays(tmp_path: Path) -> Non
         with Rig() as node:
             node.program.pin(pins)
             node.program.set_police(Class.DATA, 1, 2)
-            node.credits[Class.JOB].granted = 0
+            node.lanes[Class.JOB].granted = 0
             rows = list(explain.run(path, pins=pins))
             assert [row.document()["reason"] for row in rows] == ["", ""] + ["class_rate"] * 2
             assert {row.klass for row in rows} == {"data"}
             assert node.totals() == {}
-            assert node.credits[Class.DATA].used == 0
+            assert node.lanes[Class.DATA].used == 0
     finally:
         for pin in pins.iterdir():
             pin.unlink()

@@ -27,14 +27,13 @@ def test_maps_have_the_documented_names_and_shapes() -> None:
     pairs = lib.VK_QUEUES_MAX * lib.VK_CLASS_COUNT
     assert entries == {
         "vk_xsks": pairs,
-        "vk_police": lib.VK_CLASS_COUNT,
+        "vk_lanes": 1,
         "vk_source": 1,
-        "vk_buckets": pairs,
         "vk_sources": lib.VK_SOURCES_MAX,
-        "vk_credits": pairs,
         "vk_counts": lib.VK_CLASS_COUNT * lib.VK_VERDICT_COUNT,
     }
-    for name, struct in (("police", "police"), ("buckets", "bucket"), ("counts", "count")):
+    assert sizes["vk_lanes"] == pairs * ffi.sizeof("struct vk_lane")
+    for name, struct in (("source", "police"), ("sources", "bucket"), ("counts", "count")):
         assert sizes[f"vk_{name}"] == ffi.sizeof(f"struct vk_{struct}")
 
 
@@ -45,22 +44,41 @@ def test_elements_are_written_read_walked_and_removed() -> None:
         key = bytes(range(16))
         assert sources.lookup(key) is None
         assert sources.delete(key) is False
-        policers = program.maps["vk_police"]
-        program.set_police(Class.LOGS, 1e6, 500)
-        row = policers.lookup(Class.LOGS)
+        policer = program.maps["vk_source"]
+        program.set_source_police(1e6, 500)
+        row = policer.lookup(0)
         assert row == loader.police(1e6, 500)
-        assert [int.from_bytes(each, "little") for each in policers] == list(range(6))
-        with pytest.raises(DataPlaneError, match="update map vk_police"):
-            policers.update(99, row)
+        assert [int.from_bytes(each, "little") for each in policer] == [0]
+        with pytest.raises(DataPlaneError, match="update map vk_source"):
+            policer.update(99, row)
 
 
-def test_mapped_credits_are_the_maps_memory() -> None:
+def lane(lanes: Map, klass: Class, queue: int = 0) -> bytes:
+    """Return a lane's police, as the kernel has it."""
+    table = lanes.lookup(0)
+    assert table is not None
+    rows = ffi.from_buffer("struct vk_lane[]", table)
+    return bytes(ffi.buffer(ffi.addressof(rows[queue * lib.VK_CLASS_COUNT + klass], "police")))
+
+
+def test_a_class_is_policed_alike_on_every_queue_and_no_other_class_is() -> None:
     needs("root")
     with open_classifier() as program:
-        credits_map = program.maps["vk_credits"]
-        with credits_map.map_memory() as memory:
+        program.set_police(Class.LOGS, 1e6, 500)
+        lanes = program.maps["vk_lanes"]
+        for queue in range(lib.VK_QUEUES_MAX):
+            found = {klass: lane(lanes, klass, queue) for klass in Class}
+            assert found.pop(Class.LOGS) == loader.police(1e6, 500)
+            assert set(found.values()) == {bytes(16)}
+
+
+def test_mapped_lanes_are_the_maps_memory() -> None:
+    needs("root")
+    with open_classifier() as program:
+        lanes = program.maps["vk_lanes"]
+        with lanes.map_memory() as memory:
             memory[:8] = (77).to_bytes(8, "little")
-        found = credits_map.lookup(0)
+        found = lanes.lookup(0)
         assert found is not None
         assert int.from_bytes(found[:8], "little") == 77
 
@@ -91,11 +109,13 @@ def test_unknown_and_unfit_variables_are_named() -> None:
 def test_a_program_runs_on_live_maps_of_the_same_shape_only() -> None:
     needs("root")
     with open_classifier() as first:
+        first.set_police(Class.DATA, 7, 7)
         with open_classifier(reuse=first.maps) as second:
+            assert lane(second.maps["vk_lanes"], Class.DATA) == loader.police(7, 7)
             second.set_police(Class.JOB, 5, 5)
-            assert first.maps["vk_police"].lookup(Class.JOB) == loader.police(5, 5)
+            assert lane(first.maps["vk_lanes"], Class.JOB) == loader.police(5, 5)
         with pytest.raises(DataPlaneError, match="stop and start the node") as caught:
-            open_classifier(reuse={"vk_police": first.maps["vk_source"]})
+            open_classifier(reuse={"vk_lanes": first.maps["vk_source"]})
         assert caught.value.errno == errno.EPROTO
 
 
@@ -106,10 +126,10 @@ def test_maps_outlive_their_program_by_a_duplicate_or_a_pin() -> None:
     try:
         with open_classifier() as program:
             program.set_police(Class.DATA, 9, 9)
-            copy = program.maps["vk_police"].duplicate()
+            copy = program.maps["vk_lanes"].duplicate()
             program.pin(pins)
-        again: Map = open_pinned_map(pins / "vk_police")
-        assert copy.lookup(Class.DATA) == again.lookup(Class.DATA) == loader.police(9, 9)
+        again: Map = open_pinned_map(pins / "vk_lanes")
+        assert lane(copy, Class.DATA) == lane(again, Class.DATA) == loader.police(9, 9)
         copy.close()
         again.close()
         assert (pins / "vk_classify").exists()

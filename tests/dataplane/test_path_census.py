@@ -151,7 +151,7 @@ def test_no_kill_of_a_worker_loses_a_frame_of_memory(
         drain(b)
         assert_balanced(b)
         assert b.census().free == b.port.struct.umem.tx_frames
-        credit = b.port.struct.credits[Class.DATA]
+        credit = b.port.struct.lanes[Class.DATA]
         assert credit.granted - credit.used == b.port.struct.xsks[Class.DATA].rx.size
         sent = [frame(Class.DATA, number) for number in range(500)]
         for data in sent:
@@ -187,13 +187,13 @@ def test_a_move_that_a_crash_cut_is_finished_or_undone(
         if rx_done:
             ring.consumer[0] = consumer + 10
         if granted:
-            b.port.struct.credits[Class.JOB].granted += 10
+            b.port.struct.lanes[Class.JOB].granted += 10
         b.close_path()
         b.open_path()
         assert b.state.intent == 0
         assert b.recovered == (10 if not rx_done else 0)
         assert b.census().rx[Class.JOB] == (0 if fill_done else 10)
         assert len(b.receive_all(Class.JOB, 0 if fill_done else 10)) == (0 if fill_done else 10)
-        credit = b.port.struct.credits[Class.JOB]
+        credit = b.port.struct.lanes[Class.JOB]
         assert credit.granted - credit.used == ring.size
         assert_balanced(b)
