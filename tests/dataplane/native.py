@@ -24,6 +24,12 @@ PARTS = [
 ]
 """Everything the worker is made of, but for its paths and vk_worker.c, which the rig includes."""
 
+CONGESTION = [
+    *("dataplane/vk_congestion.c", "dataplane/vk_cubic.c", "dataplane/vk_delay.c"),
+    *("dataplane/vk_fixed.c", "dataplane/vk_hystart.c"),
+]
+"""The congestion controllers, which need nothing else."""
+
 
 def compiler() -> str:
     """Return clang's name."""

@@ -1,0 +1,143 @@
+"""vk_pacer: the rate is kept, batches stay whole, and the next one is known to the nanosecond."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.dataplane.native import library
+
+SECOND = 1_000_000_000
+US = 1000
+
+
+class Pacer:
+    def __init__(self, rate: int, size: int = 1200, now: int = SECOND) -> None:
+        self.ffi, self.lib = library("tests/dataplane/pacer_rig.h", "tests/dataplane/pacer_rig.c")
+        self.it = self.ffi.new("struct vk_pacer *")
+        self.now = now
+        self.lib.pacer_init(self.it, size, now)
+        self.rate(rate)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.it, name)
+
+    def rate(self, rate: int) -> None:
+        self.lib.pacer_rate(self.it, rate, self.now)
+
+    def room(self) -> int:
+        return int(self.lib.pacer_room(self.it, self.now))
+
+    def ready(self) -> bool:
+        return bool(self.lib.pacer_ready(self.it, self.now))
+
+    def next_ns(self) -> int:
+        return int(self.lib.pacer_next_ns(self.it))
+
+    def spend(self, size: int) -> None:
+        self.lib.pacer_spend(self.it, size, self.now)
+
+
+def test_an_unpaced_sender_is_always_ready() -> None:
+    pacer = Pacer(0)
+    pacer.spend(1 << 40)
+    assert pacer.ready()
+    assert pacer.next_ns() == 0
+
+
+# rate in bytes/s, datagram -> burst: the greater of ten datagrams and 200 us, at most 256 KiB;
+# batch: the greater of one datagram and 100 us, at most half of the burst.
+@pytest.mark.parametrize(
+    ("rate", "size", "burst", "batch"),
+    [
+        (1_000_000, 1200, 12_000, 1200),
+        (12_500_000, 1200, 12_000, 1250),
+        (125_000_000, 1200, 25_000, 12_500),
+        (1_250_000_000, 1200, 250_000, 125_000),
+        (5_000_000_000, 1200, 262_144, 131_072),
+        (12_500_000, 9000, 90_000, 9000),
+        (12_500_000, 65_000, 262_144, 65_000),
+    ],
+)
+def test_bursts_and_batches_have_their_sizes(rate: int, size: int, burst: int, batch: int) -> None:
+    pacer = Pacer(rate, size)
+    assert (pacer.burst, pacer.batch) == (burst, batch)
+    assert pacer.room() == burst
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(1, 1 << 40),
+    st.lists(st.tuples(st.integers(1, 65_535), st.integers(0, 2000)), min_size=1, max_size=200),
+)
+def test_no_more_leaves_than_the_rate_a_burst_and_one_batch(
+    rate: int, wishes: list[tuple[int, int]]
+) -> None:
+    pacer, start, left, largest = Pacer(rate), SECOND, 0, 0
+    for size, pause in wishes:
+        pacer.now += pause
+        if pacer.ready():
+            pacer.spend(size)
+            left += size
+            largest = max(largest, size)
+        allowed = (pacer.now - start) * rate / SECOND + pacer.burst + largest
+        assert left <= allowed * (1 + 1e-6) + 1
+
+
+@pytest.mark.parametrize("rate", [10_000, 1_000_000, 125_000_000, 5_000_000_000])
+@pytest.mark.parametrize("size", [100, 1200, 64_000])
+def test_a_sender_that_wakes_when_told_gets_its_rate(rate: int, size: int) -> None:
+    pacer, sent, woken = Pacer(rate), 0, 0
+    start = pacer.now
+    while sent < max(2_000_000, 100 * size, rate // 100):
+        assert pacer.ready()
+        while pacer.ready():
+            pacer.spend(size)
+            sent += size
+        assert pacer.next_ns() > pacer.now
+        pacer.now = pacer.next_ns() - 1
+        assert not pacer.ready()
+        pacer.now += 1
+        woken += 1
+    took = (pacer.now - start) * rate / SECOND
+    assert took <= sent + pacer.batch + 1
+    assert sent <= took + pacer.burst + size
+    assert woken <= sent / pacer.batch + 1
+
+
+def test_calls_that_come_often_lose_nothing_to_rounding() -> None:
+    pacer = Pacer(3_333_333)
+    pacer.spend(1_000_000)
+    start = pacer.now
+    while not pacer.ready():
+        pacer.now += 100
+        pacer.spend(0)
+    waited = (1_000_000 - pacer.burst + pacer.batch) * SECOND / 3_333_333
+    assert abs((pacer.now - start) / waited - 1) < 1e-3
+
+
+def test_a_debt_is_paid_at_the_new_rate() -> None:
+    pacer = Pacer(10_000)
+    pacer.spend(pacer.burst + 64_000)
+    pacer.rate(1_000_000_000)
+    pacer.now = pacer.next_ns()
+    assert pacer.ready()
+    assert pacer.now - SECOND < 200 * US
+
+
+def test_idle_time_earns_one_burst_and_no_more() -> None:
+    pacer = Pacer(125_000_000)
+    pacer.now += 3600 * SECOND
+    assert pacer.room() == pacer.burst
+
+
+def test_time_that_stands_still_or_an_old_reading_does_no_harm() -> None:
+    pacer = Pacer(125_000_000)
+    pacer.spend(pacer.burst)
+    pacer.now -= SECOND // 2
+    assert not pacer.ready()
+    pacer.spend(1200)
+    assert pacer.next_ns() < SECOND + 200 * US
