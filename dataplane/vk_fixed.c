@@ -48,11 +48,15 @@ static void acked(struct vk_congestion *congestion, const struct vk_congestion_a
 static void lost(struct vk_congestion *congestion, uint64_t bytes, enum vk_loss loss, int fresh,
 		 uint64_t now_ns)
 {
+	uint64_t before = congestion->window;
+
 	(void)bytes, (void)fresh, (void)now_ns;
 	if (loss != VK_LOSS_PERSISTENT)
 		return;
 	congestion->state.fixed.scale = (uint32_t)vk_max(congestion->state.fixed.scale / 2, 1);
 	apply(congestion);
+	/* A larger window that was configured meanwhile waits for an ACK. */
+	congestion->window = vk_min(congestion->window, before);
 }
 
 static uint32_t pacing_gain(const struct vk_congestion *congestion)
