@@ -168,10 +168,14 @@ int vk_classify(struct xdp_md *ctx)
 		return judge(ctx);
 	key = queue * VK_CLASS_COUNT + view.class;
 	lane = &vk_lanes[key];
-	tokens = vk_bucket_tokens(&lane->police, &lane->bucket);
-	if (tokens < one || credit_spent(lane))
+	if (credit_spent(lane))
 		return judge(ctx);
-	lane->bucket.tokens = tokens - one;
+	if (*(volatile uint64_t *)&lane->police.rate) {
+		tokens = vk_bucket_tokens(&lane->police, &lane->bucket);
+		if (tokens < one)
+			return judge(ctx);
+		lane->bucket.tokens = tokens - one;
+	}
 	lane->used++;
 	return steer(ctx, &view, key);
 }

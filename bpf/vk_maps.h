@@ -67,8 +67,7 @@ enum vk_verdict {
 	VK_VERDICT_COUNT = 18,
 };
 
-/* A token bucket's configuration. rate 0 = no limit; write burst 0 with it, so that the bucket
- * stays as it is. */
+/* A token bucket's configuration. rate 0 = no limit. */
 struct vk_police {
 	uint64_t rate; /* tokens per nanosecond, fixed point 2^-30; a token is one packet */
 	uint64_t burst; /* packets; 0 = refuse all */

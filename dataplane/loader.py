@@ -182,7 +182,6 @@ def police(packets_per_second: float, burst: int) -> bytes:
     """Return a ``vk_police`` of at least 1 packet/s; 0 packets/s is no limit."""
     per_ns = packets_per_second * (1 << lib.VK_TOKEN_SHIFT) / 1e9
     rate = max(1, round(per_ns)) if packets_per_second else 0
-    burst = burst if packets_per_second else 0
     limit = 1 << lib.VK_POLICE_BITS
     if not (0 <= rate < limit and 0 <= burst < limit):
         raise ConfigError(f"a rate of {packets_per_second}/s with a burst of {burst} is too large")
