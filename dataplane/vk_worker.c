@@ -2,11 +2,7 @@
 #define _GNU_SOURCE
 #include "vk_worker.h"
 
-#include "vk_flows.h"
-#include "vk_peers.h"
-#include "vk_reassembly.h"
-#include "vk_receive.h"
-#include "vk_send.h"
+#include "vk_engine.h"
 #include "vk_slice.h"
 #include "vk_slots.h"
 
@@ -22,46 +18,8 @@ enum {
 	FDS_MAX = VK_PORTS_MAX * 2 * VK_CLASS_COUNT + VK_APPS_MAX + 2,
 	TURNS_A_LOOK = 64, /* busy turns between two looks at the broker's socket */
 	SPIN_SHORT_MIN = 16, /* of the last 64 idle periods */
-	KEPT_NS = 50000, /* between two tries to hand datagrams to a kernel that is full */
-	RATE_SLACK_NS = 100000,
 	LEAVE_NS = 200000000, /* a stopping worker waits as long for a kernel that is full */
 };
-
-/* Values that hold when the daemon is gone, and the bounds of those it may set. */
-static const struct vk_params safe_params = {
-	.spin_ns = 20000,
-	.budget_frames = 64,
-	.quantum_bytes = { 0, 0, 65536, 65536, 65536, 32768, 0, 0 },
-	.aggregate = 1,
-	.reassembly_bytes = 64 << 20,
-	.reassembly_ns_high = 0,
-	.reassembly_ns_low = 2000000000,
-};
-
-static uint32_t clamp(uint32_t value, uint32_t low, uint32_t high)
-{
-	return value < low ? low : value > high ? high : value;
-}
-
-static void take_params(struct vk_run *run)
-{
-	uint64_t beat_ns = VK_LOAD_RELAXED(&run->state->daemon_heartbeat_ns);
-	struct vk_params params;
-
-	if (beat_ns + VK_LEASE_NS < run->now_ns)
-		params = safe_params;
-	else if (vk_seqlock_copy(&params, &run->state->params, sizeof params))
-		return;
-	params.spin_ns = clamp(params.spin_ns, 0, 1000000);
-	params.budget_frames = clamp(params.budget_frames, 1, VK_RX_BATCH);
-	for (uint32_t c = VK_CLASS_SYSTEM; c < VK_CLASS_COUNT; c++) {
-		params.quantum_bytes[c] = clamp(params.quantum_bytes[c], 1500, 1 << 18);
-		run->schedule.quantum[c] = params.quantum_bytes[c];
-	}
-	params.reassembly_bytes = clamp(params.reassembly_bytes, 1 << 17, 1u << 30);
-	run->params = params;
-	vk_reassembly_limit(run->reassembly, params.reassembly_bytes);
-}
 
 static uint64_t read_clock(clockid_t clock)
 {
@@ -71,40 +29,16 @@ static uint64_t read_clock(clockid_t clock)
 	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
-static void tick(struct vk_run *run)
-{
-	uint64_t age_ns = (uint64_t)run->params.reassembly_ns_high << 32 |
-			  run->params.reassembly_ns_low;
-
-	run->tick_ns = run->now_ns + VK_TICK_NS;
-	VK_STORE_RELAXED(&run->work->heartbeat_ns, run->now_ns);
-	vk_reassembly_expire(run->reassembly, run->now_ns, age_ns ? age_ns : 1);
-	run->counters->gauges[VK_REASSEMBLY_BYTES] = vk_reassembly_bytes(run->reassembly);
-	for (uint32_t port = 0; port < run->boot->port_count; port++) {
-		run->counters->gauges[VK_SYSCALLS_RX] += run->rx[port]->syscalls_rx;
-		run->counters->gauges[VK_SYSCALLS_TX] += run->tx[port]->syscalls_tx;
-		run->rx[port]->syscalls_rx = 0;
-		run->tx[port]->syscalls_tx = 0;
-	}
-	take_params(run);
-}
-
-/* Leaves nothing behind: what paths took from the kernel reaches the applications, what the worker
- * owes the peers reaches the kernel. Applications' records stay in their rings. */
+/* Leaves nothing behind, or not for long: the kernel may stay full. */
 static void leave(struct vk_run *run)
 {
-	const struct timespec step = { .tv_nsec = KEPT_NS };
-	uint64_t end_ns = read_clock(CLOCK_MONOTONIC) + LEAVE_NS;
+	const struct timespec step = { .tv_nsec = VK_KEPT_NS };
+	uint64_t now_ns = read_clock(CLOCK_MONOTONIC), end_ns = now_ns + LEAVE_NS;
 
-	vk_receive_rest(run);
-	do {
-		run->path_full = 0;
-		vk_send_replies(run);
-		if (!vk_send_flush(run) && !run->reply_count)
-			break;
+	while (vk_engine_leave(run, now_ns) && now_ns < end_ns) {
 		ppoll(NULL, 0, &step, NULL);
-	} while (read_clock(CLOCK_MONOTONIC) < end_ns);
-	vk_slots_flush(run);
+		now_ns = read_clock(CLOCK_MONOTONIC);
+	}
 }
 
 /* Reads one order with its descriptors; 0, or -errno (-EAGAIN: none, -EPIPE: broker gone). */
@@ -133,18 +67,6 @@ static int read_order(struct vk_run *run, struct vk_order *order, int fds[4])
 	return size == sizeof *order ? 0 : -EPROTO;
 }
 
-/* What an application put into its rings before it left is still sent. */
-static int detach(struct vk_run *run, const struct vk_order *order)
-{
-	const struct vk_run_slot *slot = &run->slots[order->slot];
-
-	if (!slot->attached || slot->generation != order->generation)
-		return -ESTALE;
-	vk_send_drain(run, order->slot);
-	vk_slots_detach(run, order->slot);
-	return 0;
-}
-
 static int obey(struct vk_run *run)
 {
 	struct vk_order order;
@@ -157,7 +79,7 @@ static int obey(struct vk_run *run)
 		else if (order.kind == VK_ORDER_ATTACH)
 			order.result = fds[3] < 0 ? -EBADF : vk_slots_attach(run, order.slot, fds);
 		else if (order.kind == VK_ORDER_DETACH)
-			order.result = detach(run, &order);
+			order.result = vk_engine_detach(run, order.slot, order.generation);
 		else if (order.kind == VK_ORDER_STOP)
 			run->stopping = 1;
 		else
@@ -180,20 +102,10 @@ static void from_python(struct vk_run *run)
 
 	while ((size = recv(run->boot->python_fd, &packet, sizeof packet, MSG_DONTWAIT)) >
 	       (ssize_t)sizeof packet.head) {
-		int peer = vk_peers_find(run, packet.head.family, packet.head.address);
 		uint32_t bytes = (uint32_t)size - (uint32_t)sizeof packet.head;
-		struct vk_path *path;
-		uint8_t *data;
 
-		if (peer < 0 || bytes > run->peers[peer].payload_max)
-			continue;
-		path = run->tx[run->peers[peer].port_index];
-		data = path->ops->tx_reserve(path, &run->peers[peer], VK_CLASS_CONTROL);
-		if (!data)
+		if (vk_engine_control(run, &packet.head, packet.frame, bytes) == -EAGAIN)
 			return;
-		memcpy(data, packet.frame, bytes);
-		path->ops->tx_commit(path, bytes, 0);
-		vk_count_row(run, VK_CLASS_CONTROL)[VK_TX_CONTROL]++;
 	}
 }
 
@@ -243,21 +155,12 @@ static int add_fd(struct pollfd *fds, int count, int fd)
 	return count + 1;
 }
 
-/* How long a sleep may last: to the next tick, to when a rate lets something go (a little later,
- * so that several go at once), or not for long when datagrams wait for the kernel. */
-static uint64_t sleep_ns(const struct vk_run *run, uint32_t kept)
-{
-	uint64_t limit_ns = kept || run->path_full ? KEPT_NS : VK_TICK_NS, rate_ns = RATE_SLACK_NS;
-
-	if (run->due_ns > run->now_ns)
-		rate_ns += run->due_ns - run->now_ns;
-	return run->due_ns != UINT64_MAX && rate_ns < limit_ns ? rate_ns : limit_ns;
-}
-
 /* Sleeps until something happens. */
 static void sleep_until_work(struct vk_run *run, uint32_t kept)
 {
-	struct timespec limit = { .tv_nsec = (long)sleep_ns(run, kept) };
+	uint64_t due_ns = vk_engine_deadline(run, kept);
+	uint64_t left_ns = due_ns > run->now_ns ? due_ns - run->now_ns : 0;
+	struct timespec limit = { .tv_nsec = (long)left_ns }; /* a tick at most: below 1 s */
 	struct pollfd fds[FDS_MAX];
 	int count = add_fd(fds, 0, run->boot->control_fd), bells;
 
@@ -285,31 +188,16 @@ static void sleep_until_work(struct vk_run *run, uint32_t kept)
 	run->counters->gauges[VK_SLEEPS]++;
 }
 
-/* One turn: receive, send, hand over. Returns whether anything was done, or -errno. */
 static int turn(struct vk_run *run, uint32_t *kept)
 {
-	uint64_t sent;
-	int received;
+	int done =
+		vk_engine_turn(run, read_clock(CLOCK_MONOTONIC), read_clock(CLOCK_REALTIME), kept);
 
-	run->now_ns = read_clock(CLOCK_MONOTONIC);
-	run->real_ns = read_clock(CLOCK_REALTIME);
-	if (run->now_ns >= run->tick_ns)
-		tick(run);
-	vk_peers_refresh(run, 0);
-	received = vk_receive_all(run);
-	if (received < 0)
-		return received;
-	if (received)
-		vk_slots_flush(run); /* applications may begin while we send */
-	sent = vk_send_all(run);
-	*kept = vk_send_flush(run);
-	vk_slots_flush(run);
-	run->counters->gauges[VK_LOOPS]++;
 	if (run->consumers_behind) { /* on a shared core they may only need their turn */
 		run->consumers_behind = 0;
 		sched_yield();
 	}
-	return received || sent || run->reply_count;
+	return done;
 }
 
 /* Spinning pays while one in four of the last 64 idle periods was shorter than spin_ns, whether the
@@ -381,27 +269,14 @@ uint32_t vk_worker_abi(void)
 
 static int start(struct vk_run *run, struct vk_boot *boot)
 {
+	int error;
+
 	run->boot = boot;
-	run->state = boot->state;
 	run->work = boot->work;
 	run->counters = boot->counters;
-	run->last_flow = VK_NO_FLOW;
-	run->idle_short = UINT64_MAX;
-	run->params = safe_params;
-	run->reassembly = vk_reassembly_new(run->work->partials, run->work->partial_data,
-					    safe_params.reassembly_bytes);
-	if (!run->reassembly)
-		return -ENOMEM;
-	run->now_ns = read_clock(CLOCK_MONOTONIC);
-	run->work->magic = VK_SHM_MAGIC;
-	run->work->abi = VK_SHM_ABI;
 	run->work->pid = (uint32_t)getpid();
-	run->work->starts++;
-	run->counters->gauges[VK_WORKER_STARTS]++;
-	vk_peers_refresh(run, 1);
-	vk_slots_inherit(run);
-	vk_flows_load(run);
-	return open_paths(run);
+	error = open_paths(run);
+	return error ? error : vk_engine_start(run, boot, read_clock(CLOCK_MONOTONIC));
 }
 
 int vk_worker_run(struct vk_boot *boot)
@@ -421,13 +296,12 @@ int vk_worker_run(struct vk_boot *boot)
 	vk_slice_short(); /* a wish: older kernels do not know it */
 	error = start(run, boot);
 	if (!error) {
-		tick(run);
 		VK_STORE_RELEASE(&run->work->phase, VK_WORKER_RUNNING);
 		error = loop(run);
 	}
 	VK_STORE_RELEASE(&run->work->phase, error ? VK_WORKER_FAILED : VK_WORKER_STOPPED);
 	close_paths(run);
-	vk_reassembly_free(run->reassembly);
+	vk_engine_free(run);
 	free(run);
 	return error;
 }

@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 INCLUDES = [f"-I{ROOT / layer}" for layer in ("tests/dataplane", "dataplane", "bpf", "shm")]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 PARTS = [
-    *("dataplane/vk_datagram.c", "dataplane/vk_flows.c", "dataplane/vk_frame.c"),
+    *("dataplane/vk_datagram.c", "dataplane/vk_engine.c"),
+    *("dataplane/vk_flows.c", "dataplane/vk_frame.c"),
     *("dataplane/vk_peers.c", "dataplane/vk_reassembly.c", "dataplane/vk_receive.c"),
     *("dataplane/vk_schedule.c", "dataplane/vk_send.c", "dataplane/vk_slice.c"),
     *("dataplane/vk_slots.c",),

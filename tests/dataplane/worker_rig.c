@@ -301,7 +301,7 @@ void rig_open(uint32_t number)
 		node->boot->slots[i].region_a = vk_channel_reserve(64 << 20);
 	}
 	node->state->daemon_heartbeat_ns = rig_now_ns;
-	node->state->params = safe_params;
+	node->state->params = *vk_engine_params();
 	peer = &node->state->peers[0];
 	peer->state = VK_ROW_LIVE;
 	peer->family = 4;
@@ -319,13 +319,12 @@ void rig_start(uint32_t number, int recover)
 	node->run = calloc(1, sizeof *node->run);
 	if (!node->run || start(node->run, node->boot))
 		abort();
-	tick(node->run);
 }
 
 static void forget(struct rig_node *node)
 {
 	close_paths(node->run);
-	vk_reassembly_free(node->run->reassembly);
+	vk_engine_free(node->run);
 	free(node->run);
 	node->run = NULL;
 }

@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: MIT */
+#include "vk_engine.h"
+
+#include "vk_flows.h"
+#include "vk_peers.h"
+#include "vk_reassembly.h"
+#include "vk_receive.h"
+#include "vk_send.h"
+#include "vk_slots.h"
+
+#include <string.h>
+
+/* Values that hold when the daemon is gone, and the bounds of those it may set. */
+static const struct vk_params safe_params = {
+	.spin_ns = 20000,
+	.budget_frames = 64,
+	.quantum_bytes = { 0, 0, 65536, 65536, 65536, 32768, 0, 0 },
+	.aggregate = 1,
+	.reassembly_bytes = 64 << 20,
+	.reassembly_ns_high = 0,
+	.reassembly_ns_low = 2000000000,
+};
+
+const struct vk_params *vk_engine_params(void)
+{
+	return &safe_params;
+}
+
+static uint32_t clamp(uint32_t value, uint32_t low, uint32_t high)
+{
+	return value < low ? low : value > high ? high : value;
+}
+
+static void take_params(struct vk_run *run)
+{
+	uint64_t beat_ns = VK_LOAD_RELAXED(&run->state->daemon_heartbeat_ns);
+	struct vk_params params;
+
+	if (beat_ns + VK_LEASE_NS < run->now_ns)
+		params = safe_params;
+	else if (vk_seqlock_copy(&params, &run->state->params, sizeof params))
+		return;
+	params.spin_ns = clamp(params.spin_ns, 0, 1000000);
+	params.budget_frames = clamp(params.budget_frames, 1, VK_RX_BATCH);
+	for (uint32_t c = VK_CLASS_SYSTEM; c < VK_CLASS_COUNT; c++) {
+		params.quantum_bytes[c] = clamp(params.quantum_bytes[c], 1500, 1 << 18);
+		run->schedule.quantum[c] = params.quantum_bytes[c];
+	}
+	params.reassembly_bytes = clamp(params.reassembly_bytes, 1 << 17, 1u << 30);
+	run->params = params;
+	vk_reassembly_limit(run->reassembly, params.reassembly_bytes);
+}
+
+static void tick(struct vk_run *run)
+{
+	uint64_t age_ns = (uint64_t)run->params.reassembly_ns_high << 32 |
+			  run->params.reassembly_ns_low;
+
+	run->tick_ns = run->now_ns + VK_TICK_NS;
+	VK_STORE_RELAXED(&run->work->heartbeat_ns, run->now_ns);
+	vk_reassembly_expire(run->reassembly, run->now_ns, age_ns ? age_ns : 1);
+	run->counters->gauges[VK_REASSEMBLY_BYTES] = vk_reassembly_bytes(run->reassembly);
+	for (uint32_t port = 0; port < run->boot->port_count; port++) {
+		run->counters->gauges[VK_SYSCALLS_RX] += run->rx[port]->syscalls_rx;
+		run->counters->gauges[VK_SYSCALLS_TX] += run->tx[port]->syscalls_tx;
+		run->rx[port]->syscalls_rx = 0;
+		run->tx[port]->syscalls_tx = 0;
+	}
+	take_params(run);
+}
+
+int vk_engine_start(struct vk_run *run, struct vk_boot *boot, uint64_t now_ns)
+{
+	run->boot = boot;
+	run->state = boot->state;
+	run->work = boot->work;
+	run->counters = boot->counters;
+	run->last_flow = VK_NO_FLOW;
+	run->idle_short = UINT64_MAX;
+	run->params = safe_params;
+	run->reassembly = vk_reassembly_new(run->work->partials, run->work->partial_data,
+					    safe_params.reassembly_bytes);
+	if (!run->reassembly)
+		return -ENOMEM;
+	run->now_ns = now_ns;
+	run->work->magic = VK_SHM_MAGIC;
+	run->work->abi = VK_SHM_ABI;
+	run->work->starts++;
+	run->counters->gauges[VK_WORKER_STARTS]++;
+	vk_peers_refresh(run, 1);
+	vk_slots_inherit(run);
+	vk_flows_load(run);
+	tick(run);
+	return 0;
+}
+
+int vk_engine_turn(struct vk_run *run, uint64_t now_ns, uint64_t real_ns, uint32_t *kept)
+{
+	uint64_t sent;
+	int received;
+
+	run->now_ns = now_ns;
+	run->real_ns = real_ns;
+	if (run->now_ns >= run->tick_ns)
+		tick(run);
+	vk_peers_refresh(run, 0);
+	received = vk_receive_all(run);
+	if (received < 0)
+		return received;
+	if (received)
+		vk_slots_flush(run); /* applications may begin while we send */
+	sent = vk_send_all(run);
+	*kept = vk_send_flush(run);
+	vk_slots_flush(run);
+	run->counters->gauges[VK_LOOPS]++;
+	return received || sent || run->reply_count;
+}
+
+uint64_t vk_engine_deadline(const struct vk_run *run, uint32_t kept)
+{
+	uint64_t deadline_ns = run->tick_ns;
+
+	if ((kept || run->path_full) && run->now_ns + VK_KEPT_NS < deadline_ns)
+		deadline_ns = run->now_ns + VK_KEPT_NS;
+	if (run->due_ns != UINT64_MAX) {
+		uint64_t from_ns = run->due_ns > run->now_ns ? run->due_ns : run->now_ns;
+
+		if (from_ns + VK_RATE_SLACK_NS < deadline_ns)
+			deadline_ns = from_ns + VK_RATE_SLACK_NS;
+	}
+	return deadline_ns;
+}
+
+int vk_engine_detach(struct vk_run *run, uint32_t number, uint32_t generation)
+{
+	const struct vk_run_slot *slot = &run->slots[number];
+
+	if (!slot->attached || slot->generation != generation)
+		return -ESTALE;
+	vk_send_drain(run, number);
+	vk_slots_detach(run, number);
+	return 0;
+}
+
+int vk_engine_control(struct vk_run *run, const struct vk_control_frame *to, const uint8_t *frame,
+		      uint32_t size)
+{
+	int peer = vk_peers_find(run, to->family, to->address);
+	struct vk_path *path;
+	uint8_t *data;
+
+	if (peer < 0)
+		return -ENOENT;
+	if (size > run->peers[peer].payload_max)
+		return -EMSGSIZE;
+	path = run->tx[run->peers[peer].port_index];
+	data = path->ops->tx_reserve(path, &run->peers[peer], VK_CLASS_CONTROL);
+	if (!data)
+		return -EAGAIN;
+	memcpy(data, frame, size);
+	path->ops->tx_commit(path, size, 0);
+	vk_count_row(run, VK_CLASS_CONTROL)[VK_TX_CONTROL]++;
+	return 0;
+}
+
+uint32_t vk_engine_leave(struct vk_run *run, uint64_t now_ns)
+{
+	uint32_t kept;
+
+	run->now_ns = now_ns;
+	vk_receive_rest(run);
+	run->path_full = 0;
+	vk_send_replies(run);
+	kept = vk_send_flush(run);
+	vk_slots_flush(run);
+	return kept + run->reply_count;
+}
+
+void vk_engine_free(struct vk_run *run)
+{
+	vk_reassembly_free(run->reassembly);
+	run->reassembly = NULL;
+}
