@@ -9,26 +9,26 @@ returns its result. Time is CLOCK_MONOTONIC in nanoseconds and always an argumen
 from __future__ import annotations
 
 import errno
-from collections import deque
 from collections.abc import Generator
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from . import appsocket
 from ._core import lib
 from .errors import LocalProtocolError
+from .events import Events, Incoming, Room
 from .flow import Flow, Outgoing
-from .message import ENTRY, ENTRY_FIELDS, ENTRY_SIZE, Batch, Message, batch_of, message_of
+from .message import Batch, Message, batch_of
 from .refusal import (
     ApplicationGoneError,
-    NodeGoneError,
     RefusedError,
     StreamInUseError,
     UnreachableError,
     WouldBlockError,
     refusal,
 )
-from .rings import Payload, Rings, gone
-from .wire import FIRST_STREAMS, Class, Code, Flag, stream_class
+from .rings import Payload, gone
+from .wire import FIRST_STREAMS, Class, Code, stream_class
 
 T = TypeVar("T")
 
@@ -38,10 +38,8 @@ OPEN_RETRY_NS = 50_000_000
 OPEN_TIMEOUT_NS = 2 * NS_PER_S
 OPEN_IDS_MAX = 64
 """Stream ids that ``open`` tries before it says that the class is full."""
-BACKLOG_MAX = 1024
-"""Incoming streams that wait for ``accept`` before more are refused."""
 TOKEN_MAX = 0xFFFF_FFFF
-_EOS = Flag.EOS.value
+CODE_MAX = 0xFFFF_FFFF
 
 
 class Wait(NamedTuple):
@@ -60,191 +58,13 @@ class Ask(NamedTuple):
 Verb = Generator[Wait | Ask, Any, T]
 
 
-class Room(NamedTuple):
-    """Key of waiting for room in a class's ring."""
-
-    ring: int
-
-
-class Incoming:
-    """A service name that streams come in on."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.waiting: deque[Flow] = deque()
-        self.refused = 0
-        """Streams refused because nobody accepted the ones before."""
-        self.closed = False
-
-
 def deadline(now_ns: int, timeout: float | None) -> int | None:
     """Return when a timeout in seconds ends."""
     return None if timeout is None else now_ns + int(timeout * NS_PER_S)
 
 
-class Attachment:
-    """What the application has open on its node."""
-
-    def __init__(self, rings: Rings) -> None:
-        self.rings = rings
-        self.flows: dict[int, Flow] = {}
-        self.streams: dict[tuple[int, int], Flow] = {}
-        """By (peer, stream): open, and being opened."""
-        self.services: dict[str, Incoming] = {}
-        self.woken: set[object] = set()
-        """Keys that something happened to since the driver last looked."""
-        self.failure: NodeGoneError | None = None
-        self.strays = 0
-        """Messages for streams that this application does not have (any more)."""
-        self._tokens: dict[int, Flow] = {}
-        self._token = 0
-        self._next_stream: dict[tuple[int, Class], int] = {}
-        self._paused: dict[int, Flow] = {}
-
-    # Records into events
-
-    def pump(self) -> bool:
-        """Take in up to a batch of each ring that is not left alone; True if there was any."""
-        any_found = False
-        for ring in self.rings.classes:
-            if ring not in self._paused and self._pump_ring(ring):
-                any_found = True
-            if self.rings.satisfied(ring):
-                self.woken.add(Room(ring))
-        return any_found
-
-    def _pump_ring(self, ring: int) -> bool:
-        rings = self.rings
-        begin = rings.position(ring)
-        count = rings.receive(ring)
-        if count <= 0:
-            if count < 0:
-                self.fail(gone(count))
-            return False
-        memory = rings.copies[ring]
-        flows = self.flows
-        for entry in ENTRY.iter_unpack(rings.entries[: count * ENTRY_SIZE]):
-            offset, end, size, kind, number, generation = entry[:6]
-            if kind != lib.VK_RECORD_DATA:
-                self._control(ring, entry, memory[offset : offset + size])
-                begin = end
-                continue
-            flow = flows.get(number)
-            if flow is None or flow.generation != generation:
-                flow = self._adopt(entry)
-                if flow is None:
-                    begin = end
-                    continue
-            if flow.full and not flow.closed:
-                flow.held_up += 1
-                rings.rewind(ring, begin)
-                rings.pause(ring, True)
-                self._paused[ring] = flow
-                break
-            flow.receive(message_of(memory[offset : offset + size], entry))
-            self.woken.add(flow)
-            begin = end
-        rings.consumed(ring)
-        return True
-
-    def _adopt(self, entry: tuple[int, ...]) -> Flow | None:
-        """Return the stream that is being opened and whose answer a message overtook, if any."""
-        event = _Event(entry)
-        flow = self.streams.get((event.peer, event.stream))
-        if flow is None or flow.number >= 0:
-            self.strays += 1
-            return None
-        self._bind(flow, event)
-        return flow
-
-    def _bind(self, flow: Flow, event: _Event) -> None:
-        flow.bind(event.flow, event.flow_generation)
-        self.flows[event.flow] = flow
-
-    def _control(self, ring: int, entry: tuple[int, ...], payload: bytes) -> None:
-        event = _Event(entry)
-        if event.kind == lib.VK_RECORD_OPENED:
-            self._opened(ring, event)
-        elif event.kind == lib.VK_RECORD_OPEN:
-            self._incoming(ring, event, payload)
-        else:
-            flow = self.flows.get(event.flow)
-            if flow is None or flow.generation != event.flow_generation:
-                return
-            if event.kind == lib.VK_RECORD_CLOSE:
-                flow.ended = True
-            else:
-                flow.reset(event.code)
-                self.woken.add(Room(ring))
-            if flow.closed or event.kind == lib.VK_RECORD_RESET:
-                self._forget(flow)
-            self.woken.add(flow)
-
-    def _opened(self, ring: int, event: _Event) -> None:
-        flow = self._tokens.get(event.correlation)
-        if flow is None:
-            if event.code == Code.OK:  # nobody waits for it any more: let the worker free it
-                late = Flow(self.rings, event.peer, event.stream, ring)
-                late.bind(event.flow, event.flow_generation)
-                late.send_control(lib.VK_RECORD_CLOSE)
-            return
-        if flow.code is None:
-            flow.code = event.code
-            if event.code == Code.OK:
-                self._bind(flow, event)
-            self.woken.add(flow)
-
-    def _incoming(self, ring: int, event: _Event, payload: bytes) -> None:
-        known = self.flows.get(event.flow)
-        if known is not None and known.generation == event.flow_generation:
-            return  # told before: a worker that died tells again
-        flow = Flow(self.rings, event.peer, event.stream, ring)
-        flow.bind(event.flow, event.flow_generation)
-        flow.service = payload.decode("utf-8", "replace")
-        service = self.services.get(flow.service)
-        if service is None:
-            flow.send_control(lib.VK_RECORD_RESET, Code.NO_SERVICE)
-            return
-        if len(service.waiting) >= BACKLOG_MAX:
-            service.refused += 1
-            flow.send_control(lib.VK_RECORD_RESET, Code.STREAMS_FULL)
-            return
-        old = self.streams.get((event.peer, event.stream))
-        if old is not None and old.number >= 0:
-            old.reset(Code.STREAM_UNKNOWN)
-            self._forget(old)
-            self.woken.add(old)
-        self.flows[event.flow] = flow
-        self.streams[event.peer, event.stream] = flow
-        service.waiting.append(flow)
-        self.woken.add(service)
-
-    def _forget(self, flow: Flow) -> None:
-        if self.flows.get(flow.number) is flow:
-            del self.flows[flow.number]
-        if self.streams.get((flow.peer, flow.stream)) is flow:
-            del self.streams[flow.peer, flow.stream]
-        self._resume(flow)
-
-    def _resume(self, flow: Flow) -> None:
-        """Look at a ring again that was left alone because of this stream."""
-        if self._paused.get(flow.ring) is flow:
-            del self._paused[flow.ring]
-            self.rings.pause(flow.ring, False)
-            self.woken.add(self)
-
-    def fail(self, error: NodeGoneError) -> None:
-        """Note that the node ended the attachment: everybody who waits is told."""
-        if self.failure is None:
-            self.failure = error
-            self.woken.update(self.flows.values())
-            self.woken.update(self.streams.values())
-            self.woken.update(self.services.values())
-            self.woken.update(Room(ring) for ring in self.rings.classes)
-
-    def _check(self) -> None:
-        if self.failure is not None:
-            raise self.failure
+class Attachment(Events):
+    """What the application has open on its node, and what it can do with it."""
 
     # Verbs: sending
 
@@ -297,6 +117,7 @@ class Attachment:
                 flow, payload, timeout, now_ns, {**options, "correlation": correlation}
             )
             while (reply := flow.replies[correlation]) is None:
+                flow.idle()
                 self._check_reading(flow)
                 if flow.ended:
                     raise ApplicationGoneError(
@@ -333,6 +154,7 @@ class Attachment:
             message = self.take(flow)
             if message is not None:
                 return message
+            flow.idle()
             self._check_reading(flow)
             if flow.ended:
                 return None
@@ -361,6 +183,7 @@ class Attachment:
             batch = self._batch(flow, count_max)
             if batch is not None:
                 return batch
+            flow.idle()
             self._check_reading(flow)
             if flow.ended:
                 return batch_of([])
@@ -369,18 +192,11 @@ class Attachment:
             now_ns = yield Wait(flow, deadline_ns)
 
     def _batch(self, flow: Flow, count_max: int) -> Batch | None:
-        if not flow.queue and not flow.replies:
-            found = self.rings.batch(flow.ring, flow.number, count_max)
-            if isinstance(found, Batch):
-                flow.received += len(found)
-                flow.received_bytes += sum(found.sizes)
-                flags = found.flags.tobytes()
-                if any(flags) and any(flag & _EOS for flag in flags):
-                    flow.ended = True
+        if not flow.queue:
+            found = None if flow.astray else self._batch_in_ring(flow, count_max)
+            if found is not None:
                 return found
-            if found < 0 and found != -errno.ESHUTDOWN:
-                self.fail(gone(found))
-            self.pump()  # somebody else's record is first
+            self.pump()  # somebody else's record is first, or one that has to wait
         if not flow.queue:
             return None
         messages = flow.take_many(count_max)
@@ -388,10 +204,29 @@ class Attachment:
             self._resume(flow)
         return batch_of(messages)
 
+    def _batch_in_ring(self, flow: Flow, count_max: int) -> Batch | None:
+        sequence = flow.expected if flow.sequenced else lib.VK_CLIENT_ANY_SEQUENCE
+        found = self.rings.batch(flow.ring, flow.number, count_max, sequence)
+        if isinstance(found, Batch):
+            flow.took_batch(found)
+            if flow.over:
+                self._forget(flow)
+            return found
+        if found < 0 and found != -errno.ESHUTDOWN:
+            self.fail(gone(found))
+        return None
+
     # Verbs: streams
 
     def open(
-        self, peer: int, service: str, stream: int | None, klass: str | None, now_ns: int
+        self,
+        peer: int,
+        service: str,
+        stream: int | None,
+        klass: str | None,
+        now_ns: int,
+        *,
+        ordered: bool | None = None,
     ) -> Verb[Flow]:
         """Open a stream to a service at a peer: a given id, or the next free one of a class."""
         if not 0 < len(service.encode()) <= lib.VK_SERVICE_NAME_MAX:
@@ -401,10 +236,10 @@ class Attachment:
         if (stream is None) == (klass is None):
             raise LocalProtocolError('say which stream: either stream=100 or cls="job"')
         if stream is not None:
-            return (yield from self._open_one(peer, service, stream, now_ns))
+            return (yield from self._open_one(peer, service, stream, now_ns, ordered))
         for candidate in self._candidates(peer, class_of(klass)):
             try:
-                return (yield from self._open_one(peer, service, candidate, now_ns))
+                return (yield from self._open_one(peer, service, candidate, now_ns, ordered))
             except StreamInUseError:
                 continue
         raise refusal(
@@ -423,13 +258,15 @@ class Attachment:
                 found.append(candidate)
         return found
 
-    def _open_one(self, peer: int, service: str, stream: int, now_ns: int) -> Verb[Flow]:
+    def _open_one(
+        self, peer: int, service: str, stream: int, now_ns: int, ordered: bool | None
+    ) -> Verb[Flow]:
         self._check()
         if (peer, stream) in self.streams:
             raise refusal(Code.STREAM_IN_USE, f"stream {stream} is open to this peer already")
         klass = stream_class(stream)
         self._next_stream[peer, klass] = stream + 1
-        flow = Flow(self.rings, peer, stream, klass.value)
+        flow = Flow(self.rings, peer, stream, klass.value, ordered)
         flow.service = service
         while (self._token + 1) % TOKEN_MAX in self._tokens:
             self._token += 1
@@ -440,6 +277,8 @@ class Attachment:
             yield from self._ask_open(flow, now_ns)
         except BaseException:
             self._forget(flow)
+            if flow.code is None and not flow.give_up():
+                self.rings.owe(flow.ring, flow.give_up)
             raise
         finally:
             del self._tokens[flow.token]
@@ -489,25 +328,83 @@ class Attachment:
         name = RefusedError(flow.code or Code.OK).name.replace("_", " ")
         return f"open stream {flow.stream} to service {flow.service!r}: {name}"
 
+    # Verbs: endings
+
+    def close_sending(self, flow: Flow, now_ns: int) -> Verb[None]:
+        """Send no more on a stream; what the peer sends still comes."""
+        flow.check_sending()
+        yield from self._close_sending(flow, now_ns)
+
+    def _close_sending(self, flow: Flow, now_ns: int) -> Verb[None]:
+        flow.outlet.closed = 1
+        try:
+            while not self._put_close(flow):
+                now_ns = yield from self.wait_room(flow, 0, now_ns, None)
+        except BaseException:
+            self.rings.owe(flow.ring, partial(self._put_close, flow))
+            raise
+
+    def _put_close(self, flow: Flow) -> bool:
+        if flow.send_close() and flow.over:
+            self._forget(flow)
+        return flow.said_close
+
     def close(self, flow: Flow, now_ns: int) -> Verb[None]:
         """Send no more on a stream, and take nothing more in."""
         if flow.closed:
             return
-        flow.closed = True
-        flow.queue.clear()
-        flow.queue_size = 0
+        flow.discard()
         self._resume(flow)
         self.woken.add(flow)
         if flow.error is not None or self.failure is not None:
             self._forget(flow)
             return
-        while not flow.send_control(lib.VK_RECORD_CLOSE):
-            now_ns = yield from self.wait_room(flow, 0, now_ns, None)
-        flow.outlet.closed = 1
-        if flow.ended:
-            self._forget(flow)
-        elif self.streams.get((flow.peer, flow.stream)) is flow:
+        yield from self._close_sending(flow, now_ns)
+        if self.streams.get((flow.peer, flow.stream)) is flow:
             del self.streams[flow.peer, flow.stream]  # the id is the worker's to give again
+
+    def reset(self, flow: Flow, code: int) -> None:
+        """End both directions of a stream at once; what is on its way is lost."""
+        if not 0 < code <= CODE_MAX:
+            raise LocalProtocolError(f"code {code}: 1 to {CODE_MAX}, 0 is no error")
+        if self.flows.get(flow.number) is flow:
+            self._refuse(flow, code)
+        flow.discard()
+        flow.early.clear()
+        flow.outlet.closed = 1
+        self._forget(flow)
+        self.woken.update((flow, Room(flow.ring)))
+
+    def flush(self, flow: Flow, timeout: float | None, now_ns: int) -> Verb[None]:
+        """Wait until all that was sent on a stream is acknowledged; TimeoutError when late."""
+        deadline_ns = deadline(now_ns, timeout)
+        if not self.rings.reliable:
+            raise LocalProtocolError("this node acknowledges nothing: it is an older version")
+        while (self._token + 1) % TOKEN_MAX in self._flushes:
+            self._token += 1
+        token = self._token = (self._token + 1) % TOKEN_MAX
+        self._flushes[token] = flow
+        try:
+            while not self._put_flush(flow, token):
+                flow.check_error()
+                now_ns = yield from self.wait_room(flow, 0, now_ns, deadline_ns)
+            while token in self._flushes:
+                flow.check_error()
+                self._check()
+                if deadline_ns is not None and now_ns >= deadline_ns:
+                    raise TimeoutError(
+                        f"stream {flow.stream}: not all is acknowledged after {timeout} s"
+                    )
+                now_ns = yield Wait(flow, deadline_ns)
+            flow.check_error()
+        finally:
+            self._flushes.pop(token, None)
+
+    def _put_flush(self, flow: Flow, token: int) -> bool:
+        flow.head.correlation = token
+        went = flow.send_control(lib.VK_RECORD_FLUSH)
+        flow.head.correlation = 0
+        return went
 
     # Verbs: services and peers
 
@@ -523,11 +420,13 @@ class Attachment:
             now_ns = yield Wait(service, deadline_ns)
         return service.waiting.popleft()
 
-    def listen(self, name: str) -> Verb[Incoming]:
+    def listen(self, name: str, ordered: bool | None = None) -> Verb[Incoming]:
         """Register a service name with the node."""
         if name in self.services:
             raise LocalProtocolError(f"service {name!r} is listened to already")
-        service = self.services[name] = Incoming(name)  # streams may come before the reply does
+        service = self.services[name] = Incoming(
+            name, ordered
+        )  # streams may come before the reply does
         try:
             yield from self.ask(appsocket.Listen(name))
         except BaseException:
@@ -543,8 +442,8 @@ class Attachment:
         self.services.pop(service.name, None)
         self.woken.add(service)
         for flow in service.waiting:
-            flow.send_control(lib.VK_RECORD_RESET, Code.NO_SERVICE)
-            flow.closed = True
+            self._refuse(flow, Code.NO_SERVICE)
+            flow.discard()
             self._forget(flow)
         if self.failure is None:
             yield from self.ask(appsocket.Unlisten(service.name))
@@ -555,22 +454,6 @@ class Attachment:
         if reply.code:
             raise refusal(reply.code, reply.message)
         return reply
-
-
-class _Event:
-    """A record that is no message, by field name."""
-
-    __slots__ = ("code", "correlation", "flow", "flow_generation", "kind", "peer", "stream")
-
-    def __init__(self, entry: tuple[int, ...]) -> None:
-        values = dict(zip(ENTRY_FIELDS, entry, strict=True))
-        self.kind = values["kind"]
-        self.flow = values["flow"]
-        self.flow_generation = values["flow_generation"]
-        self.peer = values["peer"]
-        self.stream = values["stream"]
-        self.correlation = values["correlation"]
-        self.code = values["code"]
 
 
 def class_of(name: str | None) -> Class:

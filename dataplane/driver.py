@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from . import appsocket
-from .attachment import Ask, Attachment, Room, Verb, Wait
+from .attachment import Ask, Attachment, Verb, Wait
 from .errors import DataPlaneError, RemoteProtocolError
+from .events import Room
 from .refusal import NodeGoneError, refusal
 from .rings import Rings
 
@@ -137,6 +138,9 @@ class Driver:
         self.lost = False
         """The node closed the socket, which was the lease, or does not answer."""
         self.closed = False
+
+    def turn_soon(self) -> None:
+        """Look at the rings again before waiting."""
 
     def close(self) -> None:
         """Leave the node."""

@@ -7,21 +7,33 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 
 from ._core import ffi, lib
 from .errors import LocalProtocolError
-from .message import Message
+from .message import Batch, Message
 from .refusal import CODE_NAMES, RefusedError, StreamResetError, WouldBlockError
-from .rings import Payload, Rings
-from .wire import Flag, Type
+from .rings import Payload, Rings, span
+from .wire import Class, Code, Flag, Type
 
 QUEUE_MESSAGES_MAX = 8192
-"""Messages that wait for a stream's reader before its class's ring is left alone."""
+"""Messages of a stream without a window that wait for its reader. More than that: best effort
+loses the oldest, and otherwise the class's ring is left alone until the reader has taken half."""
 QUEUE_SIZE_MAX = 16 * 1024 * 1024
 """Bytes of payload that wait likewise."""
 CORRELATION_MAX = 0xFFFF_FFFF
+SEQUENCE_MAX = 0xFFFF_FFFF
+LIFETIME_US_MAX = 0xFFFF_FFFF
+NO_FLOW = 0xFFFF_FFFF
+"""In a record about a stream that has no flow yet, as far as the application knows."""
+_HALF = 1 << 31
+"""Sequences less than this far ahead are ahead, the others behind: they wrap."""
+WINDOWED = frozenset({Class.SYSTEM, Class.JOB, Class.DATA})
+"""Classes whose streams have a window: the peer sends no more than the reader has room for."""
+ORDERED = frozenset({Class.CRITICAL, Class.SYSTEM, Class.JOB})
+"""Classes that are read in the order of sending unless told otherwise."""
 _send = lib.vk_client_send
 _EOS = Flag.EOS.value
 _ACK = Flag.ACK.value
@@ -38,6 +50,12 @@ class Counts(msgspec.Struct):
     """How often its class's ring was left alone because nobody read this stream."""
     after_close: int = 0
     """Messages that came after this side had closed or reset the stream."""
+    duplicates: int = 0
+    """Messages that came once more, after a worker died, and were left out."""
+    early: int = 0
+    """Messages that are here, and wait for others that were sent before them."""
+    dropped: int = 0
+    """Best effort: the oldest messages, left out because nobody read this stream."""
 
 
 def type_number(kind: int | str) -> int:
@@ -53,12 +71,23 @@ def type_number(kind: int | str) -> int:
 class Flow:
     """The core of both kinds of Stream: no waiting happens here."""
 
-    def __init__(self, rings: Rings, peer: int, stream: int, ring: int) -> None:
+    def __init__(
+        self, rings: Rings, peer: int, stream: int, ring: int, ordered: bool | None = None
+    ) -> None:
         self.rings = rings
         self._client = rings.client
         self.peer = peer
         self.stream = stream
         self.ring = ring
+        self.best_effort = ring == Class.LOGS
+        if ordered and self.best_effort:
+            raise LocalProtocolError("logs are best effort, with gaps: no order can be promised")
+        self.ordered = ring in ORDERED if ordered is None else ordered
+        self.sequenced = rings.reliable and not self.best_effort
+        """Every message comes, at least once; here it gets through exactly once."""
+        self.windowed = rings.reliable and ring in WINDOWED
+        self.halting = not self.windowed and not self.best_effort
+        """Only by leaving its ring alone can it be kept from growing without bound."""
         self.number = -1
         """Index of the worker's vk_flow; -1 before the stream is open."""
         self.generation = 0
@@ -70,6 +99,13 @@ class Flow:
         self.head = ffi.addressof(self.outlet, "head")
         self.head.peer = peer
         self.head.stream = stream
+        self.inlet = ffi.new("struct vk_inlet *", {"windowed": self.windowed})
+        self.expected = 0
+        """Sequence of the first message that is missing."""
+        self.early: dict[int, Message | None] = {}
+        """What came ahead of it, by sequence; None: the reader has it already."""
+        self.final: int | None = None
+        """How many messages there are, once the peer has said so."""
         self.queue: deque[Message] = deque()
         self.queue_size = 0
         self.replies: dict[int, Message | None] = {}
@@ -78,8 +114,12 @@ class Flow:
         self.received_bytes = 0
         self.held_up = 0
         self.after_close = 0
+        self.duplicates = 0
+        self.dropped = 0
         self.ended = False
-        """The peer sends no more."""
+        """The peer sends no more, and all it sent is here."""
+        self.said_close = False
+        """The worker knows that this side sends no more."""
         self.ended_well = False
         """The peer had said so before the stream was reset."""
         self.closed = False
@@ -95,12 +135,16 @@ class Flow:
             received_bytes=self.received_bytes,
             held_up=self.held_up,
             after_close=self.after_close,
+            duplicates=self.duplicates,
+            early=sum(message is not None for message in self.early.values()),
+            dropped=self.dropped,
         )
 
     def bind(self, number: int, generation: int) -> None:
         """Take the worker's flow for this stream."""
         self.number = self.head.flow = number
         self.generation = self.head.flow_generation = generation
+        self.inlet.taken.flow, self.inlet.taken.flow_generation = number, generation
 
     def answered(self) -> bool:
         """Say whether the answer to an OPEN is there."""
@@ -108,10 +152,14 @@ class Flow:
 
     # Sending
 
-    def check_open(self) -> None:
-        """Raise what keeps this end from sending."""
+    def check_error(self) -> None:
+        """Raise what broke the stream."""
         if self.error is not None:
             raise self.error
+
+    def check_sending(self) -> None:
+        """Raise what keeps this end from sending."""
+        self.check_error()
         if self.outlet.closed:
             raise LocalProtocolError(f"stream {self.stream} is closed for sending: open another")
 
@@ -126,7 +174,7 @@ class Flow:
     def failure(self, error: int, size: int) -> Exception:
         """Return the exception for a negative result of sending size bytes."""
         if error == -errno.EPIPE:
-            self.check_open()
+            self.check_sending()
         return self.rings.failure(error, self.ring, size)
 
     def send_as(
@@ -138,33 +186,89 @@ class Flow:
         flags: int = 0,
         priority: int = 0,
         stamp: bool = False,
+        lifetime: float | None = None,
     ) -> None:
         """Send a message with a descriptor of its own, or raise WouldBlockError."""
+        last = flags & _EOS and self.rings.reliable
+        if last and not self.outlet.closed:
+            self._check_room_for_last(len(payload))
         head = self.head
         head.type = type_number(kind)
         head.correlation = correlation
         head.flags = flags
         head.priority = priority
-        head.time_ns = time.time_ns() if stamp else 0
+        head.code = 0 if lifetime is None else self._lifetime_us(lifetime)
+        head.time_ns = time.time_ns() if stamp or head.code else 0
         try:
             self.send(payload)
         finally:
             head.type = head.correlation = head.flags = head.priority = head.time_ns = 0
+            head.code = 0
         if flags & _EOS:
             self.outlet.closed = 1
+        if last:
+            self.send_close()
+
+    def _check_room_for_last(self, size: int) -> None:
+        """Raise unless a message and the CLOSE behind it fit: neither may go without the other."""
+        needed = span(size) + span(0)
+        if needed > self.rings.tx_capacity[self.ring]:
+            raise self.rings.failure(-errno.EMSGSIZE, self.ring, size)
+        if 0 <= self.rings.room(self.ring) < needed:
+            raise self.rings.failure(-errno.EAGAIN, self.ring, size)
+
+    def _lifetime_us(self, lifetime: float) -> int:
+        if not self.best_effort:
+            raise LocalProtocolError(
+                f"a lifetime on the {Class(self.ring).name.lower()} class, whose messages are "
+                "delivered however late: use logs"
+            )
+        lifetime_us = round(lifetime * 1_000_000)
+        if not 0 < lifetime_us <= LIFETIME_US_MAX:
+            raise LocalProtocolError(
+                f"lifetime={lifetime}: 0.000001 to {LIFETIME_US_MAX / 1e6:.0f} seconds"
+            )
+        return lifetime_us
 
     def send_control(self, record: int, code: int = 0) -> bool:
-        """Put a CLOSE or RESET record; False = no room now. A channel that is gone needs none."""
+        """Put a RESET or FLUSH record; False = no room now. A channel that is gone needs none."""
         self.head.code = code
         error = self.rings.put(record, self.head)
         self.head.code = 0
         return error != -errno.EAGAIN
 
+    def send_close(self) -> bool:
+        """Say that this side sends no more; False = no room now."""
+        if not self.said_close:
+            self.said_close = self.send_control(lib.VK_RECORD_CLOSE)
+        if self.said_close:
+            self.outlet.closed = 1
+        return self.said_close
+
+    def give_up(self) -> bool:
+        """Tell the worker that nobody waits for the answer to an OPEN; False = no room now."""
+        if self.number < 0:
+            self.head.flow = NO_FLOW
+        self.head.correlation = self.token
+        went = self.send_control(lib.VK_RECORD_RESET, Code.CANCELLED)
+        self.head.correlation = 0
+        return went
+
     # Receiving, called by the attachment
 
     @property
+    def over(self) -> bool:
+        """Whether both directions have ended: the worker forgets the stream."""
+        return self.ended and (self.said_close or self.error is not None)
+
+    @property
+    def astray(self) -> bool:
+        """Whether what comes next has to be looked at before the reader may have it."""
+        return bool(self.early or self.replies or self.closed)
+
+    @property
     def full(self) -> bool:
-        """Whether the reader has to take something before more is put in."""
+        """Whether as many messages wait for the reader as may without a window."""
         return len(self.queue) >= QUEUE_MESSAGES_MAX or self.queue_size >= QUEUE_SIZE_MAX
 
     @property
@@ -173,49 +277,134 @@ class Flow:
         return len(self.queue) <= QUEUE_MESSAGES_MAX // 2 and self.queue_size <= QUEUE_SIZE_MAX // 2
 
     def receive(self, message: Message) -> None:
-        """Take a message in."""
+        """Take a message in as it came; it goes on to the reader once, in its turn."""
+        sequence = message.sequence
+        if self.sequenced and (sequence != self.expected or self.early):
+            self._receive_astray(message)
+            return
+        self.expected = (sequence + 1) & SEQUENCE_MAX
+        self._deliver(message)
+
+    def _receive_astray(self, message: Message) -> None:
+        """Take in a message that others are missing before, or one that came before."""
+        sequence = message.sequence
+        ahead = (sequence - self.expected) & SEQUENCE_MAX
+        if ahead >= _HALF or sequence in self.early:
+            self.duplicates += 1
+            return
+        self.early[sequence] = message if self.ordered else None
+        if not self.ordered:
+            self._deliver(message)
+        while self.expected in self.early:
+            waiting = self.early.pop(self.expected)
+            self.expected = (self.expected + 1) & SEQUENCE_MAX
+            if waiting is not None:
+                self._deliver(waiting)
+        if self.final is not None:
+            self.finish(self.final)
+        if self.halting and len(self.early) > QUEUE_MESSAGES_MAX:
+            self.reset(Code.FLOW_CONTROL)
+            self.rings.owe(
+                self.ring, partial(self.send_control, lib.VK_RECORD_RESET, Code.FLOW_CONTROL)
+            )
+
+    def _deliver(self, message: Message) -> None:
+        size = len(message.payload)
+        flags = message.flags
+        if flags & _EOS:
+            self.finish((message.sequence + 1) & SEQUENCE_MAX)
+        elif self.final is not None:
+            self.finish(self.final)
         if self.closed:
             self.after_close += 1
+            self.taken(size, 1)
+            self.idle()
             return
         self.received += 1
-        self.received_bytes += len(message.payload)
-        flags = message.flags
-        if flags:
-            if flags & _EOS:
-                self.ended = True
-            if flags & _ACK and message.correlation in self.replies:
-                self.replies[message.correlation] = message
-                return
+        self.received_bytes += size
+        if flags & _ACK and message.correlation in self.replies:
+            self.replies[message.correlation] = message
+            self.taken(size, 1)
+            return
         self.queue.append(message)
-        self.queue_size += len(message.payload)
+        self.queue_size += size
+        if self.best_effort and self.full:
+            self.queue_size -= len(self.queue.popleft().payload)
+            self.dropped += 1
+
+    def finish(self, count: int) -> None:
+        """Note that the peer sends no more than count messages in all."""
+        self.final = count
+        if not self.sequenced or (self.expected - count) & SEQUENCE_MAX < _HALF:
+            self.ended = True
 
     def reset(self, code: int) -> None:
         """Note that the stream is gone; a reader that has seen its end is not told."""
         self.ended_well = self.ended
         self.ended = True
         self.outlet.closed = 1
+        self.early.clear()
         if not self.closed:
             name = CODE_NAMES.get(code, "")
             self.error = StreamResetError(
                 code, f"stream {self.stream} was reset ({name}): open it again"
             )
 
+    def discard(self) -> None:
+        """Take nothing more in, and let go of what waits for the reader."""
+        self.closed = True
+        self.taken(self.queue_size, len(self.queue))
+        self.queue.clear()
+        self.queue_size = 0
+
     # Receiving, called by the reader
+
+    def taken(self, size: int, count: int) -> None:
+        """Note that the reader has taken count messages of size bytes in all: the peer may send."""
+        if self.windowed and lib.vk_client_taken(self._client, self.inlet, size, count):
+            self.rings.owe(Class.CONTROL, self.report)
+
+    def idle(self) -> None:
+        """Note that the reader waits: let the peer know what was taken."""
+        if self.windowed and lib.vk_client_idle(self._client, self.inlet):
+            self.rings.owe(Class.CONTROL, self.report)
+
+    def report(self) -> bool:
+        """Tell the worker what was taken; False = no room now."""
+        return bool(lib.vk_client_report(self._client, self.inlet) != -errno.EAGAIN)
 
     def take(self) -> Message | None:
         """Return the next message if there is one."""
         if not self.queue:
             return None
         message = self.queue.popleft()
-        self.queue_size -= len(message.payload)
+        size = len(message.payload)
+        self.queue_size -= size
+        if self.windowed:
+            self.taken(size, 1)
         return message
 
     def take_many(self, count_max: int) -> list[Message]:
         """Return up to count_max messages."""
         queue = self.queue
         taken = [queue.popleft() for _ in range(min(count_max, len(queue)))]
-        self.queue_size -= sum(len(message.payload) for message in taken)
+        size = sum(len(message.payload) for message in taken)
+        self.queue_size -= size
+        self.taken(size, len(taken))
         return taken
+
+    def took_batch(self, batch: Batch) -> None:
+        """Note that the reader has the next messages, as they lie in the ring."""
+        count, size = len(batch), sum(batch.sizes)
+        self.received += count
+        self.received_bytes += size
+        self.expected = (batch.sequences[-1] + 1) & SEQUENCE_MAX
+        flags = batch.flags.tobytes()
+        if any(flags) and any(flag & _EOS for flag in flags):
+            self.finish(self.expected)
+        elif self.final is not None:
+            self.finish(self.final)
+        batch.on_release(partial(self.taken, size, count))
 
     def next_correlation(self) -> int:
         """Return a correlation that no request of this end is waiting for."""

@@ -143,6 +143,17 @@ class Batch:
             for entry in ENTRY.iter_unpack(self._entries)
         ]
 
+    def on_release(self, call: Callable[[], None]) -> None:
+        """Have something called when the space was given back."""
+        first = self._release
+
+        def both() -> None:
+            if first is not None:
+                first()
+            call()
+
+        self._release = both
+
     def release(self) -> None:
         """Give the space back to the ring; more than once does no harm."""
         release, self._release = self._release, None

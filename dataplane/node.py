@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from . import appsocket, lib
-from .attachment import Incoming
 from .driver import AsyncDriver, Driver, SyncDriver, link
 from .errors import DataPlaneError, LocalProtocolError
+from .events import Incoming
 from .peer import Peer, SyncPeer
 from .stream import Stream, SyncStream
 from .wire import Class
@@ -43,14 +43,16 @@ class _NodeFace(Generic[D]):
 class Service:
     """A service name of this application; iterate over the streams that peers open on it."""
 
-    def __init__(self, driver: AsyncDriver, name: str) -> None:
+    def __init__(self, driver: AsyncDriver, name: str, ordered: bool | None) -> None:
         self._driver = driver
         self.name = name
+        self._ordered = ordered
         self._incoming: Incoming | None = None
 
     async def _listen(self) -> Incoming:
         if self._incoming is None:
-            self._incoming = await self._driver.run(self._driver.attachment.listen(self.name))
+            verb = self._driver.attachment.listen(self.name, self._ordered)
+            self._incoming = await self._driver.run(verb)
         return self._incoming
 
     async def accept(self, timeout: float | None = None) -> Stream:  # noqa: ASYNC109
@@ -104,12 +106,13 @@ class Node(_NodeFace[AsyncDriver]):
         reply = await driver.run(driver.attachment.ask(appsocket.Connect(peer)))
         return Peer(driver, reply.peer, peer, reply.family)
 
-    def listen(self, service: str) -> Service:
+    def listen(self, service: str, *, ordered: bool | None = None) -> Service:
         """Return a service to iterate over; the name is registered when that starts.
 
-        ``await`` it, or enter it with ``async with``, to have it registered at once.
+        ``await`` it, or enter it with ``async with``, to have it registered at once. ``ordered``:
+        how this end reads the streams that come in, see ``Peer.open``.
         """
-        return Service(self._driver, service)
+        return Service(self._driver, service, ordered)
 
 
 class SyncService:
@@ -157,10 +160,10 @@ class SyncNode(_NodeFace[SyncDriver]):
         reply = driver.run(driver.attachment.ask(appsocket.Connect(peer)))
         return SyncPeer(driver, reply.peer, peer, reply.family)
 
-    def listen(self, service: str) -> SyncService:
-        """Register a service name and return it."""
+    def listen(self, service: str, *, ordered: bool | None = None) -> SyncService:
+        """Register a service name and return it; ``ordered`` as in ``Node.listen``."""
         driver = self._driver
-        return SyncService(driver, driver.run(driver.attachment.listen(service)))
+        return SyncService(driver, driver.run(driver.attachment.listen(service, ordered)))
 
 
 @asynccontextmanager

@@ -29,14 +29,23 @@ class Peer(_PeerFace):
         self._driver = driver
 
     async def open(
-        self, service: str, stream: int | None = None, *, cls: str | None = None
+        self,
+        service: str,
+        stream: int | None = None,
+        *,
+        cls: str | None = None,
+        ordered: bool | None = None,
     ) -> Stream:
         """Open a stream to a service: a given id, or the next free id of a class by name.
 
-        Raises NoServiceError, StreamInUseError, PolicyError, UnreachableError (2 s without an
-        answer) or another RefusedError.
+        ``ordered``: whether this end reads messages in the order of sending, or as they come (each
+        once all the same); None: as the class is. Raises NoServiceError, StreamInUseError,
+        PolicyError, UnreachableError (2 s without an answer) or another RefusedError.
         """
-        verb = self._driver.attachment.open(self.index, service, stream, cls, time.monotonic_ns())
+        now_ns = time.monotonic_ns()
+        verb = self._driver.attachment.open(
+            self.index, service, stream, cls, now_ns, ordered=ordered
+        )
         return Stream(self._driver, await self._driver.run(verb))
 
 
@@ -48,8 +57,16 @@ class SyncPeer(_PeerFace):
         self._driver = driver
 
     def open(
-        self, service: str, stream: int | None = None, *, cls: str | None = None
+        self,
+        service: str,
+        stream: int | None = None,
+        *,
+        cls: str | None = None,
+        ordered: bool | None = None,
     ) -> SyncStream:
         """Open a stream to a service, as ``Peer.open`` does."""
-        verb = self._driver.attachment.open(self.index, service, stream, cls, time.monotonic_ns())
+        now_ns = time.monotonic_ns()
+        verb = self._driver.attachment.open(
+            self.index, service, stream, cls, now_ns, ordered=ordered
+        )
         return SyncStream(self._driver, self._driver.run(verb))

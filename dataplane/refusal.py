@@ -8,17 +8,24 @@ from .wire import Code
 CODE_NAMES = {code.value: code.name.lower() for code in Code}
 """Names of ``enum vk_code`` as users see them: ``{301: "no_service", ...}``."""
 
+ROOM_HINTS = {
+    "ring": "the node is busy: wait, or attach with a larger ring_size",
+    "policy": "the policy's rate for this application is used up: send less",
+    "path": "the interface takes no more now: wait",
+    "credit": "the application at the peer reads slower than this one sends: wait for it",
+    "session": "all streams to this peer together are ahead of their readers, or its node has not "
+    "answered yet: wait",
+    "congestion": "the network on the way carries no more: wait, or send less",
+    "memory": "the peer has no memory for a message of this size now: wait, or send parts",
+}
+"""Why a class's ring does not move (``enum vk_blocked``), and what to do."""
+
 
 class WouldBlockError(ValkyrieError, BlockingIOError):
-    """A send found no room within its time; ``reason`` is ``ring``, ``policy`` or ``path``."""
+    """A send found no room within its time; ``reason`` is a key of ``ROOM_HINTS``."""
 
     def __init__(self, reason: str, class_name: str, sent: int = 0) -> None:
-        hint = {
-            "ring": "the node is busy: wait, or attach with a larger ring_size",
-            "policy": "the policy's rate for this application is used up: send less",
-            "path": "the interface takes no more now: wait",
-        }[reason]
-        super().__init__(f"no room in the {class_name} ring ({reason}): {hint}")
+        super().__init__(f"no room in the {class_name} ring ({reason}): {ROOM_HINTS[reason]}")
         self.reason = reason
         self.sent = sent
         """Messages of a ``send_many`` that went before there was no room."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -67,13 +67,18 @@ class Rings:
         self._entries = ffi.new("struct vk_entry[]", lib.VK_CLIENT_BATCH)
         self.entries = memoryview(ffi.buffer(self._entries))
         self.tx_capacity: dict[int, int] = {ring: int(client.tx_capacity[ring]) for ring in Class}
-        self.classes: list[int] = [ring.value for ring in Class if client.rx_capacity[ring]]
+        self.classes: list[int] = [
+            ring.value for ring in Class if ring and client.rx_capacity[ring]
+        ]
+        self.reliable = bool(client.tx_capacity[Class.CONTROL])
+        """The worker acknowledges, keeps windows, and repeats what is lost."""
         self.copies = {ring: self._memory(ring) for ring in self.classes}
         """Ring memory, by class; a slice of it is a copy."""
         self._views = {
             ring: memoryview(memory).toreadonly() for ring, memory in self.copies.items()
         }
-        self._held: dict[int, deque[_Span]] = {ring: deque() for ring in self.classes}
+        self._held: dict[int, deque[_Span]] = {ring: deque() for ring in Class}
+        self._owed: dict[Callable[[], bool], int] = {}
 
     def _memory(self, ring: int) -> Any:
         owner = self.client
@@ -104,6 +109,19 @@ class Rings:
         """Publish messages that lie one behind the other; returns how many, or -errno."""
         return int(lib.vk_client_send_many(self.client, outlet, payloads, sizes, size, count))
 
+    def owe(self, ring: int, record: Callable[[], bool]) -> None:
+        """Put a record later that finds no room in a ring now; it says whether it went."""
+        self._owed[record] = ring
+        self.need(ring, 0)
+
+    def pay(self) -> None:
+        """Put what is owed and has room now."""
+        for record, ring in list(self._owed.items()):
+            if record():
+                del self._owed[record]
+            else:
+                self.need(ring, 0)
+
     def failure(self, error: int, ring: int, size: int) -> Exception:
         """Return the exception for a negative result of one of the calls above."""
         name = Class(ring).name.lower()
@@ -119,7 +137,7 @@ class Rings:
         return gone(error)
 
     def reason(self, ring: int) -> str:
-        """Return why the worker takes nothing from a ring: ring, policy or path."""
+        """Return why the worker takes nothing from a ring: a key of ``refusal.ROOM_HINTS``."""
         return REASONS.get(self.client.peer.blocked[ring], "ring")
 
     def room(self, ring: int) -> int:
@@ -150,7 +168,12 @@ class Rings:
         """Describe the next records in ``entries``; returns how many, or -errno."""
         return int(
             lib.vk_client_receive(
-                self.client, ring, lib.VK_CLIENT_ANY_FLOW, self._entries, lib.VK_CLIENT_BATCH
+                self.client,
+                ring,
+                lib.VK_CLIENT_ANY_FLOW,
+                lib.VK_CLIENT_ANY_SEQUENCE,
+                self._entries,
+                lib.VK_CLIENT_BATCH,
             )
         )
 
@@ -172,11 +195,21 @@ class Rings:
         else:
             lib.vk_client_release(self.client, ring, position)
 
-    def batch(self, ring: int, flow: int, count_max: int) -> Batch | int:
-        """Return a batch of the flow's next messages, left in the ring; else 0 or -errno."""
+    def batch(
+        self, ring: int, flow: int, count_max: int, sequence: int = lib.VK_CLIENT_ANY_SEQUENCE
+    ) -> Batch | int:
+        """Return a batch of the flow's next messages, left in the ring; else 0 or -errno.
+
+        With a sequence the batch begins with it, and ends before the first message astray.
+        """
         count = int(
             lib.vk_client_receive(
-                self.client, ring, flow, self._entries, min(count_max, lib.VK_CLIENT_BATCH)
+                self.client,
+                ring,
+                flow,
+                sequence,
+                self._entries,
+                min(count_max, lib.VK_CLIENT_BATCH),
             )
         )
         if count <= 0:
@@ -223,6 +256,12 @@ class Rings:
 
 OVERHEAD = ffi.sizeof("struct vk_record") + ffi.sizeof("struct vk_message")
 """Bytes of a ring that a message takes besides its payload (and padding)."""
+
+
+def span(size: int) -> int:
+    """Return the bytes of a ring that a message of size bytes takes, with its descriptor."""
+    align: int = lib.VK_RECORD_ALIGN
+    return -(-(int(OVERHEAD) + size) // align) * align
 
 
 def gone(error: int) -> NodeGoneError:

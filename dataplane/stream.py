@@ -13,7 +13,7 @@ from .flow import Counts, Flow, Outgoing
 from .message import Batch, Message
 from .refusal import WouldBlockError
 from .rings import Payload
-from .wire import Class, Flag
+from .wire import Class, Code, Flag
 
 D = TypeVar("D", bound=Driver)
 
@@ -25,7 +25,13 @@ _URG = Flag.URG.value
 
 
 def _options(
-    kind: int | str, correlation: int, flags: int, priority: int, stamp: bool
+    kind: int | str,
+    correlation: int = 0,
+    flags: int = 0,
+    priority: int = 0,
+    *,
+    stamp: bool,
+    lifetime: float | None = None,
 ) -> dict[str, Any]:
     return {
         "kind": kind,
@@ -33,6 +39,7 @@ def _options(
         "flags": flags,
         "priority": priority,
         "stamp": stamp,
+        "lifetime": lifetime,
     }
 
 
@@ -60,6 +67,11 @@ class StreamFace(Generic[D]):
         return self._flow.peer
 
     @property
+    def ordered(self) -> bool:
+        """Whether messages are read in the order of sending."""
+        return self._flow.ordered
+
+    @property
     def service(self) -> str:
         """Name of the service that the stream was opened on."""
         return self._flow.service
@@ -73,6 +85,14 @@ class StreamFace(Generic[D]):
     def closed(self) -> bool:
         """Whether nothing can be sent and nothing more will be received."""
         return self._flow.closed or self._flow.error is not None
+
+    def reset(self, code: int = Code.CANCELLED) -> None:
+        """End both directions at once: what is on its way may be lost, and the peer is told why.
+
+        ``code`` is one of ``enum vk_code`` or the application's own.
+        """
+        self._attachment.reset(self._flow, code)
+        self._driver.turn_soon()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open"
@@ -92,18 +112,20 @@ class Stream(StreamFace[AsyncDriver]):
         urgent: bool = False,
         priority: int = 0,
         stamp: bool = False,
+        lifetime: float | None = None,
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> None:
         """Send one message, at most 64 KiB; returns once it is in the ring.
 
         Waits for room, for ever or ``timeout`` seconds (0: not at all), then raises
         WouldBlockError, which says why there is none. ``eos``: the last message from this side.
-        ``stamp``: put the time on it, so that the receiver sees the latency.
+        ``stamp``: put the time on it, so that the receiver sees the latency. ``lifetime``, on logs:
+        seconds after which it is not worth sending any more.
         """
         options = None
-        if type or correlation or eos or urgent or priority or stamp:
+        if type or correlation or eos or urgent or priority or stamp or lifetime is not None:
             flags = (_EOS if eos else 0) | (_URG if urgent else 0)
-            options = _options(type, correlation, flags, priority, stamp)
+            options = _options(type, correlation, flags, priority, stamp=stamp, lifetime=lifetime)
         else:
             try:
                 self._flow.send(payload)
@@ -140,7 +162,7 @@ class Stream(StreamFace[AsyncDriver]):
         stamp: bool = False,
     ) -> Message:
         """Send a message and return the reply that carries its correlation."""
-        options = _options(type, 0, 0, 0, stamp)
+        options = _options(type, stamp=stamp)
         return await self._driver.run(
             self._attachment.request(self._flow, payload, timeout, time.monotonic_ns(), options)
         )
@@ -155,7 +177,7 @@ class Stream(StreamFace[AsyncDriver]):
         stamp: bool = False,
     ) -> None:
         """Answer a request that came in on this stream."""
-        options = _options(type, request.correlation, _ACK, 0, stamp)
+        options = _options(type, request.correlation, _ACK, stamp=stamp)
         await self._driver.run(
             self._attachment.send(self._flow, payload, timeout, time.monotonic_ns(), options)
         )
@@ -179,6 +201,17 @@ class Stream(StreamFace[AsyncDriver]):
         return await self._driver.run(
             self._attachment.receive_many(self._flow, max, timeout, time.monotonic_ns())
         )
+
+    async def flush(self, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        """Wait until all that was sent is acknowledged; TimeoutError after ``timeout`` seconds.
+
+        Then it lies in the memory of the application at the peer. On logs: it left this node.
+        """
+        await self._driver.run(self._attachment.flush(self._flow, timeout, time.monotonic_ns()))
+
+    async def close_sending(self) -> None:
+        """Send no more: the peer reads to the end. What it sends still comes."""
+        await self._driver.run(self._attachment.close_sending(self._flow, time.monotonic_ns()))
 
     async def close(self) -> None:
         """Send no more and take nothing more in; what was sent still goes out."""
@@ -218,13 +251,14 @@ class SyncStream(StreamFace[SyncDriver]):
         urgent: bool = False,
         priority: int = 0,
         stamp: bool = False,
+        lifetime: float | None = None,
         timeout: float | None = None,
     ) -> None:
         """Send one message, at most 64 KiB, as ``Stream.send`` does."""
         options = None
-        if type or correlation or eos or urgent or priority or stamp:
+        if type or correlation or eos or urgent or priority or stamp or lifetime is not None:
             flags = (_EOS if eos else 0) | (_URG if urgent else 0)
-            options = _options(type, correlation, flags, priority, stamp)
+            options = _options(type, correlation, flags, priority, stamp=stamp, lifetime=lifetime)
         else:
             try:
                 self._flow.send(payload)
@@ -261,7 +295,7 @@ class SyncStream(StreamFace[SyncDriver]):
         stamp: bool = False,
     ) -> Message:
         """Send a message and return the reply that carries its correlation."""
-        options = _options(type, 0, 0, 0, stamp)
+        options = _options(type, stamp=stamp)
         return self._driver.run(
             self._attachment.request(self._flow, payload, timeout, time.monotonic_ns(), options)
         )
@@ -276,7 +310,7 @@ class SyncStream(StreamFace[SyncDriver]):
         stamp: bool = False,
     ) -> None:
         """Answer a request that came in on this stream."""
-        options = _options(type, request.correlation, _ACK, 0, stamp)
+        options = _options(type, request.correlation, _ACK, stamp=stamp)
         self._driver.run(
             self._attachment.send(self._flow, payload, timeout, time.monotonic_ns(), options)
         )
@@ -302,6 +336,14 @@ class SyncStream(StreamFace[SyncDriver]):
             self._attachment.receive_batch(self._flow, max, timeout, time.monotonic_ns()),
             pump=False,
         )
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until all that was sent is acknowledged, as ``Stream.flush`` does."""
+        self._driver.run(self._attachment.flush(self._flow, timeout, time.monotonic_ns()))
+
+    def close_sending(self) -> None:
+        """Send no more: the peer reads to the end. What it sends still comes."""
+        self._driver.run(self._attachment.close_sending(self._flow, time.monotonic_ns()))
 
     def close(self) -> None:
         """Send no more and take nothing more in; what was sent still goes out."""

@@ -24,9 +24,10 @@ static void fill(uint8_t *payload, uint32_t size, uint64_t number)
 		memcpy(payload + at, &number, 8);
 }
 
-/* check counts what a payload says: its number, and whether the rest follows from it. */
+/* check counts what a payload says: its number, and whether the rest follows from it. *numbers is
+ * one more than the highest so far. */
 static void check(const uint8_t *payload, uint32_t size, struct vk_blast_result *result,
-		  uint64_t *expected)
+		  uint64_t *numbers)
 {
 	uint64_t number, word, wrong = 0;
 
@@ -40,11 +41,11 @@ static void check(const uint8_t *payload, uint32_t size, struct vk_blast_result 
 		wrong |= word ^ (number + at / 8 * STRIDE);
 	}
 	result->corrupt += wrong != 0;
-	if (number > *expected)
-		result->lost += number - *expected;
-	*expected = number + 1;
+	if (number >= *numbers)
+		*numbers = number + 1;
 	result->messages++;
 	result->bytes += size;
+	result->lost = *numbers > result->messages ? *numbers - result->messages : 0;
 }
 
 /* wait_until waits for something to do; need: bytes of room in the stream's ring, or 0. */
@@ -119,39 +120,53 @@ int vk_blast_send(struct vk_client *client, struct vk_outlet *outlet, uint32_t s
 }
 
 /* receive_some waits for messages of the flow and describes them: how many, or -errno. */
-static int receive_some(struct vk_client *client, struct vk_outlet *outlet,
+static int receive_some(struct vk_client *client, struct vk_outlet *outlet, struct vk_inlet *inlet,
 			struct vk_entry *entries, uint32_t max, int64_t end_ns)
 {
 	uint32_t ring = vk_stream_class(outlet->head.stream);
 
 	for (;;) {
-		int n = vk_client_receive(client, ring, outlet->head.flow, entries, max);
+		int n = vk_client_receive(client, ring, outlet->head.flow, VK_CLIENT_ANY_SEQUENCE,
+					  entries, max);
 		int error;
 
 		if (n)
 			return n;
 		if (client->rx[ring].head != client->rx[ring].tail)
 			return -EPROTO; /* a record of another kind or flow */
+		vk_client_idle(client, inlet);
 		error = wait_until(client, ring, 0, end_ns);
 		if (error)
 			return error;
 	}
 }
 
-int vk_blast_receive(struct vk_client *client, struct vk_outlet *outlet, uint64_t count,
-		     int64_t timeout_ns, struct vk_blast_result *result)
+/* done gives the messages of n entries back. */
+static void done(struct vk_client *client, struct vk_inlet *inlet, uint32_t ring,
+		 const struct vk_entry *entries, int n)
+{
+	uint64_t bytes = 0;
+
+	for (int i = 0; i < n; i++)
+		bytes += entries[i].size;
+	vk_client_release(client, ring, entries[n - 1].end);
+	vk_client_taken(client, inlet, bytes, (uint32_t)n);
+}
+
+int vk_blast_receive(struct vk_client *client, struct vk_outlet *outlet, struct vk_inlet *inlet,
+		     uint64_t count, int64_t timeout_ns, struct vk_blast_result *result)
 {
 	uint32_t ring = vk_stream_class(outlet->head.stream);
 	int64_t end_ns = now_ns() + timeout_ns, first_ns = 0;
 	struct vk_entry entries[VK_BLAST_BATCH_MAX];
-	uint64_t expected = 0;
+	uint64_t numbers = 0;
 	int last = 0;
 
 	*result = (struct vk_blast_result){ 0 };
 	while (result->messages < count && !last) {
 		uint64_t left = count - result->messages;
 		int n = receive_some(
-			client, outlet, entries,
+			client, outlet, inlet, entries,
 			left < VK_BLAST_BATCH_MAX ? (uint32_t)left : VK_BLAST_BATCH_MAX, end_ns);
 
 		if (n < 0)
@@ -160,24 +175,25 @@ int vk_blast_receive(struct vk_client *client, struct vk_outlet *outlet, uint64_
 			first_ns = now_ns();
 		for (int i = 0; i < n; i++) {
 			check(client->rx[ring].data + entries[i].offset, entries[i].size, result,
-			      &expected);
+			      &numbers);
 			last |= entries[i].message.flags & VK_FLAG_EOS;
 		}
-		vk_client_release(client, ring, entries[n - 1].end);
+		done(client, inlet, ring, entries, n);
 		result->elapsed_ns = (uint64_t)(now_ns() - first_ns);
 	}
 	return 0;
 }
 
-int vk_blast_ping(struct vk_client *client, struct vk_outlet *outlet, uint32_t size, uint64_t count,
-		  int64_t timeout_ns, uint64_t *rtt_ns, struct vk_blast_result *result)
+int vk_blast_ping(struct vk_client *client, struct vk_outlet *outlet, struct vk_inlet *inlet,
+		  uint32_t size, uint64_t count, int64_t timeout_ns, uint64_t *rtt_ns,
+		  struct vk_blast_result *result)
 {
 	uint32_t ring = vk_stream_class(outlet->head.stream);
 	int64_t begin_ns = now_ns(), end_ns = begin_ns + timeout_ns, sent_ns;
 	struct vk_blast_result sent = { 0 };
 	struct vk_entry entry;
 	uint8_t *payload;
-	uint64_t expected = 0;
+	uint64_t numbers = 0;
 	int error = 0;
 
 	*result = (struct vk_blast_result){ 0 };
@@ -191,20 +207,20 @@ int vk_blast_ping(struct vk_client *client, struct vk_outlet *outlet, uint32_t s
 		sent_ns = now_ns();
 		error = send_all(client, outlet, payload, size, 1, end_ns, &sent);
 		if (!error)
-			error = receive_some(client, outlet, &entry, 1, end_ns);
+			error = receive_some(client, outlet, inlet, &entry, 1, end_ns);
 		if (error < 0)
 			break;
 		rtt_ns[number] = (uint64_t)(now_ns() - sent_ns);
-		check(client->rx[ring].data + entry.offset, entry.size, result, &expected);
-		vk_client_release(client, ring, entry.end);
+		check(client->rx[ring].data + entry.offset, entry.size, result, &numbers);
+		done(client, inlet, ring, &entry, 1);
 	}
 	result->elapsed_ns = (uint64_t)(now_ns() - begin_ns);
 	free(payload);
 	return error < 0 ? error : 0;
 }
 
-int vk_blast_echo(struct vk_client *client, struct vk_outlet *outlet, uint64_t count,
-		  int64_t timeout_ns, struct vk_blast_result *result)
+int vk_blast_echo(struct vk_client *client, struct vk_outlet *outlet, struct vk_inlet *inlet,
+		  uint64_t count, int64_t timeout_ns, struct vk_blast_result *result)
 {
 	uint32_t ring = vk_stream_class(outlet->head.stream);
 	int64_t end_ns = now_ns() + timeout_ns;
@@ -212,7 +228,7 @@ int vk_blast_echo(struct vk_client *client, struct vk_outlet *outlet, uint64_t c
 
 	*result = (struct vk_blast_result){ 0 };
 	while (result->messages < count) {
-		int n = receive_some(client, outlet, entries, VK_BLAST_BATCH_MAX, end_ns);
+		int n = receive_some(client, outlet, inlet, entries, VK_BLAST_BATCH_MAX, end_ns);
 
 		if (n < 0)
 			return n;
@@ -224,7 +240,7 @@ int vk_blast_echo(struct vk_client *client, struct vk_outlet *outlet, uint64_t c
 			if (error)
 				return error;
 		}
-		vk_client_release(client, ring, entries[n - 1].end);
+		done(client, inlet, ring, entries, n);
 	}
 	return 0;
 }

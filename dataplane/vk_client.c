@@ -137,6 +137,7 @@ int vk_client_send(struct vk_client *client, struct vk_outlet *outlet, const uin
 			    vk_client_put(client, VK_RECORD_DATA, &outlet->head, payload, size);
 
 	if (!error) {
+		outlet->head.sequence++;
 		outlet->sent++;
 		outlet->sent_bytes += size;
 	}
@@ -163,6 +164,7 @@ int vk_client_send_many(struct vk_client *client, struct vk_outlet *outlet, cons
 		error = put(tx, VK_RECORD_DATA, &outlet->head, payloads + bytes, size);
 		if (error)
 			break;
+		outlet->head.sequence++;
 		bytes += size;
 	}
 	if (!sent)
@@ -174,17 +176,62 @@ int vk_client_send_many(struct vk_client *client, struct vk_outlet *outlet, cons
 	return (int)sent;
 }
 
+int vk_client_report(struct vk_client *client, struct vk_inlet *inlet)
+{
+	struct vk_tx *tx = &client->tx[VK_CLASS_CONTROL];
+	uint8_t *body;
+
+	if (!inlet->windowed || inlet->reported == inlet->taken.cost)
+		return 0;
+	if (gone(client))
+		return -ESHUTDOWN;
+	if (!tx->capacity)
+		return -EACCES;
+	body = vk_tx_reserve(tx, sizeof inlet->taken);
+	if (!body)
+		return vk_tx_room(tx) < 0 ? -EPROTO : -EAGAIN;
+	memcpy(body, &inlet->taken, sizeof inlet->taken);
+	vk_tx_commit(tx, sizeof inlet->taken, VK_RECORD_CONSUMED);
+	vk_tx_publish(tx);
+	ring_bell(client);
+	inlet->reported = inlet->taken.cost;
+	return 0;
+}
+
+int vk_client_taken(struct vk_client *client, struct vk_inlet *inlet, uint64_t bytes,
+		    uint32_t count)
+{
+	inlet->taken.cost += bytes + (uint64_t)count * VK_MESSAGE_COST;
+	if (inlet->taken.cost - inlet->reported < VK_CLIENT_REPORT)
+		return 0;
+	return vk_client_report(client, inlet);
+}
+
+int vk_client_idle(struct vk_client *client, struct vk_inlet *inlet)
+{
+	if (inlet->reported && inlet->taken.cost - inlet->reported < VK_CLIENT_REPORT_IDLE)
+		return 0;
+	return vk_client_report(client, inlet);
+}
+
 int64_t vk_client_room(struct vk_client *client, uint32_t ring)
 {
 	return ring < VK_RINGS_MAX ? vk_tx_room(&client->tx[ring]) : -EPROTO;
+}
+
+/* kind_fits says whether a worker may put a kind of record into a ring. */
+static int kind_fits(uint32_t ring, uint8_t kind)
+{
+	if (ring == VK_CLASS_CONTROL)
+		return kind == VK_RECORD_FLUSHED;
+	return kind >= VK_RECORD_DATA && kind <= VK_RECORD_RESET;
 }
 
 /* describe checks a record and copies what Python needs of it: 1, or -EPROTO. */
 static int describe(const struct vk_rx *rx, const struct vk_record *record, const uint8_t *body,
 		    struct vk_entry *entry)
 {
-	if (record->kind < VK_RECORD_DATA || record->kind > VK_RECORD_RESET ||
-	    record->size < sizeof entry->message ||
+	if (!kind_fits(rx->ring, record->kind) || record->size < sizeof entry->message ||
 	    record->size - sizeof entry->message > VK_SHARDED_MAX)
 		return -EPROTO;
 	memcpy(&entry->message, body, sizeof entry->message);
@@ -197,7 +244,17 @@ static int describe(const struct vk_rx *rx, const struct vk_record *record, cons
 	return 1;
 }
 
-int vk_client_receive(struct vk_client *client, uint32_t ring, int64_t flow,
+/* wanted says whether a described record is the next of a flow and sequence, if they matter. */
+static int wanted(const struct vk_entry *entry, int64_t flow, int64_t sequence)
+{
+	if (flow == VK_CLIENT_ANY_FLOW)
+		return 1;
+	return entry->kind == VK_RECORD_DATA && entry->message.flow == flow &&
+	       (sequence == VK_CLIENT_ANY_SEQUENCE ||
+		entry->message.sequence == (uint32_t)sequence);
+}
+
+int vk_client_receive(struct vk_client *client, uint32_t ring, int64_t flow, int64_t sequence,
 		      struct vk_entry *entries, uint32_t max)
 {
 	struct vk_rx *rx = &client->rx[ring < VK_RINGS_MAX ? ring : 0];
@@ -214,9 +271,10 @@ int vk_client_receive(struct vk_client *client, uint32_t ring, int64_t flow,
 		found = describe(rx, &record, body, entry);
 		if (found < 0)
 			break;
-		if (flow != VK_CLIENT_ANY_FLOW &&
-		    (record.kind != VK_RECORD_DATA || entry->message.flow != flow))
+		if (!wanted(entry, flow, sequence))
 			break;
+		if (sequence != VK_CLIENT_ANY_SEQUENCE)
+			sequence = (uint32_t)sequence + 1u;
 		vk_rx_advance(rx, &record);
 		count++;
 	}

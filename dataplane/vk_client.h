@@ -11,6 +11,9 @@
 enum vk_client_const {
 	VK_CLIENT_BATCH = 256, /* entries of one receive call */
 	VK_CLIENT_ANY_FLOW = -1,
+	VK_CLIENT_ANY_SEQUENCE = -1,
+	VK_CLIENT_REPORT = 16384, /* bytes of cost that are reported without being asked to */
+	VK_CLIENT_REPORT_IDLE = 4096, /* likewise, when the reader has nothing left to read */
 };
 
 /* A received record: the positions of its payload and end, and a copy of its descriptor. 64 bytes
@@ -25,11 +28,19 @@ struct vk_entry {
 
 /* A stream to send on, and what was sent: counted here, where it costs nothing. */
 struct vk_outlet {
-	struct vk_message head; /* descriptor of the next message */
+	struct vk_message head; /* descriptor of the next message, its sequence too */
 	uint32_t closed; /* 1: nothing more is sent */
 	uint32_t pad;
 	uint64_t sent;
 	uint64_t sent_bytes;
+};
+
+/* What the application has taken of a stream, and what the worker knows of it. */
+struct vk_inlet {
+	struct vk_consumed taken;
+	uint64_t reported; /* of taken.cost */
+	uint32_t windowed; /* 0: the stream has no window, so nothing is reported */
+	uint32_t pad;
 };
 
 struct vk_client {
@@ -72,25 +83,45 @@ void vk_client_close(struct vk_client *client);
 int vk_client_put(struct vk_client *client, uint32_t kind, const struct vk_message *head,
 		  const uint8_t *payload, uint32_t size);
 
-/* vk_client_send is vk_client_put of a DATA record on a stream; -EPIPE if the outlet is closed. */
+/* vk_client_send is vk_client_put of a DATA record on a stream; -EPIPE if the outlet is closed.
+ * The message takes the outlet's sequence, and the next one follows it (u32, wraps). */
 int vk_client_send(struct vk_client *client, struct vk_outlet *outlet, const uint8_t *payload,
 		   uint32_t size);
 
-/* vk_client_send_many publishes count DATA records with the same descriptor, payloads one behind
- * the other: message i has sizes[i] bytes, or size bytes each if sizes is NULL. One publication,
- * at most one bell. Returns how many went (fewer than count: the ring is full, or the next one is
- * oversized), or -errno like vk_client_send if none did. */
+/* vk_client_send_many publishes count DATA records with descriptors that differ in the sequence
+ * only, payloads one behind the other: message i has sizes[i] bytes, or size bytes each if sizes
+ * is NULL. One publication, at most one bell. Returns how many went (fewer than count: the ring is
+ * full, or the next one is oversized), or -errno like vk_client_send if none did. */
 int vk_client_send_many(struct vk_client *client, struct vk_outlet *outlet, const uint8_t *payloads,
 			const uint32_t *sizes, uint32_t size, uint32_t count);
 
 /* vk_client_room returns the free bytes of TX ring r, or -EPROTO. */
 int64_t vk_client_room(struct vk_client *client, uint32_t ring);
 
+/* vk_client_taken notes that the application has taken count messages with bytes of payload in all,
+ * and reports when VK_CLIENT_REPORT of cost have come together. Returns 0, or like
+ * vk_client_report: then the report is still to be made. */
+int vk_client_taken(struct vk_client *client, struct vk_inlet *inlet, uint64_t bytes,
+		    uint32_t count);
+
+/* vk_client_idle is to be called when the reader waits: it reports if VK_CLIENT_REPORT_IDLE have
+ * come together, or nothing was ever reported: a peer that waits for room in a window may need what
+ * is left. Returns like vk_client_taken. */
+int vk_client_idle(struct vk_client *client, struct vk_inlet *inlet);
+
+/* vk_client_report tells the worker, through ring 0, what was taken and is not reported. The record
+ * says the sum, so one that finds no room is made good by any later one. Returns 0, -EAGAIN (no
+ * room), -EACCES (there is no ring 0), -ESHUTDOWN or -EPROTO. Release pairs with the worker's
+ * acquire of tail. */
+int vk_client_report(struct vk_client *client, struct vk_inlet *inlet);
+
 /* vk_client_receive describes the next records of RX ring r in entries[0..max) and steps over
  * them; they stay in the ring until vk_client_release. With a flow other than VK_CLIENT_ANY_FLOW
- * it stops before the first record that is not DATA of that flow. Returns how many; 0 = nothing
- * (of that flow) there now; -ESHUTDOWN = nothing there and nothing will come; -EPROTO. */
-int vk_client_receive(struct vk_client *client, uint32_t ring, int64_t flow,
+ * it stops before the first record that is not DATA of that flow, and with a sequence other than
+ * VK_CLIENT_ANY_SEQUENCE before the first one that is out of sequence: the worker hands over what
+ * comes as it comes. Returns how many; 0 = nothing (of that kind) is next now; -ESHUTDOWN =
+ * nothing there and nothing will come; -EPROTO. */
+int vk_client_receive(struct vk_client *client, uint32_t ring, int64_t flow, int64_t sequence,
 		      struct vk_entry *entries, uint32_t max);
 
 /* vk_client_rewind makes the record that begins at a position returned as `end` (or where the

@@ -51,7 +51,8 @@ class Blast:
         """Take over an open stream; ``spin_ns``: how long it polls before it sleeps."""
         self.stream = stream
         self._client = stream._driver.rings.client  # noqa: SLF001
-        self._outlet = stream._flow.outlet  # noqa: SLF001
+        self._flow = stream._flow  # noqa: SLF001
+        self._outlet, self._inlet = self._flow.outlet, self._flow.inlet
         if spin_ns:
             self._client.spin_ns_max = self._client.spin_ns = spin_ns
 
@@ -68,17 +69,21 @@ class Blast:
     def receive(self, count: int, *, deadline_ns: int = DEADLINE_NS) -> Result:
         """Take *count* messages, or what comes before the deadline."""
         raw = ffi.new("struct vk_blast_result *")
-        lib.vk_blast_receive(self._client, self._outlet, count, deadline_ns, raw)
+        lib.vk_blast_receive(self._client, self._outlet, self._inlet, count, deadline_ns, raw)
+        self._flow.expected += raw.messages
         return self._result(raw)
 
     def ping(self, size: int, count: int, *, deadline_ns: int = DEADLINE_NS) -> list[int]:
         """Return sorted round-trip times in nanoseconds, one message at a time."""
         raw, times = ffi.new("struct vk_blast_result *"), ffi.new("uint64_t[]", count)
-        lib.vk_blast_ping(self._client, self._outlet, size, count, deadline_ns, times, raw)
+        ends = self._client, self._outlet, self._inlet
+        lib.vk_blast_ping(*ends, size, count, deadline_ns, times, raw)
+        self._flow.expected += raw.messages
         return sorted(times[0 : raw.messages])
 
     def echo(self, count: int, *, deadline_ns: int = DEADLINE_NS) -> Result:
         """Send back *count* messages as they come."""
         raw = ffi.new("struct vk_blast_result *")
-        lib.vk_blast_echo(self._client, self._outlet, count, deadline_ns, raw)
+        lib.vk_blast_echo(self._client, self._outlet, self._inlet, count, deadline_ns, raw)
+        self._flow.expected += raw.messages
         return self._result(raw)

@@ -131,7 +131,7 @@ struct vk_message {
 	uint8_t flags; /* enum vk_flag as the sender set them (EOS, URG, ACK) */
 	uint8_t priority; /* 0 = lowest of the class's band is chosen by the worker */
 	uint8_t trace;
-	uint32_t code; /* enum vk_code */
+	uint32_t code; /* enum vk_code; DATA on logs, to the worker: lifetime, us after time_ns */
 	uint64_t time_ns; /* sender's CLOCK_REALTIME; 0 = none, else TIME is on the wire */
 };
 

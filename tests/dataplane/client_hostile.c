@@ -16,7 +16,8 @@ struct stage {
 	struct vk_region *d; /* the worker's writable mapping */
 	uint8_t *data;
 	uint64_t random;
-	uint64_t received, refused, sent;
+	struct vk_inlet inlet;
+	uint64_t received, refused, sent, reported;
 };
 
 static uint64_t draw(struct stage *stage)
@@ -37,7 +38,7 @@ static void must(int ok, const char *what)
 
 static void open_stage(struct stage *stage)
 {
-	uint32_t capacity[VK_RINGS_MAX] = { [RING] = CAPACITY };
+	uint32_t capacity[VK_RINGS_MAX] = { [VK_CLASS_CONTROL] = CAPACITY, [RING] = CAPACITY };
 	int d = vk_channel_create(capacity, VK_CLASS_COUNT, 7);
 	int a = vk_channel_create(capacity, VK_CLASS_COUNT, 7);
 	int bells[2] = { eventfd(0, EFD_NONBLOCK), eventfd(0, EFD_NONBLOCK) };
@@ -64,7 +65,7 @@ static void scribble(struct stage *stage)
 	struct vk_record record = { .size = (uint32_t)(draw(stage) % 512),
 				    .kind = (uint8_t)(draw(stage) % 8) };
 
-	switch (draw(stage) % 8) {
+	switch (draw(stage) % 9) {
 	case 0:
 		memcpy(stage->data + at, &word, 8);
 		break;
@@ -83,6 +84,10 @@ static void scribble(struct stage *stage)
 	case 5:
 		memset(stage->data, (int)(word & 1), CAPACITY);
 		stage->d->tail[RING] = tail;
+		break;
+	case 6:
+		stage->d->head[VK_CLASS_CONTROL] =
+			draw(stage) % 4 ? stage->client.tx[VK_CLASS_CONTROL].tail : word;
 		break;
 	default: /* a record that may even be good */
 		at = stage->client.rx[RING].head % CAPACITY;
@@ -109,7 +114,8 @@ static void receive(struct stage *stage)
 	uint64_t before = stage->client.rx[RING].head;
 	uint64_t taken;
 	int64_t flow = draw(stage) % 2 ? 0 : VK_CLIENT_ANY_FLOW;
-	int n = vk_client_receive(&stage->client, RING, flow, entries, ENTRIES);
+	int n = vk_client_receive(&stage->client, RING, flow, VK_CLIENT_ANY_SEQUENCE, entries,
+				  ENTRIES);
 
 	must(n <= ENTRIES, "count");
 	taken = stage->client.rx[RING].head - before;
@@ -149,15 +155,29 @@ static void send(struct stage *stage)
 	stage->sent += n > 0;
 }
 
+static void report(struct stage *stage)
+{
+	struct vk_tx *tx = &stage->client.tx[VK_CLASS_CONTROL];
+	int n = vk_client_taken(&stage->client, &stage->inlet, draw(stage) % CAPACITY, 1);
+
+	must(!n || n == -EAGAIN || n == -EPROTO, "reported, full or broken");
+	must(tx->tail - tx->head <= CAPACITY, "never more in ring 0 than fits");
+	stage->reported += stage->inlet.reported == stage->inlet.taken.cost;
+	if (n == -EPROTO) /* as a new attachment would find it */
+		stage->d->head[VK_CLASS_CONTROL] = tx->head;
+}
+
 int main(int count, char **arguments)
 {
-	struct stage stage = { .random = count > 1 ? strtoull(arguments[1], NULL, 0) : 1 };
+	struct stage stage = { .random = count > 1 ? strtoull(arguments[1], NULL, 0) : 1,
+			       .inlet.windowed = 1 };
 
 	open_stage(&stage);
 	for (int turn = 0; turn < 200000; turn++) {
 		scribble(&stage);
 		receive(&stage);
 		send(&stage);
+		report(&stage);
 		must(vk_client_wait(&stage.client, 0) >= 0, "wait");
 	}
 	stage.d->closed = 1;
@@ -165,7 +185,8 @@ int main(int count, char **arguments)
 			    stage.data, 1) == -ESHUTDOWN,
 	     "a closed channel takes nothing");
 	vk_client_close(&stage.client);
-	printf("%llu %llu %llu\n", (unsigned long long)stage.received,
-	       (unsigned long long)stage.refused, (unsigned long long)stage.sent);
+	printf("%llu %llu %llu %llu\n", (unsigned long long)stage.received,
+	       (unsigned long long)stage.refused, (unsigned long long)stage.sent,
+	       (unsigned long long)stage.reported);
 	return 0;
 }

@@ -8,11 +8,13 @@ import select
 import socket
 import struct
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from valkyrie.dataplane import appsocket, ffi, lib
@@ -21,6 +23,10 @@ from valkyrie.dataplane.wire import Class, Code, stream_class
 MESSAGE_SIZE = ffi.sizeof("struct vk_message")
 RECORD = struct.Struct("=IBBH")
 DEFAULT_RING_SIZE = 65536
+HELD_MAX = 256
+"""Records of a stream that wait for credit, or for its receiver's ring, before their ring waits."""
+CREDITED = (Class.SYSTEM, Class.JOB, Class.DATA)
+CONSUMED_SIZE = ffi.sizeof("struct vk_consumed")
 
 
 def span(size: int) -> int:
@@ -70,6 +76,24 @@ class Channel:
         self.tail[ring] += span(len(record) - RECORD.size)
         self.d.tail[ring] = self.tail[ring]
 
+    def reports(self) -> list[Any]:
+        """Take what the application says it has consumed."""
+        found = []
+        while self.capacity[0] and self.head[0] != self.a.tail[0]:
+            at = self.head[0] % self.capacity[0]
+            memory = self.memory(self.a, 0)
+            record = memory[at : at + RECORD.size + CONSUMED_SIZE]
+            assert RECORD.unpack(record[: RECORD.size])[:2] == (
+                CONSUMED_SIZE,
+                lib.VK_RECORD_CONSUMED,
+            )
+            report = ffi.new("struct vk_consumed *")
+            ffi.memmove(report, record[RECORD.size :], CONSUMED_SIZE)
+            found.append(report)
+            self.head[0] += RECORD.size + CONSUMED_SIZE
+            self.d.head[0] = self.head[0]
+        return found
+
     def take(self, ring: int) -> tuple[int, Any, bytes] | None:
         if self.head[ring] == self.a.tail[ring]:
             return None
@@ -107,7 +131,25 @@ class End:
     generation: int
     token: int
     other: End | None = None
+    held: deque[tuple[int, Any, bytes]] = field(default_factory=deque)
+    """Records that wait for credit, or for room in the receiver's ring."""
     sequence: int = 0
+    """Of the next message to send."""
+    spent: int = 0
+    consumed: int = 0
+    """Cost of what its application has taken."""
+    closed: bool = False
+
+    @property
+    def ring(self) -> Class:
+        return stream_class(self.stream)
+
+    @property
+    def limit(self) -> int | None:
+        """Cost that may be sent to it in all; None: there is no window."""
+        if self.ring not in CREDITED or not self.app.reliable:
+            return None
+        return self.consumed + int(self.app.node.window)
 
     def message(self, **fields: int) -> Any:
         values = {"flow": self.number, "flow_generation": self.generation}
@@ -125,8 +167,15 @@ class App:
     held: bool = False
     """The worker takes nothing from its rings."""
     violations: int = 0
+    reports: int = 0
+    deaf: bool = False
+    """The worker takes no reports."""
     orphaned: bool = False
     """The daemon is gone; the worker goes on."""
+
+    @property
+    def reliable(self) -> bool:
+        return self.channel is not None and bool(self.channel.capacity[0])
 
     def cut(self) -> None:
         """Let the daemon die, as far as this application sees."""
@@ -153,6 +202,12 @@ class DoubleNode:
         """Refuse every stream with this code."""
         self.silent = False
         """Answer no request."""
+        self.control_ring = lib.VK_CONTROL_RING
+        """Bytes of ring 0; 0: a worker that acknowledges nothing."""
+        self.window = lib.VK_WINDOW_START
+        self.disorder: Random | None = None
+        """Hand reliable messages over out of order and more than once."""
+        self.mixed: list[tuple[App, End, tuple[int, Any, bytes]]] = []
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.listener.bind(self.path)
         self.listener.listen(8)
@@ -204,7 +259,7 @@ class Fabric:
                 poll = select.poll()
                 for descriptor in waiting:
                     poll.register(descriptor, select.POLLIN)
-                events = poll.poll(0 if busy else 1000)
+                events = poll.poll(0 if busy else 1 if self._again() else 1000)
                 with self.lock:
                     for descriptor, _ in events:
                         waiting[descriptor]()
@@ -240,8 +295,14 @@ class Fabric:
                     busy |= any(
                         channel.capacity[r] and channel.head[r] != channel.a.tail[r]
                         for r in range(8)
+                        if not (app.deaf if r == 0 else self._blocked(app, r))
                     )
         return busy
+
+    def _again(self) -> bool:
+        """Whether something has to be tried again: no bell says that there is room in a ring."""
+        nodes = self.nodes
+        return any(node.mixed or any(end.held for end in node.flows.values()) for node in nodes)
 
     # The daemon's part
 
@@ -277,6 +338,7 @@ class Fabric:
         self._generation += 1
         size = request.ring_size or DEFAULT_RING_SIZE
         capacities = [size if Class(ring) in app.node.classes else 0 for ring in range(len(Class))]
+        capacities[0] = app.node.control_ring
         app.channel = Channel(capacities, self._generation)
         return appsocket.Reply(generation=self._generation, capacity=capacities)
 
@@ -301,7 +363,7 @@ class Fabric:
         app.socket.close()
         for end in list(app.node.flows.values()):
             if end.app is app:
-                del app.node.flows[end.number]
+                app.node.flows.pop(end.number, None)
                 if end.other is not None:
                     self._reset(end.other, Code.APPLICATION_GONE)
         if app.channel is not None:
@@ -311,57 +373,156 @@ class Fabric:
     def _reset(self, end: End, code: int) -> None:
         end.other = None
         end.app.node.flows.pop(end.number, None)
-        self._deliver(end.app, end.stream, lib.VK_RECORD_RESET, end.message(code=code), b"")
+        self._deliver(end.app, end.ring, lib.VK_RECORD_RESET, end.message(code=code), b"")
 
     # The worker's part
 
-    def _deliver(self, app: App, stream: int, kind: int, message: Any, payload: bytes) -> None:
+    def _deliver(self, app: App, ring: int, kind: int, message: Any, payload: bytes) -> bool:
         if app.channel is None:
-            return
-        if not app.channel.put(stream_class(stream).value, kind, message, payload):
-            app.dropped += 1
+            return True
+        went = app.channel.put(ring, kind, message, payload)
         app.channel.ring_bell()
+        return went
 
     def _move(self, app: App) -> bool:
         channel = app.channel
         if channel is None or app.held:
             return False
         channel.d.sleeping = 0
-        moved = False
-        for ring in range(len(Class)):
+        moved = self._reports(app)
+        for end in list(app.node.flows.values()):
+            moved |= end.app is app and self._held(end)
+        for ring in range(1, len(Class)):
             for _ in range(64):
-                if not channel.capacity[ring]:
+                if not channel.capacity[ring] or self._blocked(app, ring):
                     break
                 record = channel.take(ring)
                 if record is None:
                     break
                 moved = True
                 self._record(app, *record)
+        moved |= self._mixed()
         if moved:
             channel.ring_bell()  # there is room again
         return moved
+
+    def _reports(self, app: App) -> bool:
+        if app.deaf or app.channel is None:
+            return False
+        found = app.channel.reports()
+        for report in found:
+            app.reports += 1
+            end = app.node.flows.get(report.flow)
+            if end is None or end.generation != report.flow_generation:
+                continue  # it ended meanwhile
+            if report.cost < end.consumed:
+                app.violations += 1
+            end.consumed = report.cost
+        if found:
+            app.channel.ring_bell()
+        return bool(found)
+
+    @staticmethod
+    def _blocked(app: App, ring: int) -> bool:
+        """Whether a ring waits for one of its streams, and say why."""
+        assert app.channel is not None
+        held = [end for end in app.node.flows.values() if end.app is app and end.ring == ring]
+        full = any(len(end.held) >= HELD_MAX for end in held)
+        if app.reliable and app.channel.d.blocked[ring] in (0, lib.VK_BLOCKED_CREDIT):
+            app.channel.d.blocked[ring] = lib.VK_BLOCKED_CREDIT if full else 0
+        return full
 
     def _record(self, app: App, kind: int, message: Any, payload: bytes) -> None:
         if kind == lib.VK_RECORD_OPEN:
             self._open(app, message, payload.decode())
             return
         end = app.node.flows.get(message.flow)
-        if end is None or end.app is not app or end.generation != message.flow_generation:
-            app.violations += 1
+        if message.flow >= lib.VK_FLOWS_MAX:  # who opened it gave up
+            end = self._find(app.node, message.peer, message.stream)
+            if end is None or end.token != message.correlation:
+                return
+        elif end is None or end.app is not app or end.generation != message.flow_generation:
+            if kind == lib.VK_RECORD_FLUSH:
+                self._deliver(app, 0, lib.VK_RECORD_FLUSHED, message, b"")
+            else:
+                app.violations += kind == lib.VK_RECORD_DATA
             return
-        other = end.other
-        if kind == lib.VK_RECORD_DATA and other is not None:
-            message.sequence = end.sequence
-            end.sequence += 1
-            message.flow, message.flow_generation = other.number, other.generation
-            message.peer = other.peer
-            self._deliver(other.app, end.stream, kind, message, payload)
-        elif kind == lib.VK_RECORD_CLOSE and other is not None:
-            self._deliver(other.app, end.stream, kind, other.message(), b"")
-        elif kind == lib.VK_RECORD_RESET:
+        if kind == lib.VK_RECORD_RESET:
             app.node.flows.pop(end.number, None)
-            if other is not None:
-                self._reset(other, message.code)
+            if end.other is not None:
+                self._reset(end.other, message.code)
+            return
+        if kind == lib.VK_RECORD_DATA:
+            app.violations += message.sequence != end.sequence
+            end.sequence = (end.sequence + 1) & 0xFFFF_FFFF
+        elif kind == lib.VK_RECORD_CLOSE:
+            app.violations += message.sequence != end.sequence
+        end.held.append((kind, message, payload))
+        self._held(end)
+
+    def _held(self, end: End) -> bool:
+        """Hand over what an end may send and its other end's ring has room for."""
+        moved = False
+        while end.held and self._hand_over(end, *end.held[0]):
+            end.held.popleft()
+            moved = True
+        other = end.other
+        if moved and end.closed and other is not None and other.closed:
+            for each in (end, other):
+                if not each.held:
+                    each.app.node.flows.pop(each.number, None)
+        return moved
+
+    def _hand_over(self, end: End, kind: int, message: Any, payload: bytes) -> bool:
+        other = end.other
+        if kind == lib.VK_RECORD_FLUSH:
+            if any(source is end for _, source, _ in self._everywhere_mixed()):
+                return False
+            return self._deliver(end.app, 0, lib.VK_RECORD_FLUSHED, message, b"")
+        if other is None:
+            return True
+        cost = len(payload) + lib.VK_MESSAGE_COST if kind == lib.VK_RECORD_DATA else 0
+        if cost and other.limit is not None and end.spent + cost > other.limit:
+            return False
+        flow = other.message(sequence=message.sequence)
+        message.flow, message.flow_generation = flow.flow, flow.flow_generation
+        message.peer = other.peer
+        node = other.app.node
+        if node.disorder is not None and end.ring != Class.LOGS:
+            node.mixed.append((other.app, end, (kind, message, payload)))
+        elif not self._deliver(other.app, end.ring, kind, message, payload):
+            if other.app.reliable and end.ring != Class.LOGS:
+                return False
+            other.app.dropped += 1
+        end.spent += cost
+        end.closed |= kind == lib.VK_RECORD_CLOSE
+        return True
+
+    def _everywhere_mixed(self) -> list[tuple[App, End, tuple[int, Any, bytes]]]:
+        return [each for node in self.nodes for each in node.mixed]
+
+    def _mixed(self) -> bool:
+        """Hand over what came in disorder."""
+        moved = False
+        for target in self.nodes:
+            waiting, target.mixed = target.mixed, []
+            random = target.disorder
+            if random is not None:
+                random.shuffle(waiting)
+            for app, end, record in waiting:
+                if random is not None and record[0] == lib.VK_RECORD_DATA and random.random() < 0.1:
+                    self._deliver(app, end.ring, *record)  # once more, unless the ring is full
+                if self._deliver(app, end.ring, *record):
+                    moved = True
+                else:
+                    target.mixed.append((app, end, record))
+        return moved
+
+    @staticmethod
+    def _find(node: DoubleNode, peer: int, stream: int) -> End | None:
+        return next(
+            (end for end in node.flows.values() if (end.peer, end.stream) == (peer, stream)), None
+        )
 
     def _open(self, app: App, message: Any, service: str) -> None:
         node = app.node
@@ -370,14 +531,7 @@ class Fabric:
             node.lose_opens -= 1
             return
         peer = self.nodes[message.peer]
-        taken = next(
-            (
-                end
-                for end in node.flows.values()
-                if end.peer == peer.index and end.stream == message.stream
-            ),
-            None,
-        )
+        taken = self._find(node, peer.index, message.stream)
         code = node.open_code
         if taken is not None and (taken.app is not app or taken.token != message.correlation):
             code = code or Code.STREAM_IN_USE
@@ -391,7 +545,7 @@ class Fabric:
         else:
             mine = taken or self._bind(app, found, message, service)
             opened = mine.message(correlation=mine.token)
-        self._deliver(app, message.stream, lib.VK_RECORD_OPENED, opened, b"")
+        self._deliver(app, stream_class(message.stream), lib.VK_RECORD_OPENED, opened, b"")
 
     def _bind(self, app: App, found: App, message: Any, service: str) -> End:
         ends = []
@@ -403,5 +557,5 @@ class Fabric:
             ends.append(end)
         mine, theirs = ends
         mine.other, theirs.other = theirs, mine
-        self._deliver(found, message.stream, lib.VK_RECORD_OPEN, theirs.message(), service.encode())
+        self._deliver(found, mine.ring, lib.VK_RECORD_OPEN, theirs.message(), service.encode())
         return mine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +14,12 @@ from tests.dataplane.double import Channel
 from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.errors import DataPlaneError, LocalProtocolError
 from valkyrie.dataplane.message import ENTRY_SIZE, Batch
-from valkyrie.dataplane.refusal import NodeGoneError, PolicyError, WouldBlockError
+from valkyrie.dataplane.refusal import (
+    ROOM_HINTS,
+    NodeGoneError,
+    PolicyError,
+    WouldBlockError,
+)
 from valkyrie.dataplane.rings import OVERHEAD, Rings
 from valkyrie.dataplane.wire import Class
 
@@ -25,7 +31,7 @@ DATA = lib.VK_RECORD_DATA
 
 @pytest.fixture
 def channel() -> Iterator[Channel]:
-    made = Channel([0 if ring == 0 else SIZE for ring in range(len(Class) - 1)], 3)
+    made = Channel([SIZE] * (len(Class) - 1), 3)  # no logs
     yield made
     made.close()
 
@@ -43,8 +49,9 @@ def outlet(stream: int = 100) -> object:
     return made
 
 
-def message(flow: int = 1) -> object:
-    return ffi.new("struct vk_message *", {"flow": flow, "flow_generation": 1, "stream": 100})
+def message(flow: int = 1, sequence: int = 0) -> object:
+    values = {"flow": flow, "flow_generation": 1, "stream": 100, "sequence": sequence}
+    return ffi.new("struct vk_message *", values)
 
 
 def send(rings: Rings, payload: bytes, stream: int = 100) -> int:
@@ -61,8 +68,9 @@ def test_a_worker_gone_mad_makes_the_client_read_or_write_nothing_outside(tmp_pa
     for seed in ("1", "0x5243"):
         ran = subprocess.run([str(program), seed], check=False, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr
-        received, refused, sent = map(int, ran.stdout.split())
-        assert min(received, refused, sent) > 1000  # every branch was taken
+        counts = [int(count) for count in ran.stdout.split()]
+        assert len(counts) == 4  # received, refused, sent, reported
+        assert min(counts) > 1000  # every branch was taken
 
 
 def test_a_record_goes_out_as_it_was_given(channel: Channel, rings: Rings) -> None:
@@ -83,10 +91,22 @@ def test_a_batch_is_one_publication_and_says_how_many_fit(channel: Channel, ring
     assert channel.take(JOB) is None
 
 
+def test_every_message_has_the_next_sequence(channel: Channel, rings: Rings) -> None:
+    out = outlet()
+    out.head.sequence = 0xFFFF_FFFE  # type: ignore[attr-defined]
+    assert lib.vk_client_send(rings.client, out, b"x", 1) == 0
+    sizes = ffi.new("uint32_t[]", [1, 1, SIZE])
+    assert lib.vk_client_send_many(rings.client, out, b"abc", sizes, 0, 3) == 2
+    assert lib.vk_client_send(rings.client, out, bytes(SIZE), SIZE) < 0
+    assert rings.put(lib.VK_RECORD_CLOSE, ffi.addressof(out, "head")) == 0
+    taken = [channel.take(JOB) for _ in range(4)]
+    assert [each and each[1].sequence for each in taken] == [0xFFFF_FFFE, 0xFFFF_FFFF, 0, 1]
+
+
 def test_a_full_ring_says_what_it_waits_for(channel: Channel, rings: Rings) -> None:
     while send(rings, bytes(512)) == 0:
         pass
-    for reason, name in enumerate(("ring", "policy", "path")):
+    for reason, name in enumerate(ROOM_HINTS):
         channel.d.blocked[JOB] = reason
         error = rings.failure(send(rings, bytes(512)), JOB, 512)
         assert isinstance(error, WouldBlockError)
@@ -108,7 +128,7 @@ def test_what_can_never_go_is_an_error_at_once(rings: Rings) -> None:
     [
         (ffi.sizeof("struct vk_message") - 1, DATA, 0),  # 1: no room for its descriptor
         (ffi.sizeof("struct vk_message"), lib.VK_RECORD_RAW, 0),  # 2: of another kind of channel
-        (ffi.sizeof("struct vk_message"), lib.VK_RECORD_RESET + 1, 0),  # 3: of no kind
+        (ffi.sizeof("struct vk_message"), lib.VK_RECORD_FLUSHED, 0),  # 3: of another ring
         (SIZE, DATA, 0),  # 4: longer than what was produced
         (0xFFFF_FFFF, DATA, 0),  # 5: longer than anything
         (ffi.sizeof("struct vk_message"), DATA, lib.VK_FLOWS_MAX),  # 6: no such flow
@@ -122,6 +142,12 @@ def test_a_malformed_record_ends_the_attachment(
     error = rings.failure(rings.receive(JOB), JOB, 0)
     assert isinstance(error, NodeGoneError)
     assert "rules" in str(error)
+
+
+@pytest.mark.parametrize("kind", set(range(lib.VK_RECORD_KIND_COUNT)) - {lib.VK_RECORD_FLUSHED})
+def test_no_message_comes_through_ring_0(channel: Channel, rings: Rings, kind: int) -> None:
+    channel.put(0, kind, message(), b"")
+    assert isinstance(rings.failure(rings.receive(0), JOB, 0), NodeGoneError)
 
 
 @pytest.mark.parametrize("tail", [4, SIZE + 8, 1 << 63, (1 << 64) - 8])
@@ -158,6 +184,42 @@ def test_a_batch_shows_the_ring_and_gives_it_back_in_order(channel: Channel, rin
     assert channel.a.head[JOB] == 0  # the first is still looked at
     first.release()
     assert channel.a.head[JOB] == channel.tail[JOB]
+
+
+def test_a_batch_ends_before_a_message_astray(channel: Channel, rings: Rings) -> None:
+    for sequence in (0xFFFF_FFFF, 0, 2, 1, 2, 2, 3):
+        channel.put(JOB, DATA, message(sequence=sequence), b"")
+
+    def run(sequence: int) -> list[int]:
+        found = rings.batch(JOB, 1, 9, sequence)
+        return list(found.sequences) if isinstance(found, Batch) else []
+
+    assert run(5) == []
+    assert run(0xFFFF_FFFF) == [0xFFFF_FFFF, 0]
+    assert run(1) == []
+    assert run(2) == [2]
+    assert run(1) == [1, 2]
+    assert run(3) == []
+    assert run(lib.VK_CLIENT_ANY_SEQUENCE) == [2, 3]
+
+
+def test_a_report_rings_the_bell_and_says_the_sum(channel: Channel, rings: Rings) -> None:
+    inlet = ffi.new("struct vk_inlet *", {"windowed": 1, "taken": {"flow": 5}})
+    channel.d.sleeping = 5
+    half = lib.VK_CLIENT_REPORT // 2
+    assert lib.vk_client_taken(rings.client, inlet, half, 0) == 0
+    assert rings.client.bells == 0
+    assert lib.vk_client_taken(rings.client, inlet, half, 2) == 0
+    assert rings.client.bells == 1
+    while lib.vk_client_taken(rings.client, inlet, lib.VK_CLIENT_REPORT, 1) == 0:
+        pass
+    assert lib.vk_client_report(rings.client, inlet) == -errno.EAGAIN
+    reports = channel.reports()
+    assert len(reports) == SIZE // 24
+    assert (reports[0].flow, reports[0].cost) == (5, 2 * half + 2 * lib.VK_MESSAGE_COST)
+    assert lib.vk_client_report(rings.client, inlet) == 0
+    assert lib.vk_client_report(rings.client, inlet) == 0  # nothing new: no record
+    assert [report.cost for report in channel.reports()] == [inlet.taken.cost]
 
 
 def test_a_view_may_outlive_the_attachment(channel: Channel) -> None:

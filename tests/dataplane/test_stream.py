@@ -1,4 +1,4 @@
-"""Streams: order, options, back pressure with its reason, requests, batches, endings."""
+"""Streams: options, back pressure with its reason, requests, batches."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import valkyrie
-from tests.dataplane.double import DoubleNode, Fabric
+from tests.dataplane.double import DEFAULT_RING_SIZE, DoubleNode, Fabric
 from tests.dataplane.test_node import SOON_S, Nodes, app_of, both, opened, until, waiters
-from valkyrie.dataplane import attachment, ffi, flow, lib
+from valkyrie.dataplane import attachment, ffi, flow, lib, refusal
 from valkyrie.dataplane.errors import LocalProtocolError
 from valkyrie.dataplane.wire import Class, Type
 
@@ -109,15 +109,12 @@ async def test_more_than_a_ring_goes_through_in_order_and_is_counted(nodes: Node
 
         sending = asyncio.create_task(send())
         got: list[int] = []
-        lost = 0
-        app = app_of(nodes[1])
-        while len(got) + lost < count:
+        while len(got) < count:
             for message in await theirs.recv_many(timeout=SOON_S):
                 got.append(message.sequence)
                 assert int.from_bytes(message.payload, "big") == message.sequence
-            lost = app.dropped if sending.done() and got[-1] == count - 1 else 0
         await sending
-        assert got == sorted(got)
+        assert got == list(range(count))
         assert (mine.counts.sent, mine.counts.sent_bytes) == (count, count * 8)
         assert (theirs.counts.received, theirs.counts.received_bytes) == (len(got), len(got) * 8)
 
@@ -125,7 +122,7 @@ async def test_more_than_a_ring_goes_through_in_order_and_is_counted(nodes: Node
 # ---- Back pressure ----
 
 
-@pytest.mark.parametrize(("blocked", "reason"), [(0, "ring"), (1, "policy"), (2, "path")])
+@pytest.mark.parametrize(("blocked", "reason"), list(enumerate(refusal.ROOM_HINTS)))
 async def test_a_send_without_room_waits_or_says_why_there_is_none(
     fabric: Fabric, nodes: Nodes, blocked: int, reason: str
 ) -> None:
@@ -163,12 +160,12 @@ def test_a_synchronous_send_waits_or_says_why_too(fabric: Fabric, nodes: Nodes) 
         assert got[-1].payload == b"last"
 
 
-async def test_a_stream_nobody_reads_holds_up_its_class_only(
+async def test_a_critical_stream_nobody_reads_holds_up_its_class_only(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flow, "QUEUE_MESSAGES_MAX", 10)
     async with both(nodes) as (left, right):
-        mine, unread = await opened(left, right, 100)
+        mine, unread = await opened(left, right, 0)  # critical has no window
         other, read = await opened(left, right, 1000)
         for number in range(50):
             await mine.send(bytes([number]))
@@ -189,14 +186,84 @@ async def test_a_stream_that_cannot_open_says_who_is_in_the_way(
     async with both(nodes) as (left, right):
         mine, _ = await opened(left, right)
         service = await left.listen("back")
-        back = await (await right.connect("left")).open("back", stream=101)
+        back = await (await right.connect("left")).open("back", stream=0)
         unread = await service.accept()
         for _ in range(5):
             await back.send(b"x")
-        with pytest.raises(valkyrie.UnreachableError, match="reader of stream 101"):
-            await (await left.connect("right")).open("service-100", stream=102)
+        await until(lambda: unread.counts.held_up)
+        with pytest.raises(valkyrie.UnreachableError, match="reader of stream 0"):
+            await (await left.connect("left")).open("back", stream=0)
         await unread.close()
         await mine.send(b"x")
+
+
+async def test_a_stream_nobody_reads_is_sent_a_window_and_holds_up_no_other(nodes: Nodes) -> None:
+    count = 250  # more than a window, and less than the sender's node holds back for a stream
+    async with both(nodes) as (left, right):
+        mine, unread = await opened(left, right, 100)
+        other, read = await opened(left, right, 101)
+        sending = asyncio.create_task(mine.send_many(bytes(count * 1000), 1000))
+        for number in range(300):
+            await other.send(b"%d" % number)
+            assert (await next_of(read)).payload == b"%d" % number
+        assert unread.counts.received <= lib.VK_WINDOW_START // (1000 + lib.VK_MESSAGE_COST)
+        got = [(await next_of(unread)).sequence for _ in range(count)]
+        assert got == list(range(count))
+        await asyncio.wait_for(sending, SOON_S)
+        assert app_of(nodes[1]).violations == app_of(nodes[0]).violations == 0
+
+
+async def test_logs_nobody_reads_lose_their_oldest_and_say_so(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flow, "QUEUE_MESSAGES_MAX", 10)
+    async with both(nodes) as (left, right):
+        mine, unread = await opened(left, right, 10000)
+        other, read = await opened(left, right, 10001)
+        for number in range(50):
+            await mine.send(bytes([number]))
+        await other.send(b"not held up")
+        assert (await next_of(read)).payload == b"not held up"
+        assert unread.counts.dropped == 41
+        assert [(await next_of(unread)).payload[0] for _ in range(9)] == list(range(41, 50))
+
+
+async def test_a_window_that_is_spent_is_the_reason(nodes: Nodes) -> None:
+    async with both(nodes) as (left, right):
+        mine, theirs = await opened(left, right)
+        payloads = bytes(100 * 4 * DEFAULT_RING_SIZE)
+        with pytest.raises(valkyrie.WouldBlockError, match="reads slower") as caught:
+            await mine.send_many(payloads, 100, timeout=0.05)
+        assert caught.value.reason == "credit"
+        assert mine.counts.sent > lib.VK_WINDOW_START // (100 + lib.VK_MESSAGE_COST)
+        waiting = asyncio.create_task(mine.send(b"last", timeout=SOON_S))
+        while (await next_of(theirs)).payload != b"last":
+            pass
+        await waiting
+
+
+async def test_reports_that_find_no_room_are_made_good(fabric: Fabric, nodes: Nodes) -> None:
+    nodes[1].control_ring = lib.VK_RING_CAPACITY_MIN
+    nodes[0].window = nodes[1].window = 1 << 30
+    async with both(nodes) as (left, right):
+        mine, theirs = await opened(left, right)
+        app = app_of(nodes[1])
+        app.deaf = True
+        room = lib.VK_RING_CAPACITY_MIN // 24 + 10  # more reports than the ring has room for
+        for _ in range(room):
+            await mine.send(bytes(lib.VK_CLIENT_REPORT))
+            await next_of(theirs)
+        assert right._driver.rings._owed
+
+        def listen() -> None:
+            app.deaf = False
+
+        fabric.do(listen)
+        cost = room * (lib.VK_CLIENT_REPORT + lib.VK_MESSAGE_COST)
+        end = next(iter(nodes[1].flows.values()))
+        await until(lambda: end.consumed == cost)
+        assert not right._driver.rings._owed
+        assert app.violations == 0
 
 
 # ---- Requests ----
@@ -293,58 +360,28 @@ def test_a_buffer_that_is_no_multiple_of_its_messages_is_refused(nodes: Nodes) -
         mine.send_many([])
 
 
-# ---- Endings ----
-
-
-async def test_the_last_message_ends_the_iteration_and_the_way_back_stays_open(
-    nodes: Nodes,
-) -> None:
+async def test_logs_carry_how_long_they_are_worth_sending(fabric: Fabric, nodes: Nodes) -> None:
     async with both(nodes) as (left, right):
-        mine, theirs = await opened(left, right)
-        await mine.send(b"one")
-        await mine.send(b"two", eos=True)
-        with pytest.raises(LocalProtocolError, match="closed for sending"):
-            await mine.send(b"three")
-        got = [message async for message in theirs]
-        assert [(message.payload, message.eos) for message in got] == [
-            (b"one", False),
-            (b"two", True),
-        ]
-        await theirs.send(b"thanks")
-        assert (await next_of(mine)).payload == b"thanks"
-
-
-def test_the_last_batch_is_followed_by_an_empty_one(nodes: Nodes) -> None:
-    with sync_pair(nodes) as (mine, theirs):
-        mine.send(b"all", eos=True)
-        with theirs.recv_many(timeout=SOON_S) as batch:
-            assert [bytes(view) for view in batch] == [b"all"]
-        assert len(theirs.recv_many(timeout=SOON_S)) == 0
-        assert theirs.recv(timeout=SOON_S) is None
-
-
-async def test_what_was_sent_before_a_close_arrives(nodes: Nodes) -> None:
-    async with both(nodes) as (left, right):
-        mine, theirs = await opened(left, right)
-        async with mine:
-            for number in range(100):
-                await mine.send(bytes([number]))
-        assert mine.closed
-        assert [message.payload[0] async for message in theirs] == list(range(100))
-        with pytest.raises(LocalProtocolError):
-            await mine.send(b"x")
-        with pytest.raises(LocalProtocolError):
-            await mine.recv()
-        await theirs.send(b"nobody takes this")
-        await theirs.close()
-
-
-async def test_what_comes_after_a_close_is_counted(nodes: Nodes) -> None:
-    async with both(nodes) as (left, right):
-        mine, theirs = await opened(left, right)
-        await mine.close()
-        await theirs.send(b"late")
-        await until(lambda: mine.counts.after_close == 1)
+        mine, theirs = await opened(left, right, 10000)
+        hold(fabric, nodes[0], True)
+        await mine.send(b"soon stale", lifetime=0.25)
+        channel = app_of(nodes[0]).channel
+        assert channel is not None
+        with fabric.lock:
+            taken = channel.take(Class.LOGS)
+        assert taken is not None
+        assert taken[1].code == 250_000
+        assert 0 <= time.time_ns() - taken[1].time_ns < SOON_S * 1e9
+        hold(fabric, nodes[0], False)
+        for lifetime in (0, -1, 5000):
+            with pytest.raises(LocalProtocolError, match="lifetime"):
+                await mine.send(b"x", lifetime=lifetime)
+        job, _ = await opened(left, right)
+        with pytest.raises(LocalProtocolError, match="use logs"):
+            await job.send(b"x", lifetime=1)
+        await mine.send(b"fresh", lifetime=1)
+        message = await next_of(theirs)
+        assert (message.payload, message.sequence) == (b"fresh", 1)
 
 
 async def test_cancelled_readers_and_senders_lose_nothing(fabric: Fabric, nodes: Nodes) -> None:
@@ -372,19 +409,21 @@ def test_the_c_application_finds_what_it_sent(nodes: Nodes) -> None:
         flows = mine._flow, theirs._flow
         client, server = (end.rings.client for end in flows)
         outlet, back = (end.outlet for end in flows)
+        inlet, back_in = (end.inlet for end in flows)
         results = [ffi.new("struct vk_blast_result *") for _ in range(2)]
         limit_ns = int(SOON_S * 1e9)
         echo = threading.Thread(
-            target=lib.vk_blast_echo, args=(server, back, 200, limit_ns, results[1])
+            target=lib.vk_blast_echo, args=(server, back, back_in, 200, limit_ns, results[1])
         )
         echo.start()
         rtt_ns = ffi.new("uint64_t[]", 200)
-        assert lib.vk_blast_ping(client, outlet, 64, 200, limit_ns, rtt_ns, results[0]) == 0
+        ends = client, outlet, inlet
+        assert lib.vk_blast_ping(*ends, 64, 200, limit_ns, rtt_ns, results[0]) == 0
         echo.join()
         result = results[0]
         assert (result.messages, result.lost, result.corrupt) == (200, 0, 0)
         assert all(rtt_ns[n] > 0 for n in range(200))
         assert lib.vk_blast_send(client, outlet, 64, 300, 32, limit_ns, result) == 0
-        assert lib.vk_blast_receive(server, back, 300, limit_ns, result) == 0
+        assert lib.vk_blast_receive(server, back, back_in, 300, limit_ns, result) == 0
         assert (result.messages, result.bytes, result.corrupt) == (300, 300 * 64, 0)
         assert lib.vk_blast_send(client, outlet, 7, 1, 1, limit_ns, result) < 0
