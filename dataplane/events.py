@@ -112,13 +112,13 @@ class Events:
                     begin = end
                     continue
             if flow.halting and flow.full and not flow.closed:
-                flow.held_up += 1
+                flow.seen.held_up += 1
                 rings.rewind(ring, begin)
                 rings.pause(ring, True)
                 self._paused[ring] = flow
                 break
             flow.receive(message_of(memory[offset : offset + size], entry))
-            if flow.ended and flow.over:
+            if flow.careful and flow.over:
                 self._forget(flow)
             self.woken.add(flow)
             begin = end

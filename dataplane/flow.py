@@ -34,6 +34,8 @@ WINDOWED = frozenset({Class.SYSTEM, Class.JOB, Class.DATA})
 """Classes whose streams have a window: the peer sends no more than the reader has room for."""
 ORDERED = frozenset({Class.CRITICAL, Class.SYSTEM, Class.JOB})
 """Classes that are read in the order of sending unless told otherwise."""
+_COST = lib.VK_MESSAGE_COST
+_REPORT = lib.VK_CLIENT_REPORT
 _send = lib.vk_client_send
 _EOS = Flag.EOS.value
 _ACK = Flag.ACK.value
@@ -42,8 +44,8 @@ _ACK = Flag.ACK.value
 class Counts(msgspec.Struct):
     """What one end of a stream has seen; nothing is dropped without a count."""
 
-    sent: int
-    sent_bytes: int
+    sent: int = 0
+    sent_bytes: int = 0
     received: int = 0
     received_bytes: int = 0
     held_up: int = 0
@@ -71,6 +73,45 @@ def type_number(kind: int | str) -> int:
 class Flow:
     """The core of both kinds of Stream: no waiting happens here."""
 
+    # More attributes than a dictionary shares between instances (30), and every message reads some.
+    __slots__ = (
+        "_client",
+        "best_effort",
+        "careful",
+        "closed",
+        "code",
+        "correlation",
+        "early",
+        "ended",
+        "ended_well",
+        "error",
+        "expected",
+        "final",
+        "generation",
+        "halting",
+        "head",
+        "inlet",
+        "number",
+        "ordered",
+        "outlet",
+        "peer",
+        "queue",
+        "queue_size",
+        "received",
+        "received_bytes",
+        "replies",
+        "ring",
+        "rings",
+        "said_close",
+        "seen",
+        "sequenced",
+        "service",
+        "stream",
+        "token",
+        "untold",
+        "windowed",
+    )
+
     def __init__(
         self, rings: Rings, peer: int, stream: int, ring: int, ordered: bool | None = None
     ) -> None:
@@ -97,9 +138,12 @@ class Flow:
         """The answer to an OPEN, once it is there."""
         self.outlet = ffi.new("struct vk_outlet *")
         self.head = ffi.addressof(self.outlet, "head")
-        self.head.peer = peer
-        self.head.stream = stream
+        self.head.peer, self.head.stream = peer, stream
         self.inlet = ffi.new("struct vk_inlet *", {"windowed": self.windowed})
+        self.untold = 0
+        """Cost of what the reader has taken that ``inlet`` does not count yet."""
+        self.careful = self.best_effort
+        """Messages cannot simply be queued: there is a bound, an end, or no reader any more."""
         self.expected = 0
         """Sequence of the first message that is missing."""
         self.early: dict[int, Message | None] = {}
@@ -110,12 +154,9 @@ class Flow:
         self.queue_size = 0
         self.replies: dict[int, Message | None] = {}
         self.correlation = 0
-        self.received = 0
-        self.received_bytes = 0
-        self.held_up = 0
-        self.after_close = 0
-        self.duplicates = 0
-        self.dropped = 0
+        self.seen = Counts()
+        """What happens rarely is counted here."""
+        self.received = self.received_bytes = 0
         self.ended = False
         """The peer sends no more, and all it sent is here."""
         self.said_close = False
@@ -128,16 +169,13 @@ class Flow:
     @property
     def counts(self) -> Counts:
         """What was sent and received so far."""
-        return Counts(
+        return msgspec.structs.replace(
+            self.seen,
             sent=self.outlet.sent,
             sent_bytes=self.outlet.sent_bytes,
             received=self.received,
             received_bytes=self.received_bytes,
-            held_up=self.held_up,
-            after_close=self.after_close,
-            duplicates=self.duplicates,
             early=sum(message is not None for message in self.early.values()),
-            dropped=self.dropped,
         )
 
     def bind(self, number: int, generation: int) -> None:
@@ -279,18 +317,26 @@ class Flow:
     def receive(self, message: Message) -> None:
         """Take a message in as it came; it goes on to the reader once, in its turn."""
         sequence = message.sequence
-        if self.sequenced and (sequence != self.expected or self.early):
-            self._receive_astray(message)
+        if sequence != self.expected or self.early or self.careful or message.flags:
+            self._receive_carefully(message)
             return
+        size = len(message.payload)
         self.expected = (sequence + 1) & SEQUENCE_MAX
-        self._deliver(message)
+        self.received += 1
+        self.received_bytes += size
+        self.queue.append(message)
+        self.queue_size += size
 
-    def _receive_astray(self, message: Message) -> None:
-        """Take in a message that others are missing before, or one that came before."""
+    def _receive_carefully(self, message: Message) -> None:
+        """Take in any message: one that others are missing before, one that came before."""
         sequence = message.sequence
+        if not self.sequenced:
+            self.expected = (sequence + 1) & SEQUENCE_MAX
+            self._deliver(message)
+            return
         ahead = (sequence - self.expected) & SEQUENCE_MAX
         if ahead >= _HALF or sequence in self.early:
-            self.duplicates += 1
+            self.seen.duplicates += 1
             return
         self.early[sequence] = message if self.ordered else None
         if not self.ordered:
@@ -316,7 +362,7 @@ class Flow:
         elif self.final is not None:
             self.finish(self.final)
         if self.closed:
-            self.after_close += 1
+            self.seen.after_close += 1
             self.taken(size, 1)
             self.idle()
             return
@@ -330,18 +376,19 @@ class Flow:
         self.queue_size += size
         if self.best_effort and self.full:
             self.queue_size -= len(self.queue.popleft().payload)
-            self.dropped += 1
+            self.seen.dropped += 1
 
     def finish(self, count: int) -> None:
         """Note that the peer sends no more than count messages in all."""
         self.final = count
+        self.careful = True
         if not self.sequenced or (self.expected - count) & SEQUENCE_MAX < _HALF:
             self.ended = True
 
     def reset(self, code: int) -> None:
         """Note that the stream is gone; a reader that has seen its end is not told."""
         self.ended_well = self.ended
-        self.ended = True
+        self.ended = self.careful = True
         self.outlet.closed = 1
         self.early.clear()
         if not self.closed:
@@ -352,7 +399,7 @@ class Flow:
 
     def discard(self) -> None:
         """Take nothing more in, and let go of what waits for the reader."""
-        self.closed = True
+        self.closed = self.careful = True
         self.taken(self.queue_size, len(self.queue))
         self.queue.clear()
         self.queue_size = 0
@@ -361,12 +408,19 @@ class Flow:
 
     def taken(self, size: int, count: int) -> None:
         """Note that the reader has taken count messages of size bytes in all: the peer may send."""
-        if self.windowed and lib.vk_client_taken(self._client, self.inlet, size, count):
-            self.rings.owe(Class.CONTROL, self.report)
+        self.untold += size + count * _COST
+        if self.untold >= _REPORT:
+            self._tell(lib.vk_client_taken(self._client, self.inlet, self.untold, 0))
 
     def idle(self) -> None:
         """Note that the reader waits: let the peer know what was taken."""
-        if self.windowed and lib.vk_client_idle(self._client, self.inlet):
+        if self.untold:
+            lib.vk_client_taken(self._client, self.inlet, self.untold, 0)
+            self._tell(lib.vk_client_idle(self._client, self.inlet))
+
+    def _tell(self, error: int) -> None:
+        self.untold = 0
+        if error:
             self.rings.owe(Class.CONTROL, self.report)
 
     def report(self) -> bool:
@@ -380,8 +434,9 @@ class Flow:
         message = self.queue.popleft()
         size = len(message.payload)
         self.queue_size -= size
-        if self.windowed:
-            self.taken(size, 1)
+        self.untold += size + _COST
+        if self.untold >= _REPORT:
+            self.taken(0, 0)
         return message
 
     def take_many(self, count_max: int) -> list[Message]:
@@ -398,7 +453,7 @@ class Flow:
         count, size = len(batch), sum(batch.sizes)
         self.received += count
         self.received_bytes += size
-        self.expected = (batch.sequences[-1] + 1) & SEQUENCE_MAX
+        self.expected = (self.expected + count) & SEQUENCE_MAX
         flags = batch.flags.tobytes()
         if any(flags) and any(flag & _EOS for flag in flags):
             self.finish(self.expected)

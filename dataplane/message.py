@@ -84,7 +84,7 @@ class Batch:
     so copy what you keep. The ring is as full as the batches you hold.
     """
 
-    __slots__ = ("_data", "_entries", "_release", "sizes")
+    __slots__ = ("_data", "_entries", "_release", "_then", "sizes")
 
     def __init__(
         self, data: memoryview, entries: bytes, release: Callable[[], None] | None
@@ -92,6 +92,7 @@ class Batch:
         self._data = data
         self._entries = memoryview(entries)
         self._release = release
+        self._then: Callable[[], None] | None = None
         self.sizes: list[int] = self._column("size").tolist()
         """Bytes of each payload."""
 
@@ -144,21 +145,17 @@ class Batch:
         ]
 
     def on_release(self, call: Callable[[], None]) -> None:
-        """Have something called when the space was given back."""
-        first = self._release
-
-        def both() -> None:
-            if first is not None:
-                first()
-            call()
-
-        self._release = both
+        """Have something called, once, when the space was given back."""
+        self._then = call
 
     def release(self) -> None:
         """Give the space back to the ring; more than once does no harm."""
         release, self._release = self._release, None
         if release is not None:
             release()
+        then, self._then = self._then, None
+        if then is not None:
+            then()
 
     def __len__(self) -> int:
         return len(self.sizes)
