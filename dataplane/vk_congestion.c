@@ -142,22 +142,6 @@ static void note_rate(struct vk_congestion *congestion, const struct vk_congesti
 	congestion->rate[0] = vk_max(congestion->rate[0], ack->rate);
 }
 
-static void pace(struct vk_congestion *congestion, uint64_t rtt_ns)
-{
-	uint64_t gain = ops_of(congestion)->pacing_gain(congestion);
-
-	if (congestion->kind == VK_CONTROLLER_FIXED && congestion->fixed_rate) {
-		congestion->pacing_rate =
-			vk_max(1, vk_scale(congestion->fixed_rate, congestion->state.fixed.scale,
-					   VK_FIXED_SCALE));
-		return;
-	}
-	/* RFC 9002, 7.7: "rate = N * congestion_window / smoothed_rtt". In percent and ns:
-	 * 2^30 * 2^8 * 10^7 is below 2^62. */
-	if (rtt_ns)
-		congestion->pacing_rate = vk_max(1, congestion->window * gain * 10000000 / rtt_ns);
-}
-
 void vk_congestion_sent(struct vk_congestion *congestion, uint64_t bytes, uint64_t in_flight,
 			uint64_t now_ns)
 {
@@ -174,7 +158,9 @@ void vk_congestion_acked(struct vk_congestion *congestion, const struct vk_conge
 	note_rate(congestion, ack);
 	ops_of(congestion)->acked(congestion, ack);
 	clamp(congestion);
-	pace(congestion, ack->rtt_smoothed_ns);
+	if (ack->rtt_smoothed_ns)
+		congestion->pacing_rate =
+			vk_max(1, ops_of(congestion)->pace(congestion, ack->rtt_smoothed_ns));
 }
 
 /* RFC 9002, 7.3.2: a recovery period begins with a loss or mark of a packet sent after the last

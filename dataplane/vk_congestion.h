@@ -35,7 +35,8 @@ enum vk_congestion_const {
 	VK_CONGESTION_SPELL_MS = 5000, /* the base RTT is the smallest of this spell and the last */
 	VK_CONGESTION_RATE_ROUNDS =
 		8, /* the highest delivery rate: of this many, and as many before */
-	VK_FIXED_WINDOW_MIN = 262144, /* bytes, when no window is configured */
+	VK_FIXED_WINDOW_MIN = 262144, /* bytes, when no window is configured ... */
+	VK_FIXED_WINDOW_MIN_US = 10000, /* ... but not more than the path carries in this time */
 	VK_FIXED_SCALE = 1024, /* the whole window, see vk_fixed */
 	VK_DELAY_TARGET_FLOOR_NS =
 		100000, /* below, it is the hosts that are late and not a queue */
@@ -53,7 +54,10 @@ struct vk_round {
 
 struct vk_fixed {
 	uint32_t scale; /* of the window that is used, in VK_FIXED_SCALE-ths */
-	uint32_t pad;
+	uint32_t level_rounds; /* in which the delivery rate did not grow */
+	uint64_t start_rate; /* bytes/s, that it would have to exceed */
+	uint64_t rate; /* highest ever, bytes/s */
+	uint64_t rtt_ns; /* smallest ever; 0 = none */
 };
 
 enum vk_delay_mode {
@@ -117,7 +121,8 @@ struct vk_congestion {
 	union vk_controller_state state;
 	/* Parameters; may be set at any time. */
 	uint64_t fixed_window; /* bytes; 0 = twice the bandwidth-delay product measured */
-	uint64_t fixed_rate; /* bytes/s; 0 = window / RTT */
+	uint64_t
+		fixed_rate; /* bytes/s; 0 = window / RTT, or what was delivered if that is 0, too */
 	uint64_t target_floor_ns; /* delay: the least queueing delay that is a queue */
 	/* What the last loss took away: vk_congestion_spurious gives it back. */
 	union vk_controller_state saved_state;

@@ -18,8 +18,8 @@ struct vk_controller_ops {
 	/* fresh: this begins a recovery period (RFC 9002, 7.3.2), and what was is saved. */
 	void (*lost)(struct vk_congestion *congestion, uint64_t bytes, enum vk_loss loss, int fresh,
 		     uint64_t now_ns);
-	/* Percent of window / RTT at which packets leave. */
-	uint32_t (*pacing_gain)(const struct vk_congestion *congestion);
+	/* The rate at which packets leave, bytes/s, when the smoothed RTT is known. */
+	uint64_t (*pace)(const struct vk_congestion *congestion, uint64_t rtt_ns);
 };
 
 extern const struct vk_controller_ops vk_fixed_ops, vk_delay_ops, vk_cubic_ops;
@@ -47,6 +47,15 @@ static inline uint64_t vk_scale(uint64_t value, uint64_t numerator, uint64_t den
 		return (uint64_t)product / denominator;
 	product /= denominator;
 	return product >> 64 ? UINT64_MAX : (uint64_t)product;
+}
+
+/* vk_congestion_pace returns percent of window / rtt_ns in bytes/s; neither is 0. */
+static inline uint64_t vk_congestion_pace(const struct vk_congestion *congestion, uint64_t percent,
+					  uint64_t rtt_ns)
+{
+	/* RFC 9002, 7.7: "rate = N * congestion_window / smoothed_rtt". 2^30 * 2^8 * 10^7 is
+	 * below 2^62. */
+	return congestion->window * percent * 10000000 / rtt_ns;
 }
 
 /* vk_congestion_limited says whether the window is what holds the sender back. */

@@ -207,9 +207,12 @@ static void lost(struct vk_congestion *congestion, uint64_t bytes, enum vk_loss 
 	cubic->epoch_ns = 0;
 }
 
-static uint32_t pacing_gain(const struct vk_congestion *congestion)
+static uint64_t pace(const struct vk_congestion *congestion, uint64_t rtt_ns)
 {
-	return congestion->window < congestion->ssthresh ? PACING_START_PERCENT : PACING_PERCENT;
+	int starting = congestion->window < congestion->ssthresh;
+
+	return vk_congestion_pace(congestion, starting ? PACING_START_PERCENT : PACING_PERCENT,
+				  rtt_ns);
 }
 
 const struct vk_controller_ops vk_cubic_ops = {
@@ -217,5 +220,5 @@ const struct vk_controller_ops vk_cubic_ops = {
 	.sent = sent,
 	.acked = acked,
 	.lost = lost,
-	.pacing_gain = pacing_gain,
+	.pace = pace,
 };
