@@ -214,9 +214,13 @@ void vk_congestion_ce(struct vk_congestion *congestion, uint64_t newest_sent_ns,
 void vk_congestion_spurious(struct vk_congestion *congestion, uint64_t now_ns)
 {
 	(void)now_ns;
-	if (!congestion->saved_window)
+	/* RFC 9438, 4.9.2: "if the current cwnd is lower than cwnd_prior"; if it is not, "CUBIC
+	 * SHOULD continue to use the current and the most recent values of these variables." */
+	if (congestion->window >= congestion->saved_window) {
+		congestion->saved_window = 0;
 		return;
-	congestion->window = vk_max(congestion->window, congestion->saved_window);
+	}
+	congestion->window = congestion->saved_window;
 	congestion->ssthresh = congestion->saved_ssthresh;
 	congestion->recovery_start_ns = congestion->saved_recovery_ns;
 	congestion->state = congestion->saved_state;

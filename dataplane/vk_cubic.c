@@ -8,7 +8,7 @@
 
 enum {
 	TIME_SHIFT = 20, /* 2^-20 s */
-	PACING_PERCENT = 125, /* RFC 9002, 7.7: "a small value of N, but at least 1 (e.g., 1.25)" */
+	PACING_PERCENT = 125, /* RFC 9002, 7.7: N, "small, but at least 1 (for example, 1.25)" */
 	PACING_START_PERCENT =
 		200, /* slow start doubles in a round, so it sends at twice the rate */
 };
@@ -68,8 +68,8 @@ static void begin(struct vk_congestion *congestion, uint64_t now_ns)
 
 	cubic->epoch_ns = vk_max(now_ns, 1);
 	cubic->est_rest = cubic->window_rest = 0;
-	/* 4.3: "W_est is set equal to cwnd_epoch at the start of the congestion avoidance
-	 * stage." */
+	/* 4.3: "W_est is set equal to cwnd_epoch at the start of the congestion avoidance stage.
+	 * After that, on every new ACK, W_est is updated" */
 	cubic->w_est = window;
 	/* 4.8 and 4.10: after a timeout, or when slow start was left without a loss, K is 0 and
 	 * W_max is the window at the beginning. */
@@ -88,12 +88,15 @@ static void start_slowly(struct vk_congestion *congestion, uint64_t bytes)
 	struct vk_cubic *cubic = &congestion->state.cubic;
 	uint32_t divisor = 1;
 
-	/* RFC 9406, 4.3: "HyStart++ [...] SHOULD be used only for the initial slow start". */
+	/* RFC 9406, 4.3: "An implementation SHOULD use HyStart++ only for the initial slow
+	 * start". */
 	if (congestion->ssthresh == UINT64_MAX)
 		divisor = vk_hystart_acked(&cubic->hystart, &congestion->round,
 					   vk_congestion_base(congestion));
 	if (!divisor) {
-		congestion->ssthresh = congestion->window;
+		/* RFC 9406, 4.2: "enter congestion avoidance by setting the ssthresh to the current
+		 * cwnd"; RFC 9438, 4.10: "In this special case, CUBIC sets cwnd_prior = cwnd". */
+		congestion->ssthresh = cubic->cwnd_prior = congestion->window;
 		return;
 	}
 	congestion->window += bytes / divisor;
@@ -101,8 +104,9 @@ static void start_slowly(struct vk_congestion *congestion, uint64_t bytes)
 		congestion->window = congestion->ssthresh;
 }
 
-/* 4.3: W_est = W_est + alpha_cubic * segments_acked / cwnd, where alpha_cubic is 1 once W_est has
- * reached cwnd_prior. */
+/* 4.3, equation 4: W_est = W_est + alpha_cubic * segments_acked / cwnd. "Once W_est has grown to
+ * reach the cwnd at the time of most recently setting ssthresh -- that is, W_est >= cwnd_prior --
+ * the sender SHOULD set alpha_cubic to 1". */
 static void estimate(struct vk_congestion *congestion, uint64_t bytes)
 {
 	struct vk_cubic *cubic = &congestion->state.cubic;
@@ -127,8 +131,8 @@ static void avoid(struct vk_congestion *congestion, uint64_t bytes, uint64_t rtt
 		begin(congestion, now_ns);
 	t_ns = now_ns > cubic->epoch_ns ? now_ns - cubic->epoch_ns : 0;
 	estimate(congestion, bytes);
-	/* 4.3: "If W_cubic(t) is less than W_est(t), then CUBIC is in the Reno-friendly region and
-	 * cwnd SHOULD be set to W_est(t) at each reception of a new ACK." */
+	/* 4.3: "CUBIC checks whether W_cubic(t) is less than W_est. If so, CUBIC is in the
+	 * Reno-friendly region and cwnd SHOULD be set to W_est at each reception of a new ACK." */
 	if (vk_cubic_window(t_ns, cubic->k_ns, cubic->w_max, size) < cubic->w_est) {
 		congestion->window = vk_max(window, cubic->w_est);
 		return;
@@ -136,14 +140,15 @@ static void avoid(struct vk_congestion *congestion, uint64_t bytes, uint64_t rtt
 	/* 4.2: target = W_cubic(t + RTT), not below cwnd and not above 1.5 cwnd. */
 	target = vk_cubic_window(t_ns + rtt_ns, cubic->k_ns, cubic->w_max, size);
 	target = vk_min(vk_max(target, window), window + window / 2);
-	/* 4.4 and 4.5: "cwnd MUST be incremented by (target - cwnd)/cwnd for each received new
-	 * ACK"; in bytes, for each that was acknowledged. */
+	/* 4.4 and 4.5: "cwnd MUST be incremented by (target - cwnd) / cwnd for each received new
+	 * ACK", a segment; in bytes, for each that was acknowledged. */
 	cubic->window_rest += vk_min(bytes, window) * (target - window);
 	congestion->window += cubic->window_rest / window;
 	cubic->window_rest %= window;
 }
 
-/* 5.8: "the elapsed time t [...] MUST NOT include [...] application-limited" time. */
+/* 4.2: "The elapsed time t in Equation 1 MUST NOT include periods during which cwnd has not been
+ * updated due to application-limited behavior". */
 static void sent(struct vk_congestion *congestion, uint64_t bytes, uint64_t in_flight,
 		 uint64_t now_ns)
 {
@@ -162,6 +167,7 @@ static void acked(struct vk_congestion *congestion, const struct vk_congestion_a
 	uint64_t passed = ack->now_ns > cubic->seen_ns ? ack->now_ns - cubic->seen_ns : 0;
 
 	cubic->seen_ns += passed;
+	/* 5.8: "CUBIC does not increase its congestion window if a flow is application-limited." */
 	if (!vk_congestion_limited(congestion, ack)) {
 		if (cubic->epoch_ns)
 			cubic->epoch_ns += passed;
@@ -186,7 +192,7 @@ static void lost(struct vk_congestion *congestion, uint64_t bytes, enum vk_loss 
 	cubic->hystart.done = 1;
 	if (loss == VK_LOSS_PERSISTENT) {
 		/* RFC 9002, 7.6.2: "the sender's congestion window MUST be reduced to the minimum
-		 * congestion window"; slow start to ssthresh follows. */
+		 * congestion window (kMinimumWindow)"; slow start to ssthresh follows. */
 		congestion->window = congestion->window_min;
 		cubic->after_timeout = 1;
 		cubic->epoch_ns = 0;
@@ -196,8 +202,8 @@ static void lost(struct vk_congestion *congestion, uint64_t bytes, enum vk_loss 
 		return;
 	if (loss == VK_LOSS_MARK)
 		percent = VK_CUBIC_BETA_ECN_PERCENT;
-	/* 4.7, fast convergence: "if cwnd < W_max [...] W_max = cwnd * (1 + beta_cubic) / 2", so
-	 * that flows that came later find room. */
+	/* 4.7, fast convergence: W_max is cwnd * (1 + beta_cubic) / 2 if cwnd < W_max. "This flow
+	 * can then release more bandwidth by reducing W_max further." */
 	cubic->w_max = window < cubic->w_max ? window * (100 + percent) / 200 : window;
 	/* 4.6: "ssthresh = flight_size * beta_cubic"; growth stops while cwnd is not used, so cwnd
 	 * stands for it. */
