@@ -63,17 +63,24 @@ struct vk_fixed {
 enum vk_delay_mode {
 	VK_DELAY_AVOID = 0, /* around the target */
 	VK_DELAY_DRAIN = 1, /* the queue is being emptied to see the base RTT */
+	VK_DELAY_ADJUST =
+		2, /* slow start was left, and what the path delivered then is to be seen */
 };
 
 struct vk_delay {
 	uint64_t base_seen_ns; /* when an RTT near the base was last seen */
+	uint64_t drain_round; /* round.count at the last drain */
 	uint64_t peak; /* window when the run of decreases began, bytes */
+	uint64_t before; /* window a round ago: what the RTTs of this one tell of */
+	uint64_t sample_ns; /* smallest RTT of the last samples, in slow start */
 	uint64_t acked; /* bytes since losses were last weighed */
 	uint64_t lost;
 	uint32_t steps; /* rounds of growth since the last decrease */
 	uint32_t settle; /* rounds until samples show what the last decrease did */
 	uint32_t decreases; /* in a row */
 	uint32_t mode; /* enum vk_delay_mode */
+	uint32_t samples;
+	uint32_t pad;
 };
 
 /* HyStart++ (RFC 9406, 4.2); all names from there. */

@@ -9,80 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.dataplane.native import CONGESTION, library
+from tests.dataplane.bottleneck import Flow, share
+from tests.dataplane.sender import CUBIC, DELAY, FIXED, MS, SECOND, SIZE, Sender, controllers
 
-FIXED, DELAY, CUBIC = range(3)
-MS = 1_000_000
-SECOND = 1_000_000_000
-SIZE = 1200
 U64 = 2**64 - 1
-
-
-class Sender:
-    """A congestion controller and the events that happen to it."""
-
-    def __init__(self, kind: int, size: int = SIZE, now: int = SECOND) -> None:
-        self.ffi, self.lib = library("dataplane/vk_congestion.h", *CONGESTION)
-        self.it = self.ffi.new("struct vk_congestion *")
-        self.now = now
-        self.srtt = 0
-        self.lib.vk_congestion_init(self.it, kind, size, now)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.it, name)
-
-    def acked(
-        self,
-        bytes: int = SIZE,  # noqa: A002
-        *,
-        rtt: int = 10 * MS,
-        rate: int = 0,
-        app_limited: bool = False,
-        sent: int | None = None,
-        in_flight: int | None = None,
-    ) -> None:
-        self.srtt = (7 * self.srtt + rtt) // 8 if self.srtt else rtt
-        ack = self.ffi.new(
-            "struct vk_congestion_ack *",
-            {
-                "now_ns": self.now,
-                "bytes": bytes,
-                "sent_ns": max(0, self.now - rtt) if sent is None else sent,
-                "rtt_ns": rtt,
-                "rtt_min_ns": rtt,
-                "rtt_smoothed_ns": self.srtt,
-                "rate": rate,
-                "in_flight": self.it.window if in_flight is None else in_flight,
-                "app_limited": app_limited,
-            },
-        )
-        self.lib.vk_congestion_acked(self.it, ack)
-
-    def flight(self, rtt: int = 10 * MS, **more: Any) -> None:
-        """Let a round pass in which the whole window is acknowledged, a datagram at a time."""
-        start, count = self.now, max(1, self.it.window // self.it.datagram_size)
-        for index in range(count):
-            self.now = start + rtt * (index + 1) // count
-            self.acked(self.it.datagram_size, rtt=rtt, **more)
-
-    def lost(
-        self,
-        bytes: int = SIZE,  # noqa: A002
-        *,
-        sent: int | None = None,
-        persistent: bool = False,
-    ) -> None:
-        sent = self.now if sent is None else sent
-        self.lib.vk_congestion_lost(self.it, bytes, sent, persistent, self.now)
-
-    def marked(self, sent: int | None = None) -> None:
-        self.lib.vk_congestion_ce(self.it, self.now if sent is None else sent, self.now)
-
-    def spurious(self) -> None:
-        self.lib.vk_congestion_spurious(self.it, self.now)
-
-    def switch(self, kind: int) -> None:
-        self.lib.vk_congestion_switch(self.it, kind, self.now)
 
 
 # RFC 9002, 7.2: ten datagrams, but not more than the greater of 14 720 bytes and two of them.
@@ -223,3 +153,59 @@ def test_larger_datagrams_make_a_larger_initial_window_but_leave_a_grown_one() -
     grown = sender.window
     sender.lib.vk_congestion_datagram(sender.it, 8952)
     assert sender.window == grown
+
+
+@pytest.mark.parametrize("before", [FIXED, DELAY, CUBIC])
+@pytest.mark.parametrize("after", [FIXED, DELAY, CUBIC])
+def test_a_switch_keeps_what_is_known(before: int, after: int) -> None:
+    sender = Sender(before)
+    for _ in range(6):
+        sender.flight(rate=20_000_000)
+    window, rounds = sender.window, sender.round.count
+    sender.switch(after)
+    assert sender.lib.vk_congestion_base(sender.it) == 10 * MS
+    assert sender.lib.vk_congestion_rate(sender.it) == 20_000_000
+    assert sender.round.count == rounds
+    assert after == FIXED or sender.window == window
+    assert sender.pacing_rate > 0
+
+
+def test_a_switch_in_slow_start_goes_on_with_slow_start() -> None:
+    sender = Sender(CUBIC)
+    sender.flight()
+    before = sender.window
+    sender.switch(DELAY)
+    sender.flight()
+    assert sender.window == 2 * before
+    sender.switch(CUBIC)
+    sender.flight()
+    assert sender.window == 4 * before
+
+
+def test_a_switch_to_the_same_controller_changes_nothing() -> None:
+    sender = Sender(CUBIC)
+    sender.flight()
+    sender.lost()
+    before = bytes(sender.ffi.buffer(sender.it))
+    sender.switch(CUBIC)
+    assert bytes(sender.ffi.buffer(sender.it)) == before
+
+
+@pytest.mark.parametrize("before", [FIXED, DELAY, CUBIC])
+@pytest.mark.parametrize("after", [FIXED, DELAY, CUBIC])
+def test_a_switch_under_traffic_costs_no_goodput(before: int, after: int) -> None:
+    switching = Flow(before, switch_to=after, switch_ns=3 * SECOND)
+    (flow,) = share(switching, measure_ns=3 * SECOND, end_ns=4 * SECOND)
+    assert flow.share > 0.93
+
+
+def test_the_same_run_gives_the_same_numbers() -> None:
+    flows = [Flow(kind, start_ns=kind * 100 * MS) for kind in (FIXED, DELAY, CUBIC)]
+    once = share(*flows, loss_ppm=5000, jitter_ns=100_000, end_ns=SECOND)
+    assert once == share(*flows, loss_ppm=5000, jitter_ns=100_000, end_ns=SECOND)
+
+
+@pytest.mark.parametrize("kind", [FIXED, DELAY, CUBIC])
+def test_an_ack_costs_far_less_than_a_microsecond(kind: int) -> None:
+    _, native = controllers()
+    assert min(native.bottleneck_cost(kind, 100_000) for _ in range(5)) < 500  # ns; 15 are usual
