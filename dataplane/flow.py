@@ -34,6 +34,13 @@ WINDOWED = frozenset({Class.SYSTEM, Class.JOB, Class.DATA})
 """Classes whose streams have a window: the peer sends no more than the reader has room for."""
 ORDERED = frozenset({Class.CRITICAL, Class.SYSTEM, Class.JOB})
 """Classes that are read in the order of sending unless told otherwise."""
+MESSAGE_TYPES = frozenset(
+    kind
+    for kind in Type
+    if kind >= lib.VK_TYPE_CONTROL_END
+    and kind not in {Type.STREAM_OPEN, Type.STREAM_CLOSE, Type.STREAM_ACK, Type.STREAM_RESET}
+)
+"""Types that applications give to messages; the others are the nodes' own."""
 _COST = lib.VK_MESSAGE_COST
 _REPORT = lib.VK_CLIENT_REPORT
 _send = lib.vk_client_send
@@ -61,13 +68,20 @@ class Counts(msgspec.Struct):
 
 
 def type_number(kind: int | str) -> int:
-    """Return the number of a message type given by number or name."""
-    if isinstance(kind, int):
-        return kind
+    """Return the number of a message type given by number or name; 0 is plain data.
+
+    What is refused here would be refused by the worker, too late: the message has its sequence
+    then, and the reader waits for it.
+    """
+    if kind == 0:
+        return 0
     try:
-        return Type[kind.upper()].value
-    except KeyError:
-        raise LocalProtocolError(f"no message type {kind!r}: see docs/FORMATS.md") from None
+        found = Type[kind.upper()] if isinstance(kind, str) else Type(kind)
+    except (KeyError, ValueError):
+        found = None
+    if found not in MESSAGE_TYPES:
+        raise LocalProtocolError(f"no type of messages: {kind!r}; see docs/FORMATS.md")
+    return found.value
 
 
 class Flow:
@@ -227,16 +241,18 @@ class Flow:
         lifetime: float | None = None,
     ) -> None:
         """Send a message with a descriptor of its own, or raise WouldBlockError."""
+        number = type_number(kind)
+        lifetime_us = 0 if lifetime is None else self._lifetime_us(lifetime)
         last = flags & _EOS and self.rings.reliable
         if last and not self.outlet.closed:
             self._check_room_for_last(len(payload))
         head = self.head
-        head.type = type_number(kind)
+        head.type = number
         head.correlation = correlation
         head.flags = flags
         head.priority = priority
-        head.code = 0 if lifetime is None else self._lifetime_us(lifetime)
-        head.time_ns = time.time_ns() if stamp or head.code else 0
+        head.code = lifetime_us
+        head.time_ns = time.time_ns() if stamp or lifetime_us else 0
         try:
             self.send(payload)
         finally:

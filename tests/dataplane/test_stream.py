@@ -74,8 +74,9 @@ async def test_a_descriptor_travels_with_its_message(nodes: Nodes) -> None:
         plain = await next_of(theirs)
         assert (plain.type, plain.correlation, plain.flags, plain.latency_ns()) == (0, 0, 0, None)
         assert (message.sequence, plain.sequence) == (0, 1)
-        with pytest.raises(LocalProtocolError, match="FORMATS"):
-            await mine.send(b"x", type="no_such_type")
+        for kind in ("no_such_type", "hello", "stream_close", valkyrie.Type.PING, 0x50, -1):
+            with pytest.raises(LocalProtocolError, match="FORMATS"):
+                await mine.send(b"x", type=kind)
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
@@ -375,13 +376,15 @@ async def test_logs_carry_how_long_they_are_worth_sending(fabric: Fabric, nodes:
         hold(fabric, nodes[0], False)
         for lifetime in (0, -1, 5000):
             with pytest.raises(LocalProtocolError, match="lifetime"):
-                await mine.send(b"x", lifetime=lifetime)
+                await mine.send(b"x", correlation=7, lifetime=lifetime)
         job, _ = await opened(left, right)
         with pytest.raises(LocalProtocolError, match="use logs"):
             await job.send(b"x", lifetime=1)
         await mine.send(b"fresh", lifetime=1)
         message = await next_of(theirs)
-        assert (message.payload, message.sequence) == (b"fresh", 1)
+        assert (message.payload, message.sequence, message.correlation) == (b"fresh", 1, 0)
+        await mine.send(b"plain")
+        assert (await next_of(theirs)).correlation == 0
 
 
 async def test_cancelled_readers_and_senders_lose_nothing(fabric: Fabric, nodes: Nodes) -> None:
