@@ -57,6 +57,13 @@ def test_a_buffer_shorter_than_the_target_is_found_by_its_losses(buffer: float) 
     assert flow.loss < 0.03
 
 
+@pytest.mark.parametrize("path", [WAN, {**METRO, "rtt_ns": 10 * MS, "end_ns": 30 * SECOND}])
+def test_flows_at_a_short_buffer_take_loss_with_a_queue_for_its_end(path: Path) -> None:
+    flows = share(Flow(DELAY), Flow(DELAY, start_ns=370 * MS), **path, buffer=0.1)
+    assert max(f.loss for f in flows) < 0.03
+    assert used(flows) > 0.95
+
+
 def test_heavy_loss_is_yielded_to() -> None:
     (flow,) = share(Flow(DELAY), **METRO, loss_ppm=300_000)
     (calm,) = share(Flow(DELAY), **METRO)
