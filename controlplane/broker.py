@@ -453,13 +453,12 @@ class Broker:
         try:
             order = Order(OrderKind.ATTACH, message.slot, message.generation)
             # No answer: the worker is dying, and the next one inherits the mappings.
-            result = self._worker.order(order, regions.all()) if self._worker else None
+            result = self._worker.order(order, regions.for_worker()) if self._worker else None
             _check(0 if result is None else result, "let the worker map the rings")
             regions.seal()
-            bells = (os.dup(regions.bell_app), os.dup(regions.bell_worker))
-            answer.descriptors = [regions.region_d, regions.region_a, *bells]
+            answer.descriptors = regions.for_application()
         except BaseException:
-            regions.close_regions()
+            regions.close()
             self._slots.remove(message.slot)
             raise
         for news in self._take_news():

@@ -26,7 +26,8 @@ class Kind(IntEnum):
 
     ATTACH = 1
     """Make a slot's rings. With the application's connection, which the broker keeps so that a
-    next daemon can go on with it. Answer: region D, region A, bell_app, bell_worker."""
+    next daemon can go on with it. Answer: region D, region A, the application's bell,
+    the worker's."""
     DETACH = 2
     """Take a slot back, and let go of its connection."""
     POLICE = 3

@@ -47,11 +47,18 @@ class Regions:
     region_d: int
     region_a: int
     bell_app: int
+    """The worker's end of the socket that wakes the application (see vk_bell.h)."""
     bell_worker: int
+    bell_end: int
+    """The application's end of it; nobody else keeps that."""
 
-    def all(self) -> list[int]:
-        """Return the descriptors."""
+    def for_worker(self) -> list[int]:
+        """Return what a worker gets."""
         return [self.region_d, self.region_a, self.bell_app, self.bell_worker]
+
+    def for_application(self) -> list[int]:
+        """Return what the application gets; the caller closes it."""
+        return [self.region_d, self.region_a, self.bell_end, os.dup(self.bell_worker)]
 
     def seal(self) -> None:
         """Forbid the application to resize the regions, or to write to region D."""
@@ -60,10 +67,10 @@ class Regions:
             if result < 0:
                 raise DataPlaneError.of(result, "seal an application's rings")
 
-    def close_regions(self) -> None:
-        """Close the memfds; the mappings and the bells stay."""
-        os.close(self.region_d)
-        os.close(self.region_a)
+    def close(self) -> None:
+        """Close what nobody on this side keeps; the mappings and our bells stay."""
+        for fd in (self.region_d, self.region_a, self.bell_end):
+            os.close(fd)
 
 
 def _make_region(capacity: Sequence[int], generation: int) -> int:
@@ -71,6 +78,17 @@ def _make_region(capacity: Sequence[int], generation: int) -> int:
     if fd < 0:
         raise DataPlaneError.of(fd, "make an application's rings")
     return fd
+
+
+def _make_bell() -> tuple[int, int]:
+    """Return our end of a socket and the application's, which can only be received from.
+
+    Nothing can be sent to our end, so nobody has to receive, or to close, what is sent.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    ours.shutdown(socket.SHUT_RD)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 0)  # the least there is: a few rings
+    return ours.detach(), theirs.detach()
 
 
 class Slots:
@@ -109,8 +127,9 @@ class Slots:
         try:
             for _ in range(2):  # one by one, so that a failure closes what is there
                 made.append(_make_region(capacity, generation))  # noqa: PERF401
-            made += [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(2)]
-            regions = Regions(*made)
+            made.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+            made += _make_bell()
+            regions = Regions(made[0], made[1], made[3], made[2], made[4])
             self._map(index, regions, capacity)
         except BaseException:
             for fd in made:
@@ -176,7 +195,7 @@ class Slots:
         return found
 
     def bells(self) -> list[int]:
-        """Return the eventfds of the attached slots."""
+        """Return our descriptors of the attached slots' bells."""
         slots = self._boot.struct.slots
         return [fd for i in self.attached for fd in (slots[i].bell_app, slots[i].bell_worker)]
 

@@ -20,7 +20,8 @@ class Request(msgspec.Struct, tag_field="op", tag=str.lower, forbid_unknown_fiel
 
 
 class Attach(Request):
-    """Ask for rings. Descriptors of the reply: region D, region A, bell_app, bell_worker."""
+    """Ask for rings. Descriptors of the reply: region D, region A, our bell, the
+    worker's (rings.py)."""
 
     name: str = ""
     ring_size: int = 0

@@ -23,7 +23,7 @@ T = TypeVar("T")
 REQUEST_TIMEOUT_S = 10.0
 """A daemon that does not answer for this long is taken for stuck."""
 DESCRIPTORS = 4
-"""Of the reply to Attach: region D, region A, bell_app, bell_worker."""
+"""Of the reply to Attach: region D, region A, our bell, the worker's."""
 
 
 class Link:

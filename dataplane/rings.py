@@ -51,7 +51,7 @@ class Rings:
     """One attachment's rings and bells, by class number. Not thread-safe."""
 
     def __init__(self, descriptors: Sequence[int], generation: int) -> None:
-        """Map regions D and A; descriptors: D, A, bell_app, bell_worker (stay the caller's)."""
+        """Map regions D and A; descriptors: D, A, our bell, the worker's (stay the caller's)."""
         self.generation = generation
         self.bell = descriptors[2]
         client = ffi.new("struct vk_client *")

@@ -84,7 +84,7 @@ static int gone(const struct vk_client *client)
 
 static void ring_bell(struct vk_client *client)
 {
-	client->bells += (uint64_t)vk_bell_ring(client->peer, client->bell_peer, &client->rang);
+	client->bells += (uint64_t)vk_event_ring(client->peer, client->bell_peer, &client->rang);
 }
 
 /* why says why a record of size bytes of payload could not be reserved. */
@@ -327,7 +327,9 @@ int vk_client_arm(struct vk_client *client)
 
 void vk_client_disarm(struct vk_client *client, int rang)
 {
-	vk_sleep_end(client->self, client->bell_self, rang);
+	vk_sleep_end(client->self);
+	if (rang && vk_bell_empty(client->bell_self) == -EPIPE)
+		client->ended = 1;
 }
 
 static int64_t now_ns(void)

@@ -50,7 +50,7 @@ struct vk_client {
 	const struct vk_region *peer; /* region D */
 	uint32_t tx_capacity[VK_RINGS_MAX]; /* of region A's rings, as checked */
 	uint32_t rx_capacity[VK_RINGS_MAX];
-	int bell_self; /* eventfd, wakes this application; -1 = none */
+	int bell_self; /* socket, wakes this application; -1 = none */
 	int bell_peer; /* eventfd, wakes the worker */
 	int lease; /* socket to the node: its end is the end of the attachment; -1 = none */
 	uint32_t ended; /* 1: the lease has ended */
@@ -140,7 +140,8 @@ int vk_client_ready(struct vk_client *client);
  * is ready already. Its full fence pairs with vk_bell_wanted's in the worker. */
 int vk_client_arm(struct vk_client *client);
 
-/* vk_client_disarm takes the request for the bell back; rang: the bell has rung, empty it. */
+/* vk_client_disarm takes the request for the bell back; rang: the bell has rung, empty it. When the
+ * bell's other end is gone so is the node, and the attachment has ended. */
 void vk_client_disarm(struct vk_client *client, int rang);
 
 /* vk_client_wait blocks until vk_client_ready, for at most timeout_ns (negative: for ever): polls

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "vk_worker.h"
 
+#include "vk_bell.h"
 #include "vk_engine.h"
 #include "vk_slice.h"
 #include "vk_slots.h"
@@ -178,10 +179,8 @@ static void sleep_until_work(struct vk_run *run, uint32_t kept)
 	vk_slots_sleep(run);
 	if (!vk_slots_pending(run) && ppoll(fds, (nfds_t)count, &limit, NULL) > 0) {
 		for (int i = bells; i < count; i++) {
-			uint64_t rung;
-
-			if (fds[i].revents && read(fds[i].fd, &rung, sizeof rung) < 0)
-				continue;
+			if (fds[i].revents)
+				vk_event_empty(fds[i].fd);
 		}
 	}
 	vk_slots_wake(run);

@@ -18,7 +18,7 @@ struct vk_slot {
 	uint8_t *region_d; /* written by the worker */
 	uint8_t *region_a; /* read-only for the worker */
 	uint64_t map_size; /* reserved bytes behind each of the two */
-	int bell_app; /* eventfd: wakes the application */
+	int bell_app; /* wakes the application: our end of a socket, shut for reading */
 	int bell_worker; /* eventfd: the application wakes the worker */
 };
 
@@ -40,7 +40,7 @@ struct vk_boot {
 /* Broker -> worker. The worker answers each with the same struct, result = 0 or -errno. */
 enum vk_order_kind {
 	VK_ORDER_ATTACH = 1, /* slot; descriptors: region D (still writable), region A, bell_app,
-			      * bell_worker */
+			      * bell_worker (struct vk_slot) */
 	VK_ORDER_DETACH = 2, /* slot: drain what is in its TX rings, forget it, unmap */
 	VK_ORDER_STOP = 3, /* finish the batch, flush, leave at a clean boundary */
 	VK_ORDER_VIOLATION = 4, /* worker -> broker: slot broke the rules and was cut off */
@@ -68,9 +68,8 @@ uint32_t vk_worker_abi(void);
 /* vk_worker_run moves frames until VK_ORDER_STOP (returns 0), the broker is gone (returns
  * -EPIPE) or a port fails (returns -errno). Assumes a process of its own, single-threaded. Needs
  * no capabilities. Syscalls once it runs: recvmsg/sendmsg/sendto/recvfrom/recvmmsg/sendmmsg, ppoll,
- * epoll_wait, read, write, mmap, munmap, close, getsockopt (XDP_STATISTICS), nanosleep,
- * clock_gettime, sched_yield,
- * sched_getattr, sched_setattr, exit; epoll_create1 and epoll_ctl when it starts. */
+ * epoll_wait, preadv2, mmap, munmap, close, getsockopt (XDP_STATISTICS), nanosleep, clock_gettime,
+ * sched_yield, sched_getattr, sched_setattr, exit; epoll_create1 and epoll_ctl when it starts. */
 int vk_worker_run(struct vk_boot *boot);
 #endif
 #endif

@@ -9,9 +9,18 @@
  * Either the sleeper's last look sees what the waker published, or the waker sees `sleeping`: each
  * side stores, then fences, then loads (vk_bell_wanted has the waker's fence).
  *
- * A bell is an eventfd, or an end of a Unix socket pair. Parties that do not trust each other take
- * the socket: who holds an eventfd can take O_NONBLOCK off it and fill it, and then a write blocks;
- * a socket is told with every call not to block.
+ * What a bell is depends on who must not be held up by whom, because the parties share it:
+ *
+ *   worker rings an application    socket, the worker's end shut for reading
+ *   application rings the worker   eventfd
+ *   application and application    socket, both ways
+ *
+ * Whoever holds an eventfd can take O_NONBLOCK off it and fill it: then a write blocks, and nothing
+ * but that flag tells it not to. A read can be told, and so can every call on a socket; but who
+ * receives from a socket also receives descriptors that the sender put beside the bytes, and to
+ * close those takes as long as the sender likes (a TCP socket that lingers: seconds). So the worker
+ * writes to sockets only and reads from eventfds only: nothing an application does holds it up.
+ * Between two applications that way remains on kernels before 6.16; see local.py.
  */
 #include "vk_ring.h"
 
@@ -32,6 +41,7 @@ enum vk_spin_const {
 #ifndef VK_CDEF
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -44,41 +54,53 @@ static inline void vk_sleep_begin(struct vk_region *self, uint32_t *sleeps)
 	VK_FULL_FENCE();
 }
 
-/* vk_bell_empty takes what rang out of a bell: 1 = it rang, 0 = it did not, -EPIPE = the other end
- * of the socket is gone. */
+/* vk_sleep_end says that the owner is awake. A bell that rang is its to empty. */
+static inline void vk_sleep_end(struct vk_region *self)
+{
+	VK_STORE_RELAXED(&self->sleeping, 0);
+}
+
+/* vk_bell_empty takes what rang out of a socket: 1 = it rang, 0 = it did not, -EPIPE = the other
+ * end is gone, and the bell stays readable. Never blocks on the bell. */
 static inline int vk_bell_empty(int bell)
 {
 	uint8_t rings[64];
 	ssize_t n = recv(bell, rings, sizeof rings, MSG_DONTWAIT);
 
-	if (n < 0 && errno == ENOTSOCK)
-		n = read(bell, rings, sizeof rings) > 0;
-	else if (n == 0 || (n < 0 && errno == ECONNRESET))
+	if (n == 0 || (n < 0 && errno == ECONNRESET))
 		return -EPIPE;
 	return n > 0;
 }
 
-/* vk_sleep_end says that the owner is awake, and empties its bell if it rang. */
-static inline void vk_sleep_end(struct vk_region *self, int bell, int rang)
-{
-	VK_STORE_RELAXED(&self->sleeping, 0);
-	if (rang)
-		vk_bell_empty(bell);
-}
-
-/* vk_bell_ring wakes the owner of peer if it sleeps and was not rung for that sleep yet. Returns
- * whether it rang. System calls only then. */
+/* vk_bell_ring wakes the owner of peer by a socket, if it sleeps and was not rung for that sleep
+ * yet. Returns whether it rang; a full socket has rung already. System calls only then, and never
+ * blocks. */
 static inline int vk_bell_ring(const struct vk_region *peer, int bell, uint32_t *rang)
 {
-	const uint64_t one = 1;
-	ssize_t n;
+	const uint8_t one = 1;
 
-	if (!vk_bell_wanted(peer, rang))
-		return 0;
-	n = send(bell, &one, sizeof one, MSG_DONTWAIT | MSG_NOSIGNAL);
-	if (n < 0 && errno == ENOTSOCK)
-		n = write(bell, &one, sizeof one);
-	return n == (ssize_t)sizeof one;
+	return vk_bell_wanted(peer, rang) &&
+	       send(bell, &one, sizeof one, MSG_DONTWAIT | MSG_NOSIGNAL) == sizeof one;
+}
+
+/* vk_event_empty takes what rang out of an eventfd. Never blocks, whatever whoever shares it made
+ * of its flags: that is what RWF_NOWAIT is for (Linux 5.8). */
+static inline void vk_event_empty(int event)
+{
+	uint64_t rings;
+	struct iovec part = { .iov_base = &rings, .iov_len = sizeof rings };
+
+	if (preadv2(event, &part, 1, -1, RWF_NOWAIT) < 0)
+		return; /* somebody else was faster */
+}
+
+/* vk_event_ring is vk_bell_ring by an eventfd. Blocks if it is full and set to block: only for who
+ * trusts the other holders. */
+static inline int vk_event_ring(const struct vk_region *peer, int event, uint32_t *rang)
+{
+	const uint64_t one = 1;
+
+	return vk_bell_wanted(peer, rang) && write(event, &one, sizeof one) == sizeof one;
 }
 
 /* vk_spin_clock reads CLOCK_MONOTONIC in nanoseconds. */

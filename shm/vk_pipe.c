@@ -133,7 +133,7 @@ int vk_pipe_arm(struct vk_pipe *pipe, uint32_t room)
 
 int vk_pipe_wake(struct vk_pipe *pipe, int rang)
 {
-	vk_sleep_end(pipe->tx.self, pipe->bell, 0);
+	vk_sleep_end(pipe->tx.self);
 	if (rang && vk_bell_empty(pipe->bell) == -EPIPE)
 		pipe->gone = 1;
 	return pipe->gone ? -EPIPE : 0;

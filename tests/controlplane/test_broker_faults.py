@@ -12,6 +12,7 @@ import struct
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -378,6 +379,84 @@ def test_a_flood_of_attach_requests_is_limited_and_others_are_served(pair: Pair)
             return False
 
         wait_until(counted)
+
+
+EVENT_MAX = 2**64 - 2
+"""What an eventfd holds at most: eventfd(2)."""
+
+
+def test_who_steals_back_what_it_rang_holds_nobody_up(pair: Pair) -> None:
+    a, _ = pair
+    chance = random.Random(3)
+    worker = a.pid("worker")
+    with (
+        opened(pair) as (out, into),
+        contextlib.ExitStack() as stack,
+        CountersPage(a.name) as page,
+    ):
+        bells = [stack.enter_context(hostile(a)).bell_worker for _ in range(8)]
+        for bell in bells:
+            os.set_blocking(bell, True)  # of the open file: the worker's as well
+        for _ in range(200):
+            turns = page.gauges()["loops"]
+            for bell in bells:
+                os.eventfd_write(bell, 1)
+            for _ in range(chance.randrange(2000)):  # about as long as it takes to wake up
+                pass
+            for bell in reversed(bells):  # between the worker's look and its reads
+                with contextlib.suppress(BlockingIOError):
+                    os.preadv(bell, [bytearray(8)], -1, os.RWF_NOWAIT)
+            wait_until(lambda n=turns: page.gauges()["loops"] > n)  # type: ignore[misc]
+        cross(out, into, b"after")
+        assert a.pid("worker") == worker
+
+
+def delivered(page: CountersPage, count: int) -> bool:
+    return page.class_row(5)["rx_delivered"] >= count
+
+
+def test_who_fills_its_bells_and_never_empties_them_holds_nobody_up(pair: Pair) -> None:
+    a, b = pair
+    worker = b.pid("worker")
+    with (
+        opened(pair) as (out, into),
+        valkyrie.attach_sync(a.socket, name="loud") as loud,
+        valkyrie.attach_sync(b.socket, name="deaf") as deaf,
+        deaf.listen("deaf") as service,
+        CountersPage(b.name) as page,
+    ):
+        calls = loud.connect("b").open("deaf", stream=10_000)
+        service.accept(timeout=5)
+        rings = deaf._driver.rings
+        bell_worker = deaf._driver.link._bells[1]
+        for bell in (rings.bell, bell_worker):
+            os.set_blocking(bell, True)
+        before = page.class_row(5)["rx_delivered"]
+        rung = page.gauges()["wake_bells"]
+        for number in range(1, 201):
+            rings.client.self.sleeping = number  # another sleep, so another ring
+            os.eventfd_write(bell_worker, EVENT_MAX)
+            calls.send(b"wake up")
+            if number % 10 == 0:  # all that went so far has arrived, or was rung for
+                wait_until(partial(delivered, page, before + number))
+            if number == 100:
+                cross(out, into, b"beside")
+                with Path("/dev/null").open() as nothing:
+                    os.dup2(nothing.fileno(), rings.bell)  # closes this end of it
+        assert page.gauges()["wake_bells"] >= rung
+        for number in range(20):
+            assert cross(out, into, b"after %d" % number) < BACK_S * SLOWNESS
+    assert b.pid("worker") == worker
+
+
+def test_a_bell_carries_no_descriptors_to_the_worker(pair: Pair) -> None:
+    a, _ = pair
+    with (
+        hostile(a) as application,
+        socket.socket(fileno=os.dup(application.bell)) as bell,
+        pytest.raises(BrokenPipeError),
+    ):
+        socket.send_fds(bell, [b"!"], [application.bell_worker])
 
 
 def test_nobody_learns_of_another_ones_rings(pair: Pair) -> None:

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 
 #include "vk_client.h"
 
@@ -41,19 +42,20 @@ static void open_stage(struct stage *stage)
 	uint32_t capacity[VK_RINGS_MAX] = { [VK_CLASS_CONTROL] = CAPACITY, [RING] = CAPACITY };
 	int d = vk_channel_create(capacity, VK_CLASS_COUNT, 7);
 	int a = vk_channel_create(capacity, VK_CLASS_COUNT, 7);
-	int bells[2] = { eventfd(0, EFD_NONBLOCK), eventfd(0, EFD_NONBLOCK) };
+	int event = eventfd(0, EFD_NONBLOCK), bell[2];
 
+	must(event >= 0 && !socketpair(AF_UNIX, SOCK_STREAM, 0, bell), "bells");
 	must(d >= 0 && a >= 0, "create");
-	must(vk_client_open(&stage->client, d, a, bells[0], bells[1], 7) == -EPERM,
+	must(vk_client_open(&stage->client, d, a, bell[0], event, 7) == -EPERM,
 	     "a region that can shrink is refused");
 	stage->d = vk_channel_map(d, capacity, 1, NULL);
 	must(stage->d != NULL, "map");
 	must(!vk_channel_seal(d, 1) && !vk_channel_seal(a, 0), "seal");
-	must(vk_client_open(&stage->client, d, a, bells[0], bells[1], 8) == -EPROTO,
+	must(vk_client_open(&stage->client, d, a, bell[0], event, 8) == -EPROTO,
 	     "another generation is refused");
-	must(vk_client_open(&stage->client, a, d, bells[0], bells[1], 7) < 0,
+	must(vk_client_open(&stage->client, a, d, bell[0], event, 7) < 0,
 	     "a sealed region D cannot be mapped writable as A");
-	must(!vk_client_open(&stage->client, d, a, bells[0], bells[1], 7), "open");
+	must(!vk_client_open(&stage->client, d, a, bell[0], event, 7), "open");
 	stage->data = vk_channel_data(stage->d, capacity, RING);
 }
 
@@ -138,7 +140,7 @@ static void receive(struct stage *stage)
 		vk_client_release(&stage->client, RING, entries[n - 1].end);
 }
 
-static void send(struct stage *stage)
+static void send_some(struct stage *stage)
 {
 	static uint8_t payloads[8 * PAYLOAD_MAX];
 	struct vk_outlet outlet = { .head.stream = VK_FIRST_JOB };
@@ -176,7 +178,7 @@ int main(int count, char **arguments)
 	for (int turn = 0; turn < 200000; turn++) {
 		scribble(&stage);
 		receive(&stage);
-		send(&stage);
+		send_some(&stage);
 		report(&stage);
 		must(vk_client_wait(&stage.client, 0) >= 0, "wait");
 	}

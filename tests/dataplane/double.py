@@ -51,7 +51,8 @@ class Channel:
         self.a = lib.vk_channel_map(self.memfds[1], self.capacity, 0, ffi.NULL)
         for memfd, future_write in zip(self.memfds, (1, 0), strict=True):
             assert lib.vk_channel_seal(memfd, future_write) == 0
-        self.bell_app = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._bell, application = socket.socketpair()
+        self.bell_app = application.detach()
         self.bell_worker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.tail = [0] * 8
         self.head = [0] * 8
@@ -111,11 +112,13 @@ class Channel:
         sleeping = self.a.sleeping
         if sleeping and sleeping != self.rang:
             self.rang = sleeping
-            os.eventfd_write(self.bell_app, 1)
+            with suppress(BlockingIOError, BrokenPipeError):
+                self._bell.send(b"!", socket.MSG_DONTWAIT)
 
     def close(self) -> None:
         for descriptor in (*self.memfds, self.bell_app, self.bell_worker):
             os.close(descriptor)
+        self._bell.close()
         lib.vk_channel_unmap(self.d, self.capacity, 0)
         lib.vk_channel_unmap(self.a, self.capacity, 0)
 

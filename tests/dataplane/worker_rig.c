@@ -387,7 +387,7 @@ int rig_attach(uint32_t number, uint32_t slot, uint32_t ring_size, const struct 
 	struct rig_node *node = &rig_nodes[number];
 	struct rig_app *app = &node->apps[slot];
 	struct vk_order order = { .kind = VK_ORDER_ATTACH, .slot = slot };
-	int fds[4], result;
+	int fds[4], bell[2], result;
 
 	order.generation = ++app->generation;
 	for (uint32_t c = VK_CLASS_CRITICAL; c < VK_CLASS_COUNT; c++)
@@ -395,10 +395,12 @@ int rig_attach(uint32_t number, uint32_t slot, uint32_t ring_size, const struct 
 	node->state->apps[slot] = *row;
 	node->state->apps[slot].sequence = 2 * app->generation;
 	node->state->apps[slot].generation = app->generation;
-	for (int i = 0; i < 2; i++) {
+	for (int i = 0; i < 2; i++)
 		fds[i] = vk_channel_create(app->capacity, VK_CLASS_COUNT, app->generation);
-		fds[2 + i] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	}
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, bell))
+		abort();
+	fds[2] = bell[0];
+	fds[3] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	app->self = vk_channel_map(fds[1], app->capacity, 1, NULL);
 	app->peer = vk_channel_map(fds[0], app->capacity, 0, NULL);
 	for (uint32_t c = VK_CLASS_CRITICAL; c < VK_CLASS_COUNT; c++) {
@@ -410,6 +412,7 @@ int rig_attach(uint32_t number, uint32_t slot, uint32_t ring_size, const struct 
 	result = give(node, &order, fds);
 	for (int i = 0; i < 4; i++)
 		close(fds[i]);
+	close(bell[1]); /* nobody waits here */
 	node->boot->slots[slot].attached = result == 0;
 	return result;
 }

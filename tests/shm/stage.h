@@ -2,6 +2,9 @@
 #ifndef VK_TESTS_STAGE_H
 #define VK_TESTS_STAGE_H
 /* stage.h: a channel of one ring and what the C tests of rings need around it. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include "vk_bell.h"
 #include "vk_channel.h"
 

@@ -6,28 +6,34 @@
 
 #include <pthread.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 
 enum { SIZE_MAX_BYTES = 700, WAIT_MS = 20000 };
 
 static struct stage stage;
-static int bells[2]; /* rung for the producer, for the consumer */
+static int bell[2]; /* rung for the producer, a socket: its end, the consumer's end */
+static int event; /* rung for the consumer */
 static uint64_t messages, naps[2];
 
 /* Sleeps until a look at the ring says that it is worth going on. */
 static void nap(int who, struct vk_region *self, uint32_t *sleeps, uint32_t size)
 {
-	struct pollfd bell = { .fd = bells[who], .events = POLLIN };
+	struct pollfd wake = { .fd = who ? event : bell[0], .events = POLLIN };
 	int ready, n = 0;
 
 	vk_sleep_begin(self, sleeps);
 	ready = who ? VK_LOAD_ACQUIRE(&stage.d->tail[0]) != stage.rx.head :
 		      vk_tx_room(&stage.tx) >= (int64_t)vk_record_span(size);
 	if (!ready) {
-		n = poll(&bell, 1, WAIT_MS);
+		n = poll(&wake, 1, WAIT_MS);
 		naps[who]++;
 		must(n > 0); /* a lost wake-up */
 	}
-	vk_sleep_end(self, bells[who], n);
+	vk_sleep_end(self);
+	if (n > 0 && who)
+		vk_event_empty(event);
+	else if (n > 0)
+		must(vk_bell_empty(bell[0]) == 1);
 }
 
 static void *produce(void *unused)
@@ -42,7 +48,7 @@ static void *produce(void *unused)
 
 		while (!body) {
 			vk_tx_publish(&stage.tx);
-			vk_bell_ring(stage.a, bells[1], &rang);
+			vk_event_ring(stage.a, event, &rang);
 			nap(0, stage.d, &sleeps, size);
 			body = vk_tx_reserve(&stage.tx, size);
 		}
@@ -50,7 +56,7 @@ static void *produce(void *unused)
 		vk_tx_commit(&stage.tx, size, VK_RECORD_RAW);
 		if (--burst == 0 || i + 1 == messages) {
 			vk_tx_publish(&stage.tx);
-			vk_bell_ring(stage.a, bells[1], &rang);
+			vk_event_ring(stage.a, event, &rang);
 			burst = 1 + draw(&seed) % 20;
 		}
 	}
@@ -72,7 +78,7 @@ static void consume(void)
 			i++;
 		}
 		vk_rx_release(&stage.rx);
-		vk_bell_ring(stage.d, bells[0], &rang);
+		vk_bell_ring(stage.d, bell[1], &rang);
 		if (i == before)
 			nap(1, stage.a, &sleeps, 0);
 	}
@@ -84,10 +90,9 @@ int main(int argc, char **argv)
 
 	messages = argc > 1 ? strtoull(argv[1], NULL, 10) : 100000;
 	stage = stage_open(8192);
-	for (int i = 0; i < 2; i++) {
-		bells[i] = eventfd(0, EFD_NONBLOCK);
-		must(bells[i] >= 0);
-	}
+	must(!socketpair(AF_UNIX, SOCK_STREAM, 0, bell));
+	event = eventfd(0, 0); /* whether it would block must not matter */
+	must(event >= 0);
 	must(!pthread_create(&producer, NULL, produce, NULL));
 	consume();
 	must(!pthread_join(producer, NULL));
