@@ -24,12 +24,23 @@ from .ring import Channel
 _HELLO = b"valkyrie ring 2"
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
+_SO_PASSRIGHTS = 83  # Linux 6.16, asm-generic/socket.h
+
 RING_SIZE = 1 << 20
 """Bytes of a ring and direction, unless said otherwise."""
 
 
 def _address(path: str) -> str:
     return "\0" + path[1:] if path.startswith("@") else path
+
+
+def _refuse_descriptors(bell: socket.socket) -> None:
+    """Let nobody send descriptors to a bell: who empties it would have to close them.
+
+    That can take as long as the sender likes, and kernels before 6.16 do not know better.
+    """
+    with contextlib.suppress(OSError):
+        bell.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
 
 
 def _make(ring_size: int, bell: int) -> tuple[Channel, tuple[int, int]]:
@@ -62,6 +73,8 @@ def pair(ring_size: int = RING_SIZE) -> tuple[Channel, Channel]:
     """Return both ends of a new channel, for two threads or a fork."""
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with here, there:
+        _refuse_descriptors(here)
+        _refuse_descriptors(there)
         end, theirs = _make(ring_size, here.detach())
         own, other = theirs
         return end, Channel(own, other, there.detach())
@@ -94,6 +107,7 @@ class Server:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._socket.bind(_address(path))
+            _refuse_descriptors(self._socket)  # whoever is accepted inherits it
             self._socket.listen()
         except OSError:
             self._socket.close()
@@ -167,6 +181,7 @@ def connect(
                 os.close(fd)
             raise RingError(errno.EPROTO, f"{path} refused, or is no Valkyrie ring")
         own, other = fds
+        _refuse_descriptors(caller)
         channel = Channel(own, other, caller.detach())
     channel.peer = peer
     return channel

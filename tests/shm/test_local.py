@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import valkyrie
+from tests.census import skip_missing
 from valkyrie.shm import (
     RingClosedError,
     RingError,
@@ -218,6 +219,37 @@ def test_a_client_that_never_reads_or_dies_costs_the_server_nothing(tmp_path: Pa
                 silent.close()
                 with pytest.raises(RingClosedError):
                     channel.recv(10)
+
+
+def refused(bell: int) -> bool:
+    """Whether descriptors cannot be sent by a bell."""
+    with socket.socket(fileno=os.dup(bell)) as end:
+        try:
+            socket.send_fds(end, [b"!"], [0])
+        except PermissionError:
+            return True
+    return False
+
+
+def test_no_end_of_a_channel_is_sent_descriptors_that_it_would_have_to_close(place: str) -> None:
+    release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
+    if release < (6, 16):
+        skip_missing("SO_PASSRIGHTS", "Linux 6.16 has it")
+
+    def client() -> None:
+        with connect(place) as channel:
+            assert refused(channel._bell)
+            assert channel.send(b"connected")
+            assert channel.recv(10) == b"done"
+
+    with served(place, client) as server, server.accept(10) as channel:
+        assert channel.recv(10) == b"connected"
+        assert refused(channel._bell)
+        assert channel.send(b"done")
+    here, there = local.pair(SIZE)
+    with here, there:
+        assert refused(here._bell)
+        assert refused(there._bell)
 
 
 def test_the_public_name_is_this_module() -> None:
