@@ -1,0 +1,480 @@
+/* SPDX-License-Identifier: MIT */
+#define _GNU_SOURCE
+#include "vk_lab_world.h"
+
+#include "vk_engine.h"
+#include "vk_slots.h"
+
+#include <setjmp.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+enum {
+	MAP_SIZE = 64 << 20, /* address space of a region */
+	HEADS_SIZE = 28, /* IPv4 + UDP, bytes */
+};
+
+static const uint64_t real_offset_ns = 1700000000000000000; /* CLOCK_REALTIME - CLOCK_MONOTONIC */
+
+static const uint64_t forever_ns = UINT64_MAX / 2; /* a daemon that never goes silent */
+
+/* Zeroed memory that is the kernel's until it is touched. */
+static void *map(size_t size)
+{
+	void *at = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (at == MAP_FAILED)
+		return NULL;
+	madvise(at, size, MADV_HUGEPAGE); /* one fault a huge page; a wish */
+	return at;
+}
+
+/* Zeroes memory of map(): what was touched goes back. */
+static void blank(void *at, size_t size)
+{
+	madvise(at, size, MADV_DONTNEED);
+}
+
+static int make_memory(struct vk_lab_node_run *node)
+{
+	node->boot = calloc(1, sizeof *node->boot);
+	node->state = map(sizeof *node->state);
+	node->work = map(sizeof *node->work);
+	node->counters = map(sizeof *node->counters);
+	node->flows = map(VK_FLOWS_MAX * sizeof *node->flows);
+	if (!node->boot || !node->state || !node->work || !node->counters || !node->flows)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < VK_LAB_APPS_MAX; i++) {
+		struct vk_slot *slot = &node->boot->slots[i];
+
+		slot->map_size = MAP_SIZE;
+		slot->region_d = vk_channel_reserve(MAP_SIZE);
+		slot->region_a = vk_channel_reserve(MAP_SIZE);
+		if (!slot->region_d || !slot->region_a)
+			return -ENOMEM;
+	}
+	return 0;
+}
+
+void vk_lab_node_free(struct vk_lab *lab, uint32_t number)
+{
+	struct vk_lab_node_run *node = &lab->nodes[number];
+
+	if (!node->boot)
+		return;
+	for (uint32_t i = 0; i < VK_LAB_APPS_MAX; i++) {
+		if (node->boot->slots[i].region_d)
+			munmap(node->boot->slots[i].region_d, MAP_SIZE);
+		if (node->boot->slots[i].region_a)
+			munmap(node->boot->slots[i].region_a, MAP_SIZE);
+	}
+	free(node->boot);
+	if (node->state)
+		munmap(node->state, sizeof *node->state);
+	if (node->work)
+		munmap(node->work, sizeof *node->work);
+	if (node->counters)
+		munmap(node->counters, sizeof *node->counters);
+	if (node->flows)
+		munmap(node->flows, VK_FLOWS_MAX * sizeof *node->flows);
+	node->boot = NULL;
+}
+
+static void address_of(const struct vk_lab_node_run *node, uint8_t address[16])
+{
+	memset(address, 0, 16);
+	address[0] = 10;
+	address[2] = (uint8_t)node->address;
+	address[3] = (uint8_t)(node->number + 1);
+}
+
+/* The session id that one node gives another for its frames. */
+static uint32_t session_id(const struct vk_lab_node_run *from, const struct vk_lab_node_run *to)
+{
+	uint64_t seed = from->incarnation << 32 | to->incarnation << 16 | from->number << 8 |
+			to->number;
+
+	return (uint32_t)vk_random_mix(seed + 1) | 1;
+}
+
+/* Writes what a node knows of another. */
+static void write_row(const struct vk_lab_node_run *node, const struct vk_lab_node_run *other)
+{
+	struct vk_peer *row = &node->state->peers[other->number];
+	uint32_t mtu = node->config->mtu < other->config->mtu ? node->config->mtu :
+								other->config->mtu;
+
+	*row = (struct vk_peer){
+		.sequence = row->sequence + 2,
+		.state = VK_ROW_LIVE,
+		.family = 4,
+		.resolved = 1,
+		.udp_port = VK_PORT,
+		.payload_max = (uint16_t)(mtu - HEADS_SIZE),
+		.generation = (uint32_t)other->incarnation,
+		.joined = 1,
+		.session = session_id(node, other),
+		.session_local = session_id(other, node),
+		.ack_delay_us = other->config->ack_delay_us,
+		.window_start = other->config->window_start,
+		.session_window = other->config->session_window,
+	};
+	address_of(other, row->address);
+	address_of(node, row->source);
+	node->state->peer_epoch++;
+}
+
+void vk_lab_node_learn(struct vk_lab *lab, uint32_t number)
+{
+	struct vk_lab_node_run *node = &lab->nodes[number];
+
+	lab->rows_ns[number] = UINT64_MAX;
+	for (uint32_t i = 0; i < lab->scenario.node_count; i++) {
+		if (i == number || lab->nodes[i].down || node->down)
+			continue;
+		write_row(&lab->nodes[i], node);
+		write_row(node, &lab->nodes[i]);
+		vk_lab_wake_node(lab, i, lab->now_ns);
+	}
+	vk_lab_wake_node(lab, number, lab->now_ns);
+}
+
+static void begin_memory(struct vk_lab_node_run *node)
+{
+	node->state->magic = VK_SHM_MAGIC;
+	node->state->abi = VK_SHM_ABI;
+	node->state->daemon_heartbeat_ns = forever_ns;
+	node->state->params = node->config->params;
+	node->boot->abi = VK_WORKER_ABI;
+	node->boot->port_count = 1;
+	node->boot->ports[0] = (struct vk_port){
+		.abi = VK_PORT_ABI,
+		.rx_path = VK_PATH_UDP,
+		.tx_path = VK_PATH_UDP,
+		.udp_port = VK_PORT,
+		.mtu = (uint16_t)node->config->mtu,
+	};
+	node->boot->state = node->state;
+	node->boot->work = node->work;
+	node->boot->counters = node->counters;
+	node->boot->control_fd = -1;
+	node->boot->python_fd = -1;
+	node->boot->cpu = -1;
+	node->incarnation++;
+}
+
+static void die(void *context)
+{
+	struct vk_lab_node_run *node = context;
+
+	longjmp(*(jmp_buf *)node->death, 1);
+}
+
+int vk_lab_node_open(struct vk_lab *lab, uint32_t number)
+{
+	struct vk_lab_node_run *node = &lab->nodes[number];
+	int error = node->boot ? 0 : make_memory(node);
+
+	node->lab = lab;
+	node->number = number;
+	node->config = &lab->scenario.nodes[number];
+	node->address = node->incarnation = 0;
+	node->busy_ns = node->start_ns = 0;
+	node->killed = node->leaving = node->recover = node->down = 0;
+	memset(node->apps, 0, sizeof node->apps);
+	node->kernel = (struct vk_sim_kernel){
+		.pool = &lab->pool,
+		.socket_frames = node->config->socket_frames,
+		.ready = vk_lab_ready,
+		.transmit = vk_lab_transmit,
+		.die = die,
+		.context = node,
+	};
+	if (error)
+		return error;
+	begin_memory(node);
+	return vk_lab_node_start(lab, number, 0);
+}
+
+int vk_lab_node_start(struct vk_lab *lab, uint32_t number, int recover)
+{
+	struct vk_lab_node_run *node = &lab->nodes[number];
+	int error;
+
+	node->boot->recover = (uint32_t)recover;
+	node->run = calloc(1, sizeof *node->run);
+	if (!node->run)
+		return -ENOMEM;
+	node->run->rx[0] =
+		vk_path_sim_open(&node->kernel, &node->boot->ports[0], &node->work->ports[0]);
+	node->run->tx[0] = node->run->rx[0];
+	if (!node->run->rx[0])
+		error = -ENOMEM;
+	else
+		error = vk_engine_start(node->run, node->boot, lab->now_ns);
+	vk_lab_wake_node(lab, number, lab->now_ns);
+	return error;
+}
+
+/* Takes back what a worker had for itself. */
+static void end_worker(struct vk_lab_node_run *node)
+{
+	struct vk_path *path;
+
+	if (!node->run)
+		return;
+	path = node->run->rx[0];
+	node->kernel.die_after = 0;
+	vk_engine_free(node->run);
+	if (path)
+		path->ops->close(path);
+	free(node->run);
+	node->run = NULL;
+	node->leaving = 0;
+}
+
+void vk_lab_node_kill(struct vk_lab *lab, uint32_t number)
+{
+	struct vk_lab_node_run *node = &lab->nodes[number];
+
+	if (!node->run)
+		return;
+	vk_lab_note(lab, ~(uint64_t)number);
+	end_worker(node);
+	node->killed++;
+	node->recover = 1;
+}
+
+void vk_lab_node_doom(struct vk_lab *lab, uint32_t number, uint32_t calls)
+{
+	lab->nodes[number].kernel.die_after = calls;
+}
+
+/* ---- Applications ---- */
+
+static void unmap_slot(struct vk_slot *slot)
+{
+	uint32_t capacity[VK_RINGS_MAX];
+
+	if (!slot->attached)
+		return;
+	memcpy(capacity, ((struct vk_region *)slot->region_d)->capacity, sizeof capacity);
+	vk_channel_unmap((struct vk_region *)slot->region_d, capacity, 1);
+	vk_channel_unmap((struct vk_region *)slot->region_a, capacity, 1);
+	slot->attached = 0;
+}
+
+static void write_app(struct vk_lab_node_run *node, const struct vk_lab_app_run *app)
+{
+	struct vk_app *row = &node->state->apps[app->slot];
+	struct vk_service *service = &node->state->services[app->slot];
+	char name[VK_NAME_MAX];
+
+	*row = (struct vk_app){
+		.sequence = row->sequence + 2,
+		.state = VK_ROW_LIVE,
+		.class_mask = UINT8_MAX,
+		.weight = 100,
+		.generation = app->generation,
+		.range_count = 1,
+		.range_last = { UINT32_MAX },
+	};
+	*service = (struct vk_service){
+		.sequence = service->sequence + 2,
+		.state = VK_ROW_LIVE,
+		.app = (uint16_t)app->slot,
+		.app_generation = app->generation,
+	};
+	service->name_size = (uint8_t)snprintf(name, sizeof name, "a%u", app->number);
+	memcpy(service->name, name, service->name_size);
+}
+
+int vk_lab_node_attach(struct vk_lab *lab, uint32_t number)
+{
+	struct vk_lab_app_run *app = &lab->apps[number];
+	struct vk_lab_node_run *node = &lab->nodes[app->config->node];
+	uint32_t capacity[VK_RINGS_MAX] = { 0 };
+	int ours[2], theirs[4] = { -1, -1, -1, -1 }, error = 0;
+
+	while (node->apps[app->slot])
+		app->slot++;
+	node->apps[app->slot] = number + 1;
+	app->generation++;
+	write_app(node, app);
+	for (uint32_t c = VK_CLASS_CRITICAL; c < VK_CLASS_COUNT; c++)
+		capacity[c] = app->config->ring_bytes;
+	for (int i = 0; i < 2; i++) {
+		ours[i] = vk_channel_create(capacity, VK_CLASS_COUNT, app->generation);
+		if (ours[i] < 0 || (error = vk_channel_seal(ours[i], 0)))
+			return error ? error : ours[i];
+		theirs[i] = dup(ours[i]);
+	}
+	error = vk_slots_attach(node->run, app->slot, theirs);
+	node->boot->slots[app->slot].attached = !error;
+	if (!error)
+		error = vk_lab_app_connect(app, ours[0], ours[1]);
+	close(ours[0]);
+	close(ours[1]);
+	vk_lab_wake_app(lab, number, lab->now_ns);
+	return error;
+}
+
+void vk_lab_node_detach(struct vk_lab *lab, uint32_t number)
+{
+	struct vk_lab_app_run *app = &lab->apps[number];
+	struct vk_lab_node_run *node = &lab->nodes[app->config->node];
+
+	if (!app->client)
+		return;
+	node->apps[app->slot] = 0;
+	node->state->services[app->slot].state = VK_ROW_FREE;
+	node->state->services[app->slot].sequence += 2;
+	if (node->run)
+		vk_engine_detach(node->run, app->slot, app->generation);
+	node->boot->slots[app->slot].attached = 0;
+	vk_lab_app_leave(app);
+	vk_lab_app_end(app, 1);
+}
+
+/* ---- The node ---- */
+
+void vk_lab_node_forget(struct vk_lab *lab, uint32_t number)
+{
+	struct vk_lab_node_run *node = &lab->nodes[number];
+
+	end_worker(node);
+	vk_sim_empty(&node->kernel);
+	for (uint32_t i = 0; i < VK_LAB_APPS_MAX; i++) {
+		if (node->apps[i]) {
+			vk_lab_app_leave(&lab->apps[node->apps[i] - 1]);
+			vk_lab_app_end(&lab->apps[node->apps[i] - 1], 0);
+		}
+		node->apps[i] = 0;
+		unmap_slot(&node->boot->slots[i]);
+	}
+	blank(node->state, sizeof *node->state);
+	blank(node->work, sizeof *node->work);
+	blank(node->counters, sizeof *node->counters);
+	blank(node->flows, VK_FLOWS_MAX * sizeof *node->flows);
+	node->recover = 0;
+	node->down = 1;
+}
+
+int vk_lab_node_come_up(struct vk_lab *lab, uint32_t number)
+{
+	struct vk_lab_node_run *node = &lab->nodes[number];
+	int error;
+
+	begin_memory(node);
+	node->down = 0;
+	error = vk_lab_node_start(lab, number, 0);
+	for (uint32_t i = 0; i < lab->scenario.app_count && !error; i++) {
+		if (lab->apps[i].config->node != number)
+			continue;
+		lab->apps[i].slot = 0;
+		error = vk_lab_node_attach(lab, i);
+	}
+	return error;
+}
+
+void vk_lab_node_close(struct vk_lab *lab, uint32_t number)
+{
+	if (lab->nodes[number].boot)
+		vk_lab_node_forget(lab, number);
+}
+
+/* Ends a worker that leaves, when nothing waits for its path any more. */
+static void leave(struct vk_lab_node_run *node)
+{
+	struct vk_lab *lab = node->lab;
+
+	if (vk_engine_leave(node->run, lab->now_ns))
+		vk_lab_wake_node(lab, node->number, lab->now_ns + VK_KEPT_NS);
+	else
+		end_worker(node);
+}
+
+static void begin(struct vk_lab_node_run *node)
+{
+	struct vk_lab *lab = node->lab;
+	int error;
+
+	if (!node->start_ns || lab->now_ns < node->start_ns)
+		return;
+	node->start_ns = 0;
+	error = node->down ? vk_lab_node_come_up(lab, node->number) :
+			     vk_lab_node_start(lab, node->number, (int)node->recover);
+	if (error)
+		vk_lab_fail(lab, "node %u: it does not start (%d)", node->number, error);
+	node->recover = 0;
+}
+
+static void ring_apps(struct vk_lab_node_run *node, uint64_t at_ns)
+{
+	struct vk_lab *lab = node->lab;
+
+	for (uint32_t i = 0; i < VK_LAB_APPS_MAX; i++) {
+		uint32_t app = node->apps[i] - 1;
+
+		if (node->apps[i] && vk_lab_app_news(&lab->apps[app]))
+			vk_lab_wake_app(lab, app, at_ns + lab->apps[app].config->wake_ns);
+	}
+}
+
+void vk_lab_node_turn(struct vk_lab *lab, uint32_t number)
+{
+	struct vk_lab_node_run *node = &lab->nodes[number];
+	uint64_t moved = node->kernel.moved, next_ns;
+	uint32_t kept = 0;
+	jmp_buf death;
+	int done;
+
+	if (!node->run)
+		begin(node);
+	if (!node->run) {
+		vk_lab_wake_node(lab, number, node->start_ns ? node->start_ns : UINT64_MAX);
+		return;
+	}
+	lab->report.turns++;
+	node->death = death;
+	if (setjmp(death)) {
+		vk_lab_node_kill(lab, number);
+		vk_lab_wake_node(lab, number, node->start_ns);
+		return;
+	}
+	if (node->leaving) {
+		leave(node);
+		ring_apps(node, lab->now_ns);
+		if (!node->run)
+			vk_lab_wake_node(lab, number, node->start_ns);
+		return;
+	}
+	done = vk_engine_turn(node->run, lab->now_ns, lab->now_ns + real_offset_ns, &kept);
+	if (done < 0)
+		vk_lab_fail(lab, "node %u: its worker ends with %d", number, done);
+	node->run->consumers_behind = 0;
+	node->busy_ns = lab->now_ns + node->config->turn_ns +
+			node->config->packet_ns * (node->kernel.moved - moved);
+	next_ns = done ? node->busy_ns : vk_engine_deadline(node->run, kept);
+	vk_lab_wake_node(lab, number, next_ns);
+	ring_apps(node, node->busy_ns);
+}
+
+void vk_lab_node_sample(struct vk_lab *lab, uint32_t node, uint32_t peer,
+			struct vk_lab_sample *sample)
+{
+	(void)lab;
+	(void)node;
+	(void)peer;
+	sample->srtt_ns = 0;
+	sample->window_bytes = 0;
+	sample->flight_bytes = 0;
+}
+
+void vk_lab_params(struct vk_params *params)
+{
+	*params = *vk_engine_params();
+}

@@ -1,0 +1,179 @@
+"""Whole engines under virtual time: what the lab promises, and that it would see what is wrong."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from valkyrie.dataplane import campaign, scenario
+from valkyrie.dataplane.errors import ConfigError
+from valkyrie.dataplane.lab import Lab, Outcome
+from valkyrie.dataplane.scenario import App, Link, Node, Scenario, Traffic
+
+SEEDS = 10_000
+ROOT = Path(__file__).parents[2]
+CLASSES = ("critical", "system", "job", "data", "logs")
+
+LOSSY = Link(rate_mbps=100, delay_ms=2, loss=0.03, reorder=0.05, reorder_ms=3, duplicate=0.02)
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab() as made:
+        yield made
+
+
+def pair(klass: str = "data", **more: object) -> tuple[Traffic, ...]:
+    fields = {"source": "left", "target": "right", "klass": klass, "messages": 200}
+    return (Traffic(**(fields | more)),)  # type: ignore[arg-type]
+
+
+def same(first: Outcome, second: Outcome) -> bool:
+    return first.document() == second.document()
+
+
+def test_a_seed_replays_to_the_last_packet(lab: Lab) -> None:
+    drawn = campaign.short(11, reliable=False)
+    first = lab.run(drawn)
+    lab.run(campaign.short(12, reliable=False))
+    with Lab() as other:
+        assert same(first, other.run(drawn))
+    assert same(first, lab.run(drawn))
+
+
+def test_another_seed_is_another_run(lab: Lab) -> None:
+    row = Scenario(reliable=False, link=LOSSY, traffic=pair())
+    assert lab.run(row, 1).digest != lab.run(row, 2).digest
+
+
+@pytest.mark.parametrize("klass", CLASSES)
+@pytest.mark.parametrize("reply", [False, True])
+def test_everything_crosses_a_link_that_loses_nothing(lab: Lab, klass: str, reply: bool) -> None:
+    traffic = pair(klass, size=(1, 20_000), sizes="log", reply=reply, outstanding=4)
+    outcome = lab.run(Scenario(reliable=False, traffic=traffic))
+    assert outcome.ok, outcome.failures
+    assert outcome.traffic[0].arrived == outcome.traffic[0].sent == 200 * (1 + reply)
+
+
+def test_many_streams_one_behind_the_other(lab: Lab) -> None:
+    outcome = lab.run(
+        Scenario(reliable=False, traffic=pair(streams=300, concurrent=20, messages=3, size=64))
+    )
+    assert outcome.ok, outcome.failures
+    assert outcome.traffic[0].arrived == 900
+    assert outcome.traffic[0].finished == 300
+
+
+def test_nodes_share_one_link_fairly_enough_to_see_it(lab: Lab) -> None:
+    slow = {"rate_mbps": 10, "shared": "uplink", "buffer_bytes": 60_000}
+    outcome = lab.run(
+        Scenario(
+            reliable=False,
+            nodes=tuple(Node(name=name) for name in "abc"),
+            apps=tuple(App(name=name, node=name) for name in "abc"),
+            paths=tuple(
+                scenario.Path(source=name, target="c", **slow)  # type: ignore[arg-type]
+                for name in "ab"
+            ),
+            traffic=tuple(
+                Traffic(source=name, target="c", messages=200, interval_us=1000) for name in "ab"
+            ),
+        )
+    )
+    assert len(outcome.links) == 5
+    busy = max(outcome.links, key=lambda link: link.packets)
+    assert busy.overflowed > 0, "two times 8 Mbit/s do not fit through 10"
+
+
+def test_damaged_packets_fail_their_checksum(lab: Lab) -> None:
+    outcome = lab.run(Scenario(reliable=False, link=Link(corrupt=0.1), traffic=pair()))
+    assert outcome.ok, outcome.failures
+    assert outcome.checksum_drops > 0
+
+
+def test_engines_survive_damaged_packets_that_pass_it(lab: Lab) -> None:
+    for seed in range(200):
+        row = Scenario(
+            seed=seed,
+            reliable=False,
+            corrupt_through=True,
+            unchecked=True,
+            link=Link(corrupt=0.5),
+            traffic=pair(size=(1, 5000), streams=5, concurrent=5),
+            limit_s=2,
+        )
+        lab.run(row)
+
+
+def test_a_wrong_byte_would_be_seen(lab: Lab) -> None:
+    row = Scenario(
+        reliable=False, corrupt_through=True, link=Link(corrupt=0.2), traffic=pair(size=1200)
+    )
+    assert any("other content" in line for line in lab.run(row).failures)
+
+
+def test_a_socket_that_is_full_drops(lab: Lab) -> None:
+    nodes = (Node(name="left"), Node(name="right", socket_frames=4, wake_us=2000))
+    outcome = lab.run(Scenario(reliable=False, nodes=nodes, traffic=pair(size=1400)))
+    assert outcome.ok, outcome.failures
+    assert outcome.socket_drops > 0
+
+
+def test_an_interface_that_is_busy_holds_the_sender_back(lab: Lab) -> None:
+    nodes = (Node(name="left", ready_bytes=10_000), Node(name="right"))
+    link = Link(rate_mbps=10, buffer_bytes=20_000)
+    outcome = lab.run(Scenario(reliable=False, nodes=nodes, link=link, traffic=pair(size=1400)))
+    assert outcome.ok, outcome.failures
+    assert outcome.links[0].overflowed == 0
+    assert outcome.traffic[0].arrived == 200
+
+
+def test_samples_and_delays_are_measured(lab: Lab) -> None:
+    traffic = pair(size=1000, interval_us=1000)
+    outcome = lab.run(
+        Scenario(reliable=False, sample_ms=10, timed=True, link=Link(delay_ms=7), traffic=traffic)
+    )
+    assert len(outcome.samples) >= 20
+    assert sum(each.packets for each in outcome.samples) == outcome.packets
+    assert 7 < outcome.traffic[0].delay_mean_ms < 8
+
+
+def test_short_scenarios_without_promises_lose_what_links_lose() -> None:
+    found = list(campaign.run(range(SEEDS // 10), lambda s: campaign.short(s, reliable=False)))
+    assert not found, found[:5]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("seed = 'x'", "int"),
+        ("colour = 1", "colour"),
+        ("[[traffic]]\nfrom='left'\nto='middle'", "no application 'middle'"),
+        ("[[traffic]]\nfrom='left'\nto='left'", "on one node"),
+        ("[[traffic]]\nfrom='left'\nto='right'\nclass='fast'", "'fast'"),
+        ("[[traffic]]\nfrom='left'\nto='right'\nclass='critical'\nstreams=2\nconcurrent=2", "ids"),
+        ("[[events]]\nat_ms=1\nkind='rebind'\nnode='up'", "no node 'up'"),
+        ("[[nodes]]\nname='left'\nparams={speed=1}\n[[nodes]]\nname='right'", "'speed'"),
+        ("nodes = []", "no node 'left'"),
+    ],
+)
+def test_a_scenario_that_cannot_be_says_why(lab: Lab, text: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        lab.run(scenario.parse(text))
+
+
+def test_the_scenario_of_the_page_runs(lab: Lab) -> None:
+    page = (ROOT / "docs/LAB.md").read_text(encoding="utf-8")
+    text = textwrap.dedent(page.partition("## A scenario")[2].partition("\nNodes and")[0])
+    outcome = lab.run(scenario.parse(text))
+    assert outcome.virtual_ms > 5000
+    assert outcome.links[0].lost > 0
+
+
+def test_draws_are_the_same_everywhere() -> None:
+    dice = campaign.Dice(1)
+    # splitmix64 from state 0x9E3779B97F4A7C15, its second and following outputs for seed 0.
+    assert [dice.draw() for _ in range(2)] == [0x6E789E6AA1B965F4, 0x06C45D188009454F]
