@@ -17,7 +17,7 @@ def build() -> App:
 
     import valkyrie
 
-    from . import counters, node, pipes, tools
+    from . import counters, lab, node, pipes, tools
     from .exits import MEANINGS
 
     codes = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in MEANINGS.items())
@@ -34,6 +34,7 @@ def build() -> App:
         counters.stat,
         tools.doctor,
         tools.explain,
+        lab.lab,
         pipes.send,
         pipes.recv,
         node.tune,

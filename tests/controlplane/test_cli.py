@@ -39,6 +39,7 @@ COMMANDS = (
     "stat",
     "doctor",
     "explain",
+    "lab",
     "send",
     "recv",
     "tune",
@@ -578,3 +579,18 @@ def test_nothing_arriving_is_code_1(fabric: Fabric) -> None:
         _, complaint = receiver.communicate(timeout=30)
     assert receiver.returncode == Exit.FAILED
     assert b"nothing arrived within 0.1 s" in complaint
+
+
+def test_lab_runs_a_drawn_scenario_the_same_way_twice() -> None:
+    first, second = (valkyrie("lab", "--draw", "5", "--json") for _ in range(2))
+    assert json.loads(first.stdout)["packets"] > 0
+    assert first.stdout == second.stdout
+
+
+def test_lab_says_what_a_scenario_lacks(tmp_path: Path) -> None:
+    file = tmp_path / "wrong.toml"
+    file.write_text("colour = 1", encoding="utf-8")
+    said = valkyrie("lab", file)
+    assert said.returncode == Exit.USAGE
+    assert "colour" in said.stderr
+    assert valkyrie("lab").returncode == Exit.USAGE
