@@ -33,6 +33,8 @@ T = TypeVar("T")
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 SIOCETHTOOL = 0x8946  # linux/sockios.h
 ETHTOOL_STXCSUM = 0x17  # linux/ethtool.h
+ETHTOOL_STSO = 0x1F  # linux/ethtool.h
+ETHTOOL_SGSO = 0x24  # linux/ethtool.h
 ETH_P_ALL = 0x0003  # linux/if_ether.h
 NUD_PERMANENT = 0x80  # linux/neighbour.h
 IFA_F_NODAD = 0x02  # linux/if_addr.h
@@ -177,8 +179,16 @@ class Host:
 
     def disable_tx_checksum(self, interface: str) -> None:
         """Let frames leave with full checksums: a veth normally leaves them to its peer."""
+        self._disable(interface, ETHTOOL_STXCSUM)
+
+    def disable_segmentation(self, interface: str) -> None:
+        """Let every frame leave in the size it has on a wire: a veth normally never segments."""
+        self._disable(interface, ETHTOOL_STSO)
+        self._disable(interface, ETHTOOL_SGSO)
+
+    def _disable(self, interface: str, feature: int) -> None:
         with self.socket() as control:
-            value = array.array("I", [ETHTOOL_STXCSUM, 0])
+            value = array.array("I", [feature, 0])
             request = struct.pack("16sP16x", interface.encode(), value.buffer_info()[0])
             fcntl.ioctl(control, SIOCETHTOOL, request)
 
@@ -218,24 +228,27 @@ class Lab:
         mtu: int = 1500,
         tx_checksum: bool = True,
         qdisc: str | None = None,
+        middle: Host | None = None,
     ) -> tuple[Link, Link]:
         """Join two hosts by a veth pair, with addresses and static neighbours at both ends.
 
-        The n-th wire of a lab has 10.9.n.1 and fd09:n::1 at *a*, .2 and ::2 at *b*.
+        The n-th wire of a lab has 10.9.n.1 and fd09:n::1 at *a*, .2 and ::2 at *b*. With *middle*
+        the wire is cut: frames of *a* arrive at the interface "a" there, those of *b* at "b", each
+        as it would be on a cable, and somebody has to carry them.
         """
         number = self._wires
         self._wires += 1
         macs = [f"02:09:00:00:{number:02x}:{side:02x}" for side in (1, 2)]
         width = {"num_rx_queues": queues, "num_tx_queues": queues}
-        a.run(
-            a.netlink.link,
-            "add",
-            kind="veth",
-            ifname=names[0],
-            address=macs[0],
-            **width,
-            peer={"ifname": names[1], "address": macs[1], "net_ns_fd": b.fd, **width},
-        )
+        if middle is None:
+            far = {"ifname": names[1], "address": macs[1], "net_ns_fd": b.fd, **width}
+            self._veth(a, names[0], macs[0], far, width)
+        else:
+            for host, name, mac, cut in ((a, names[0], macs[0], "a"), (b, names[1], macs[1], "b")):
+                self._veth(host, name, mac, {"ifname": cut, "net_ns_fd": middle.fd}, width)
+                host.disable_segmentation(name)
+                index = middle.run(if_nametoindex, cut)
+                middle.run(middle.netlink.link, "set", index=index, mtu=mtu, state="up")
         ends = []
         for side, (host, name, mac) in enumerate(zip((a, b), names, macs, strict=True), start=1):
             index = host.run(if_nametoindex, name)
@@ -245,7 +258,7 @@ class Lab:
             host.add_address(index, v4)
             host.add_address(index, v6)
             ends.append(Link(host, name, index, mac, v4, v6))
-            if not tx_checksum:
+            if not tx_checksum or middle is not None:
                 host.disable_tx_checksum(name)
             if qdisc is not None:
                 host.set_qdisc(index, qdisc)
@@ -255,6 +268,11 @@ class Lab:
         # Until the kernel's link watch has run, a fresh interface drops what it is to send.
         wait_until(lambda: all(end.host.link_is_up(end.index) for end in ends), what="carrier")
         return ends[0], ends[1]
+
+    @staticmethod
+    def _veth(host: Host, name: str, mac: str, peer: dict[str, Any], width: dict[str, int]) -> None:
+        options = {"ifname": name, "address": mac, "peer": peer, **width}
+        host.run(host.netlink.link, "add", kind="veth", **options)
 
     def close(self) -> None:
         """Close all hosts."""
