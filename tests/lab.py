@@ -229,12 +229,13 @@ class Lab:
         tx_checksum: bool = True,
         qdisc: str | None = None,
         middle: Host | None = None,
+        middle_names: tuple[str, str] = ("a", "b"),
     ) -> tuple[Link, Link]:
         """Join two hosts by a veth pair, with addresses and static neighbours at both ends.
 
         The n-th wire of a lab has 10.9.n.1 and fd09:n::1 at *a*, .2 and ::2 at *b*. With *middle*
-        the wire is cut: frames of *a* arrive at the interface "a" there, those of *b* at "b", each
-        as it would be on a cable, and somebody has to carry them.
+        the wire is cut: frames of the two hosts arrive at two interfaces there, each frame as it
+        would be on a cable, and somebody has to carry them.
         """
         number = self._wires
         self._wires += 1
@@ -244,7 +245,7 @@ class Lab:
             far = {"ifname": names[1], "address": macs[1], "net_ns_fd": b.fd, **width}
             self._veth(a, names[0], macs[0], far, width)
         else:
-            for host, name, mac, cut in ((a, names[0], macs[0], "a"), (b, names[1], macs[1], "b")):
+            for host, name, mac, cut in zip((a, b), names, macs, middle_names, strict=True):
                 self._veth(host, name, mac, {"ifname": cut, "net_ns_fd": middle.fd}, width)
                 host.disable_segmentation(name)
                 index = middle.run(if_nametoindex, cut)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import mmap
 import os
 import subprocess
@@ -16,13 +17,12 @@ from cffi import FFI
 from tests.lab import Host, Lab, Link, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HERE = ROOT / "perf" / "relay"
 SOURCES = (HERE / "relay.c", HERE / "tap.c", ROOT / "dataplane" / "vk_link.c")
 INCLUDE = (f"-I{HERE}", f"-I{ROOT / 'dataplane'}")
-MIDDLE = "relay"
 STOP_S = 5.0
 
 
@@ -126,24 +126,29 @@ def _write(conditions: Conditions, config: Any) -> None:
 
 
 class Relay:
-    """Carries frames between two hosts; ``there`` holds from a to b, ``back`` from b to a."""
+    """Carries frames between hosts; ``there`` holds from a to b, ``back`` from b to a."""
 
     def __init__(
         self,
         lab: Lab,
-        a: Host,
-        b: Host,
+        pairs: Sequence[tuple[Host, Host]],
         there: Conditions,
         back: Conditions | None = None,
         *,
-        mtu: int = 1500,
         seed: int = 1,
         **wire: Any,
     ) -> None:
-        """Join the hosts and start to carry; ``seed``: of all chances; *wire*: as Lab.wire's."""
+        """Join the two hosts of each pair and start to carry; all pairs share one link each way.
+
+        ``seed``: of all chances. *wire*: as Lab.wire's.
+        """
         self._ffi = _interface()
-        self._host: Host = lab.host(f"{MIDDLE}{len(lab.hosts)}")
-        self.wire: tuple[Link, Link] = lab.wire(a, b, mtu=mtu, middle=self._host, **wire)
+        self._host: Host = lab.host(f"relay{len(lab.hosts)}")
+        names = [(f"a{number}", f"b{number}") for number in range(len(pairs))]
+        self.wires: list[tuple[Link, Link]] = [
+            lab.wire(*pair, middle=self._host, middle_names=name, **wire)
+            for pair, name in zip(pairs, names, strict=True)
+        ]
         fd = os.memfd_create("relay")
         try:
             os.ftruncate(fd, self._ffi.sizeof("struct vk_relay_shared"))
@@ -152,7 +157,7 @@ class Relay:
             self.there, self.back = there, back or there
             self._publish()
             self._process = self._host.popen(
-                [compiled(), "a", "b", str(fd), str(seed)],
+                [compiled(), str(fd), str(seed), *itertools.chain(*names)],
                 stderr=subprocess.PIPE,
                 pass_fds=(fd,),
             )

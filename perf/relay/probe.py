@@ -39,7 +39,7 @@ class Probe:
 
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
-        a, b = relay.wire
+        a, b = relay.wires[0]
         self._head = _mac(b) + _mac(a) + ETHERTYPE
         self._out = a.host.packet_socket(a.name)
         self._into = b.host.packet_socket(b.name)
@@ -53,7 +53,7 @@ class Probe:
         """Say whether the kernel stamps frames when they come: it begins to some time after it was
         asked, and till then gives the time of the call that reads them.
         """
-        with self._relay.wire[1].host.socket() as own:
+        with self._relay.wires[0][1].host.socket() as own:
             own.bind(("127.0.0.1", 0))
             own.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
             own.sendto(b"stamp", own.getsockname())

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* relay.c: carries frames between two interfaces of this namespace under the conditions of a link.
+/* relay.c: carries frames between interfaces of this namespace under the conditions of a link.
  *
- *   relay FIRST SECOND DESCRIPTOR SEED       DESCRIPTOR: a memfd with struct vk_relay_shared
+ *   relay DESCRIPTOR SEED A B [A B]...       DESCRIPTOR: a memfd with struct vk_relay_shared
+ *
+ * What comes from an A leaves at its B and back; all pairs share one link each way.
  *
  * A frame's way begins when the kernel put it into the ring, not when the relay looks; so while
  * delays are long it sleeps by the clock and not by arrivals, and lateness comes from its own
@@ -29,11 +31,15 @@ enum {
 	IDLE_NS = 20000000, /* the longest sleep: new conditions wait for it */
 	TURN_FRAMES = 256, /* taken from a ring before the other is looked at */
 	MEMORY = 512 << 20, /* bytes under way; only what is used is touched */
+	PAIRS_MAX = 4,
+	TAPS_MAX = 2 * PAIRS_MAX,
 	SIZE_BITS = 16,
+	TAP_BITS = 3,
 };
 
 struct relay {
-	struct vk_tap taps[VK_RELAY_DIRECTIONS];
+	struct vk_tap taps[TAPS_MAX]; /* A, B, A, B, ... */
+	int tap_count;
 	struct vk_link links[VK_RELAY_DIRECTIONS];
 	struct vk_relay_count count[VK_RELAY_DIRECTIONS];
 	uint64_t last_ns[VK_RELAY_DIRECTIONS]; /* arrival */
@@ -87,9 +93,21 @@ static void follow(struct relay *relay)
 	__atomic_store_n(&shared->applied, version, __ATOMIC_RELEASE);
 }
 
-static void schedule(struct relay *relay, int from, const struct vk_tap_frame *frame,
+static int direction(int tap)
+{
+	return tap & 1;
+}
+
+static int opposite(int tap)
+{
+	return tap ^ 1;
+}
+
+static void schedule(struct relay *relay, int tap, const struct vk_tap_frame *frame,
 		     const struct vk_fate *fate)
 {
+	int from = direction(tap);
+
 	for (uint32_t i = 0; i < fate->copies; i++) {
 		uint32_t slot;
 		uint8_t *bytes;
@@ -107,14 +125,16 @@ static void schedule(struct relay *relay, int from, const struct vk_tap_frame *f
 			vk_relay_flip(bytes, frame->size,
 				      vk_random_next(&relay->links[from].random));
 		vk_heap_push(&relay->due, fate->arrive_ns[i],
-			     ((uint64_t)slot << SIZE_BITS | frame->size) << 1 | (uint64_t)from);
+			     ((uint64_t)slot << SIZE_BITS | frame->size) << TAP_BITS |
+				     (uint64_t)opposite(tap));
 	}
 }
 
-static void take(struct relay *relay, int from, uint64_t now, uint64_t epoch_ns)
+static void take(struct relay *relay, int index, uint64_t now, uint64_t epoch_ns)
 {
 	const uint32_t inner = VK_TAP_ETHERNET + VK_LINK_IP4_UDP;
-	struct vk_tap *tap = &relay->taps[from];
+	struct vk_tap *tap = &relay->taps[index];
+	int from = direction(index);
 	struct vk_tap_frame frame;
 
 	for (int i = 0; i < TURN_FRAMES && vk_tap_peek(tap, &frame); i++) {
@@ -131,15 +151,14 @@ static void take(struct relay *relay, int from, uint64_t now, uint64_t epoch_ns)
 		} else if (frame.size > VK_TAP_ETHERNET) {
 			fate = vk_link_send(&relay->links[from],
 					    frame.size > inner ? frame.size - inner : 0, at);
-			schedule(relay, from, &frame, &fate);
+			schedule(relay, index, &frame, &fate);
 		}
 		vk_tap_release(tap);
 	}
 }
 
-static void flush(struct relay *relay, int from)
+static void flush(struct relay *relay, struct vk_tap *tap)
 {
-	struct vk_tap *tap = &relay->taps[!from];
 	uint32_t queued = tap->queued;
 
 	vk_tap_flush(tap);
@@ -150,8 +169,8 @@ static void flush(struct relay *relay, int from)
 	}
 }
 
-/* Sends what is due, at most one batch each way, so that rings are looked at in between. Returns
- * whether there may be more.
+/* Sends what is due, at most a batch, so that rings are looked at in between. Returns whether there
+ * may be more.
  */
 static int deliver(struct relay *relay, uint64_t now)
 {
@@ -159,18 +178,18 @@ static int deliver(struct relay *relay, uint64_t now)
 
 	while (!full && vk_heap_next(&relay->due) <= now) {
 		uint64_t late = now - vk_heap_next(&relay->due), value = vk_heap_pop(&relay->due);
-		int from = (int)(value & 1);
-		struct vk_relay_count *count = &relay->count[from];
-		size_t slot = (size_t)(value >> 1 >> SIZE_BITS);
+		int tap = (int)(value & ((1 << TAP_BITS) - 1));
+		uint32_t size = (value >> TAP_BITS) & ((1 << SIZE_BITS) - 1);
+		size_t slot = (size_t)(value >> TAP_BITS >> SIZE_BITS);
+		struct vk_relay_count *count = &relay->count[direction(opposite(tap))];
 
 		count->late += late > VK_RELAY_LATE_NS;
 		count->late_ns_max = late > count->late_ns_max ? late : count->late_ns_max;
-		vk_tap_add(&relay->taps[!from], relay->memory + slot * relay->slot_size,
-			   (value >> 1) & ((1 << SIZE_BITS) - 1));
-		full = relay->taps[!from].queued == VK_TAP_BATCH;
+		vk_tap_add(&relay->taps[tap], relay->memory + slot * relay->slot_size, size);
+		full = relay->taps[tap].queued == VK_TAP_BATCH;
 	}
-	flush(relay, 0);
-	flush(relay, 1);
+	for (int i = 0; i < relay->tap_count; i++)
+		flush(relay, &relay->taps[i]);
 	return full;
 }
 
@@ -179,8 +198,13 @@ static void publish(struct relay *relay)
 	struct vk_relay_shared *shared = relay->shared;
 
 	for (int i = 0; i < VK_RELAY_DIRECTIONS; i++) {
-		relay->count[i].sent = relay->taps[!i].sent;
-		relay->count[i].refused = relay->taps[!i].refused;
+		struct vk_relay_count *count = &relay->count[i];
+
+		count->sent = count->refused = 0;
+		for (int tap = opposite(i); tap < relay->tap_count; tap += 2) {
+			count->sent += relay->taps[tap].sent;
+			count->refused += relay->taps[tap].refused;
+		}
 		shared->link[i] = relay->links[i].count;
 		shared->own[i] = relay->count[i];
 	}
@@ -206,12 +230,12 @@ static void rest(struct relay *relay, uint64_t turn)
 		until = span(wake);
 		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
 	} else {
-		struct pollfd fds[VK_RELAY_DIRECTIONS];
+		struct pollfd fds[TAPS_MAX];
 
-		for (int i = 0; i < VK_RELAY_DIRECTIONS; i++)
+		for (int i = 0; i < relay->tap_count; i++)
 			fds[i] = (struct pollfd){ relay->taps[i].receive, POLLIN, 0 };
 		until = span(wake - now);
-		ppoll(fds, VK_RELAY_DIRECTIONS, &until, NULL);
+		ppoll(fds, (nfds_t)relay->tap_count, &until, NULL);
 	}
 }
 
@@ -224,13 +248,14 @@ static void run(struct relay *relay)
 		uint64_t turn = now_ns(), epoch_ns = clock_ns(CLOCK_REALTIME) - turn;
 
 		follow(relay);
-		for (int i = 0; i < VK_RELAY_DIRECTIONS; i++)
+		for (int i = 0; i < relay->tap_count; i++)
 			take(relay, i, turn, epoch_ns);
 		more = deliver(relay, now_ns());
 		if (turn - looked > IDLE_NS) {
 			looked = turn;
-			for (int i = 0; i < VK_RELAY_DIRECTIONS; i++)
-				relay->count[i].ring_full += vk_tap_dropped(&relay->taps[i]);
+			for (int i = 0; i < relay->tap_count; i++)
+				relay->count[direction(i)].ring_full +=
+					vk_tap_dropped(&relay->taps[i]);
 		}
 		publish(relay);
 		if (!more)
@@ -238,24 +263,11 @@ static void run(struct relay *relay)
 	}
 }
 
-static int prepare(struct relay *relay, char **arguments)
+static int prepare_memory(struct relay *relay)
 {
-	uint64_t seed = strtoull(arguments[4], NULL, 0);
-	struct vk_link_config nothing = { .rate_bps = 0 };
 	uint32_t slots;
-	int error;
 
-	relay->shared = mmap(NULL, sizeof *relay->shared, PROT_READ | PROT_WRITE, MAP_SHARED,
-			     atoi(arguments[3]), 0);
-	if (relay->shared == MAP_FAILED)
-		return 1;
-	for (int i = 0; i < VK_RELAY_DIRECTIONS; i++) {
-		error = vk_tap_open(&relay->taps[i], arguments[1 + i]);
-		if (error) {
-			fprintf(stderr, "%s: %s\n", arguments[1 + i], strerror(-error));
-			return 1;
-		}
-		vk_link_init(&relay->links[i], &nothing, seed + (uint64_t)i);
+	for (int i = 0; i < relay->tap_count; i++) {
 		if (relay->slot_size < relay->taps[i].frame_max)
 			relay->slot_size = relay->taps[i].frame_max;
 	}
@@ -265,12 +277,33 @@ static int prepare(struct relay *relay, char **arguments)
 			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	relay->free = calloc(slots, sizeof *relay->free);
 	if (relay->memory == MAP_FAILED || !relay->free)
-		return 1;
+		return 0;
 	while (relay->free_count < slots) {
 		relay->free[relay->free_count] = slots - 1 - relay->free_count;
 		relay->free_count++;
 	}
-	return 0;
+	return 1;
+}
+
+static int prepare(struct relay *relay, int descriptor, uint64_t seed, char **interfaces)
+{
+	struct vk_link_config nothing = { .rate_bps = 0 };
+
+	relay->shared = mmap(NULL, sizeof *relay->shared, PROT_READ | PROT_WRITE, MAP_SHARED,
+			     descriptor, 0);
+	if (relay->shared == MAP_FAILED)
+		return 0;
+	for (int i = 0; i < relay->tap_count; i++) {
+		int error = vk_tap_open(&relay->taps[i], interfaces[i]);
+
+		if (error) {
+			fprintf(stderr, "%s: %s\n", interfaces[i], strerror(-error));
+			return 0;
+		}
+	}
+	for (int i = 0; i < VK_RELAY_DIRECTIONS; i++)
+		vk_link_init(&relay->links[i], &nothing, seed + (uint64_t)i);
+	return prepare_memory(relay);
 }
 
 int main(int count, char **arguments)
@@ -278,11 +311,12 @@ int main(int count, char **arguments)
 	struct sched_param first = { .sched_priority = 1 };
 	static struct relay relay;
 
-	if (count != 5) {
-		fprintf(stderr, "relay FIRST SECOND DESCRIPTOR SEED\n");
+	relay.tap_count = count - 3;
+	if (relay.tap_count < 2 || relay.tap_count > TAPS_MAX || relay.tap_count % 2) {
+		fprintf(stderr, "relay DESCRIPTOR SEED A B [A B]...\n");
 		return 64;
 	}
-	if (prepare(&relay, arguments))
+	if (!prepare(&relay, atoi(arguments[1]), strtoull(arguments[2], NULL, 0), arguments + 3))
 		return 1;
 	prctl(PR_SET_TIMERSLACK, 1);
 	sched_setscheduler(0, SCHED_FIFO, &first); /* without the right it is later now and then */

@@ -7,7 +7,7 @@
 #include "vk_link.h"
 
 enum vk_relay_const {
-	VK_RELAY_DIRECTIONS = 2, /* 0: what comes from the first interface, 1: from the second */
+	VK_RELAY_DIRECTIONS = 2, /* 0: from A to B, 1: from B to A */
 	VK_RELAY_LATE_NS = 100000, /* a frame sent so long after it was due counts as late */
 };
 
