@@ -20,6 +20,7 @@ SCENARIOS = {
     "rings": "shared-memory rings, C and Python, against a one-slot ping-pong and a pipe",
     "receive": "XDP to application ring against a minimal AF_XDP receive-and-drop",
     "hosts": "two hosts, messages a second and round trips, on both paths",
+    "relay": "the relay between two hosts: rate, delay and loss, against what was asked of it",
     "isolation": "critical messages under a flood of logs, against calm",
 }
 

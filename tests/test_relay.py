@@ -174,6 +174,45 @@ def test_packets_above_the_mtu_of_the_network_vanish(make: Make) -> None:
     assert relay.counts()[0].oversized == 3
 
 
+def test_every_frame_is_accounted_for_by_a_reason(make: Make) -> None:
+    conditions = Conditions(
+        rate_bps=20e6 / SLOWNESS,
+        delay_s=0.01,
+        buffer_bytes=100_000,
+        loss=0.02,
+        bad_enter=0.01,
+        bad_leave=0.2,
+        bad_loss=0.5,
+        reorder=0.05,
+        reorder_s=0.005,
+        duplicate=0.05,
+        mtu=1000,
+    )
+    relay, probe = make(conditions)
+    offered, came = 0, 0
+    for size in (1100, 900, 64):
+        offered += 1500
+        came += len(probe.send(1500, size))
+    count = relay.counts()[0]
+    dropped = count.lost + count.policed + count.overflowed + count.oversized
+    assert count.packets == dropped + count.arrived - count.duplicated
+    assert count.arrived == count.sent
+    assert min(count.lost, count.overflowed, count.oversized, count.duplicated) > 0
+    # The kernel sends a few frames of its own on a fresh interface.
+    assert 0 <= count.packets - offered <= 10
+    assert 0 <= count.sent - came <= 10
+
+
+def test_what_the_relay_adds_to_a_delay_is_known_to_it(make: Make) -> None:
+    relay, probe = make(Conditions(delay_s=0.02))
+    arrivals = probe.send(100, SIZE, gap_s=0.002)
+    extra = [came.came_ns - came.sent_ns - 20_000_000 for came in arrivals]
+    count = relay.counts()[0]
+    assert 0 < count.late_s_mean <= count.late_s_max
+    assert count.late_s_mean * 1e9 < sum(extra) / len(extra) + 1_000_000 * SLOWNESS
+    assert count.late_s_max * 1e9 <= max(extra) + 1_000_000 * SLOWNESS
+
+
 def test_conditions_change_while_frames_flow(make: Make) -> None:
     relay, probe = make(CALM)
     assert len(probe.send(50, SIZE)) == 50

@@ -63,7 +63,10 @@ class Count:
     """What became of the frames of one direction; see struct vk_link_count, vk_relay_count."""
 
     packets: int
+    arrived: int
+    """Copies that the conditions let through."""
     lost: int
+    policed: int
     overflowed: int
     oversized: int
     duplicated: int
@@ -73,6 +76,8 @@ class Count:
     sent: int
     late: int
     late_s_max: float
+    late_s_mean: float
+    """How long after it was due a frame left: the relay's own error, in rate and delay."""
     under_way: int
     faults: int
     """Frames that the relay itself dropped, or that came with work left to the device."""
@@ -205,7 +210,9 @@ class Relay:
         link, own = self._shared.link[direction], self._shared.own[direction]
         return Count(
             packets=link.packets,
+            arrived=link.arrived,
             lost=link.lost,
+            policed=link.policed,
             overflowed=link.overflowed,
             oversized=link.oversized,
             duplicated=link.duplicated,
@@ -215,6 +222,7 @@ class Relay:
             sent=own.sent,
             late=own.late,
             late_s_max=own.late_ns_max / 1e9,
+            late_s_mean=own.late_ns_sum / 1e9 / max(own.sent + own.refused, 1),
             under_way=link.arrived - own.sent - own.refused - own.memory,
             faults=own.ring_full + own.refused + own.truncated + own.unsummed + own.memory,
         )

@@ -184,6 +184,7 @@ static int deliver(struct relay *relay, uint64_t now)
 		struct vk_relay_count *count = &relay->count[direction(opposite(tap))];
 
 		count->late += late > VK_RELAY_LATE_NS;
+		count->late_ns_sum += late;
 		count->late_ns_max = late > count->late_ns_max ? late : count->late_ns_max;
 		vk_tap_add(&relay->taps[tap], relay->memory + slot * relay->slot_size, size);
 		full = relay->taps[tap].queued == VK_TAP_BATCH;

@@ -16,6 +16,7 @@ struct vk_relay_count {
 	uint64_t sent;
 	uint64_t late;
 	uint64_t late_ns_max;
+	uint64_t late_ns_sum; /* over all frames handed to the other interface */
 	uint64_t ring_full; /* the kernel found no room for a frame */
 	uint64_t refused; /* the other interface did not take it */
 	uint64_t truncated; /* larger than the interface's MTU: segmentation offload is on */

@@ -1,0 +1,92 @@
+"""``scripts/bench --scenario relay``: how exact the relay is, against what was asked of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.lab import laboratory
+
+from .path import Conditions, Count, Relay
+from .probe import Probe, rate_bps
+
+FRAME = 1514
+"""Bytes of a full Ethernet frame without its FCS."""
+LOSS_FRAME = 100
+Row = dict[str, Any]
+
+
+def _row(metric: str, value: float, unit: str, asked: float) -> Row:
+    return {
+        "scenario": "relay",
+        "metric": metric,
+        "value": round(value, 4),
+        "unit": unit,
+        "baseline": asked,
+        "ratio": round(value / asked, 4) if asked else None,
+    }
+
+
+def _checked(relay: Relay) -> Count:
+    """Return the counts there; a relay that drops frames of its own accord measures nothing."""
+    there, back = relay.counts()
+    if there.faults or back.faults:
+        raise RuntimeError(f"the relay dropped frames by itself: {there}, {back}")
+    return there
+
+
+def _rate(asked_bps: float, duration_s: float) -> list[Row]:
+    count = round(asked_bps * duration_s / 8 / (FRAME + 24))
+    with laboratory() as lab:
+        relay = Relay(lab, [(lab.host("a"), lab.host("b"))], Conditions(rate_bps=asked_bps))
+        probe = Probe(relay)
+        try:
+            arrivals = probe.send(count, FRAME)
+            _checked(relay)
+        finally:
+            probe.close()
+            relay.close()
+    name = f"{asked_bps / 1e6:g} Mbit/s"
+    return [_row(f"rate, asked {name}", rate_bps(arrivals, FRAME) / 1e6, "Mbit/s", asked_bps / 1e6)]
+
+
+def _delay(asked_s: float, count: int) -> list[Row]:
+    with laboratory() as lab:
+        relay = Relay(lab, [(lab.host("a"), lab.host("b"))], Conditions(delay_s=asked_s))
+        probe = Probe(relay)
+        try:
+            arrivals = probe.send(count, LOSS_FRAME, gap_s=0.001)
+            late_s = _checked(relay).late_s_mean
+        finally:
+            probe.close()
+            relay.close()
+    delays = sorted((came.came_ns - came.sent_ns) / 1e6 for came in arrivals)
+    asked_ms = asked_s * 1e3
+    return [
+        _row(f"delay p50, asked {asked_ms:g} ms", delays[len(delays) // 2], "ms", asked_ms),
+        _row(f"delay p99, asked {asked_ms:g} ms", delays[len(delays) * 99 // 100], "ms", asked_ms),
+        _row(f"mean lateness it reports itself, {asked_ms:g} ms", late_s * 1e6, "µs", 0),
+    ]
+
+
+def _loss(asked: float, count: int) -> list[Row]:
+    with laboratory() as lab:
+        relay = Relay(lab, [(lab.host("a"), lab.host("b"))], Conditions(loss=asked))
+        probe = Probe(relay)
+        try:
+            lost = 1 - len(probe.send(count, LOSS_FRAME)) / count
+            _checked(relay)
+        finally:
+            probe.close()
+            relay.close()
+    return [_row(f"frames lost, asked {asked:.0%}", lost * 100, "%", asked * 100)]
+
+
+def run(quick: bool) -> list[Row]:  # every scenario is called run(quick)
+    """Return the rows; baseline is what was asked."""
+    duration_s, pings, frames = (0.3, 300, 20_000) if quick else (1.0, 3_000, 200_000)
+    rows: list[Row] = []
+    for asked_bps in (10e6, 100e6, 1e9):
+        rows += _rate(asked_bps, duration_s)
+    for asked_s in (0.0005, 0.02):
+        rows += _delay(asked_s, pings)
+    return rows + _loss(0.01, frames)
