@@ -21,6 +21,7 @@ SCENARIOS = {
     "receive": "XDP to application ring against a minimal AF_XDP receive-and-drop",
     "hosts": "two hosts, messages a second and round trips, on both paths",
     "relay": "the relay between two hosts: rate, delay and loss, against what was asked of it",
+    "transport": "flows through the relay, and the kernel's TCP there, under loss and long delay",
     "isolation": "critical messages under a flood of logs, against calm",
 }
 
@@ -40,18 +41,25 @@ def main() -> int:
     parser.add_argument("--scenario", action="append", choices=list(SCENARIOS), help="only this")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON")
     parser.add_argument("--readme", action="store_true", help="put the table into the README")
+    parser.add_argument(
+        "--performance", action="store_true", help="put what transport finds into docs/"
+    )
     options = parser.parse_args()
+    command = "scripts/bench --quick" if options.quick else "scripts/bench"
     print(f"{'scenario':<11}{'metric':<46}{'value':>12} {'unit':<8}{'baseline':>12}{'ratio':>9}")
     rows: list[dict[str, Any]] = []
     for name in options.scenario or SCENARIOS:
         scenario = importlib.import_module(f"perf.{name}")
-        for row in scenario.run(options.quick):
+        extra: dict[str, Any] = {}
+        if options.performance and name == "transport":
+            extra["command"] = f"{command} --scenario transport --performance"
+        for row in scenario.run(options.quick, **extra):
             _print_row(row)
             rows.append(row)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
     if options.readme:
-        table.write(rows, "scripts/bench --quick" if options.quick else "scripts/bench")
+        table.write(rows, command)
     return 0
 
 

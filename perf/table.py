@@ -22,7 +22,8 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Return what the figures were taken on."""
     text = Path("/proc/cpuinfo").read_text("utf-8")
     model = re.search(r"model name\s*: (.*)", text)
     cores = text.count("processor\t")
@@ -33,7 +34,7 @@ def _machine() -> str:
 def write(rows: Iterable[dict[str, Any]], command: str) -> None:
     """Replace what stands between the markers."""
     lines = [
-        f"`{command}`, {datetime.now(UTC):%Y-%m-%d}, {_machine()}; two hosts are two namespaces",
+        f"`{command}`, {datetime.now(UTC):%Y-%m-%d}, {machine()}; two hosts are two namespaces",
         "joined by a veth, each with one core for its worker and its application.",
         "",
         "| | value | unit | baseline | ratio |",
