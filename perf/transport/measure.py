@@ -25,7 +25,7 @@ BASELINE = "cubic"
 QUICK, FULL = 1, 3
 """Rounds."""
 SPANS = {
-    False: {"alone": Span(2, 8), "shared": Span(5, 20), "impaired": Span(0, 30)},
+    False: {"alone": Span(1, 5), "shared": Span(3, 12), "impaired": Span(0, 24)},
     True: {"alone": Span(1, 3), "shared": Span(3, 6), "impaired": Span(0, 12)},
 }
 """By whether it has to be quick."""
