@@ -51,7 +51,7 @@ def _packet() -> bytes:
     total = 20 + len(udp) + len(frame)
     ip = b"\x45\0" + total.to_bytes(2, "big") + bytes(4) + b"\x40\x11\0\0"
     ip += socket.inet_aton("10.9.0.1") + socket.inet_aton("10.9.0.2")
-    return bytes(12) + b"\x08\0" + ip + udp + frame
+    return bytes(12) + b"\x08\0" + ip + udp + bytes(frame)
 
 
 def _prepare(program: Program, steering: socket.socket) -> None:

@@ -18,7 +18,7 @@ SERVICE = "perf"
 
 
 def _pin(cpu: int) -> None:
-    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[cpu % os.cpu_count()]})
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[cpu % (os.cpu_count() or 1)]})
 
 
 def run(name: str, receiver: Receiver, sender: Sender) -> tuple[Any, Any]:

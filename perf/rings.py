@@ -173,7 +173,7 @@ def _trips(count: int, *, loop: bool) -> float:
             lambda channel: _ask(channel, count),
             pin=False,
         )
-    return median(times) / 1e3
+    return float(median(times)) / 1e3
 
 
 def _pipe(count: int) -> tuple[float, float]:

@@ -1,0 +1,119 @@
+"""Where a contestant runs: hosts in namespaces, a folder, and what runs beside its two sides."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.lab import Host, Lab, Link, wait_until
+
+CORES = {"receiver": 1, "sender": 0}
+"""Each host has one core, counted within those that we may use."""
+HELPER = "receiver"
+"""Brokers run on the receiver's host."""
+START_S = 10.0
+STOP_S = 5.0
+
+
+def core(role: str) -> str:
+    """Return the number of the core of a role, as the kernel counts."""
+    allowed = sorted(os.sched_getaffinity(0))
+    return str(allowed[CORES[role] % len(allowed)])
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What processes have used up to now."""
+
+    cpu_ns: int = 0
+    switches: int = 0
+
+    def __sub__(self, before: Usage) -> Usage:
+        return Usage(self.cpu_ns - before.cpu_ns, self.switches - before.switches)
+
+
+def usage(pids: Sequence[int]) -> Usage:
+    """Return what all threads of *pids* have used; a thread that ended takes its share away."""
+    cpu_ns = switches = 0
+    for pid in pids:
+        for task in Path(f"/proc/{pid}/task").glob("*"):
+            with contextlib.suppress(OSError):
+                cpu_ns += int((task / "schedstat").read_text().split()[0])
+                lines = (task / "status").read_text().splitlines()
+                switches += sum(int(line.split()[1]) for line in lines if "ctxt_switches" in line)
+    return Usage(cpu_ns, switches)
+
+
+def descendants(pid: int) -> list[int]:
+    """Return *pid* and the processes under it."""
+    found = [pid]
+    for parent in found:
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{parent}/task").glob("*/children"):
+                found += map(int, task.read_text().split())
+    return found
+
+
+class Arena:
+    """The hosts of one contestant; two joined by a wire, or one."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+        self.lab = Lab()
+        self._files = tempfile.TemporaryDirectory(prefix="valkyrie-perf-")
+        self.folder = Path(self._files.name)
+        self.folder.chmod(0o755)
+        self.wire: tuple[Link, Link] | None = None
+        self.hosts = {"sender": self.lab.host("a"), "receiver": self.lab.host("a")}
+        self.closing = contextlib.ExitStack()
+        self._helpers: list[subprocess.Popen[bytes]] = []
+        self.helper_pids: list[int] = []
+
+    def join(self) -> tuple[Link, Link]:
+        """Make the second host and the wire, once; returns the sender's end and the receiver's."""
+        if self.wire is None:
+            self.hosts["receiver"] = self.lab.host("b")
+            self.wire = self.lab.wire(self.lab.host("a"), self.lab.host("b"))
+        return self.wire
+
+    def receiver_ip(self) -> str:
+        """Return the receiver's address as the sender sees it."""
+        return str(self.join()[1].v4.ip) if self.place == "network" else "127.0.0.1"
+
+    def help(self, argv: Sequence[str], *, ready: Any, name: str) -> subprocess.Popen[bytes]:
+        """Start a helper on the receiver's host and wait until ``ready()`` is true."""
+        log = self.folder / f"{name}.log"
+        with log.open("wb") as out:
+            process = self.start(HELPER, argv, stdout=out, stderr=out)
+        self._helpers.append(process)
+        wait_until(lambda: ready() or process.poll() is not None, START_S, f"{name} starts")
+        if process.poll() is not None:
+            last = log.read_text(errors="replace").strip().splitlines()[-1:]
+            raise RuntimeError(f"{name} ended: {' '.join(last)}")
+        self.helper_pids += descendants(process.pid)
+        return process
+
+    def start(self, role: str, argv: Sequence[str], **streams: Any) -> subprocess.Popen[bytes]:
+        """Start a process on the host and on the core of a role."""
+        head = ["taskset", "-c", core(role)]
+        host: Host = self.hosts[role]
+        return host.popen([*head, *argv], **streams)
+
+    def close(self) -> None:
+        """End helpers and hosts."""
+        self.closing.close()
+        for process in self._helpers:
+            process.terminate()
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.lab.close()
+        self._files.cleanup()

@@ -1,0 +1,195 @@
+"""Contestants in turn, and ratios with their spread."""
+
+from __future__ import annotations
+
+import subprocess
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Self
+
+from .arena import Arena
+from .contestant import Contestant
+from .histogram import PERCENTILES, Histogram
+from .match import Run, play
+from .scenario import Profile, Scenario
+
+SPREAD_MAX = 0.15
+"""A figure whose quartiles lie further apart than this share of its median is called noisy."""
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float]:
+    """Return the lower and the upper quartile, by linear interpolation."""
+
+    def at(share: float) -> float:
+        place = share * (len(ordered) - 1)
+        low = int(place)
+        high = min(low + 1, len(ordered) - 1)
+        return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+    ordered = sorted(values)
+    return at(0.25), at(0.75)
+
+
+@dataclass
+class Figure:
+    """A value over the repetitions."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Figure | None:
+        """Return median and quartiles, or None of nothing."""
+        return cls(median(values), *quartiles(values)) if values else None
+
+    @property
+    def spread(self) -> float:
+        """Return how far the quartiles lie apart, as a share of the median."""
+        return (self.high - self.low) / self.median if self.median else 0.0
+
+
+@dataclass
+class Standing:
+    """How one contestant did in one scenario."""
+
+    contestant: str
+    scenario: str
+    rate: Figure | None = None
+    latency_ns: dict[str, float] = field(default_factory=dict)
+    """Percentiles over all repetitions together."""
+    p50_ns: Figure | None = None
+    lost_share: float = 0.0
+    cpu_ns_per_message: float = 0.0
+    switches_per_message: float = 0.0
+    memory_kib: float = 0.0
+    ratio: Figure | None = None
+    """The reference's figure against this one's, run by run: above 1 the reference is ahead."""
+    noisy: str = ""
+    """Why the figures are in doubt."""
+    error: str = ""
+
+
+def value(run: Run, scenario: Scenario) -> float:
+    """Return the figure that the scenario compares."""
+    return run.rate if scenario.figure == "rate" else float(run.latency_ns.get("p50", 0))
+
+
+def standing(runs: Sequence[Run], reference: Sequence[Run], scenario: Scenario) -> Standing:
+    """Return what the runs of one contestant say, against those of the reference."""
+    good = [run for run in runs if not run.error]
+    found = Standing(runs[0].contestant, scenario.name)
+    found.error = next((run.error for run in runs if run.error), "")
+    if not good:
+        return found
+    found.rate = Figure.of([run.rate for run in good])
+    together = Histogram()
+    for run in good:
+        together.add(Histogram.loads(run.histogram))
+    if together.total:
+        found.latency_ns = {f"p{p:g}": together.percentile(p) for p in PERCENTILES}
+        found.p50_ns = Figure.of([float(run.latency_ns["p50"]) for run in good])
+    expected = sum(run.received + run.lost for run in good)
+    found.lost_share = sum(run.lost for run in good) / max(expected, 1)
+    found.cpu_ns_per_message = median(run.cpu_ns_per_message for run in good)
+    found.switches_per_message = median(run.switches_per_message for run in good)
+    found.memory_kib = median(run.memory_kib for run in good)
+    found.ratio = Figure.of(_ratios(good, reference, scenario))
+    found.noisy = _doubts(found, good, scenario)
+    return found
+
+
+def _ratios(runs: Iterable[Run], reference: Iterable[Run], scenario: Scenario) -> list[float]:
+    """Return ratios of runs of the same repetition; above 1 the reference is the better one."""
+    by_repetition = {run.repetition: value(run, scenario) for run in reference if not run.error}
+    ratios = []
+    for run in runs:
+        ours, theirs = by_repetition.get(run.repetition, 0.0), value(run, scenario)
+        if ours and theirs:
+            ratios.append(ours / theirs if scenario.figure == "rate" else theirs / ours)
+    return ratios
+
+
+def _doubts(found: Standing, runs: Sequence[Run], scenario: Scenario) -> str:
+    figure = found.rate if scenario.figure == "rate" else found.p50_ns
+    doubts = []
+    if figure and figure.spread > SPREAD_MAX:
+        doubts.append(f"quartiles {figure.spread:.0%} of the median apart")
+    if noisy := sum(run.noisy for run in runs):
+        doubts.append(f"others used the machine in {noisy} of {len(runs)} runs")
+    return "; ".join(doubts)
+
+
+class Suite:
+    """Arenas and runs of one invocation."""
+
+    def __init__(
+        self, contestants: Sequence[Contestant], profile: Profile, say: Callable[[Run], None]
+    ) -> None:
+        self._contestants = contestants
+        self._profile = profile
+        self._say = say
+        self._arenas: dict[str, Arena] = {}
+        self.missing: dict[str, str] = {}
+        self.runs: list[Run] = []
+
+    def _arena(self, contestant: Contestant) -> Arena | None:
+        """Return the contestant's hosts, made and prepared once; None if it cannot run here."""
+        if contestant.name in self.missing:
+            return None
+        if contestant.name not in self._arenas:
+            arena = Arena(contestant.place)
+            try:
+                contestant.side()
+                if contestant.place == "network":
+                    arena.join()
+                contestant.prepare(arena)
+            except (OSError, RuntimeError, AssertionError, subprocess.SubprocessError) as error:
+                self.missing[contestant.name] = str(error) or type(error).__name__
+                arena.close()
+                return None
+            self._arenas[contestant.name] = arena
+        return self._arenas[contestant.name]
+
+    def compete(self, scenario: Scenario) -> None:
+        """Let all who can answer *scenario* run in turn, as often as the profile says.
+
+        The order turns by one place with every repetition, so nobody is always the first.
+        """
+        able = [one for one in self._contestants if one.fits(scenario) and self._arena(one)]
+        for repetition in range(self._profile.repetitions):
+            turn = repetition % max(len(able), 1)
+            for contestant in able[turn:] + able[:turn]:
+                arena = self._arenas[contestant.name]
+                run = play(arena, contestant, scenario, self._profile, repetition)
+                self.runs.append(run)
+                self._say(run)
+
+    def standings(self, scenario: Scenario, reference: str) -> list[Standing]:
+        """Return how everybody did in *scenario*, the best first."""
+        by_name: dict[str, list[Run]] = defaultdict(list)
+        for run in self.runs:
+            if run.scenario == scenario.name:
+                by_name[run.contestant].append(run)
+        found = [standing(runs, by_name.get(reference, []), scenario) for runs in by_name.values()]
+        return sorted(found, key=lambda one: _order(one, scenario))
+
+    def close(self) -> None:
+        """End everything that was started."""
+        for arena in self._arenas.values():
+            arena.close()
+        self._arenas.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _order(found: Standing, scenario: Scenario) -> float:
+    if scenario.figure == "rate":
+        return -found.rate.median if found.rate else 1.0
+    return found.p50_ns.median if found.p50_ns else float("inf")

@@ -1,0 +1,196 @@
+"""One run: a receiver, a sender, and what they and their helpers report."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import select
+import subprocess
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .arena import Arena, usage
+from .contestant import ROOT, Contestant
+from .histogram import PERCENTILES, Histogram
+from .scenario import Profile, Scenario
+from .sides.result import Result
+
+READY_S = 15.0
+MARGIN_S = 20.0
+FOREIGN_SHARE_MAX = 0.1
+"""More of all cores' time than this used by others makes a run noisy."""
+
+
+class RunError(RuntimeError):
+    """A run gave no figures."""
+
+
+@dataclass
+class Run:
+    """What one run found; the sides' own figures stand beside what is derived from them."""
+
+    contestant: str
+    scenario: str
+    repetition: int
+    rate: float = 0.0
+    """Messages a second at the receiver; of ``request``, answers a second."""
+    lost: int = 0
+    sent: int = 0
+    received: int = 0
+    corrupt: int = 0
+    disordered: int = 0
+    latency_ns: dict[str, int] = field(default_factory=dict)
+    histogram: list[list[int]] = field(default_factory=list)
+    cpu_ns_per_message: float = 0.0
+    """Of both sides and their helpers."""
+    switches_per_message: float = 0.0
+    memory_kib: int = 0
+    """The most that was resident of both sides together."""
+    foreign_share: float = 0.0
+    """Share of the cores' time that went to processes that are not part of the run."""
+    error: str = ""
+
+    @property
+    def noisy(self) -> bool:
+        """Whether others used so much of the machine that the figures are in doubt."""
+        return self.foreign_share > FOREIGN_SHARE_MAX
+
+    def dumps(self) -> dict[str, Any]:
+        """Return it as JSON's types."""
+        return asdict(self)
+
+
+class _Machine:
+    """Time that all cores spent working, ours and everybody's."""
+
+    def __init__(self, helpers: list[int]) -> None:
+        self._helpers = helpers
+        self._before = self._read()
+
+    def _read(self) -> tuple[float, float, float]:
+        with open("/proc/stat", encoding="ascii") as file:
+            fields = [int(word) for word in file.readline().split()[1:9]]
+        busy_s = (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
+        own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        own_s = sum(used.ru_utime + used.ru_stime for used in own)
+        return time.monotonic(), busy_s, own_s + usage(self._helpers).cpu_ns / 1e9
+
+    def foreign_share(self) -> float:
+        """Return the share of all cores' time since the start that others used."""
+        elapsed, busy, own = (b - a for a, b in zip(self._before, self._read(), strict=True))
+        return max(0.0, (busy - own) / (elapsed * (os.cpu_count() or 1)))
+
+
+class _Side:
+    """A running side."""
+
+    def __init__(self, arena: Arena, contestant: Contestant, role: str, *order: str) -> None:
+        self._log = arena.folder / f"{role}.log"
+        with self._log.open("wb") as log:
+            self.process = arena.start(
+                role,
+                [*contestant.side(), role, *order],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                cwd=ROOT,
+            )
+        self._role = role
+        self._rest = b""
+
+    def line(self, timeout_s: float) -> str:
+        """Return the next line that the side writes."""
+        assert self.process.stdout is not None
+        fd, deadline = self.process.stdout.fileno(), time.monotonic() + timeout_s
+        while b"\n" not in self._rest:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or not select.select([fd], [], [], left_s)[0]:
+                raise RunError(f"the {self._role} said nothing within {timeout_s:g} s")
+            came = os.read(fd, 1 << 16)
+            if not came:
+                log = self._log.read_text(errors="replace").strip().splitlines()
+                raise RunError(f"the {self._role} ended: {log[-1] if log else 'no message'}")
+            self._rest += came
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line.decode()
+
+    def wait_until_ready(self) -> None:
+        """Return when a sender may start."""
+        if (word := self.line(READY_S)) != "ready":
+            raise RunError(f"the {self._role} begins with {word!r} instead of 'ready'")
+
+    def result(self, timeout_s: float) -> Result:
+        """Return the figures."""
+        return Result(**json.loads(self.line(timeout_s)))
+
+    def end(self) -> None:
+        """Let the side go; one that does not is killed."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(2.0)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def play(
+    arena: Arena, contestant: Contestant, scenario: Scenario, profile: Profile, repetition: int
+) -> Run:
+    """Run both sides once."""
+    run = Run(contestant.name, scenario.name, repetition)
+    order = [scenario.shape, contestant.transport, contestant.address(arena), str(scenario.size)]
+    order += [str(profile.warm_s), str(profile.run_s), str(scenario.rate)]
+    machine = _Machine(arena.helper_pids)
+    sides: list[_Side] = []
+    try:
+        receiver = _Side(arena, contestant, "receiver", *order)
+        sides.append(receiver)
+        receiver.wait_until_ready()
+        before = usage(arena.helper_pids)
+        sender = _Side(arena, contestant, "sender", *order)
+        sides.append(sender)
+        limit_s = 4 * (profile.warm_s + profile.run_s) + MARGIN_S
+        there = sender.result(limit_s)
+        here = receiver.result(limit_s)
+        helpers = usage(arena.helper_pids) - before
+    except (RunError, OSError, ValueError) as error:
+        run.error = str(error)
+        return run
+    finally:
+        for side in reversed(sides):
+            side.end()
+        run.foreign_share = machine.foreign_share()
+    # Helpers are seen from outside: their share of the warm-up is taken off by time.
+    share = profile.run_s / (profile.run_s + profile.warm_s)
+    own = (there, here)
+    run.cpu_ns_per_message = sum(side.cpu_ns for side in own) + helpers.cpu_ns * share
+    run.switches_per_message = sum(side.switches for side in own) + helpers.switches * share
+    run.memory_kib = there.memory_kib + here.memory_kib
+    _fill(run, there, here, scenario)
+    return run
+
+
+def _fill(run: Run, there: Result, here: Result, scenario: Scenario) -> None:
+    """Derive the figures from those of the two sides; costs are totals until now."""
+    counting = there if scenario.shape == "request" else here
+    run.sent, run.received = there.messages, counting.messages
+    # The longer of both times: a queue that the warm-up filled drains faster than anybody sends.
+    run.rate = counting.messages * 1e9 / max(there.elapsed_ns, here.elapsed_ns, 1)
+    run.lost = here.lost
+    run.corrupt = there.corrupt + here.corrupt
+    run.disordered = here.disordered
+    histogram = Histogram.loads(counting.histogram)
+    if histogram.total:
+        run.histogram = counting.histogram
+        run.latency_ns = {f"p{p:g}": histogram.percentile(p) for p in PERCENTILES}
+    count = max(run.received, 1)
+    run.cpu_ns_per_message /= count
+    run.switches_per_message /= count
+    if not run.received:
+        run.error = "nothing arrived"
+    elif run.corrupt:
+        run.error = f"{run.corrupt} messages with contents that nobody sent"

@@ -1,0 +1,76 @@
+"""The kernel's own: TCP, TLS over TCP, Unix sockets, UDP in batches and with its offloads."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+from perf.arena import Arena
+from perf.contestant import Contestant
+
+from . import sides
+
+_PYTHON = sides.python("sockets")
+_C = sides.c("sockets")
+UDP_BYTES_MAX = 1472
+"""A datagram in a frame of 1514 bytes."""
+
+
+def _certificate(arena: Arena) -> None:
+    """Make the receiver's key and certificate of this run."""
+    pem, key = arena.folder / "server.pem", arena.folder / "server.key"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+            *("-nodes", "-days", "2", "-subj", "/CN=localhost"),
+            *("-addext", f"subjectAltName=DNS:localhost,IP:{arena.receiver_ip()}"),
+            *("-keyout", key, "-out", pem),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    pem.write_bytes(pem.read_bytes() + key.read_bytes())
+
+
+def _tls(arena: Arena) -> str:
+    return f"{sides.tcp()(arena)}#{arena.folder}/server.pem"
+
+
+def _kernel(
+    name: str, title: str, language: str, place: str, address: Callable[[Arena], str], **more: Any
+) -> Contestant:
+    return Contestant(
+        name=f"{name}-{language.lower()}",
+        title=f"{title} ({language})",
+        family="kernel sockets",
+        language=language,
+        place=place,
+        transport=name,
+        side=_C if language == "C" else _PYTHON,
+        address=address,
+        **more,
+    )
+
+
+STREAM_ONLY = frozenset({"stream"})
+CONTESTANTS = (
+    _kernel("tcp", "TCP", "C", "network", sides.tcp()),
+    _kernel(
+        "tcp-buffered", "TCP, writes of 64 KiB", "C", "network", sides.tcp(), shapes=STREAM_ONLY
+    ),
+    _kernel("tcp", "TCP", "Python", "network", sides.tcp()),
+    _kernel("tls", "TLS over TCP", "Python", "network", _tls, prepare=_certificate, encrypted=True),
+    _kernel("udp", "UDP in batches", "C", "network", sides.tcp(), size_max=UDP_BYTES_MAX),
+    _kernel(
+        "udp-gso",
+        "UDP with GSO and GRO",
+        "C",
+        "network",
+        sides.tcp(),
+        size_max=UDP_BYTES_MAX,
+        shapes=STREAM_ONLY,
+    ),
+    _kernel("unix", "Unix stream", "C", "local", sides.path()),
+    _kernel("unix", "Unix stream", "Python", "local", sides.path()),
+)

@@ -1,0 +1,61 @@
+"""What is measured: places, shapes and sizes, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One question; contestants that can answer it do so in turn."""
+
+    name: str
+    title: str
+    place: str
+    """``network``: two hosts joined by a veth. ``local``: two processes of one host."""
+    shape: str
+    """``stream``, ``request`` or ``open``: ``sides`` says what they are."""
+    size: int
+    """Bytes of a message."""
+    rate: float = 0.0
+    """Of ``open``: messages a second."""
+    encrypted: bool = False
+
+    @property
+    def figure(self) -> str:
+        """What is compared: messages a second, or nanoseconds at the median."""
+        return "rate" if self.shape == "stream" else "p50_ns"
+
+
+SCENARIOS = (
+    Scenario("net-64", "Two hosts, 64 B one way", "network", "stream", 64),
+    Scenario("net-1k", "Two hosts, 1 KiB one way", "network", "stream", 1024),
+    Scenario("net-64k", "Two hosts, 64 KiB one way", "network", "stream", 65_000),
+    Scenario("net-rtt", "Two hosts, round trip of 64 B", "network", "request", 64),
+    Scenario("net-open", "Two hosts, 64 B at 5 000 a second", "network", "open", 64, 5_000),
+    Scenario("tls-64", "Two hosts, encrypted, 64 B one way", "network", "stream", 64, 0, True),
+    Scenario("tls-1k", "Two hosts, encrypted, 1 KiB one way", "network", "stream", 1024, 0, True),
+    Scenario("tls-rtt", "Two hosts, encrypted, round trip", "network", "request", 64, 0, True),
+    Scenario("ipc-64", "One host, 64 B one way", "local", "stream", 64),
+    Scenario("ipc-1k", "One host, 1 KiB one way", "local", "stream", 1024),
+    Scenario("ipc-rtt", "One host, round trip of 64 B", "local", "request", 64),
+)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How long and how often, and of what."""
+
+    name: str
+    warm_s: float
+    run_s: float
+    repetitions: int
+    scenarios: tuple[str, ...]
+
+
+EVERY = tuple(scenario.name for scenario in SCENARIOS)
+PROFILES = {
+    "quick": Profile("quick", 0.05, 0.15, 3, ("net-64", "net-rtt", "ipc-64", "ipc-rtt")),
+    "default": Profile("default", 0.1, 0.4, 5, EVERY),
+    "full": Profile("full", 0.3, 1.0, 9, EVERY),
+}
