@@ -14,7 +14,7 @@ from typing import Any
 from tests.lab import Host, Lab, Link, wait_until
 
 CORES = {"receiver": 1, "sender": 0}
-"""Each host has one core, counted within those that we may use."""
+"""Each of two hosts has one core, counted within those that we may use."""
 HELPER = "receiver"
 """Brokers run on the receiver's host."""
 START_S = 10.0
@@ -74,6 +74,8 @@ class Arena:
         self.closing = contextlib.ExitStack()
         self._helpers: list[subprocess.Popen[bytes]] = []
         self.helper_pids: list[int] = []
+        self.facts: dict[str, str] = {}
+        """What ``prepare`` leaves for ``address``."""
 
     def join(self) -> tuple[Link, Link]:
         """Make the second host and the wire, once; returns the sender's end and the receiver's."""
@@ -81,6 +83,11 @@ class Arena:
             self.hosts["receiver"] = self.lab.host("b")
             self.wire = self.lab.wire(self.lab.host("a"), self.lab.host("b"))
         return self.wire
+
+    def adopt(self, wire: tuple[Link, Link]) -> None:
+        """Take a wire between two hosts of this lab that somebody else made."""
+        self.wire = wire
+        self.hosts = {"sender": wire[0].host, "receiver": wire[1].host}
 
     def receiver_ip(self) -> str:
         """Return the receiver's address as the sender sees it."""
@@ -100,8 +107,8 @@ class Arena:
         return process
 
     def start(self, role: str, argv: Sequence[str], **streams: Any) -> subprocess.Popen[bytes]:
-        """Start a process on the host and on the core of a role."""
-        head = ["taskset", "-c", core(role)]
+        """Start a process on the host of a role; each of two hosts has one core."""
+        head = ["taskset", "-c", core(role)] if self.place == "network" else []
         host: Host = self.hosts[role]
         return host.popen([*head, *argv], **streams)
 

@@ -46,12 +46,15 @@ def _compile_baseline(directory: Path) -> bytes:
 
 def _packet() -> bytes:
     """Return the frame that a best-effort message of 64 bytes travels in, over IPv4."""
-    frame = make_frame(Type.STREAM_DATA, 2000, bytes(64), Session(0, 1, space=1), Seq(1)).pack()
+    frame: bytes = make_frame(
+        Type.STREAM_DATA, 2000, bytes(64), Session(0, 1, space=1), Seq(1)
+    ).pack()
     udp = lib.VK_PORT.to_bytes(2, "big") * 2 + (8 + len(frame)).to_bytes(2, "big") + bytes(2)
     total = 20 + len(udp) + len(frame)
     ip = b"\x45\0" + total.to_bytes(2, "big") + bytes(4) + b"\x40\x11\0\0"
     ip += socket.inet_aton("10.9.0.1") + socket.inet_aton("10.9.0.2")
-    return bytes(12) + b"\x08\0" + ip + udp + bytes(frame)
+    whole: bytes = bytes(12) + b"\x08\0" + ip + udp + frame
+    return whole
 
 
 def _prepare(program: Program, steering: socket.socket) -> None:

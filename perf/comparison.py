@@ -139,19 +139,26 @@ class Suite:
         """Return the contestant's hosts, made and prepared once; None if it cannot run here."""
         if contestant.name in self.missing:
             return None
-        if contestant.name not in self._arenas:
-            arena = Arena(contestant.place)
-            try:
-                contestant.side()
-                if contestant.place == "network":
-                    arena.join()
-                contestant.prepare(arena)
-            except (OSError, RuntimeError, AssertionError, subprocess.SubprocessError) as error:
-                self.missing[contestant.name] = str(error) or type(error).__name__
-                arena.close()
-                return None
-            self._arenas[contestant.name] = arena
-        return self._arenas[contestant.name]
+        try:
+            contestant.side()
+            if contestant.arena not in self._arenas:
+                self._arenas[contestant.arena] = self._prepare(contestant)
+        except (OSError, RuntimeError, AssertionError, subprocess.SubprocessError) as error:
+            self.missing[contestant.name] = str(error) or type(error).__name__
+            return None
+        return self._arenas[contestant.arena]
+
+    @staticmethod
+    def _prepare(contestant: Contestant) -> Arena:
+        arena = Arena(contestant.place)
+        try:
+            contestant.prepare(arena)
+            if contestant.place == "network":
+                arena.join()
+        except BaseException:
+            arena.close()
+            raise
+        return arena
 
     def compete(self, scenario: Scenario) -> None:
         """Let all who can answer *scenario* run in turn, as often as the profile says.
@@ -162,7 +169,7 @@ class Suite:
         for repetition in range(self._profile.repetitions):
             turn = repetition % max(len(able), 1)
             for contestant in able[turn:] + able[:turn]:
-                arena = self._arenas[contestant.name]
+                arena = self._arenas[contestant.arena]
                 run = play(arena, contestant, scenario, self._profile, repetition)
                 self.runs.append(run)
                 self._say(run)

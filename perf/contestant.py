@@ -44,6 +44,13 @@ class Contestant:
     shapes: frozenset[str] = frozenset({"stream", "request", "open"})
     size_max: int = 64 << 20
     ours: bool = False
+    shares: str = ""
+    """Contestants of the same word share hosts and helpers."""
+
+    @property
+    def arena(self) -> str:
+        """Return the name of the arena it runs in."""
+        return self.shares or self.name
 
     def fits(self, scenario: Scenario) -> bool:
         """Say whether this contestant can answer the question."""

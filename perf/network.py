@@ -87,6 +87,12 @@ class Node:
                     continue
         raise StartError(f"valkyrie up did not start on host {self.host.name}:\n{self.log()}")
 
+    @property
+    def pid(self) -> int:
+        """Return the process id of the broker; the others are its descendants."""
+        assert self._process is not None, "start it first"
+        return self._process.pid
+
     def log(self) -> str:
         """Return what the daemon printed."""
         return self._log.read_text(errors="replace")

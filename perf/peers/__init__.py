@@ -2,9 +2,10 @@
 
 from perf.contestant import Contestant
 
-from . import sockets, zeromq
+from . import sockets, valkyrie, zeromq
 
 CONTESTANTS: tuple[Contestant, ...] = (
+    *valkyrie.CONTESTANTS,
     *zeromq.CONTESTANTS,
     *sockets.CONTESTANTS,
 )

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from perf.arena import Arena
 from perf.contestant import BUILD, PYTHON, ROOT, MissingError
 
-PORT = 5500
+LISTEN_PORT = 5500
 """Each contestant has hosts of its own, so all may listen there."""
 SOURCES = ROOT / "perf" / "sides"
 COMPILE_S = 120
+_numbers = itertools.count()
 
 
 @functools.cache
@@ -50,7 +53,13 @@ def python(side: str, package: str = "", module: str = "") -> Callable[[], tuple
 
 
 def c(
-    side: str, package: str = "", libraries: tuple[str, ...] = (), compiler: str = "cc"
+    side: str,
+    package: str = "",
+    libraries: Sequence[str] = (),
+    *,
+    sources: Sequence[Path] = (),
+    include: Sequence[Path] = (),
+    compiler: str = "cc",
 ) -> Callable[[], tuple[str, ...]]:
     """Return the command of a side in C, compiled when first asked for."""
 
@@ -60,10 +69,11 @@ def c(
             raise MissingError(f"{package}: {lacking()[package]}")
         binary = BUILD / "sides" / side
         binary.parent.mkdir(parents=True, exist_ok=True)
-        sources = [next(SOURCES.glob(f"{side}.c*")), SOURCES / "side.c"]
+        files = [next(SOURCES.glob(f"{side}.c*")), SOURCES / "side.c", *sources]
         language = [] if compiler == "cc" else ["-x", "c++"]
+        where = [f"-I{folder}" for folder in include]
         done = subprocess.run(
-            [compiler, "-O2", "-Wall", *language, *sources, "-o", binary, *libraries],
+            [compiler, "-O2", "-Wall", *where, *language, *files, "-o", binary, *libraries],
             check=False,
             capture_output=True,
             text=True,
@@ -79,9 +89,9 @@ def c(
 
 def tcp(scheme: str = "") -> Callable[[Arena], str]:
     """Return the receiver's address with a port; the receiver binds to the same."""
-    return lambda arena: f"{scheme}{arena.receiver_ip()}:{PORT}"
+    return lambda arena: f"{scheme}{arena.receiver_ip()}:{LISTEN_PORT}"
 
 
 def path(scheme: str = "") -> Callable[[Arena], str]:
-    """Return a path in the contestant's folder."""
-    return lambda arena: f"{scheme}{arena.folder}/socket"
+    """Return a path in the contestant's folder, another one for each run."""
+    return lambda arena: f"{scheme}{arena.folder}/socket{next(_numbers)}"

@@ -13,6 +13,7 @@ from . import sides
 
 _PYTHON = sides.python("sockets")
 _C = sides.c("sockets")
+_UDP = sides.c("datagrams")
 UDP_BYTES_MAX = 1472
 """A datagram in a frame of 1514 bytes."""
 
@@ -47,7 +48,7 @@ def _kernel(
         language=language,
         place=place,
         transport=name,
-        side=_C if language == "C" else _PYTHON,
+        side=more.pop("side", _C if language == "C" else _PYTHON),
         address=address,
         **more,
     )
@@ -61,13 +62,14 @@ CONTESTANTS = (
     ),
     _kernel("tcp", "TCP", "Python", "network", sides.tcp()),
     _kernel("tls", "TLS over TCP", "Python", "network", _tls, prepare=_certificate, encrypted=True),
-    _kernel("udp", "UDP in batches", "C", "network", sides.tcp(), size_max=UDP_BYTES_MAX),
     _kernel(
-        "udp-gso",
-        "UDP with GSO and GRO",
-        "C",
-        "network",
-        sides.tcp(),
+        *("udp", "UDP in batches", "C", "network", sides.tcp()),
+        side=_UDP,
+        size_max=UDP_BYTES_MAX,
+    ),
+    _kernel(
+        *("udp-gso", "UDP with GSO and GRO", "C", "network", sides.tcp()),
+        side=_UDP,
         size_max=UDP_BYTES_MAX,
         shapes=STREAM_ONLY,
     ),

@@ -1,0 +1,99 @@
+"""Valkyrie itself: whole nodes on both paths, and channels between applications of one host."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Callable
+
+from perf.arena import Arena, descendants
+from perf.contestant import ROOT, Contestant
+from perf.network import Network
+
+from . import sides
+
+_numbers = itertools.count()
+
+
+def _ours(module: str) -> Callable[[], tuple[str, ...]]:
+    return lambda: (sys.executable, "-m", f"perf.sides.{module}")
+
+
+def _nodes(path: str) -> Callable[[Arena], None]:
+    """Return what starts a node on each host, with *path* for receiving and sending."""
+
+    def prepare(arena: Arena) -> None:
+        name = f"perf-{os.getpid()}-{next(_numbers)}"
+        network = Network(arena.lab, path, name=name)
+        arena.adopt(network.wire)
+        arena.closing.callback(network.stop)
+        network.start()
+        arena.helper_pids += [
+            pid for node in network.nodes.values() for pid in descendants(node.pid)
+        ]
+        arena.facts["nodes"] = f"{name}-b {name}-a"
+
+    return prepare
+
+
+def _network(language: str, how: str, path: str, module: str, shapes: set[str]) -> Contestant:
+    return Contestant(
+        name="-".join(["valkyrie", language.lower(), *([how] if how == "batch" else []), path]),
+        title=f"Valkyrie ({language}{', batches' if how == 'batch' else ''}), {path}",
+        family="Valkyrie",
+        language=language,
+        place="network",
+        transport=how,
+        side=_ours(module),
+        address=lambda arena: arena.facts["nodes"],
+        prepare=_nodes(path),
+        shapes=frozenset(shapes),
+        size_max=65_000,
+        ours=True,
+        shares=f"valkyrie-{path}",
+    )
+
+
+_PIPE = sides.c(
+    "pipe",
+    sources=[ROOT / "shm" / f"{name}.c" for name in ("vk_pipe", "vk_channel", "vk_row")],
+    include=[ROOT / "shm"],
+)
+
+
+def _local(
+    language: str, how: str, side: Callable[[], tuple[str, ...]], shapes: set[str]
+) -> Contestant:
+    batch = how.endswith("batch")
+    return Contestant(
+        name=f"valkyrie-{language.lower()}-local{'-batch' if batch else ''}",
+        title=f"Valkyrie channel ({language}{', batches' if batch else ''})",
+        family="Valkyrie",
+        language=language,
+        place="local",
+        transport=how,
+        side=side,
+        address=sides.path(),
+        shapes=frozenset(shapes),
+        size_max=65_000,
+        ours=True,
+    )
+
+
+ALL, BULK = {"stream", "request", "open"}, {"stream"}
+CONTESTANTS = (
+    *(
+        _network(*how, path=path, module=module, shapes=shapes)
+        for path in ("udp", "xdp")
+        for how, module, shapes in (
+            (("C", "blast"), "valkyrie_c", {"stream", "request"}),
+            (("Python", "single"), "valkyrie", ALL),
+            (("Python", "batch"), "valkyrie", BULK),
+        )
+    ),
+    _local("C", "pipe", _PIPE, ALL),
+    _local("C", "pipe-batch", _PIPE, BULK),
+    _local("Python", "local", _ours("valkyrie"), ALL),
+    _local("Python", "local-batch", _ours("valkyrie"), BULK),
+)

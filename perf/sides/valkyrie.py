@@ -1,0 +1,153 @@
+"""Valkyrie through its public API; ADDRESS is ``RECEIVER SENDER``, the names of the two nodes.
+
+``single`` sends and receives message by message, ``batch`` many a call. ``local`` and
+``local-batch`` are the same between two applications of one host; ADDRESS is a path then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import valkyrie
+
+from .main import Order, ready, run
+from .shapes import End
+
+RING_BYTES = 4 << 20
+HELD_BYTES_MAX = 65_536
+HELD_MAX = 256
+"""Messages that one call carries, like ``recv_many``'s own limit."""
+OPEN_S = 10.0
+SERVICE = "perf"
+STREAM_IDS = {"stream": 1000, "request": 100, "open": 100}
+"""Bulk goes as class data, what somebody waits for as class job."""
+_attached = contextlib.ExitStack()
+"""Never left: a side ends with its process."""
+
+
+def _stream(order: Order) -> Any:
+    receiver, sender = order.address.split()
+    name = receiver if order.listens else sender
+    node = _attached.enter_context(valkyrie.attach_sync(name, ring_size=RING_BYTES))
+    if not order.listens:
+        return node.connect("b").open(SERVICE, stream=STREAM_IDS[order.shape])
+    service = node.listen(SERVICE)
+    ready()
+    return service.accept(OPEN_S)
+
+
+def _channel(order: Order) -> Any:
+    if not order.listens:
+        return valkyrie.local.connect(order.address)
+    server = valkyrie.local.serve(order.address)
+    ready()
+    return server.accept(OPEN_S)
+
+
+class Single:
+    """A stream, message by message."""
+
+    def __init__(self, order: Order) -> None:
+        self._stream = _stream(order)
+        self.send = self._stream.send
+        self._receive = self._stream.recv
+
+    def receive(self, timeout_s: float) -> Any:
+        """Return the next payload."""
+        message = self._receive(timeout_s)
+        return None if message is None else message.payload
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+class Batch:
+    """A stream, many messages a call; payloads are looked at where they lie in the ring."""
+
+    def __init__(self, order: Order) -> None:
+        self._open(order)
+        self._size = order.size
+        self._count_max = max(min(HELD_BYTES_MAX // order.size, HELD_MAX), 1)
+        self._held = bytearray()
+        self._lent: Any = None
+        self._views: Iterator[memoryview] = iter(())
+
+    def _open(self, order: Order) -> None:
+        self._stream = _stream(order)
+
+    def send(self, message: bytearray) -> None:
+        """Hold the message until there are enough."""
+        self._held += message
+        if len(self._held) >= self._size * self._count_max:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what is held."""
+        if self._held:
+            self._stream.send_many(self._held, self._size)
+            self._held = bytearray()
+
+    def receive(self, timeout_s: float) -> Any:
+        """Return the next payload; it is valid until the next call."""
+        for view in self._views:
+            return view
+        if self._lent is not None:
+            self._lent.release()
+        self._lent = self._take(timeout_s)
+        self._views = iter(self._lent)
+        return next(self._views, None)
+
+    def _take(self, timeout_s: float) -> Any:
+        return self._stream.recv_many(HELD_MAX, timeout_s)
+
+
+class LocalSingle:
+    """A channel between two applications of one host, message by message."""
+
+    def __init__(self, order: Order) -> None:
+        self._channel = _channel(order)
+        self._try = self._channel.send
+        self.receive = self._channel.recv
+
+    def send(self, message: bytearray) -> None:
+        """Send, waiting for room."""
+        while not self._try(bytes(message)):
+            self._channel.wait(room=len(message))
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+class LocalBatch(Batch):
+    """A channel, many messages a call."""
+
+    def _open(self, order: Order) -> None:
+        self._channel = _channel(order)
+
+    def flush(self) -> None:
+        """Send what is held, waiting for room."""
+        rest = memoryview(self._held)
+        while rest:
+            rest = rest[self._channel.send_buffer(rest, self._size) * self._size :]
+            if rest:
+                self._channel.wait(room=self._size)
+        self._held = bytearray()
+
+    def _take(self, timeout_s: float) -> Any:
+        while not (batch := self._channel.recv_many(HELD_MAX)):
+            if not self._channel.wait(timeout_s):
+                break
+        return batch
+
+
+ENDS: dict[str, Callable[[Order], End]] = {
+    "single": Single,
+    "batch": Batch,
+    "local": LocalSingle,
+    "local-batch": LocalBatch,
+}
+
+if __name__ == "__main__":
+    run(lambda order: ENDS[order.transport](order))
