@@ -1,21 +1,29 @@
-"""``scripts/bench``: run scenarios, print the table, write the rows.
+"""``scripts/bench``: compare Valkyrie with what else there is, and write the report.
 
-A row is ``{scenario, metric, value, unit, baseline, ratio}``: baseline is the same metric of the
-thing compared with, measured in the same run; ratio is value / baseline.
+scripts/bench [--quick | --full]        the suite and the close-ups; ends with an HTML page
+scripts/bench compare OLD NEW           what changed between two reports; exit 1 if worse
+scripts/bench render REPORT             Markdown and HTML of a report, again
+scripts/bench readme [REPORT]           the README's figures from the kept report
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import json
+import shutil
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import table
+from . import markdown, page, regression, report
+from .comparison import Suite
+from .contestant import BUILD, Contestant
+from .match import Run
+from .peers import CONTESTANTS
+from .scenario import PROFILES, SCENARIOS, Profile, Scenario
 
-SCENARIOS = {
+CLOSE_UPS = {
     "classifier": "the XDP program against a bare parse-and-drop program",
     "rings": "shared-memory rings, C and Python, against a one-slot ping-pong and a pipe",
     "receive": "XDP to application ring against a minimal AF_XDP receive-and-drop",
@@ -24,43 +32,135 @@ SCENARIOS = {
     "transport": "flows through the relay, and the kernel's TCP there, under loss and long delay",
     "isolation": "critical messages under a flood of logs, against calm",
 }
+"""Parts of Valkyrie beside the nearest thing to a limit; each module's ``run`` gives rows."""
+QUICK_CLOSE_UPS = ("classifier", "rings")
 
 
-def _print_row(row: dict[str, Any]) -> None:
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.set_defaults(command="run", profile="default")
+    length = parser.add_mutually_exclusive_group()
+    for name in ("quick", "full"):
+        length.add_argument(f"--{name}", dest="profile", action="store_const", const=name)
+    known = [*(scenario.name for scenario in SCENARIOS), *CLOSE_UPS]
+    parser.add_argument("--scenario", action="append", choices=known, help="only this")
+    parser.add_argument("--only", metavar="WORD", action="append", help="names that contain WORD")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="the report")
+    parser.add_argument(
+        "--performance", action="store_true", help="put what transport finds into docs/"
+    )
+    parser.add_argument("--keep", action="store_true", help="keep it as the README's report")
+    commands = parser.add_subparsers(dest="command", metavar="")
+    compare = commands.add_parser("compare")
+    compare.add_argument("old", type=Path)
+    compare.add_argument("new", type=Path)
+    commands.add_parser("render").add_argument("report", type=Path)
+    readme = commands.add_parser("readme")
+    readme.add_argument("report", type=Path, nargs="?", default=report.BASELINE)
+    options = parser.parse_args()
+    options.command = options.command or "run"
+    return options
+
+
+def _say(run: Run) -> None:
+    latency = f"{run.latency_ns['p50'] / 1e3:10,.1f} µs" if run.latency_ns else ""
+    lost = f"  lost {run.lost / (run.received + run.lost):.1%}" if run.lost else ""
+    doubt = f"  (others used {run.foreign_share:.0%} of the machine)" if run.noisy else ""
+    figures = f"{markdown.number(run.rate):>10}/s{latency}{lost}"
     print(
-        f"{row['scenario']:<11}{row['metric']:<46}{table.number(row['value']):>12} {row['unit']:<8}"
-        f"{table.number(row['baseline']):>12}{table.number(row['ratio']):>9}",
+        f"{run.scenario:<9}{run.contestant:<28}{run.error or figures}{doubt}",
         flush=True,
     )
 
 
-def main() -> int:
-    """Run the scenarios asked for; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="shorter runs, about a minute")
-    parser.add_argument("--scenario", action="append", choices=list(SCENARIOS), help="only this")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON")
-    parser.add_argument("--readme", action="store_true", help="put the table into the README")
-    parser.add_argument(
-        "--performance", action="store_true", help="put what transport finds into docs/"
-    )
-    options = parser.parse_args()
-    command = "scripts/bench --quick" if options.quick else "scripts/bench"
-    print(f"{'scenario':<11}{'metric':<46}{'value':>12} {'unit':<8}{'baseline':>12}{'ratio':>9}")
+def _compete(
+    profile: Profile, scenarios: Sequence[Scenario], contestants: Sequence[Contestant]
+) -> Suite:
+    with Suite(contestants, profile, _say) as suite:
+        for scenario in scenarios:
+            print(f"\n{scenario.title}")
+            suite.compete(scenario)
+    for name, why in suite.missing.items():
+        print(f"missing: {name}: {why}")
+    return suite
+
+
+def _close_ups(names: Iterable[str], *, quick: bool, document: str) -> list[dict[str, Any]]:
+    """Run close-ups; *document*, where not empty, is the command that transport's page names."""
     rows: list[dict[str, Any]] = []
-    for name in options.scenario or SCENARIOS:
-        scenario = importlib.import_module(f"perf.{name}")
-        extra: dict[str, Any] = {}
-        if options.performance and name == "transport":
-            extra["command"] = f"{command} --scenario transport --performance"
-        for row in scenario.run(options.quick, **extra):
-            _print_row(row)
+    for name in names:
+        print(f"\n{name}: {CLOSE_UPS[name]}")
+        extra = {"command": document} if document and name == "transport" else {}
+        for row in importlib.import_module(f"perf.{name}").run(quick, **extra):
+            values = (markdown.number(row[word]) for word in ("value", "baseline", "ratio"))
+            value, baseline, ratio = values
+            print(f"  {row['metric']:<46}{value:>12} {row['unit']:<9}{baseline:>12}{ratio:>9}")
             rows.append(row)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
-    if options.readme:
-        table.write(rows, command)
+    return rows
+
+
+def _run(options: argparse.Namespace) -> int:
+    profile = PROFILES[options.profile]
+    quick = profile.name == "quick"
+    wanted = options.scenario or [*profile.scenarios, *(QUICK_CLOSE_UPS if quick else CLOSE_UPS)]
+    scenarios = [scenario for scenario in SCENARIOS if scenario.name in wanted]
+    words = options.only or [""]
+    contestants = [one for one in CONTESTANTS if any(word in one.name for word in words)]
+    suite = _compete(profile, scenarios, contestants)
+    command = " ".join(["scripts/bench", *(word for word in sys.argv[1:] if word != "--keep")])
+    document = command if options.performance else ""
+    names = (name for name in CLOSE_UPS if name in wanted)
+    rows = _close_ups(names, quick=quick, document=document)
+    made = report.build(suite, scenarios, contestants, profile, command=command, rows=rows)
+    path = options.json or BUILD / "report.json"
+    report.save(made, path)
+    if options.keep:
+        shutil.copyfile(path, report.BASELINE)
+        markdown.write_readme(made)
+    return _render(path)
+
+
+def _render(path: Path) -> int:
+    document = report.load(path)
+    path.with_suffix(".md").write_text(markdown.full(document), "utf-8")
+    html = path.with_suffix(".html")
+    html.write_text(page.render(document), "utf-8")
+    print(f"\nreport: {path}, {path.with_suffix('.md').name}\nopen:   {html.resolve()}")
     return 0
+
+
+def _compare(old: Path, new: Path) -> int:
+    before, after = report.load(old), report.load(new)
+    if differ := regression.same_machine(before, after):
+        print(f"not the same machine, believe ratios only: {differ}")
+    worse = 0
+    for change in regression.changes(before, after):
+        worse += change.verdict == "worse"
+        values = f"{markdown.number(change.before):>10} → {markdown.number(change.after):>10}"
+        print(
+            f"{change.verdict:<8}{change.share:+8.1%}  {change.scenario:<9}{change.contestant:<28}"
+            f"{values} {change.unit}"
+        )
+    return int(worse > 0)
+
+
+def main() -> int:
+    """Do what the command line asks for; returns the exit code."""
+    options = _arguments()
+    try:
+        if options.command == "compare":
+            return _compare(options.old, options.new)
+        if options.command == "render":
+            return _render(options.report)
+        if options.command == "readme":
+            markdown.write_readme(report.load(options.report))
+            return 0
+        return _run(options)
+    except (report.ReportError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -123,4 +123,6 @@ class Arena:
                 process.kill()
                 process.wait()
         self.lab.close()
+        for left in Path("/dev/shm").glob(f"{self.folder.name}*"):  # by peers told to use our name
+            left.unlink(missing_ok=True)
         self._files.cleanup()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -67,6 +68,10 @@ class Standing:
     memory_kib: float = 0.0
     ratio: Figure | None = None
     """The reference's figure against this one's, run by run: above 1 the reference is ahead."""
+    reference: str = ""
+    """The contestant of ours that the ratio is taken against."""
+    histogram: list[list[int]] = field(default_factory=list)
+    """Latencies of all repetitions together."""
     noisy: str = ""
     """Why the figures are in doubt."""
     error: str = ""
@@ -81,7 +86,8 @@ def standing(runs: Sequence[Run], reference: Sequence[Run], scenario: Scenario) 
     """Return what the runs of one contestant say, against those of the reference."""
     good = [run for run in runs if not run.error]
     found = Standing(runs[0].contestant, scenario.name)
-    found.error = next((run.error for run in runs if run.error), "")
+    if failed := [run.error for run in runs if run.error]:
+        found.error = f"{len(failed)} of {len(runs)} runs failed: {failed[0]}"
     if not good:
         return found
     found.rate = Figure.of([run.rate for run in good])
@@ -89,6 +95,7 @@ def standing(runs: Sequence[Run], reference: Sequence[Run], scenario: Scenario) 
     for run in good:
         together.add(Histogram.loads(run.histogram))
     if together.total:
+        found.histogram = together.dumps()
         found.latency_ns = {f"p{p:g}": together.percentile(p) for p in PERCENTILES}
         found.p50_ns = Figure.of([float(run.latency_ns["p50"]) for run in good])
     expected = sum(run.received + run.lost for run in good)
@@ -129,6 +136,7 @@ class Suite:
         self, contestants: Sequence[Contestant], profile: Profile, say: Callable[[Run], None]
     ) -> None:
         self._contestants = contestants
+        self._by_name = {contestant.name: contestant for contestant in contestants}
         self._profile = profile
         self._say = say
         self._arenas: dict[str, Arena] = {}
@@ -166,7 +174,10 @@ class Suite:
         The order turns by one place with every repetition, so nobody is always the first.
         """
         able = [one for one in self._contestants if one.fits(scenario) and self._arena(one)]
+        until = time.monotonic() + self._profile.budget_s
         for repetition in range(self._profile.repetitions):
+            if repetition and time.monotonic() > until:
+                break
             turn = repetition % max(len(able), 1)
             for contestant in able[turn:] + able[:turn]:
                 arena = self._arenas[contestant.arena]
@@ -174,14 +185,36 @@ class Suite:
                 self.runs.append(run)
                 self._say(run)
 
-    def standings(self, scenario: Scenario, reference: str) -> list[Standing]:
+    def standings(self, scenario: Scenario) -> list[Standing]:
         """Return how everybody did in *scenario*, the best first."""
         by_name: dict[str, list[Run]] = defaultdict(list)
         for run in self.runs:
             if run.scenario == scenario.name:
                 by_name[run.contestant].append(run)
-        found = [standing(runs, by_name.get(reference, []), scenario) for runs in by_name.values()]
+        found = []
+        for name, runs in by_name.items():
+            reference = self._reference(self._by_name[name], by_name, scenario)
+            found.append(standing(runs, by_name.get(reference, []), scenario))
+            found[-1].reference = reference
         return sorted(found, key=lambda one: _order(one, scenario))
+
+    def _reference(
+        self, contestant: Contestant, by_name: dict[str, list[Run]], scenario: Scenario
+    ) -> str:
+        """Return the best of ours that is most like *contestant*: same language, same batching."""
+
+        def likeness(name: str) -> tuple[bool, bool, float]:
+            ours = self._by_name[name]
+            values = [value(run, scenario) for run in by_name[name] if not run.error]
+            good = median(values) if values else 0.0
+            return (
+                ours.language == contestant.language,
+                ours.batched == contestant.batched,
+                good if scenario.figure == "rate" else -(good or float("inf")),
+            )
+
+        ours = [name for name in by_name if self._by_name[name].ours]
+        return max(ours, key=likeness, default="")
 
     def close(self) -> None:
         """End everything that was started."""

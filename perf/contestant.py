@@ -44,6 +44,8 @@ class Contestant:
     shapes: frozenset[str] = frozenset({"stream", "request", "open"})
     size_max: int = 64 << 20
     ours: bool = False
+    batched: bool = False
+    """The application hands over many messages a call, or holds back what it sends."""
     shares: str = ""
     """Contestants of the same word share hosts and helpers."""
 

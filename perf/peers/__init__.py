@@ -2,10 +2,12 @@
 
 from perf.contestant import Contestant
 
-from . import sockets, valkyrie, zeromq
+from . import brokers, libraries, sockets, valkyrie, zeromq
 
 CONTESTANTS: tuple[Contestant, ...] = (
     *valkyrie.CONTESTANTS,
     *zeromq.CONTESTANTS,
     *sockets.CONTESTANTS,
+    *libraries.CONTESTANTS,
+    *brokers.CONTESTANTS,
 )

@@ -18,7 +18,7 @@ UDP_BYTES_MAX = 1472
 """A datagram in a frame of 1514 bytes."""
 
 
-def _certificate(arena: Arena) -> None:
+def certificate(arena: Arena) -> None:
     """Make the receiver's key and certificate of this run."""
     pem, key = arena.folder / "server.pem", arena.folder / "server.key"
     subprocess.run(
@@ -34,7 +34,8 @@ def _certificate(arena: Arena) -> None:
     pem.write_bytes(pem.read_bytes() + key.read_bytes())
 
 
-def _tls(arena: Arena) -> str:
+def tls(arena: Arena) -> str:
+    """Return the receiver's address and, after ``#``, its certificate."""
     return f"{sides.tcp()(arena)}#{arena.folder}/server.pem"
 
 
@@ -58,19 +59,27 @@ STREAM_ONLY = frozenset({"stream"})
 CONTESTANTS = (
     _kernel("tcp", "TCP", "C", "network", sides.tcp()),
     _kernel(
-        "tcp-buffered", "TCP, writes of 64 KiB", "C", "network", sides.tcp(), shapes=STREAM_ONLY
+        "tcp-buffered",
+        "TCP, writes of 64 KiB",
+        "C",
+        "network",
+        sides.tcp(),
+        shapes=STREAM_ONLY,
+        batched=True,
     ),
     _kernel("tcp", "TCP", "Python", "network", sides.tcp()),
-    _kernel("tls", "TLS over TCP", "Python", "network", _tls, prepare=_certificate, encrypted=True),
+    _kernel("tls", "TLS over TCP", "Python", "network", tls, prepare=certificate, encrypted=True),
     _kernel(
         *("udp", "UDP in batches", "C", "network", sides.tcp()),
         side=_UDP,
         size_max=UDP_BYTES_MAX,
+        batched=True,
     ),
     _kernel(
         *("udp-gso", "UDP with GSO and GRO", "C", "network", sides.tcp()),
         side=_UDP,
         size_max=UDP_BYTES_MAX,
+        batched=True,
         shapes=STREAM_ONLY,
     ),
     _kernel("unix", "Unix stream", "C", "local", sides.path()),

@@ -51,6 +51,7 @@ def _network(language: str, how: str, path: str, module: str, shapes: set[str]) 
         shapes=frozenset(shapes),
         size_max=65_000,
         ours=True,
+        batched=how in ("batch", "blast"),
         shares=f"valkyrie-{path}",
     )
 
@@ -78,6 +79,7 @@ def _local(
         shapes=frozenset(shapes),
         size_max=65_000,
         ours=True,
+        batched=batch,
     )
 
 

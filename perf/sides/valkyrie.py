@@ -56,7 +56,10 @@ class Single:
 
     def receive(self, timeout_s: float) -> Any:
         """Return the next payload."""
-        message = self._receive(timeout_s)
+        try:
+            message = self._receive(timeout_s)
+        except TimeoutError:
+            return None
         return None if message is None else message.payload
 
     def flush(self) -> None:
@@ -95,7 +98,11 @@ class Batch:
             return view
         if self._lent is not None:
             self._lent.release()
-        self._lent = self._take(timeout_s)
+            self._lent = None
+        try:
+            self._lent = self._take(timeout_s)
+        except TimeoutError:
+            return None
         self._views = iter(self._lent)
         return next(self._views, None)
 

@@ -18,10 +18,11 @@ from .result import Meter, Result, say, wait_for_the_end
 from .valkyrie import OPEN_S, _stream
 
 COUNT = struct.Struct("<Q")
-FIRST = {"stream": 10_000, "request": 200}
-"""Messages of the run that only tells how fast the next one will be."""
+FIRST_BYTES = 1 << 20
+FIRST_MIN = 200
+"""Of the run that only tells how fast the next one will be."""
 BATCH = 128
-MARGIN_NS = 3_000_000_000
+MARGIN_NS = 1_000_000_000
 
 
 class Sender:
@@ -34,7 +35,8 @@ class Sender:
 
     def _go(self, count: int) -> tuple[Result, list[int]]:
         self._stream.send(COUNT.pack(count))
-        if self._stream.recv(timeout=OPEN_S) is None or not count:
+        self._await()
+        if not count:
             return Result(), []
         meter, result, times = Meter(), Result(), []
         meter.start()
@@ -44,11 +46,17 @@ class Sender:
         else:
             result.messages = self._blast.send(self._order.size, count, batch=BATCH).messages
         meter.stop(result)
+        self._await()  # until then the receiver would take our next word for a message
         return result, times
+
+    def _await(self) -> None:
+        if self._stream.recv(timeout=OPEN_S) is None:
+            raise RuntimeError("the receiver ended the stream")
 
     def run(self) -> Result:
         """Send three times: to learn the speed, to warm up, to measure."""
-        result, _ = self._go(FIRST[self._order.shape])
+        first = 0 if self._order.two_way else FIRST_BYTES // self._order.size
+        result, _ = self._go(max(first, FIRST_MIN))
         for seconds in (self._order.warm_s, self._order.run_s):
             speed = result.messages / max(result.elapsed_ns, 1) * 1e9
             result, times = self._go(max(round(speed * seconds), 1))
@@ -72,6 +80,7 @@ def receive(asked: Order) -> Result:
         result.messages, result.corrupt = done.messages, done.corrupt
         result.lost = count - done.messages
         result.elapsed_ns = done.elapsed_ns
+        stream.send(b"done")
     stream.send(b"done")
     return result
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* zeromq.c: PUSH and PULL one way, DEALER to DEALER for round trips. An address that ends in '#' and
- * a path is CURVE: the receiver leaves its public key there.
+/* zeromq.c: PUSH and PULL one way, DEALER to DEALER for round trips. An address that ends in '#'
+ * and a path is CURVE: the receiver leaves its public key there.
  */
 #include "side.h"
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perf import table
+from perf import machine
 
 from . import svg
 from .cases import ALONE, BAD, BAD_DELAY_S, BAD_LOSS, BESIDE, PAIR
@@ -111,7 +111,7 @@ def section(results: Results, command: str) -> str:
     settle, counted = results.seconds["alone"]
     shared = results.seconds["shared"]
     lines = [
-        f"`{command}`, {datetime.now(UTC):%Y-%m-%d}, {table.machine()}.",
+        f"`{command}`, {datetime.now(UTC):%Y-%m-%d}, {machine.here()}.",
         f"Medians of {results.rounds} rounds; {counted:g} s each after {settle:g} s that do not",
         f"count, {shared[1]:g} s after {shared[0]:g} s where flows share.",
         *(f"Not taken part: {words}." for words in results.missing),
@@ -138,7 +138,7 @@ def drawing(title: str, courses: Sequence[Course]) -> str:
 def data(results: Results, command: str) -> dict[str, Any]:
     """Return everything for other programs."""
     facts = {"command": command, "date": f"{datetime.now(UTC):%Y-%m-%d}"}
-    return {**facts, "machine": table.machine(), **asdict(results)}
+    return {**facts, "machine": machine.here(), **asdict(results)}
 
 
 def write(results: Results, command: str, docs: Path = DOCS) -> None:

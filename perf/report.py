@@ -1,0 +1,89 @@
+"""The report: one JSON document that everything else is made from (docs/BENCHMARKS.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from . import machine
+from .comparison import Suite
+from .contestant import Contestant
+from .scenario import Profile, Scenario
+
+FORMAT = 1
+BASELINE = Path(__file__).with_name("baseline.json")
+"""The report that the README's figures come from."""
+Document = dict[str, Any]
+
+
+class ReportError(ValueError):
+    """A file is no report that this version can read."""
+
+
+def _describe(contestant: Contestant) -> dict[str, Any]:
+    words = ("name", "title", "family", "language", "place", "encrypted", "batched", "ours")
+    return {word: getattr(contestant, word) for word in words}
+
+
+def build(
+    suite: Suite,
+    scenarios: Sequence[Scenario],
+    contestants: Sequence[Contestant],
+    profile: Profile,
+    *,
+    command: str,
+    rows: Sequence[dict[str, Any]] = (),
+) -> Document:
+    """Return the report of a finished suite; *rows* are the close-ups' figures."""
+    runs = [run.dumps() for run in suite.runs]
+    for run in runs:
+        del run["histogram"]  # the standings have them, added up
+    return {
+        "format": FORMAT,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "machine": machine.facts(),
+        "profile": asdict(profile),
+        "contestants": [_describe(contestant) for contestant in contestants],
+        "missing": suite.missing,
+        "scenarios": [{**asdict(one), "figure": one.figure} for one in scenarios],
+        "standings": [asdict(one) for scenario in scenarios for one in suite.standings(scenario)],
+        "runs": runs,
+        "rows": list(rows),
+    }
+
+
+def load(path: Path) -> Document:
+    """Return the report at *path*; raises ReportError or OSError."""
+    try:
+        document: Any = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ReportError(f"{path} is no JSON: {error}") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ReportError(f"{path} is no report of format {FORMAT}: make a new one")
+    wanted = {field.name for field in fields(Scenario)}
+    if any(wanted - scenario.keys() for scenario in document["scenarios"]):
+        raise ReportError(f"{path} has scenarios without {sorted(wanted)}: make a new one")
+    return dict(document)
+
+
+def save(document: Document, path: Path) -> None:
+    """Write the report."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def of_scenario(document: Document, scenario: str) -> list[dict[str, Any]]:
+    """Return the standings in one scenario, the best first."""
+    return [one for one in document["standings"] if one["scenario"] == scenario]
+
+
+def main_figure(standing: dict[str, Any], scenario: dict[str, Any]) -> dict[str, float] | None:
+    """Return the figure that the scenario compares: median and quartiles."""
+    name = "rate" if scenario["figure"] == "rate" else "p50_ns"
+    figure: dict[str, float] | None = standing[name]
+    return figure

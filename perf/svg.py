@@ -1,0 +1,119 @@
+"""Plots as SVG text: bars, and curves of percentiles. No script, no font of our own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH = 860
+BAR = 22
+LABEL = 250
+NOTE = 250
+COLOURS = ("#0b6e4f", "#b5432a", "#2b5c8a", "#8a6d1f", "#6b3f87", "#3a7d7c", "#a1456e", "#5a5a5a")
+NINES = (50.0, 90.0, 99.0, 99.9, 99.99)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One line of a bar chart."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+    note: str
+    ours: bool = False
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a percentile plot: (percent, microseconds)."""
+
+    label: str
+    points: Sequence[tuple[float, float]]
+    ours: bool = False
+
+
+def bars(items: Sequence[Bar], title: str) -> str:
+    """Return horizontal bars from zero, with whiskers from low to high."""
+    most = max((bar.high for bar in items), default=0) or 1
+    room = WIDTH - LABEL - NOTE
+    height = BAR * len(items) + 8
+    lines = [_open(height, title)]
+    for index, bar in enumerate(items):
+        y = 4 + index * BAR
+        length = max(bar.value / most * room, 1)
+        colour = COLOURS[0] if bar.ours else "#9aa5ab"
+        weight = ' font-weight="bold"' if bar.ours else ""
+        low, high = (LABEL + value / most * room for value in (bar.low, bar.high))
+        at, name, note = max(LABEL + length, high) + 6, escape(bar.label), escape(bar.note)
+        size = f'width="{length:.1f}" height="{BAR - 6}"'
+        lines += [
+            f'<text x="{LABEL - 8}" y="{y + 15}" text-anchor="end"{weight}>{name}</text>',
+            f'<rect x="{LABEL}" y="{y + 3}" {size} fill="{colour}"/>',
+            f'<path d="M{low:.1f} {y + BAR / 2}H{high:.1f}" stroke="#222"/>',
+            f'<text x="{at:.1f}" y="{y + 15}">{note}</text>',
+        ]
+    return "\n".join([*lines, "</svg>"])
+
+
+def curves(items: Sequence[Curve], title: str) -> str:
+    """Return percentile curves: nines to the right, logarithm of the time upward."""
+    times = [time for curve in items for _, time in curve.points if time > 0]
+    if not times:
+        return ""
+    low = math.floor(math.log10(min(times)))
+    high = max(math.ceil(math.log10(max(times))), low + 1)
+    left, top, height = 70, 10, 300
+    right, bottom = WIDTH - 240, height - 40
+
+    def x(percent: float) -> float:
+        return left + (right - left) * -math.log10(1 - percent / 100) / 4.2
+
+    def y(time: float) -> float:
+        share = (math.log10(max(time, 10**low)) - low) / (high - low)
+        return bottom - (bottom - top) * share
+
+    lines = [_open(max(height, 16 * len(items) + 40), title)]
+    for power in range(low, high + 1):
+        at = y(10**power)
+        lines.append(f'<path d="M{left} {at:.1f}H{right}" stroke="#ddd"/>')
+        lines.append(
+            f'<text x="{left - 6}" y="{at + 4:.1f}" text-anchor="end">{10**power:g} µs</text>'
+        )
+    for percent in NINES:
+        at = x(percent)
+        lines.append(f'<path d="M{at:.1f} {top}V{bottom}" stroke="#eee"/>')
+        lines.append(
+            f'<text x="{at:.1f}" y="{bottom + 16}" text-anchor="middle">{percent:g}</text>'
+        )
+    lines.append(
+        f'<text x="{(left + right) / 2}" y="{bottom + 34}" text-anchor="middle">percentile</text>'
+    )
+    lines += _lines(items, x, y, right)
+    return "\n".join([*lines, "</svg>"])
+
+
+def _lines(items: Sequence[Curve], x: object, y: object, right: float) -> Iterator[str]:
+    assert callable(x)
+    assert callable(y)
+    for index, curve in enumerate(items):
+        colour = COLOURS[index % len(COLOURS)]
+        dash = "" if index < len(COLOURS) else ' stroke-dasharray="5 3"'
+        path = " ".join(f"{x(percent):.1f},{y(time):.1f}" for percent, time in curve.points)
+        width = 2.6 if curve.ours else 1.3
+        stroke = f'stroke="{colour}" stroke-width="{width}"{dash}'
+        yield f'<polyline points="{path}" fill="none" {stroke}/>'
+        at = 22 + index * 16
+        yield f'<path d="M{right + 10} {at - 4}h18" {stroke}/>'
+        weight = ' font-weight="bold"' if curve.ours else ""
+        yield f'<text x="{right + 34}" y="{at}"{weight}>{escape(curve.label)}</text>'
+
+
+def _open(height: float, title: str) -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">'
+        f"<title>{escape(title)}</title>"
+    )
