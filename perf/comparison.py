@@ -174,9 +174,9 @@ class Suite:
         The order turns by one place with every repetition, so nobody is always the first.
         """
         able = [one for one in self._contestants if one.fits(scenario) and self._arena(one)]
-        until = time.monotonic() + self._profile.budget_s
+        begin, budget_s = time.monotonic(), self._profile.budget_s
         for repetition in range(self._profile.repetitions):
-            if repetition and time.monotonic() > until:
+            if repetition and budget_s and time.monotonic() - begin > budget_s:
                 break
             turn = repetition % max(len(able), 1)
             for contestant in able[turn:] + able[:turn]:

@@ -47,7 +47,7 @@ def build(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
         "machine": machine.facts(),
-        "profile": asdict(profile),
+        "profile": {**asdict(profile), "scenarios": [one.name for one in scenarios]},
         "contestants": [_describe(contestant) for contestant in contestants],
         "missing": suite.missing,
         "scenarios": [{**asdict(one), "figure": one.figure} for one in scenarios],
@@ -74,7 +74,9 @@ def load(path: Path) -> Document:
 def save(document: Document, path: Path) -> None:
     """Write the report."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    path.write_text(
+        json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
+    )
 
 
 def of_scenario(document: Document, scenario: str) -> list[dict[str, Any]]:

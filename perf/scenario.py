@@ -51,7 +51,7 @@ class Profile:
     run_s: float
     repetitions: int
     scenarios: tuple[str, ...]
-    budget_s: float = float("inf")
+    budget_s: float | None = None
     """No further repetition of a scenario begins after so long; the first is always whole."""
 
 

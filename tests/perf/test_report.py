@@ -1,0 +1,106 @@
+"""Reports: written, read again, compared, shown."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from perf import markdown, page, regression, report
+from perf.comparison import Figure, Standing, Suite
+from perf.peers import CONTESTANTS
+from perf.scenario import PROFILES, SCENARIOS, Scenario
+
+STREAM = next(scenario for scenario in SCENARIOS if scenario.name == "net-64")
+TRIP = next(scenario for scenario in SCENARIOS if scenario.name == "net-rtt")
+
+
+def document(*, rate: float = 1000.0, spread: float = 0.0) -> report.Document:
+    suite = Suite(CONTESTANTS, PROFILES["quick"], lambda _: None)
+    suite.missing["nats-python"] = "nats-server: <not to be had>"
+    made = report.build(suite, [STREAM, TRIP], CONTESTANTS, PROFILES["quick"], command="bench")
+    figure = Figure(rate, rate - spread, rate + spread)
+    made["standings"] = [
+        asdict(one)
+        for one in (
+            Standing("zeromq-c-tcp", STREAM.name, rate=figure, ratio=Figure(0.5, 0.4, 0.6)),
+            Standing("valkyrie-c-udp", STREAM.name, rate=Figure(500.0, 499.0, 501.0)),
+            Standing(
+                "tcp-c",
+                TRIP.name,
+                p50_ns=Figure(9e3, 8e3, 1e4),
+                latency_ns={"p99": 10_000.0},
+                histogram=[[64, 50], [200, 50]],
+                noisy="others used the machine in 1 of 1 runs",
+            ),
+            Standing("udp-c", TRIP.name, error="nothing arrived"),
+        )
+    ]
+    return made
+
+
+def test_a_report_survives_the_disk(tmp_path: Path) -> None:
+    made, path = document(), tmp_path / "report.json"
+    report.save(made, path)
+    assert report.load(path) == made
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"format": 0}', '{"format": 1, "scenarios": [{}]}'])
+def test_what_is_no_report_is_refused_with_a_reason(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(text)
+    with pytest.raises(report.ReportError, match=r"report\.json .*"):
+        report.load(path)
+
+
+def test_a_fall_is_worse_only_when_the_quartiles_part() -> None:
+    old = document(rate=1000, spread=10)
+    verdicts: dict[Any, str] = {}
+    for rate, spread in ((1020, 10), (800, 10), (800, 300), (1500, 10)):
+        (change, _) = list(regression.changes(old, document(rate=rate, spread=spread)))[:2]
+        verdicts[rate, spread] = change.verdict
+    assert list(verdicts.values()) == ["same", "worse", "unclear", "better"]
+
+
+def test_of_round_trips_less_is_better() -> None:
+    old, new = document(), document()
+    new["standings"][2]["p50_ns"] = asdict(Figure(4.5e3, 4.4e3, 4.6e3))
+    (change,) = [one for one in regression.changes(old, new) if one.contestant == "tcp-c"]
+    assert change.verdict == "better"
+    assert change.share == pytest.approx(1.0)
+
+
+def test_the_page_is_whole_and_needs_nothing_from_elsewhere() -> None:
+    text = page.render(document())
+    for plot in text.split("<svg")[1:]:
+        ET.fromstring("<svg" + plot.split("</svg>")[0] + "</svg>")  # our own
+    assert text.count("<svg") == 3
+    assert "&lt;not to be had&gt;" in text
+    assert "noisy run" in text
+    assert "src=" not in text
+    assert "<script" not in text
+
+
+def test_markdown_tells_losses_failures_doubts_and_who_is_missing() -> None:
+    text = markdown.full(document())
+    assert "missing: NATS (nats-py): nats-server: <not to be had>" in text
+    assert "| 0.50 (0.40–0.60) |" in text
+    assert "failed" in text
+    assert "others used the machine" in text
+
+
+def test_the_summary_says_so_where_somebody_else_is_ahead() -> None:
+    assert "| ZeroMQ (C), tcp | 1,000/s | 0.50 |" in markdown.summary(document())
+
+
+def test_contestants_and_scenarios_have_names_of_their_own() -> None:
+    for names in ([one.name for one in CONTESTANTS], [one.name for one in SCENARIOS]):
+        assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_every_scenario_has_somebody_who_can_answer_it(scenario: Scenario) -> None:
+    assert sum(contestant.fits(scenario) for contestant in CONTESTANTS) >= 3
