@@ -2,12 +2,13 @@
 
 from perf.contestant import Contestant
 
-from . import brokers, libraries, sockets, valkyrie, zeromq
+from . import brokers, iceoryx, libraries, sockets, valkyrie, zeromq
 
 CONTESTANTS: tuple[Contestant, ...] = (
     *valkyrie.CONTESTANTS,
     *zeromq.CONTESTANTS,
     *sockets.CONTESTANTS,
     *libraries.CONTESTANTS,
+    *iceoryx.CONTESTANTS,
     *brokers.CONTESTANTS,
 )

@@ -59,9 +59,8 @@ def c(
     *,
     sources: Sequence[Path] = (),
     include: Sequence[Path] = (),
-    compiler: str = "cc",
 ) -> Callable[[], tuple[str, ...]]:
-    """Return the command of a side in C, compiled when first asked for."""
+    """Return the command of a side in C or C++, compiled when first asked for."""
 
     @functools.cache
     def command() -> tuple[str, ...]:
@@ -69,11 +68,22 @@ def c(
             raise MissingError(f"{package}: {lacking()[package]}")
         binary = BUILD / "sides" / side
         binary.parent.mkdir(parents=True, exist_ok=True)
-        files = [next(SOURCES.glob(f"{side}.c*")), SOURCES / "side.c", *sources]
-        language = [] if compiler == "cc" else ["-x", "c++"]
+        source = next(SOURCES.glob(f"{side}.c*"))
+        compiler, language = ("g++", "c++") if source.suffix == ".cpp" else ("cc", "c")
+        files: list[str | Path] = [
+            "-x",
+            language,
+            source,
+            "-x",
+            "c",
+            SOURCES / "side.c",
+            *sources,
+            "-x",
+            "none",
+        ]
         where = [f"-I{folder}" for folder in include]
         done = subprocess.run(
-            [compiler, "-O2", "-Wall", *where, *language, *files, "-o", binary, *libraries],
+            [compiler, "-O2", "-Wall", *where, *files, "-o", binary, *libraries],
             check=False,
             capture_output=True,
             text=True,

@@ -331,5 +331,7 @@ int main(int count, char **words)
 	print();
 	while (getchar() != EOF)
 		;
+	if (side_transport.close)
+		side_transport.close();
 	_exit(0); /* libraries that wait for peers at exit have nothing to wait for */
 }

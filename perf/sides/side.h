@@ -38,6 +38,8 @@ struct side_transport {
 	const uint8_t *(*receive)(uint32_t *size, int timeout_ms);
 	/* Sends what is held back. */
 	void (*flush)(void);
+	/* Takes leave of whoever has to know; NULL where nobody has. */
+	void (*close)(void);
 };
 
 extern const struct side_transport side_transport;
