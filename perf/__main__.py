@@ -101,6 +101,15 @@ def _close_ups(names: Iterable[str], *, quick: bool, document: str) -> list[dict
     return rows
 
 
+def _command(options: argparse.Namespace) -> str:
+    """Return what to type for the same figures: nothing about where they go."""
+    words = ["scripts/bench"]
+    words += [f"--{options.profile}"] if options.profile != "default" else []
+    words += [f"--scenario {name}" for name in options.scenario or []]
+    words += [f"--only {word}" for word in options.only or []]
+    return " ".join([*words, *(["--performance"] if options.performance else [])])
+
+
 def _run(options: argparse.Namespace) -> int:
     profile = PROFILES[options.profile]
     quick = profile.name == "quick"
@@ -109,7 +118,7 @@ def _run(options: argparse.Namespace) -> int:
     words = options.only or [""]
     contestants = [one for one in CONTESTANTS if any(word in one.name for word in words)]
     suite = _compete(profile, scenarios, contestants)
-    command = " ".join(["scripts/bench", *(word for word in sys.argv[1:] if word != "--keep")])
+    command = _command(options)
     document = command if options.performance else ""
     names = (name for name in CLOSE_UPS if name in wanted)
     rows = _close_ups(names, quick=quick, document=document)

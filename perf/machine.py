@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-DEBIAN = ("libzmq5", "nats-server", "redis-server", "iceoryx", "dpdk", "openssl")
+DEBIAN = ("libzmq5", "nats-server", "redis-server", "iceoryx", "openssl")
 PYPI = ("pyzmq", "grpcio", "aioquic", "iceoryx2", "eclipse-zenoh", "nats-py", "redis")
 
 

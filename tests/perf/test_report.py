@@ -104,3 +104,16 @@ def test_contestants_and_scenarios_have_names_of_their_own() -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_every_scenario_has_somebody_who_can_answer_it(scenario: Scenario) -> None:
     assert sum(contestant.fits(scenario) for contestant in CONTESTANTS) >= 3
+
+
+def test_the_readme_gets_the_table_of_a_kept_report_and_nothing_else_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{markdown.BEGIN}\nold\n{markdown.END}\nafter\n")
+    monkeypatch.setattr(markdown, "README", readme)
+    made = document()
+    for _ in range(2):
+        markdown.write_readme(made)
+    table = markdown.summary(made)
+    assert readme.read_text() == f"before\n{markdown.BEGIN}\n{table}\n{markdown.END}\nafter\n"
