@@ -221,7 +221,44 @@ struct vk_ext_trace {
 	uint8_t span_id[8];
 };
 
+/* Payload of a STREAM_ACK on a session, all that a receiver has to say: then range_count
+ * vk_ack_range (numbers of packets that came, highest first), then credit_count vk_ack_credit. */
+struct vk_ack {
+	uint8_t space; /* enum vk_space, whose packets it is about */
+	uint8_t flags; /* enum vk_ack_flag */
+	uint8_t range_count;
+	uint8_t credit_count;
+	uint32_t delay_us; /* from the arrival of `largest` to this frame */
+	uint32_t largest_high; /* packet number */
+	uint32_t largest_low;
+	uint32_t ce_count; /* packets of this space that came with a congestion mark, wraps */
+	uint32_t session_limit_high; /* cost that all streams together may have been sent */
+	uint32_t session_limit_low;
+};
+
+struct vk_ack_range {
+	uint32_t gap; /* packets missing before it; 0 in the first */
+	uint32_t length; /* packets that came; the first ends with `largest` */
+};
+
+struct vk_ack_credit {
+	uint32_t stream;
+	uint32_t limit_high; /* cost that may have been sent on it */
+	uint32_t limit_low;
+};
+
+enum vk_ack_flag {
+	VK_ACK_HAS_RANGES = 1,
+	VK_ACK_HAS_SESSION_LIMIT = 2,
+};
+
+enum vk_ack_const {
+	VK_ACK_RANGES_MAX = 32,
+	VK_ACK_CREDITS_MAX = 64,
+};
+
 #ifndef VK_CDEF
+_Static_assert(sizeof(struct vk_ack) == 28, "wire: feedback is 28 bytes");
 _Static_assert(sizeof(struct vk_header) == VK_HEADER_SIZE, "wire: the header is 24 bytes");
 _Static_assert(__builtin_offsetof(struct vk_header, stream) == 8, "wire: stream at 8");
 _Static_assert(sizeof(struct vk_ext) == VK_EXT_WORD, "wire: an extension header is one word");

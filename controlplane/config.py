@@ -368,19 +368,19 @@ def _merge(ranges: Iterable[StreamRange]) -> Iterator[StreamRange]:
 # ---- Live changes ----
 
 
-def live_keys(config: Config) -> dict[str, int]:
+def live_keys(config: Config) -> dict[str, int | str]:
     """Return what ``valkyrie tune`` can change, with its present value."""
     return dict(_live(config, ""))
 
 
-def _live(table: Settings, where: str) -> Iterator[tuple[str, int]]:
+def _live(table: Settings, where: str) -> Iterator[tuple[str, int | str]]:
     for each in msgspec.structs.fields(table):
         value = getattr(table, each.name)
         path = f"{where}.{each.encode_name}" if where else each.encode_name
         if isinstance(value, Settings):
             yield from _live(value, path)
         elif any((meta.extra or {}).get("live") for meta in metadata(each.type)):
-            yield path, int(value)
+            yield path, value if isinstance(value, str) else int(value)
 
 
 def metadata(annotation: Any) -> Iterator[msgspec.Meta]:
@@ -390,7 +390,7 @@ def metadata(annotation: Any) -> Iterator[msgspec.Meta]:
         annotation = annotation.__origin__
 
 
-def tuned(config: Config, values: Mapping[str, int]) -> Config:
+def tuned(config: Config, values: Mapping[str, int | str]) -> Config:
     """Return the configuration with live keys changed; ConfigError for any other key or value."""
     known = live_keys(config)
     tree: dict[str, Any] = msgspec.to_builtins(config)

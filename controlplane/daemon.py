@@ -161,7 +161,7 @@ class Daemon:
 
     async def run(self) -> None:
         """Serve until the broker says goodbye."""
-        self.state.set_parameters(self.config.worker, self.config.classes)
+        self._set_parameters()
         loop = asyncio.get_running_loop()
         loop.add_reader(self.inherited.frames, self._control_frames)
         self.counters.daemon_pid = os.getpid()
@@ -398,10 +398,14 @@ class Daemon:
                 return Reply()
         raise AssertionError(request)
 
-    async def _tune(self, values: dict[str, int]) -> dict[str, object]:
+    def _set_parameters(self) -> None:
+        config = self.config
+        self.state.set_parameters(config.worker, config.transport, config.classes)
+
+    async def _tune(self, values: dict[str, int | str]) -> dict[str, object]:
         before = self.config
         self.config = configuration.tuned(before, values)
-        self.state.set_parameters(self.config.worker, self.config.classes)
+        self._set_parameters()
         for klass in Class:
             limits = configuration.limits(self.config, klass)
             if limits != configuration.limits(before, klass):

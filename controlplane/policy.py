@@ -96,7 +96,8 @@ def rings(grant: Grant, attached: int, ring_bytes: int = 0) -> tuple[int, ...] |
     """Return the ring capacities by class of one more attachment, or its refusal.
 
     ``attached`` counts the user's attachments under this rule; ``ring_bytes`` is what the
-    application asks for, 0 = the rule's own. Classes that are not granted get capacity 0.
+    application asks for, 0 = the rule's own. Classes that are not granted get capacity 0; ring 0
+    carries reports for all of them.
     """
     if attached >= grant.attachments_max:
         return Refusal(
@@ -113,13 +114,14 @@ def rings(grant: Grant, attached: int, ring_bytes: int = 0) -> tuple[int, ...] |
             f"rings of {size} bytes need {needed} bytes, rule '{grant.rule}' allows"
             f" {grant.memory_bytes_max}: ask for smaller rings, or raise memory_bytes_max"
         )
-    return tuple(size if klass in grant.classes else 0 for klass in Class)
+    messages = (size if klass in grant.classes else 0 for klass in Class if klass != Class.CONTROL)
+    return (lib.VK_CONTROL_RING, *messages)
 
 
 def memory_bytes(class_count: int, ring_bytes: int) -> int:
     """Return the bytes of an attachment's two regions."""
-    page: int = lib.VK_SHM_PAGE
-    return 2 * (page + class_count * ring_bytes)
+    always: int = lib.VK_SHM_PAGE + lib.VK_CONTROL_RING
+    return 2 * (always + class_count * ring_bytes)
 
 
 def may_listen(grant: Grant, service: str) -> Refusal | None:

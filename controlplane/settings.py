@@ -21,6 +21,8 @@ PortNumber = Annotated[int, Meta(ge=1, le=65535)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
 RingEntries = Annotated[int, Meta(ge=64, le=32768)]
 Path = Literal["auto", "xdp", "udp"]
+Controller = Literal["fixed", "delay", "cubic"]
+"""In the order of enum vk_controller."""
 ClassName = Literal["critical", "system", "job", "data", "logs"]
 Rate = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 Burst = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -231,6 +233,38 @@ class Worker(Settings, frozen=True, kw_only=True):
     ] = False
 
 
+class Transport(Settings, frozen=True, kw_only=True):
+    """How streams share their paths, and how far they may be ahead of their readers."""
+
+    controller: Annotated[
+        Controller,
+        Meta(
+            description="Congestion control. `cubic` shares with TCP; `delay` keeps queues short"
+            " where hosts answer at once; `fixed` sends without regard to others.",
+            extra={"live": True},
+        ),
+    ] = "cubic"
+    ack_delay_us: Annotated[
+        int,
+        Meta(
+            ge=10,
+            le=100_000,
+            description="How long the acknowledgement of a lone packet waits for company.",
+            extra={"live": True},
+        ),
+    ] = 1000
+    window_bytes: Annotated[
+        int,
+        Meta(
+            ge=lib.VK_WINDOW_START,
+            le=1_073_741_824,
+            description="How far the sender of a stream may be ahead of the application that reads"
+            " it, once that one has begun to.",
+            extra={"live": True},
+        ),
+    ] = 1_048_576
+
+
 class Peer(Settings, frozen=True, kw_only=True):
     """Another node that applications of this one may talk to."""
 
@@ -290,7 +324,9 @@ class Application(Settings, frozen=True, kw_only=True):
     memory_bytes_max: Annotated[
         int,
         Meta(
-            ge=0, le=68_719_476_736, description="All rings of one attachment: two a class granted."
+            ge=0,
+            le=68_719_476_736,
+            description="All rings of one attachment: two a class granted, and 128 KiB.",
         ),
     ] = 67_108_864
     attachments_max: Annotated[
@@ -312,6 +348,7 @@ class Config(Settings, frozen=True, kw_only=True):
     classes: Classes = field(name="class", default=Classes())
     source: Source = Source()
     worker: Worker = Worker()
+    transport: Transport = Transport()
     peers: Annotated[list[Peer], Meta(max_length=lib.VK_PEERS_MAX, description="Known nodes.")] = (
         field(name="peer", default_factory=list)
     )

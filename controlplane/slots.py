@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 def span(class_count: int, ring_bytes: int) -> int:
     """Return the address space that a region with such rings takes."""
-    capacity = [ring_bytes] * class_count + [0] * (lib.VK_RINGS_MAX - class_count)
+    capacity = [lib.VK_CONTROL_RING] + [ring_bytes] * class_count
+    capacity += [0] * (lib.VK_RINGS_MAX - len(capacity))
     return int(shm.lib.vk_channel_span(capacity))
 
 
@@ -190,7 +191,7 @@ class Slots:
                     "tx": _share(a.tail[klass] - d.head[klass], held.capacity[klass]),
                 }
                 for klass in Class
-                if held.capacity[klass]
+                if klass != Class.CONTROL and held.capacity[klass]
             }
         return found
 

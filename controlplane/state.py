@@ -8,17 +8,19 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from valkyrie import shm
 from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.wire import Class
 
+from .settings import Controller
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from .policy import Grant
-    from .settings import Classes
+    from .settings import Classes, Transport
     from .settings import Worker as WorkerSettings
 
 NS_PER_MS = 1_000_000
@@ -76,7 +78,9 @@ class State:
         """Show workers that the daemon lives."""
         self.rows.daemon_heartbeat_ns = now_ns
 
-    def set_parameters(self, settings: WorkerSettings, classes: Classes) -> None:
+    def set_parameters(
+        self, settings: WorkerSettings, transport: Transport, classes: Classes
+    ) -> None:
         """Tell workers how to work."""
         with writing(self.rows.params) as row:
             row.spin_ns = settings.spin_us * 1000
@@ -87,6 +91,9 @@ class State:
             row.reassembly_ns_high = patience_ns >> 32
             row.reassembly_ns_low = patience_ns & 0xFFFFFFFF
             row.stamp = settings.stamp
+            row.controller = get_args(Controller).index(transport.controller)
+            row.ack_delay_us = transport.ack_delay_us
+            row.window_bytes = transport.window_bytes
             for klass in Class:
                 quantum = getattr(classes, klass.name.lower()).quantum_bytes
                 row.quantum_bytes[klass] = quantum

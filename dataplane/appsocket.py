@@ -53,7 +53,7 @@ class Status(Request):
 class Tune(Request):
     """*admin*: change live parameters, ``{"class.logs.rate": 1000000, "spin_ns": 0}``."""
 
-    values: dict[str, int]
+    values: dict[str, int | str]
 
 
 class Upgrade(Request):

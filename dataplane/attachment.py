@@ -205,7 +205,7 @@ class Attachment(Events):
         return batch_of(messages)
 
     def _batch_in_ring(self, flow: Flow, count_max: int) -> Batch | None:
-        sequence = flow.expected if flow.sequenced else lib.VK_CLIENT_ANY_SEQUENCE
+        sequence = lib.VK_CLIENT_ANY_SEQUENCE if flow.best_effort else flow.expected
         found = self.rings.batch(flow.ring, flow.number, count_max, sequence)
         if isinstance(found, Batch):
             flow.took_batch(found)
@@ -378,8 +378,6 @@ class Attachment(Events):
     def flush(self, flow: Flow, timeout: float | None, now_ns: int) -> Verb[None]:
         """Wait until all that was sent on a stream is acknowledged; TimeoutError when late."""
         deadline_ns = deadline(now_ns, timeout)
-        if not self.rings.reliable:
-            raise LocalProtocolError("this node acknowledges nothing: it is an older version")
         while (self._token + 1) % TOKEN_MAX in self._flushes:
             self._token += 1
         token = self._token = (self._token + 1) % TOKEN_MAX

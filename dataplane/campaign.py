@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from . import lib
 from .lab import Lab
 from .scenario import App, Event, Link, Node, Path, Scenario, Traffic
 
@@ -168,6 +169,16 @@ def _events(dice: Dice, nodes: Sequence[str], link: Link) -> Events:
     return dice.choose(kinds)
 
 
+def _params(dice: Dice) -> dict[str, int]:
+    """Draw how a node's worker does its work."""
+    return {
+        "aggregate": int(dice.chance(90)),
+        "controller": dice.below(3),  # fixed, delay or cubic
+        "ack_delay_us": dice.magnitude(25, 25_000),
+        "window_bytes": dice.magnitude(lib.VK_WINDOW_START, 4_194_304),
+    }
+
+
 def _limit_s(scenario: Scenario, bytes_all: int) -> float:
     """Say by when everything has to be over.
 
@@ -187,8 +198,10 @@ def _limit_s(scenario: Scenario, bytes_all: int) -> float:
     asked = max(t.streams * t.messages if t.reply else 0 for t in scenario.traffic)
     last_ms = max((e.at_ms + e.for_ms for e in scenario.events), default=0)
     sending_ms = bytes_all * 8 / (min(rates, default=1000) * 1000)
+    # A link leaves its bad state by packets, and a silent sender probes once in two seconds.
+    bad_ms = max(10_000 / each.bad_leave if each.bad_enter else 0 for each in links)
     trips = 50 + 10 * opened + 4 * asked
-    return (last_ms * 4 + paced_ms * 2 + sending_ms * 20 + trips * trip_ms) / 1000 + 30
+    return (last_ms * 4 + paced_ms * 2 + sending_ms * 20 + trips * trip_ms + bad_ms) / 1000 + 30
 
 
 def short(seed: int, *, reliable: bool = True) -> Scenario:
@@ -207,7 +220,7 @@ def short(seed: int, *, reliable: bool = True) -> Scenario:
             turn_us=dice.magnitude(200, 20_000) / 1000,
             wake_us=dice.magnitude(500, 50_000) / 1000,
             ready_bytes=dice.magnitude(3_000, 300_000) if dice.chance(20) else 0,
-            params={"aggregate": int(dice.chance(90))},
+            params=_params(dice),
         )
         for name in names
     )
@@ -252,7 +265,12 @@ def short(seed: int, *, reliable: bool = True) -> Scenario:
     if reliable and dice.chance(40):
         events = _events(dice, names, link)
         scenario = _with(scenario, events=events)
-    return _with(scenario, limit_s=_limit_s(scenario, share * kinds * 2))
+    steady = not (scenario.events or link.jitter_ms or link.reorder or link.duplicate)
+    return _with(
+        scenario,
+        limit_s=_limit_s(scenario, share * kinds * 2),
+        spurious=0.01 if steady and not slow else 0,
+    )
 
 
 def _with(scenario: Scenario, **changes: object) -> Scenario:

@@ -65,7 +65,7 @@ class Events:
 
     def pump(self) -> bool:
         """Take in up to a batch of each ring that is not left alone; True if there was any."""
-        any_found = self.rings.reliable and self._pump_answers()
+        any_found = self._pump_answers()
         for ring in self.rings.classes:
             if ring not in self._paused and self._pump_ring(ring):
                 any_found = True

@@ -118,7 +118,6 @@ class Flow:
         "rings",
         "said_close",
         "seen",
-        "sequenced",
         "service",
         "stream",
         "token",
@@ -138,9 +137,7 @@ class Flow:
         if ordered and self.best_effort:
             raise LocalProtocolError("logs are best effort, with gaps: no order can be promised")
         self.ordered = ring in ORDERED if ordered is None else ordered
-        self.sequenced = rings.reliable and not self.best_effort
-        """Every message comes, at least once; here it gets through exactly once."""
-        self.windowed = rings.reliable and ring in WINDOWED
+        self.windowed = ring in WINDOWED
         self.halting = not self.windowed and not self.best_effort
         """Only by leaving its ring alone can it be kept from growing without bound."""
         self.number = -1
@@ -243,7 +240,7 @@ class Flow:
         """Send a message with a descriptor of its own, or raise WouldBlockError."""
         number = type_number(kind)
         lifetime_us = 0 if lifetime is None else self._lifetime_us(lifetime)
-        last = flags & _EOS and self.rings.reliable
+        last = flags & _EOS
         if last and not self.outlet.closed:
             self._check_room_for_last(len(payload))
         head = self.head
@@ -258,8 +255,6 @@ class Flow:
         finally:
             head.type = head.correlation = head.flags = head.priority = head.time_ns = 0
             head.code = 0
-        if flags & _EOS:
-            self.outlet.closed = 1
         if last:
             self.send_close()
 
@@ -346,8 +341,7 @@ class Flow:
     def _receive_carefully(self, message: Message) -> None:
         """Take in any message: one that others are missing before, one that came before."""
         sequence = message.sequence
-        if not self.sequenced:
-            self.expected = (sequence + 1) & SEQUENCE_MAX
+        if self.best_effort:
             self._deliver(message)
             return
         ahead = (sequence - self.expected) & SEQUENCE_MAX
@@ -398,7 +392,7 @@ class Flow:
         """Note that the peer sends no more than count messages in all."""
         self.final = count
         self.careful = True
-        if not self.sequenced or (self.expected - count) & SEQUENCE_MAX < _HALF:
+        if self.best_effort or (self.expected - count) & SEQUENCE_MAX < _HALF:
             self.ended = True
 
     def reset(self, code: int) -> None:

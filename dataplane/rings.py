@@ -56,6 +56,9 @@ class Rings:
         self.bell = descriptors[2]
         client = ffi.new("struct vk_client *")
         error = lib.vk_client_open(client, *descriptors, generation)
+        if not error and not client.tx_capacity[Class.CONTROL]:
+            lib.vk_client_close(client)
+            error = -errno.EPROTO  # a worker that cannot be told what was taken
         if error:
             raise DataPlaneError.of(
                 error, "map the node's rings", "Are library and node of the same version?"
@@ -70,8 +73,6 @@ class Rings:
         self.classes: list[int] = [
             ring.value for ring in Class if ring and client.rx_capacity[ring]
         ]
-        self.reliable = bool(client.tx_capacity[Class.CONTROL])
-        """The worker acknowledges, keeps windows, and repeats what is lost."""
         self.copies = {ring: self._memory(ring) for ring in self.classes}
         """Ring memory, by class; a slice of it is a copy."""
         self._views = {

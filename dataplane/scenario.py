@@ -7,7 +7,7 @@ A scenario is data with a TOML form; vk_lab.h says what its numbers do. Names ca
 from __future__ import annotations
 
 import tomllib
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 
@@ -186,6 +186,10 @@ class Event(_Row, frozen=True, kw_only=True):
     """What the link from one node to another becomes."""
 
 
+Without = Literal["nothing", "recovery", "credit"]
+"""In the order of enum vk_lab_without."""
+
+
 class Scenario(_Row, frozen=True, kw_only=True):
     """Everything about a run."""
 
@@ -201,6 +205,10 @@ class Scenario(_Row, frozen=True, kw_only=True):
     """Damaged packets pass the checksum."""
     unchecked: bool = False
     """Content is not looked at."""
+    without: Without = "nothing"
+    """A negative control: engines do not send again, or do not heed limits."""
+    spurious: float = 0
+    """That share of the packets may be declared lost and arrive after all; 0: any."""
     held_bytes: int = 0
     """A library never holds more for one stream; 0: any."""
     again: float = 0
@@ -361,6 +369,8 @@ def fill(raw: Any, scenario: Scenario, seed: int | None = None) -> None:
     raw.sample_ns = round(scenario.sample_ms * NS_PER_MS)
     raw.reliable, raw.timed = scenario.reliable, scenario.timed
     raw.corrupt_through, raw.unchecked = scenario.corrupt_through, scenario.unchecked
+    raw.without = get_args(Without).index(scenario.without)
+    raw.spurious_ppm = round(scenario.spurious * 1_000_000)
     raw.held_bytes = scenario.held_bytes
     raw.again_ppm = round(scenario.again * 1_000_000)
     raw.node_count, raw.app_count = len(scenario.nodes), len(scenario.apps)

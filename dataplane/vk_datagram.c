@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 #include "vk_datagram.h"
 
+#include "vk_session.h"
+
 #include <string.h>
 
-static uint64_t next_number(struct vk_run *run, uint32_t peer, uint32_t class)
-{
-	/* Stored before the frame can leave: a number is never used twice, not even by the
-	 * worker that follows a crash. */
-	return run->work->packets[peer].tx_number[vk_class_space(class)]++;
-}
+enum {
+	/* STREAM_ACK as an inner frame: header, feedback, all ranges and some limits. */
+	FEEDBACK_ROOM = 512,
+};
 
-static uint8_t *put_session(struct vk_run *run, uint8_t *at, uint32_t peer, uint32_t class)
+static uint8_t *put_session(struct vk_run *run, uint8_t *at, uint32_t class, uint64_t number)
 {
-	return vk_put_session(at, run->peers[peer].session, vk_class_space(class),
-			      next_number(run, peer, class));
+	return vk_put_session(at, run->peers[run->datagram.peer].session, vk_class_space(class),
+			      number);
 }
 
 static uint8_t *put_extensions(uint8_t *at, const struct vk_frame *frame)
@@ -27,6 +27,35 @@ static uint8_t *put_extensions(uint8_t *at, const struct vk_frame *frame)
 	return at;
 }
 
+/* Hands the datagram to the path and enters it among the packets in flight. */
+static void commit(struct vk_run *run, uint64_t number, int paddable)
+{
+	struct vk_datagram *open = &run->datagram;
+	struct vk_session *session = open->session;
+	uint32_t space = vk_class_space(open->class);
+	uint32_t flags = VK_SENT_ELICITING;
+	struct vk_sent_packet *packet;
+
+	if (open->class == VK_CLASS_CRITICAL)
+		flags |= VK_SENT_CRITICAL;
+	open->path->ops->tx_commit(open->path, open->used, paddable);
+	vk_count_row(run, open->class)[VK_TX_FRAMES]++;
+	open->data = NULL;
+	if (!open->eliciting)
+		return;
+	packet =
+		vk_recovery_sent(&session->recovery, space, number, open->used, flags, run->now_ns);
+	vk_session_touch(run, session);
+	for (uint32_t i = 0; i < open->run_count; i++) {
+		if (packet)
+			packet->runs[i] = open->runs[i];
+		else
+			vk_session_lost(run, session, &open->runs[i]);
+	}
+	if (packet)
+		packet->run_count = (uint8_t)open->run_count;
+}
+
 void vk_datagram_close(struct vk_run *run)
 {
 	struct vk_datagram *open = &run->datagram;
@@ -38,67 +67,105 @@ void vk_datagram_close(struct vk_run *run)
 		.length = open->used - VK_OUTER_SIZE,
 		.correlation = open->inner,
 	};
+	uint64_t number;
 	uint8_t *at;
 
 	if (!open->data)
 		return;
+	number = vk_session_number(run, open->session, vk_class_space(open->class));
 	at = vk_put_header(open->data, &outer, sizeof(struct vk_ext_session) / VK_EXT_WORD,
 			   (uint32_t)(run->real_ns / 1000000000));
-	put_session(run, at, open->peer, open->class);
-	open->path->ops->tx_commit(open->path, open->used, 1);
-	vk_count_row(run, open->class)[VK_TX_FRAMES]++;
-	open->data = NULL;
+	put_session(run, at, open->class, number);
+	commit(run, number, 1);
 }
 
-static uint8_t *reserve(struct vk_run *run, const struct vk_part *part)
+/* What may use the reserve: urgent classes, and what keeps streams going. */
+static int urgent(const struct vk_part *part)
 {
-	const struct vk_peer *peer = &run->peers[part->peer];
-	struct vk_path *path = run->tx[peer->port_index];
-	uint8_t *data = path->ops->tx_reserve(path, peer, part->class);
-
-	if (!data)
-		run->path_full |= 1ull << peer->port_index;
-	return data;
+	return part->class == VK_CLASS_SYSTEM || part->content.kind == VK_CONTENT_CONTROL ||
+	       part->content.kind == VK_CONTENT_CREDIT;
 }
 
-static int add_alone(struct vk_run *run, const struct vk_part *part)
-{
-	struct vk_frame frame = part->frame;
-	struct vk_path *path = run->tx[run->peers[part->peer].port_index];
-	uint32_t overhead = vk_part_overhead(&frame);
-	uint8_t *data, *at;
-
-	vk_datagram_close(run);
-	data = reserve(run, part);
-	if (!data)
-		return 0;
-	frame.length = part->size;
-	at = vk_put_header(data, &frame, (overhead - VK_HEADER_SIZE) / VK_EXT_WORD,
-			   (uint32_t)(run->real_ns / 1000000000));
-	at = put_extensions(put_session(run, at, part->peer, part->class), &frame);
-	if (part->size)
-		memcpy(at, part->payload, part->size);
-	path->ops->tx_commit(path, overhead + part->size, 0);
-	vk_count_row(run, part->class)[VK_TX_FRAMES]++;
-	return 1;
-}
-
+/* Takes memory for a datagram of a part's peer and class; 0 and run->refused when it cannot go. */
 static int begin(struct vk_run *run, const struct vk_part *part)
 {
 	struct vk_datagram *open = &run->datagram;
+	const struct vk_peer *peer = &run->peers[part->peer];
+	struct vk_session *session = vk_session_of(run, part->peer);
 
 	vk_datagram_close(run);
-	open->data = reserve(run, part);
-	if (!open->data)
+	if (!session) {
+		run->refused = VK_BLOCKED_SESSION;
 		return 0;
-	open->path = run->tx[run->peers[part->peer].port_index];
+	}
+	if (!part->quiet && !part->forced &&
+	    !vk_session_room(run, session, part->class, urgent(part))) {
+		run->refused = VK_BLOCKED_CONGESTION;
+		return 0;
+	}
+	open->path = run->tx[peer->port_index];
+	open->data = open->path->ops->tx_reserve(open->path, peer, part->class);
+	if (!open->data) {
+		run->path_full |= 1ull << peer->port_index;
+		run->refused = VK_BLOCKED_PATH;
+		return 0;
+	}
+	open->session = session;
 	open->used = VK_OUTER_SIZE;
-	open->limit = run->peers[part->peer].payload_max;
+	open->limit = peer->payload_max;
 	open->inner = 0;
 	open->peer = part->peer;
 	open->class = part->class;
 	open->stream = part->frame.stream;
 	open->priority = 0;
+	open->eliciting = 0;
+	open->run_count = 0;
+	return 1;
+}
+
+/* Whether a part continues the last run: the next entry of the same ring. */
+static int continues(const struct vk_datagram *open, const struct vk_sent_run *content)
+{
+	const struct vk_sent_run *last;
+
+	if (!open->run_count || content->kind != VK_CONTENT_MESSAGES)
+		return 0;
+	last = &open->runs[open->run_count - 1];
+	return last->kind == VK_CONTENT_MESSAGES && last->slot == content->slot &&
+	       last->ring == content->ring && last->first + last->a == content->first;
+}
+
+static void note(struct vk_datagram *open, const struct vk_part *part)
+{
+	open->eliciting |= !part->quiet;
+	if (part->content.kind == VK_CONTENT_NONE)
+		return;
+	if (continues(open, &part->content))
+		open->runs[open->run_count - 1].a += part->content.a;
+	else
+		open->runs[open->run_count++] = part->content;
+}
+
+static int add_alone(struct vk_run *run, const struct vk_part *part)
+{
+	struct vk_datagram *open = &run->datagram;
+	struct vk_frame frame = part->frame;
+	uint32_t overhead = vk_part_overhead(&frame);
+	uint64_t number;
+	uint8_t *at;
+
+	if (!begin(run, part))
+		return 0;
+	note(open, part);
+	frame.length = part->size;
+	number = vk_session_number(run, open->session, vk_class_space(part->class));
+	at = vk_put_header(open->data, &frame, (overhead - VK_HEADER_SIZE) / VK_EXT_WORD,
+			   (uint32_t)(run->real_ns / 1000000000));
+	at = put_extensions(put_session(run, at, part->class, number), &frame);
+	if (part->size)
+		memcpy(at, part->payload, part->size);
+	open->used = overhead + part->size;
+	commit(run, number, 0);
 	return 1;
 }
 
@@ -127,23 +194,72 @@ static void append(struct vk_run *run, const struct vk_part *part, uint32_t size
 	open->inner++;
 	if (frame.priority > open->priority)
 		open->priority = frame.priority;
+	note(open, part);
+}
+
+static int fits(const struct vk_datagram *open, const struct vk_part *part, uint32_t size)
+{
+	return open->data && open->peer == part->peer && open->class == part->class &&
+	       open->inner < VK_AGG_MAX &&
+	       (open->run_count < VK_SENT_RUNS_MAX || part->content.kind == VK_CONTENT_NONE ||
+		continues(open, &part->content)) &&
+	       VK_OUTER_SIZE + vk_align_run(open->used - VK_OUTER_SIZE) + size <= open->limit;
+}
+
+/* What the peer waits to hear goes first into a datagram that has room for it beside the part. */
+static int feedback(struct vk_run *run, uint32_t size)
+{
+	struct vk_datagram *open = &run->datagram;
+	uint8_t payload[FEEDBACK_ROOM];
+	struct vk_part part = {
+		.frame = { .type = VK_STREAM_ACK,
+			   .stream = open->stream,
+			   .priority = vk_priority_lowest(open->class) },
+		.payload = payload,
+		.peer = open->peer,
+		.class = open->class,
+	};
+	uint32_t spare = open->limit - VK_OUTER_SIZE - VK_AGG_ALIGN;
+
+	if (spare < size + FEEDBACK_ROOM + VK_HEADER_SIZE)
+		return 0;
+	part.size = vk_session_feedback(run, open->session, vk_class_space(open->class), payload,
+					sizeof payload, &part.content);
+	if (!part.size)
+		return 0;
+	part.quiet = part.content.kind == VK_CONTENT_NONE;
+	append(run, &part, inner_size(&part));
+	vk_count_row(run, open->class)[VK_TX_CONTROL]++;
+	return 1;
+}
+
+static int feedback_due(const struct vk_run *run, const struct vk_part *part)
+{
+	const struct vk_session *session = run->sessions[part->peer];
+
+	return session && part->frame.type != VK_STREAM_ACK &&
+	       session->received[vk_class_space(part->class)].eliciting;
 }
 
 int vk_datagram_add(struct vk_run *run, const struct vk_part *part, int alone)
 {
 	struct vk_datagram *open = &run->datagram;
 	uint32_t size = inner_size(part);
-	int same = open->data && open->peer == part->peer && open->class == part->class;
-	int fits = same && open->inner < VK_AGG_MAX &&
-		   VK_OUTER_SIZE + vk_align_run(open->used - VK_OUTER_SIZE) + size <= open->limit;
 
-	if (!fits) {
+	if (!fits(open, part, size)) {
+		int company = feedback_due(run, part) &&
+			      VK_OUTER_SIZE + size + FEEDBACK_ROOM + VK_HEADER_SIZE + VK_AGG_ALIGN <
+				      run->peers[part->peer].payload_max;
+
 		/* Two of this size must fit, or sharing only costs a header. */
-		if (alone || !run->params.aggregate ||
-		    VK_OUTER_SIZE + 2 * size + VK_AGG_ALIGN > run->peers[part->peer].payload_max)
+		if (!company &&
+		    (alone || !run->params.aggregate ||
+		     VK_OUTER_SIZE + 2 * size + VK_AGG_ALIGN > run->peers[part->peer].payload_max))
 			return add_alone(run, part);
 		if (!begin(run, part))
 			return 0;
+		if (company)
+			feedback(run, size);
 	}
 	append(run, part, size);
 	return 1;

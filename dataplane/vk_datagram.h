@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #ifndef VK_DATAGRAM_H
 #define VK_DATAGRAM_H
-/* vk_datagram.h: the datagram under construction, written straight into the path's memory. */
+/* vk_datagram.h: the datagram under construction, written straight into the path's memory. What it
+ * carries is noted, so that an acknowledgement or a loss finds the records again.
+ */
 #include "vk_run.h"
 
 enum vk_datagram_const {
@@ -16,10 +18,14 @@ struct vk_part {
 	uint32_t size;
 	uint32_t peer;
 	uint32_t class;
+	struct vk_sent_run content; /* kind VK_CONTENT_NONE: nobody waits for an answer */
+	uint8_t quiet; /* the peer need not acknowledge it */
+	uint8_t forced; /* goes though the window is full */
 };
 
 /* vk_datagram_add appends a part. alone: nothing else is waiting that could share its datagram.
- * Returns 1, or 0 when the path takes no more now. Assumes that the part fits a datagram. */
+ * Returns 1, or 0 when it cannot go now: run->refused says why (enum vk_blocked). Assumes that the
+ * part fits a datagram. */
 int vk_datagram_add(struct vk_run *run, const struct vk_part *part, int alone);
 
 /* vk_datagram_close commits the open datagram, if any. */

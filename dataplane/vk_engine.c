@@ -6,9 +6,16 @@
 #include "vk_reassembly.h"
 #include "vk_receive.h"
 #include "vk_send.h"
+#include "vk_session.h"
 #include "vk_slots.h"
 
+#include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+
+enum {
+	LEAVE_NS = 500000000, /* for what an application sent before it left */
+};
 
 /* Values that hold when the daemon is gone, and the bounds of those it may set. */
 static const struct vk_params safe_params = {
@@ -19,6 +26,9 @@ static const struct vk_params safe_params = {
 	.reassembly_bytes = 64 << 20,
 	.reassembly_ns_high = 0,
 	.reassembly_ns_low = 2000000000,
+	.controller = VK_CONTROLLER_CUBIC,
+	.ack_delay_us = 1000,
+	.window_bytes = 1 << 20,
 };
 
 const struct vk_params *vk_engine_params(void)
@@ -46,8 +56,12 @@ static void take_params(struct vk_run *run)
 		params.quantum_bytes[c] = clamp(params.quantum_bytes[c], 1500, 1 << 18);
 		run->schedule.quantum[c] = params.quantum_bytes[c];
 	}
+	params.controller = clamp(params.controller, 0, VK_CONTROLLER_COUNT - 1);
+	params.ack_delay_us = clamp(params.ack_delay_us, 10, 100000);
+	params.window_bytes = clamp(params.window_bytes, VK_WINDOW_START, 1u << 30);
 	params.reassembly_bytes = clamp(params.reassembly_bytes, 1 << 17, 1u << 30);
 	run->params = params;
+	vk_session_tune(run);
 	vk_reassembly_limit(run->reassembly, params.reassembly_bytes);
 }
 
@@ -67,6 +81,7 @@ static void tick(struct vk_run *run)
 		run->tx[port]->syscalls_tx = 0;
 	}
 	take_params(run);
+	vk_flows_expire(run);
 }
 
 int vk_engine_start(struct vk_run *run, struct vk_boot *boot, uint64_t now_ns)
@@ -80,9 +95,11 @@ int vk_engine_start(struct vk_run *run, struct vk_boot *boot, uint64_t now_ns)
 	run->params = safe_params;
 	run->reassembly = vk_reassembly_new(run->work->partials, run->work->partial_data,
 					    safe_params.reassembly_bytes);
-	if (!run->reassembly)
+	run->flows = calloc(VK_FLOWS_MAX, sizeof *run->flows);
+	if (!run->reassembly || !run->flows)
 		return -ENOMEM;
 	run->now_ns = now_ns;
+	run->random = now_ns;
 	run->work->magic = VK_SHM_MAGIC;
 	run->work->abi = VK_SHM_ABI;
 	run->work->starts++;
@@ -92,6 +109,26 @@ int vk_engine_start(struct vk_run *run, struct vk_boot *boot, uint64_t now_ns)
 	vk_flows_load(run);
 	tick(run);
 	return 0;
+}
+
+/* Detaches the applications that are done, or have had their time. */
+static void see_off(struct vk_run *run)
+{
+	for (uint32_t i = 0; run->leaving && i < VK_APPS_MAX; i++) {
+		struct vk_run_slot *slot = &run->slots[i];
+		struct vk_order order = { .kind = VK_ORDER_DETACH,
+					  .slot = i,
+					  .generation = slot->generation };
+
+		if (!slot->leaving_ns ||
+		    (slot->attached && run->now_ns < slot->leaving_ns && !vk_send_drained(run, i)))
+			continue;
+		run->leaving--;
+		slot->leaving_ns = 0;
+		vk_send_give_up(run, i);
+		vk_slots_detach(run, i);
+		send(run->boot->control_fd, &order, sizeof order, MSG_DONTWAIT | MSG_NOSIGNAL);
+	}
 }
 
 int vk_engine_turn(struct vk_run *run, uint64_t now_ns, uint64_t real_ns, uint32_t *kept)
@@ -107,19 +144,23 @@ int vk_engine_turn(struct vk_run *run, uint64_t now_ns, uint64_t real_ns, uint32
 	received = vk_receive_all(run);
 	if (received < 0)
 		return received;
+	vk_session_expire(run); /* behind receiving: what is waited for may have been there */
 	if (received)
 		vk_slots_flush(run); /* applications may begin while we send */
 	sent = vk_send_all(run);
 	*kept = vk_send_flush(run);
 	vk_slots_flush(run);
+	see_off(run);
 	run->counters->gauges[VK_LOOPS]++;
 	return received || sent || run->reply_count;
 }
 
 uint64_t vk_engine_deadline(const struct vk_run *run, uint32_t kept)
 {
-	uint64_t deadline_ns = run->tick_ns;
+	uint64_t deadline_ns = run->tick_ns, timer_ns = vk_timers_next(&run->timers);
 
+	if (timer_ns < deadline_ns)
+		deadline_ns = timer_ns;
 	if ((kept || run->path_full) && run->now_ns + VK_KEPT_NS < deadline_ns)
 		deadline_ns = run->now_ns + VK_KEPT_NS;
 	if (run->due_ns != UINT64_MAX) {
@@ -133,12 +174,12 @@ uint64_t vk_engine_deadline(const struct vk_run *run, uint32_t kept)
 
 int vk_engine_detach(struct vk_run *run, uint32_t number, uint32_t generation)
 {
-	const struct vk_run_slot *slot = &run->slots[number];
+	struct vk_run_slot *slot = &run->slots[number];
 
 	if (!slot->attached || slot->generation != generation)
 		return -ESTALE;
-	vk_send_drain(run, number);
-	vk_slots_detach(run, number);
+	slot->leaving_ns = run->now_ns + LEAVE_NS;
+	run->leaving++;
 	return 0;
 }
 
@@ -171,6 +212,7 @@ uint32_t vk_engine_leave(struct vk_run *run, uint64_t now_ns)
 	vk_receive_rest(run);
 	run->path_full = 0;
 	vk_send_replies(run);
+	vk_session_end_turn(run);
 	kept = vk_send_flush(run);
 	vk_slots_flush(run);
 	return kept + run->reply_count;
@@ -178,6 +220,18 @@ uint32_t vk_engine_leave(struct vk_run *run, uint64_t now_ns)
 
 void vk_engine_free(struct vk_run *run)
 {
+	for (uint32_t i = 0; i < VK_PEERS_MAX; i++) {
+		run->datagram.data = NULL;
+		vk_session_forget(run, i);
+	}
+	for (uint32_t i = 0; i < VK_APPS_MAX * VK_CLASS_COUNT; i++)
+		vk_ledger_free(&run->slots[i / VK_CLASS_COUNT].ledgers[i % VK_CLASS_COUNT]);
+	vk_shards_free(&run->shards);
+	vk_timers_free(&run->timers);
+	free(run->lingering.rows);
+	run->lingering.rows = NULL;
+	free(run->flows);
+	run->flows = NULL;
 	vk_reassembly_free(run->reassembly);
 	run->reassembly = NULL;
 }

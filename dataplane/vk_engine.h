@@ -30,8 +30,9 @@ int vk_engine_turn(struct vk_run *run, uint64_t now_ns, uint64_t real_ns, uint32
  * after a turn that kept so many datagrams. */
 uint64_t vk_engine_deadline(const struct vk_run *run, uint32_t kept);
 
-/* vk_engine_detach ends an application. What it put into its rings before is still sent. Returns 0
- * or -ESTALE when the slot is another's. */
+/* vk_engine_detach lets an application go: once what it put into its rings is acknowledged, or half
+ * a second later, it is detached and the order is answered on control_fd. Returns 0, or -ESTALE
+ * when the slot is another's. */
 int vk_engine_detach(struct vk_run *run, uint32_t slot, uint32_t generation);
 
 /* vk_engine_control sends a handshake frame to a peer as it is. Returns 0, -ENOENT for an address

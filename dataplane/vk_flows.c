@@ -1,11 +1,21 @@
 /* SPDX-License-Identifier: MIT */
 #include "vk_flows.h"
+
+#include "vk_content.h"
 #include "vk_peers.h"
+#include "vk_reassembly.h"
+#include "vk_session.h"
 #include "vk_slots.h"
 
+#include <stdlib.h>
 #include <string.h>
 
-enum { DELETED = 0xffffffff, WINDOW = 64 };
+enum {
+	DELETED = 0xffffffff,
+	WINDOW = 64,
+	LINGERING_MIN = 64, /* rows of the first allocation */
+	LINGER_NS = 200000000, /* how long late copies of a stream that ended are expected */
+};
 
 static uint32_t bucket_of(uint32_t peer, uint32_t stream)
 {
@@ -31,6 +41,8 @@ static void rebuild_index(struct vk_run *run)
 	run->flow_high = 0;
 	run->work->flow_count = 0;
 	for (uint32_t i = 0; i < VK_FLOWS_MAX; i++) {
+		if (run->work->flows[i].state == VK_ROW_CLOSING) /* of a worker before */
+			run->work->flows[i].state = VK_ROW_FREE;
 		if (run->work->flows[i].state != VK_ROW_LIVE)
 			continue;
 		index_flow(run, i);
@@ -39,9 +51,25 @@ static void rebuild_index(struct vk_run *run)
 	}
 }
 
+/* Of messages that a worker before this one began to receive. */
+static void count_landed(struct vk_run *run)
+{
+	for (uint32_t i = 0; i < VK_PARTIALS_MAX; i++) {
+		const struct vk_partial *partial = &run->work->partials[i];
+
+		if (!partial->total || partial->flow >= VK_FLOWS_MAX ||
+		    run->work->flows[partial->flow].generation != partial->flow_generation)
+			continue;
+		for (uint32_t k = 0; k < partial->run_count; k++)
+			run->flows[partial->flow].landed +=
+				partial->runs[k].end - partial->runs[k].begin;
+	}
+}
+
 void vk_flows_load(struct vk_run *run)
 {
 	run->last_flow = VK_NO_FLOW;
+	vk_sequences_check(run->work->flows, VK_FLOWS_MAX, run->work->runs);
 	rebuild_index(run);
 	for (uint32_t i = 0; i < run->flow_high; i++) {
 		struct vk_flow *flow = &run->work->flows[i];
@@ -54,6 +82,30 @@ void vk_flows_load(struct vk_run *run)
 		    flow->peer >= VK_PEERS_MAX ||
 		    run->peers[flow->peer].generation != flow->peer_generation)
 			vk_flows_close(run, flow);
+	}
+	count_landed(run);
+	for (uint32_t peer = 0; peer < VK_PEERS_MAX; peer++) {
+		if (run->peers[peer].state == VK_ROW_LIVE)
+			vk_flows_retell(run, peer);
+	}
+}
+
+void vk_flows_retell(struct vk_run *run, uint32_t peer)
+{
+	for (uint32_t i = 0; i < run->flow_high; i++) {
+		struct vk_flow *flow = &run->work->flows[i];
+		uint32_t owes = run->flows[i].owes;
+
+		if (flow->state == VK_ROW_FREE || flow->peer != peer)
+			continue;
+		if (flow->state == VK_ROW_CLOSING)
+			owes |= run->flows[i].code ? VK_OWE_RESET : 0;
+		else if (!flow->opener && !flow->answered)
+			owes |= VK_OWE_ACCEPT;
+		if (flow->state == VK_ROW_LIVE && flow->rx_limit > VK_WINDOW_START)
+			owes |= VK_OWE_CREDIT;
+		if (owes)
+			vk_session_owe(run, flow, owes);
 	}
 }
 
@@ -95,6 +147,17 @@ static struct vk_flow *take_free(struct vk_run *run)
 	}
 }
 
+/* The lists it is in stay: who comes by finds that it is another's flow now. */
+static void forget(struct vk_flow_run *own)
+{
+	own->held_count = 0;
+	own->unacked = 0;
+	own->landed = 0;
+	own->owes = 0;
+	own->closing = 0;
+	own->code = 0;
+}
+
 struct vk_flow *vk_flows_open(struct vk_run *run, uint32_t peer, uint32_t stream, uint32_t slot,
 			      uint32_t token, int opener)
 {
@@ -104,18 +167,26 @@ struct vk_flow *vk_flows_open(struct vk_run *run, uint32_t peer, uint32_t stream
 	if (!flow)
 		return NULL;
 	number = vk_flow_number(run, flow);
+	vk_sequences_free(&flow->rx, run->work->runs);
+	forget(&run->flows[number]);
 	*flow = (struct vk_flow){
 		.state = VK_ROW_FREE,
 		.generation = flow->generation + 1,
 		.stream = stream,
-		.peer = (uint16_t)peer,
+		.peer = peer,
 		.app = (uint16_t)slot,
+		.tx_limit = run->peers[peer].window_start ? run->peers[peer].window_start :
+							    VK_WINDOW_START,
+		.rx_limit = VK_WINDOW_START,
 		.peer_generation = run->peers[peer].generation,
 		.app_generation = run->slots[slot].generation,
 		.class = (uint8_t)vk_stream_class(stream),
 		.opener = opener != 0,
 		.token = token,
 	};
+	if (!run->slots[slot].some_peer)
+		run->slots[slot].some_peer = peer + 1;
+	run->slots[slot].many_peers |= run->slots[slot].some_peer != peer + 1;
 	VK_STORE_RELEASE(&flow->state, VK_ROW_LIVE);
 	index_flow(run, number);
 	if (number >= run->flow_high)
@@ -129,6 +200,9 @@ void vk_flows_close(struct vk_run *run, struct vk_flow *flow)
 {
 	uint32_t number = vk_flow_number(run, flow), at = bucket_of(flow->peer, flow->stream);
 
+	vk_content_forget(run, flow);
+	if (run->reassembly)
+		vk_reassembly_forget(run->reassembly, number);
 	VK_STORE_RELEASE(&flow->state, VK_ROW_FREE);
 	while (run->work->flow_index[at] && run->work->flow_index[at] != number + 1)
 		at = (at + 1) % VK_FLOW_BUCKETS;
@@ -144,22 +218,25 @@ void vk_flows_close(struct vk_run *run, struct vk_flow *flow)
 		rebuild_index(run);
 }
 
+void vk_flows_end(struct vk_run *run, struct vk_flow *flow, uint32_t code)
+{
+	if (!vk_session_of(run, flow->peer)) {
+		vk_flows_close(run, flow);
+		return;
+	}
+	vk_content_forget(run, flow);
+	VK_STORE_RELEASE(&flow->state, VK_ROW_CLOSING);
+	run->flows[vk_flow_number(run, flow)].code = code;
+	vk_session_owe(run, flow, VK_OWE_RESET);
+}
+
 void vk_flows_close_slot(struct vk_run *run, uint32_t slot)
 {
 	for (uint32_t i = 0; i < run->flow_high; i++) {
 		struct vk_flow *flow = &run->work->flows[i];
 
-		if (flow->state != VK_ROW_LIVE || flow->app != slot)
-			continue;
-		vk_reply_put(run, (struct vk_reply){
-					  .type = VK_STREAM_RESET,
-					  .class = flow->class,
-					  .peer = flow->peer,
-					  .stream = flow->stream,
-					  .correlation = flow->token,
-					  .code = VK_CODE_APPLICATION_GONE,
-				  });
-		vk_flows_close(run, flow);
+		if (flow->state == VK_ROW_LIVE && flow->app == slot)
+			vk_flows_end(run, flow, VK_CODE_APPLICATION_GONE);
 	}
 }
 
@@ -168,12 +245,17 @@ void vk_flows_close_peer(struct vk_run *run, uint32_t peer)
 	for (uint32_t i = 0; i < run->flow_high; i++) {
 		struct vk_flow *flow = &run->work->flows[i];
 
-		if (flow->state == VK_ROW_LIVE && flow->peer == peer)
+		if (flow->peer != peer)
+			continue;
+		if (flow->state == VK_ROW_LIVE)
 			vk_flows_reset(run, flow, VK_CODE_NO_PEER);
+		else if (flow->state == VK_ROW_CLOSING)
+			vk_flows_close(run, flow);
 	}
 }
 
-void vk_flows_reset(struct vk_run *run, struct vk_flow *flow, uint32_t code)
+/* Puts the record that tells an application of its stream's end. */
+static void tell(struct vk_run *run, const struct vk_flow *flow, uint32_t code)
 {
 	struct vk_message message = {
 		.flow = vk_flow_number(run, flow),
@@ -187,14 +269,142 @@ void vk_flows_reset(struct vk_run *run, struct vk_flow *flow, uint32_t code)
 	uint32_t slot = flow->app, class = flow->class;
 	uint8_t *body = vk_slots_out(run, slot, class, sizeof message);
 
-	if (body) {
-		memcpy(body, &message, sizeof message);
-		vk_slots_commit(run, slot, class, sizeof message,
-				opening ? VK_RECORD_OPENED : VK_RECORD_RESET);
-	}
-	if (flow->state == VK_ROW_LIVE) /* the application may have been cut off */
+	if (!body)
+		return;
+	memcpy(body, &message, sizeof message);
+	vk_slots_commit(run, slot, class, sizeof message,
+			opening ? VK_RECORD_OPENED : VK_RECORD_RESET);
+}
+
+void vk_flows_reset(struct vk_run *run, struct vk_flow *flow, uint32_t code)
+{
+	tell(run, flow, code);
+	if (flow->state != VK_ROW_FREE) /* the application may have been cut off */
 		vk_flows_close(run, flow);
 }
+
+void vk_flows_break(struct vk_run *run, struct vk_flow *flow, uint32_t code)
+{
+	tell(run, flow, code);
+	if (flow->state == VK_ROW_LIVE)
+		vk_flows_end(run, flow, code);
+}
+
+/* ---- The end of both directions ---- */
+
+static void linger(struct vk_run *run, uint32_t number, uint32_t generation)
+{
+	struct vk_lingering *list = &run->lingering;
+
+	if (!list->rows || list->next - list->first > list->mask) {
+		uint32_t size = list->rows ? 2 * (list->mask + 1) : LINGERING_MIN;
+		struct vk_linger *rows = malloc(size * sizeof *rows);
+
+		if (!rows) { /* late copies are answered with a reset then */
+			vk_flows_close(run, &run->work->flows[number]);
+			return;
+		}
+		for (uint32_t i = list->first; i != list->next; i++)
+			rows[i & (size - 1)] = list->rows[i & list->mask];
+		free(list->rows);
+		list->rows = rows;
+		list->mask = size - 1;
+	}
+	list->rows[list->next++ & list->mask] =
+		(struct vk_linger){ number, generation, run->now_ns + LINGER_NS };
+}
+
+int vk_flows_ended(const struct vk_flow *flow)
+{
+	return flow->closed == (VK_CLOSED_HERE | VK_CLOSED_THERE) &&
+	       (!vk_flow_reliable(flow) || flow->rx.next == flow->rx_final);
+}
+
+void vk_flows_settle(struct vk_run *run, struct vk_flow *flow)
+{
+	uint32_t number = vk_flow_number(run, flow);
+	const struct vk_flow_run *own = &run->flows[number];
+
+	if (flow->state != VK_ROW_LIVE || !vk_flows_ended(flow) || own->unacked || own->held_count)
+		return;
+	VK_STORE_RELEASE(&flow->state, VK_ROW_CLOSING);
+	linger(run, number, flow->generation);
+}
+
+void vk_flows_expire(struct vk_run *run)
+{
+	struct vk_lingering *list = &run->lingering;
+
+	while (list->first != list->next) {
+		const struct vk_linger *at = &list->rows[list->first & list->mask];
+		struct vk_flow *flow = &run->work->flows[at->flow];
+
+		if (at->due_ns > run->now_ns)
+			return;
+		list->first++;
+		if (flow->state == VK_ROW_CLOSING && flow->generation == at->generation)
+			vk_flows_close(run, flow);
+	}
+}
+
+void vk_flows_entry_done(struct vk_run *run, uint32_t number)
+{
+	if (run->flows[number].unacked && !--run->flows[number].unacked)
+		vk_flows_settle(run, &run->work->flows[number]);
+}
+
+/* ---- Credit ---- */
+
+void vk_flows_ready(struct vk_run *run, struct vk_flow *flow)
+{
+	uint32_t number = vk_flow_number(run, flow);
+	struct vk_flow_run *own = &run->flows[number];
+	struct vk_ledger *ledger = &run->slots[flow->app].ledgers[flow->class];
+
+	if (!own->held_count || own->ready)
+		return;
+	own->ready = 1;
+	own->ready_next = 0;
+	if (ledger->ready_last)
+		run->flows[ledger->ready_last - 1].ready_next = number + 1;
+	else
+		ledger->ready_first = number + 1;
+	ledger->ready_last = number + 1;
+}
+
+/* A limit is worth a frame when it moves by a quarter of the window. */
+static void offer(struct vk_run *run, struct vk_flow *flow)
+{
+	struct vk_flow_run *own = &run->flows[vk_flow_number(run, flow)];
+	uint64_t limit = flow->rx_consumed + own->landed + run->params.window_bytes;
+
+	if (limit < flow->rx_limit + run->params.window_bytes / 4)
+		return;
+	flow->rx_limit = limit;
+	vk_session_owe(run, flow, VK_OWE_CREDIT);
+}
+
+void vk_flows_consumed(struct vk_run *run, uint32_t slot, const struct vk_consumed *report)
+{
+	struct vk_flow *flow;
+
+	if (report->flow >= VK_FLOWS_MAX)
+		return;
+	flow = &run->work->flows[report->flow];
+	if (flow->state != VK_ROW_LIVE || flow->generation != report->flow_generation ||
+	    flow->app != slot || report->cost <= flow->rx_consumed || report->cost > flow->rx_cost)
+		return;
+	flow->rx_consumed = report->cost;
+	offer(run, flow);
+}
+
+void vk_flows_grow(struct vk_run *run, struct vk_flow *flow, uint32_t bytes)
+{
+	run->flows[vk_flow_number(run, flow)].landed += bytes;
+	offer(run, flow);
+}
+
+/* ---- Best effort ---- */
 
 int vk_flows_seen(const struct vk_flow *flow, uint32_t sequence)
 {

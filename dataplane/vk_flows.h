@@ -3,24 +3,41 @@
 #define VK_FLOWS_H
 /* vk_flows.h: the ends of streams, (peer, stream) <-> application, in vk_work so that they outlive
  * the worker. The index over them is built anew by every worker.
+ *
+ *   FREE -> LIVE      vk_flows_open
+ *   LIVE -> CLOSING   both directions have ended: it lingers, so that late copies are known
+ *   LIVE -> CLOSING   vk_flows_end: it owes the peer a reset until that is acknowledged
+ *   LIVE, CLOSING -> FREE   vk_flows_close
  */
+#include "vk_outgoing.h"
 #include "vk_run.h"
+
+enum vk_closed {
+	VK_CLOSED_HERE = 1, /* the application sends no more */
+	VK_CLOSED_THERE = 2, /* the peer sends no more, and the application knows */
+};
 
 /* vk_flows_load builds the index over the live flows and closes those whose application or peer
  * is gone. Call once all slots are attached. */
 void vk_flows_load(struct vk_run *run);
 
-/* vk_flows_find returns the live flow of (peer, stream), or NULL. */
+/* vk_flows_retell has flows with a peer owe what packets that are forgotten may have told it. */
+void vk_flows_retell(struct vk_run *run, uint32_t peer);
+
+/* vk_flows_find returns the flow of (peer, stream), live or closing, or NULL. */
 struct vk_flow *vk_flows_find(struct vk_run *run, uint32_t peer, uint32_t stream);
 
 /* vk_flows_open makes a flow; NULL when the table is full. Published last (release). */
 struct vk_flow *vk_flows_open(struct vk_run *run, uint32_t peer, uint32_t stream, uint32_t slot,
 			      uint32_t token, int opener);
 
-/* vk_flows_close frees a flow. */
+/* vk_flows_close frees a flow; what its application sent on it is forgotten. */
 void vk_flows_close(struct vk_run *run, struct vk_flow *flow);
 
-/* vk_flows_close_slot frees all flows of an application and tells their peers. */
+/* vk_flows_end resets a live flow from this side: the peer is told the code until it knows. */
+void vk_flows_end(struct vk_run *run, struct vk_flow *flow, uint32_t code);
+
+/* vk_flows_close_slot ends all flows of an application. */
 void vk_flows_close_slot(struct vk_run *run, uint32_t slot);
 
 /* vk_flows_close_peer ends all flows with a peer that is no more, and tells their applications. */
@@ -30,12 +47,38 @@ void vk_flows_close_peer(struct vk_run *run, uint32_t peer);
  * stream that it is still opening is answered with OPENED. */
 void vk_flows_reset(struct vk_run *run, struct vk_flow *flow, uint32_t code);
 
-/* vk_flows_accept notes that message `sequence` came on flow. Returns 1 when it is new, 0 when it
- * came before or is too old to tell. Counts gaps; a late message takes its gap back. */
+/* vk_flows_break resets a live flow from here and tells its application why. */
+void vk_flows_break(struct vk_run *run, struct vk_flow *flow, uint32_t code);
+
+/* vk_flows_ended says whether both directions of a flow came to their ends, and all messages of the
+ * peer are here. */
+int vk_flows_ended(const struct vk_flow *flow);
+
+/* vk_flows_settle looks whether both directions of a live flow have ended. */
+void vk_flows_settle(struct vk_run *run, struct vk_flow *flow);
+
+/* vk_flows_expire frees flows that have lingered long enough. */
+void vk_flows_expire(struct vk_run *run);
+
+/* vk_flows_accept notes that message `sequence` came on a best-effort flow. Returns 1 when it is
+ * new, 0 when it came before or is too old to tell. Counts gaps; a late message takes its gap
+ * back. */
 int vk_flows_accept(struct vk_run *run, struct vk_flow *flow, uint32_t sequence);
 
 /* vk_flows_seen says whether a message came before (or is too old to tell), and notes nothing. */
 int vk_flows_seen(const struct vk_flow *flow, uint32_t sequence);
+
+/* vk_flows_ready puts a flow that holds records into its ring's list of those that may send. */
+void vk_flows_ready(struct vk_run *run, struct vk_flow *flow);
+
+/* vk_flows_entry_done notes that one more of a flow's records is acknowledged. */
+void vk_flows_entry_done(struct vk_run *run, uint32_t number);
+
+/* vk_flows_consumed takes an application's report; the peer may be owed credit then. */
+void vk_flows_consumed(struct vk_run *run, uint32_t slot, const struct vk_consumed *report);
+
+/* vk_flows_grow gives the peer more credit as its message lands in memory of its own. */
+void vk_flows_grow(struct vk_run *run, struct vk_flow *flow, uint32_t bytes);
 
 /* vk_services_find returns the slot that listens on a name and is attached, or -1. */
 int vk_services_find(struct vk_run *run, const uint8_t *name, uint32_t size);
@@ -44,5 +87,17 @@ int vk_services_find(struct vk_run *run, const uint8_t *name, uint32_t size);
 static inline uint32_t vk_flow_number(const struct vk_run *run, const struct vk_flow *flow)
 {
 	return (uint32_t)(flow - run->work->flows);
+}
+
+/* vk_flow_reliable says whether a flow's messages are sent until they are acknowledged. */
+static inline int vk_flow_reliable(const struct vk_flow *flow)
+{
+	return flow->class != VK_CLASS_LOGS;
+}
+
+/* vk_flows_holds says whether a flow has records that have to go before its next one. */
+static inline int vk_flows_holds(const struct vk_run *run, const struct vk_flow *flow)
+{
+	return run->flows[vk_flow_number(run, flow)].held_count != 0;
 }
 #endif

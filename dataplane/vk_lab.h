@@ -91,6 +91,13 @@ struct vk_lab_fault {
 	struct vk_link_config link;
 };
 
+/* What engines are robbed of, to see that its lack is noticed. */
+enum vk_lab_without {
+	VK_LAB_WITHOUT_NOTHING = 0,
+	VK_LAB_WITHOUT_RECOVERY = 1, /* what is lost is not sent again */
+	VK_LAB_WITHOUT_CREDIT = 2, /* senders do not heed the limits of receivers */
+};
+
 struct vk_lab_scenario {
 	uint64_t seed;
 	uint64_t limit_ns; /* when it ends at the latest */
@@ -104,6 +111,8 @@ struct vk_lab_scenario {
 	uint32_t reliable; /* 1: everything of a reliable class has to arrive, once */
 	uint32_t corrupt_through; /* 1: damaged packets pass the checksum */
 	uint32_t unchecked; /* 1: content is not looked at */
+	uint32_t without; /* enum vk_lab_without: the engine is broken on purpose */
+	uint32_t spurious_ppm; /* packets declared lost that were not, in millionths; 0 = any */
 	uint64_t held_bytes; /* a library never holds more for one stream; 0 = any */
 	uint32_t timed; /* 1: measure the delay of every message */
 	uint32_t again_ppm; /* packets' bytes over what messages need, in millionths; 0 = any */

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 #include "vk_lab_world.h"
 
+#include "vk_session.h"
 #include "vk_wire.h"
 
 enum {
 	UNFINISHED_SHOWN = 8, /* streams named in a failure */
 	HEADS_BYTES = 128, /* of a datagram and its message, at most */
 	SLACK_BYTES = 65536, /* opening, closing, acknowledging a little */
+	SLACK_PACKETS = 20, /* that may be taken for lost, whatever the share */
 	PPM = 1000000,
 };
 
@@ -50,12 +52,28 @@ static void check_received(struct vk_lab *lab, uint32_t node)
 	}
 }
 
+/* What engines send, engines understand. */
+static void check_understood(struct vk_lab *lab, uint32_t node)
+{
+	static const uint32_t drops[] = { VK_DROP_FRAME_INVALID, VK_DROP_INNER_INVALID };
+
+	for (uint32_t c = 0; c < VK_CLASS_COUNT; c++) {
+		uint64_t count = sum_of(lab->nodes[node].counters->classes[c], drops, 2);
+
+		if (count)
+			vk_lab_fail(lab, "node %u, class %u: %llu frames or messages are malformed",
+				    node, c, (unsigned long long)count);
+	}
+}
+
 /* Messages that applications put into their rings against what the worker says it took. */
 static void check_sent(struct vk_lab *lab, uint32_t node)
 {
 	uint64_t put[VK_CLASS_COUNT] = { 0 };
-	static const uint32_t ends[] = { VK_TX_MESSAGES, VK_REFUSED_FLOW, VK_REFUSED_SIZE,
-					 VK_REFUSED_POLICY, VK_DROP_TX_UNREACHABLE };
+	static const uint32_t ends[] = {
+		VK_TX_MESSAGES,	   VK_REFUSED_FLOW, VK_REFUSED_SIZE,
+		VK_REFUSED_POLICY, VK_REFUSED_LATE, VK_DROP_TX_UNREACHABLE
+	};
 
 	for (uint32_t i = 0; i < lab->stream_count; i++) {
 		const struct vk_lab_stream *stream = &lab->streams[i];
@@ -67,7 +85,7 @@ static void check_sent(struct vk_lab *lab, uint32_t node)
 			put[vk_stream_class(stream->id)] += stream->ends[VK_LAB_ACCEPTOR].sent;
 	}
 	for (uint32_t c = VK_CLASS_CRITICAL; c < VK_CLASS_COUNT; c++) {
-		uint64_t taken = sum_of(lab->nodes[node].counters->classes[c], ends, 5);
+		uint64_t taken = sum_of(lab->nodes[node].counters->classes[c], ends, 6);
 
 		if (put[c] != taken)
 			vk_lab_fail(lab, "node %u, class %u: %llu messages sent, %llu accounted",
@@ -148,22 +166,43 @@ static void check_again(struct vk_lab *lab)
 			    (unsigned long long)carried, (unsigned long long)need);
 }
 
+/* Losses that were none, of the workers that are still there. */
+static void check_spurious(struct vk_lab *lab)
+{
+	uint64_t sent = 0, spurious = 0;
+
+	if (!lab->scenario.spurious_ppm)
+		return;
+	for (uint32_t i = 0; i < lab->scenario.node_count; i++) {
+		const struct vk_run *run = lab->nodes[i].run;
+
+		for (uint32_t p = 0; run && p < VK_PEERS_MAX; p++) {
+			if (!run->sessions[p])
+				continue;
+			sent += run->sessions[p]->recovery.count.sent;
+			spurious += run->sessions[p]->recovery.count.spurious;
+		}
+	}
+	if (spurious > SLACK_PACKETS + sent * lab->scenario.spurious_ppm / PPM)
+		vk_lab_fail(lab, "%llu of %llu packets were declared lost and arrived",
+			    (unsigned long long)spurious, (unsigned long long)sent);
+}
+
 void vk_lab_check(struct vk_lab *lab)
 {
-	int untouched = 1;
-
 	for (uint32_t i = 0; i < lab->scenario.node_count; i++) {
-		if (!whole(lab, i)) {
-			untouched = 0;
+		if (!whole(lab, i))
 			continue;
-		}
 		check_received(lab, i);
+		if (!lab->scenario.corrupt_through)
+			check_understood(lab, i);
 		if (lab->report.finished)
 			check_sent(lab, i);
 	}
-	if (untouched && lab->report.finished && !lab->scenario.corrupt_through)
+	if (!lab->scenario.fault_count && lab->report.finished && !lab->scenario.corrupt_through)
 		check_lossless(lab);
 	if (lab->scenario.reliable)
 		check_finished(lab);
 	check_again(lab);
+	check_spurious(lab);
 }

@@ -3,6 +3,7 @@
 #include "vk_lab_world.h"
 
 #include "vk_engine.h"
+#include "vk_session.h"
 #include "vk_slots.h"
 
 #include <setjmp.h>
@@ -296,7 +297,7 @@ int vk_lab_node_attach(struct vk_lab *lab, uint32_t number)
 {
 	struct vk_lab_app_run *app = &lab->apps[number];
 	struct vk_lab_node_run *node = &lab->nodes[app->config->node];
-	uint32_t capacity[VK_RINGS_MAX] = { 0 };
+	uint32_t capacity[VK_RINGS_MAX] = { [VK_CLASS_CONTROL] = VK_CONTROL_RING };
 	int ours[2], theirs[4] = { -1, -1, -1, -1 }, error = 0;
 
 	while (node->apps[app->slot])
@@ -424,6 +425,18 @@ static void ring_apps(struct vk_lab_node_run *node, uint64_t at_ns)
 	}
 }
 
+/* Takes from an engine what a scenario wants it to be without. */
+static void rob(struct vk_run *run, uint32_t without)
+{
+	for (uint32_t i = 0; without == VK_LAB_WITHOUT_CREDIT && i < run->flow_high; i++)
+		run->work->flows[i].tx_limit = UINT64_MAX / 2;
+	for (uint32_t i = 0; i < VK_PEERS_MAX; i++) {
+		if (run->sessions[i])
+			run->sessions[i]->recovery.params.detect_loss = without !=
+									VK_LAB_WITHOUT_RECOVERY;
+	}
+}
+
 void vk_lab_node_turn(struct vk_lab *lab, uint32_t number)
 {
 	struct vk_lab_node_run *node = &lab->nodes[number];
@@ -452,6 +465,8 @@ void vk_lab_node_turn(struct vk_lab *lab, uint32_t number)
 			vk_lab_wake_node(lab, number, node->start_ns);
 		return;
 	}
+	if (lab->scenario.without)
+		rob(node->run, lab->scenario.without);
 	done = vk_engine_turn(node->run, lab->now_ns, lab->now_ns + real_offset_ns, &kept);
 	if (done < 0)
 		vk_lab_fail(lab, "node %u: its worker ends with %d", number, done);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "vk_peers.h"
 
+#include "vk_content.h"
 #include "vk_flows.h"
 
 #include <assert.h>
@@ -49,6 +50,24 @@ static void index_peer(struct vk_run *run, uint32_t peer)
 	while (run->peer_buckets[at])
 		at = (at + 1) % VK_PEER_BUCKETS;
 	run->peer_buckets[at] = (uint16_t)(peer + 1);
+}
+
+/* A session ends when its peer is gone, has left, or shakes hands anew. What it carried goes on
+ * over the next one. */
+static void adopt_session(struct vk_run *run, uint32_t peer)
+{
+	const struct vk_peer *row = &run->peers[peer];
+	struct vk_session *session = run->sessions[peer];
+
+	if (session && row->state == VK_ROW_LIVE && row->joined &&
+	    row->session_local == session->id)
+		return;
+	vk_session_forget(run, peer);
+	session = vk_session_of(run, peer); /* now: nobody else asks for what was under way */
+	if (!session)
+		return;
+	vk_content_resend_peer(run, session);
+	vk_flows_retell(run, peer);
 }
 
 /* Packet numbers and streams belong to one peer: a row that names another one starts anew. */
@@ -104,6 +123,7 @@ void vk_peers_refresh(struct vk_run *run, int force)
 		if (vk_seqlock_copy(peer, &run->state->peers[i], sizeof *peer))
 			run->peer_epoch = epoch - 1; /* look again next turn */
 		clamp_peer(run, peer);
+		adopt_session(run, i);
 		if (peer->state != VK_ROW_LIVE)
 			continue;
 		index_peer(run, i);

@@ -20,6 +20,8 @@ struct vk_reassembly {
 	uint64_t bytes_max;
 	uint32_t live;
 	uint32_t free_count;
+	uint32_t stored; /* bytes of the last shard that were new */
+	struct vk_partial *whole; /* all of it is there, but for what was just copied */
 	uint16_t free[VK_PARTIALS_MAX]; /* buffers; the one used last is used next */
 };
 
@@ -133,7 +135,7 @@ static struct vk_partial *start(struct vk_reassembly *table, const struct vk_sha
 		partial->sequence = shard->sequence;
 		partial->buffer = table->free[--table->free_count];
 		partial->run_count = 0;
-		partial->begin_ns = now_ns;
+		partial->begin_ns = shard->kept ? UINT64_MAX : now_ns;
 		VK_STORE_RELEASE(&partial->total, shard->total);
 		table->bytes += shard->total;
 		table->live++;
@@ -189,12 +191,65 @@ static void insert(struct vk_partial *partial, uint32_t begin, uint32_t end,
 	partial->run_count = count;
 }
 
+/* Bytes of a partial that are there. */
+static uint32_t present(const struct vk_partial *partial)
+{
+	uint32_t bytes = 0;
+
+	for (uint32_t i = 0; i < partial->run_count; i++)
+		bytes += partial->runs[i].end - partial->runs[i].begin;
+	return bytes;
+}
+
+/* The first bytes of [begin, end) that are not there yet; 0 = all are. */
+static int first_gap(const struct vk_partial *partial, uint32_t *begin, uint32_t *end)
+{
+	for (uint32_t i = 0; i < partial->run_count && *begin < *end; i++) {
+		if (partial->runs[i].end <= *begin)
+			continue;
+		if (partial->runs[i].begin > *begin) {
+			if (partial->runs[i].begin < *end)
+				*end = partial->runs[i].begin;
+			break;
+		}
+		*begin = partial->runs[i].end;
+	}
+	return *begin < *end;
+}
+
+/* Takes what is new of a shard: a path's MTU may change between two copies of the same bytes. */
+static enum vk_shard_result take(struct vk_reassembly *table, struct vk_partial *partial,
+				 const struct vk_shard *shard)
+{
+	uint32_t stop = shard->offset + shard->size, begin = shard->offset, end = stop;
+	enum vk_shard_result result = VK_SHARD_KNOWN;
+	struct place place;
+
+	for (; first_gap(partial, &begin, &end); begin = end, end = stop) {
+		if (!find_place(partial, begin, end, &place))
+			return VK_SHARD_REFUSED;
+		memcpy(table->buffers[partial->buffer] + begin,
+		       shard->data + (begin - shard->offset), end - begin);
+		table->stored += end - begin;
+		if (present(partial) + (end - begin) == partial->total) {
+			table->whole = partial;
+			return VK_SHARD_COMPLETE;
+		}
+		__asm__ volatile("" : : : "memory"); /* bytes first: a worker may die in between */
+		insert(partial, begin, end, &place);
+		result = VK_SHARD_TAKEN;
+	}
+	return result;
+}
+
 enum vk_shard_result vk_reassembly_add(struct vk_reassembly *table, const struct vk_shard *shard,
 				       uint64_t now_ns, const uint8_t **message)
 {
 	struct vk_partial *partial;
-	struct place place;
+	enum vk_shard_result result;
 
+	table->whole = NULL;
+	table->stored = 0;
 	if (!shard->size || shard->total > VK_PARTIAL_SIZE || shard->offset >= shard->total ||
 	    shard->size > shard->total - shard->offset)
 		return VK_SHARD_REFUSED;
@@ -207,17 +262,28 @@ enum vk_shard_result vk_reassembly_add(struct vk_reassembly *table, const struct
 		drop(table, partial);
 		return VK_SHARD_REFUSED;
 	}
-	if (!find_place(partial, shard->offset, shard->offset + shard->size, &place))
-		return VK_SHARD_REFUSED;
-	memcpy(table->buffers[partial->buffer] + shard->offset, shard->data, shard->size);
-	__asm__ volatile("" : : : "memory"); /* bytes first: a worker may die in between */
-	insert(partial, shard->offset, shard->offset + shard->size, &place);
-	if (partial->run_count > 1 || partial->runs[0].begin ||
-	    partial->runs[0].end != partial->total)
-		return VK_SHARD_TAKEN;
+	result = take(table, partial, shard);
 	*message = table->buffers[partial->buffer];
-	drop(table, partial);
-	return VK_SHARD_COMPLETE;
+	return result;
+}
+
+uint32_t vk_reassembly_stored(const struct vk_reassembly *table)
+{
+	return table->stored;
+}
+
+void vk_reassembly_done(struct vk_reassembly *table)
+{
+	drop(table, table->whole);
+	table->whole = NULL;
+}
+
+void vk_reassembly_forget(struct vk_reassembly *table, uint32_t flow)
+{
+	for (uint32_t i = 0; table->live && i < VK_PARTIALS_MAX; i++) {
+		if (table->partials[i].total && table->partials[i].flow == flow)
+			drop(table, &table->partials[i]);
+	}
 }
 
 uint32_t vk_reassembly_expire(struct vk_reassembly *table, uint64_t now_ns, uint64_t age_ns)
@@ -227,7 +293,8 @@ uint32_t vk_reassembly_expire(struct vk_reassembly *table, uint64_t now_ns, uint
 	for (uint32_t i = 0; table->live && i < VK_PARTIALS_MAX; i++) {
 		struct vk_partial *partial = &table->partials[i];
 
-		if (!partial->total || now_ns - partial->begin_ns < age_ns)
+		if (!partial->total || partial->begin_ns == UINT64_MAX ||
+		    now_ns - partial->begin_ns < age_ns)
 			continue;
 		drop(table, partial);
 		gone++;

@@ -9,8 +9,9 @@
 
 enum vk_shard_result {
 	VK_SHARD_TAKEN = 0, /* more is missing */
-	VK_SHARD_COMPLETE = 1, /* *message is whole until the next call */
-	VK_SHARD_REFUSED = 2, /* contradicts, repeats, or over a limit */
+	VK_SHARD_COMPLETE = 1, /* *message is whole until the next call; see vk_reassembly_done */
+	VK_SHARD_REFUSED = 2, /* contradicts, overlaps, or over a limit */
+	VK_SHARD_KNOWN = 3, /* it is there already */
 };
 
 struct vk_reassembly;
@@ -24,6 +25,7 @@ struct vk_shard {
 	uint32_t total;
 	uint32_t size;
 	const uint8_t *data;
+	int kept; /* the message waits for its rest as long as it takes */
 };
 
 /* vk_reassembly_new returns a table over VK_PARTIALS_MAX partials and as many buffers, which must
@@ -41,6 +43,16 @@ void vk_reassembly_limit(struct vk_reassembly *table, uint64_t bytes);
 /* vk_reassembly_add takes a shard. On VK_SHARD_COMPLETE, *message points to shard->total bytes. */
 enum vk_shard_result vk_reassembly_add(struct vk_reassembly *table, const struct vk_shard *shard,
 				       uint64_t now_ns, const uint8_t **message);
+
+/* vk_reassembly_stored returns how many bytes of the last shard were new. */
+uint32_t vk_reassembly_stored(const struct vk_reassembly *table);
+
+/* vk_reassembly_done ends the message that was completed last. Without it, its last shard is
+ * forgotten with the next call and has to come again. */
+void vk_reassembly_done(struct vk_reassembly *table);
+
+/* vk_reassembly_forget gives up the partial messages of a flow that is no more. */
+void vk_reassembly_forget(struct vk_reassembly *table, uint32_t flow);
 
 /* vk_reassembly_expire gives up partial messages not completed within age_ns; returns how many. */
 uint32_t vk_reassembly_expire(struct vk_reassembly *table, uint64_t now_ns, uint64_t age_ns);

@@ -4,6 +4,7 @@
 #include "vk_flows.h"
 #include "vk_peers.h"
 #include "vk_reassembly.h"
+#include "vk_session.h"
 #include "vk_slots.h"
 
 #include <sched.h>
@@ -14,6 +15,7 @@
 enum {
 	CRITICAL_EVERY = 16, /* frames of lower classes between two looks at critical */
 	RESET_EVERY_NS = 1000000, /* one reset a millisecond to streams that nobody knows */
+	SEQUENCED = 1u << VK_EXT_SEQ | 1u << VK_EXT_SHARD,
 };
 
 static struct vk_message describe(const struct vk_run *run, const struct vk_flow *flow,
@@ -49,8 +51,27 @@ static int put(struct vk_run *run, const struct vk_flow *flow, const struct vk_m
 	return 1;
 }
 
-static void deliver(struct vk_run *run, const struct vk_flow *flow, const struct vk_frame *frame,
-		    const uint8_t *payload, uint32_t size)
+/* Tells the opener of a stream that it is open, before anything else of it; 0 = no room. */
+static int tell_opened(struct vk_run *run, struct vk_flow *flow)
+{
+	struct vk_message message = {
+		.flow = vk_flow_number(run, flow),
+		.flow_generation = flow->generation,
+		.peer = flow->peer,
+		.stream = flow->stream,
+		.correlation = flow->token,
+	};
+
+	if (!flow->opener || flow->opened)
+		return 1;
+	flow->answered = 1;
+	flow->opened = (uint8_t)put(run, flow, &message, VK_RECORD_OPENED, NULL, 0);
+	return flow->opened;
+}
+
+/* Hands a message over; 0 when there is no room for it, and the peer has to send it again. */
+static int deliver(struct vk_run *run, struct vk_flow *flow, const struct vk_frame *frame,
+		   const uint8_t *payload, uint32_t size)
 {
 	struct vk_message message = describe(run, flow, frame);
 	struct vk_app_count *count = &run->counters->apps[flow->app][flow->class];
@@ -58,20 +79,39 @@ static void deliver(struct vk_run *run, const struct vk_flow *flow, const struct
 
 	if (!run->slots[flow->app].attached) {
 		row[VK_DROP_APP_GONE]++;
-		return;
+		return 0;
 	}
 	if (!put(run, flow, &message, VK_RECORD_DATA, payload, size)) {
 		row[VK_DROP_APP_RING]++;
 		count->dropped++;
-		return;
+		return 0;
 	}
+	flow->rx_cost += (uint64_t)size + VK_MESSAGE_COST;
 	row[VK_RX_DELIVERED]++;
 	row[VK_RX_DELIVERED_BYTES] += size;
 	count->delivered++;
 	count->delivered_bytes += size;
+	return 1;
 }
 
-static void receive_shard(struct vk_run *run, struct vk_flow *flow, struct vk_frame *frame)
+/* Notes that a message came. The record is in its ring first: a worker that dies in between makes
+ * the application see it twice, which its library notices. */
+static void note_message(struct vk_run *run, struct vk_flow *flow, uint32_t sequence)
+{
+	vk_sequences_add(&flow->rx, run->work->runs, vk_flow_number(run, flow), sequence);
+	flow->rx_messages++;
+	if (flow->closed & VK_CLOSED_THERE)
+		vk_flows_settle(run, flow);
+}
+
+/* Whether a new message is one too many for the stream's window. */
+static int overrun(struct vk_run *run, const struct vk_flow *flow, uint32_t size)
+{
+	return flow->class != VK_CLASS_CRITICAL && vk_flow_reliable(flow) &&
+	       flow->rx_cost + run->flows[vk_flow_number(run, flow)].landed + size > flow->rx_limit;
+}
+
+static int receive_shard(struct vk_run *run, struct vk_flow *flow, struct vk_frame *frame)
 {
 	struct vk_shard shard = {
 		.flow = vk_flow_number(run, flow),
@@ -81,24 +121,47 @@ static void receive_shard(struct vk_run *run, struct vk_flow *flow, struct vk_fr
 		.total = frame->total,
 		.size = frame->length,
 		.data = frame->payload,
+		.kept = vk_flow_reliable(flow),
 	};
+	struct vk_flow_run *own = &run->flows[shard.flow];
 	uint64_t *row = vk_count_row(run, flow->class);
 	const uint8_t *message;
+	uint32_t landed;
+	int delivered;
 
 	switch (vk_reassembly_add(run->reassembly, &shard, run->now_ns, &message)) {
 	case VK_SHARD_REFUSED:
 		row[VK_DROP_REASSEMBLY]++;
-		return;
+		return 0;
+	case VK_SHARD_KNOWN:
+		row[VK_DROP_STALE]++;
+		return 1;
 	case VK_SHARD_TAKEN:
 		row[VK_RX_SHARDS]++;
-		return;
+		if (overrun(run, flow, vk_reassembly_stored(run->reassembly))) {
+			vk_flows_break(run, flow, VK_CODE_FLOW_CONTROL);
+			return 1;
+		}
+		vk_flows_grow(run, flow, vk_reassembly_stored(run->reassembly));
+		return 1;
 	case VK_SHARD_COMPLETE:
-		row[VK_RX_SHARDS]++;
-		row[VK_RX_REASSEMBLED]++;
-		vk_flows_accept(run, flow, frame->sequence);
-		frame->flags &= (uint8_t)~VK_FLAG_FRG;
-		deliver(run, flow, frame, message, frame->total);
+		break;
 	}
+	frame->flags &= (uint8_t)~VK_FLAG_FRG;
+	delivered = deliver(run, flow, frame, message, frame->total);
+	if (!delivered && vk_flow_reliable(flow))
+		return 0; /* this shard has to come again, when there is room */
+	vk_reassembly_done(run->reassembly);
+	row[VK_RX_SHARDS]++;
+	row[VK_RX_REASSEMBLED]++;
+	if (!vk_flow_reliable(flow)) {
+		vk_flows_accept(run, flow, frame->sequence);
+		return 1;
+	}
+	landed = frame->total - vk_reassembly_stored(run->reassembly);
+	own->landed -= own->landed < landed ? own->landed : landed;
+	note_message(run, flow, frame->sequence);
+	return 1;
 }
 
 static void unknown_stream(struct vk_run *run, uint32_t peer, const struct vk_frame *frame)
@@ -116,33 +179,70 @@ static void unknown_stream(struct vk_run *run, uint32_t peer, const struct vk_fr
 			  });
 }
 
-static void receive_message(struct vk_run *run, uint32_t peer, struct vk_frame *frame)
+static int receive_log(struct vk_run *run, struct vk_flow *flow, struct vk_frame *frame)
+{
+	if (frame->present & 1u << VK_EXT_SHARD ? vk_flows_seen(flow, frame->sequence) :
+						  !vk_flows_accept(run, flow, frame->sequence)) {
+		vk_count_row(run, flow->class)[VK_DROP_STALE]++;
+		return 1;
+	}
+	if (frame->present & 1u << VK_EXT_SHARD)
+		receive_shard(run, flow, frame);
+	else
+		deliver(run, flow, frame, frame->payload, frame->length);
+	return 1;
+}
+
+static int receive_reliable(struct vk_run *run, struct vk_flow *flow, struct vk_frame *frame)
+{
+	uint64_t *row = vk_count_row(run, flow->class);
+
+	switch (vk_sequences_look(&flow->rx, run->work->runs, frame->sequence)) {
+	case VK_SEQUENCE_DUPLICATE:
+		row[VK_DROP_STALE]++;
+		return 1;
+	case VK_SEQUENCE_FULL:
+		row[VK_DROP_REASSEMBLY]++;
+		return 0;
+	case VK_SEQUENCE_NEW:
+		break;
+	}
+	if (frame->present & 1u << VK_EXT_SHARD)
+		return receive_shard(run, flow, frame);
+	if (overrun(run, flow, frame->length)) {
+		row[VK_DROP_REASSEMBLY]++;
+		vk_flows_break(run, flow, VK_CODE_FLOW_CONTROL);
+		return 0;
+	}
+	if (!deliver(run, flow, frame, frame->payload, frame->length))
+		return 0;
+	note_message(run, flow, frame->sequence);
+	return 1;
+}
+
+/* Returns whether the message was accepted: 0 = the peer has to send it again. */
+static int receive_message(struct vk_run *run, uint32_t peer, struct vk_frame *frame)
 {
 	struct vk_flow *flow = vk_flows_find(run, peer, frame->stream);
-	uint64_t *row;
+	uint64_t *row = vk_count_row(run, vk_stream_class(frame->stream));
 
-	if (!flow) {
-		vk_count_row(run, vk_stream_class(frame->stream))[VK_RX_MESSAGES]++;
-		unknown_stream(run, peer, frame);
-		return;
-	}
-	row = vk_count_row(run, flow->class);
 	row[VK_RX_MESSAGES]++;
+	if (!flow) {
+		unknown_stream(run, peer, frame);
+		return 0;
+	}
+	if (flow->state == VK_ROW_CLOSING || !(frame->present & SEQUENCED)) {
+		row[VK_DROP_STALE]++; /* a late copy; or no message of a stream */
+		return 1;
+	}
 	if (!vk_priority_ok(flow->class, frame->priority))
 		row[VK_RX_QOS_VIOLATIONS]++;
-	flow->answered = 1;
-	if (frame->present & 1u << VK_EXT_SHARD) {
-		if (vk_flows_seen(flow, frame->sequence))
-			row[VK_DROP_STALE]++;
-		else
-			receive_shard(run, flow, frame);
-		return;
+	if (!tell_opened(run, flow)) { /* the answer to STREAM_OPEN is still on its way */
+		row[VK_DROP_APP_RING]++;
+		return 0;
 	}
-	if (frame->present & 1u << VK_EXT_SEQ && !vk_flows_accept(run, flow, frame->sequence)) {
-		row[VK_DROP_STALE]++;
-		return;
-	}
-	deliver(run, flow, frame, frame->payload, frame->length);
+	return vk_flow_reliable(flow) ? receive_reliable(run, flow, frame) :
+					receive_log(run, flow, frame);
 }
 
 static void answer(struct vk_run *run, uint32_t peer, const struct vk_frame *frame, uint8_t type,
@@ -158,19 +258,25 @@ static void answer(struct vk_run *run, uint32_t peer, const struct vk_frame *fra
 			  });
 }
 
-static void receive_open(struct vk_run *run, uint32_t peer, const struct vk_frame *frame)
+static int receive_open(struct vk_run *run, uint32_t peer, const struct vk_frame *frame)
 {
 	struct vk_flow *flow = vk_flows_find(run, peer, frame->stream);
 	struct vk_message message;
 	int slot;
 
+	if (flow && flow->state == VK_ROW_CLOSING && flow->token == frame->correlation)
+		return 1; /* a late copy */
+	if (flow && flow->state == VK_ROW_CLOSING) {
+		vk_flows_close(run, flow);
+		flow = NULL;
+	}
 	if (flow && !flow->opener && flow->token == frame->correlation) {
-		answer(run, peer, frame, VK_STREAM_ACK, 0); /* asked again */
-		return;
+		vk_session_owe(run, flow, VK_OWE_ACCEPT); /* asked again */
+		return 1;
 	}
 	if (flow && flow->opener) {
 		answer(run, peer, frame, VK_STREAM_RESET, VK_CODE_STREAM_IN_USE);
-		return;
+		return 1;
 	}
 	if (flow) /* the peer forgot it: it or its application started anew */
 		vk_flows_reset(run, flow, VK_CODE_STREAM_UNKNOWN);
@@ -178,122 +284,180 @@ static void receive_open(struct vk_run *run, uint32_t peer, const struct vk_fram
 	if (slot < 0 || !vk_slots_allow(&run->slots[slot], frame->stream)) {
 		answer(run, peer, frame, VK_STREAM_RESET,
 		       slot < 0 ? VK_CODE_NO_SERVICE : VK_CODE_POLICY);
-		return;
+		return 0; /* the answer may be lost: it asks again */
 	}
 	flow = vk_flows_open(run, peer, frame->stream, (uint32_t)slot, frame->correlation, 0);
 	if (!flow) {
 		answer(run, peer, frame, VK_STREAM_RESET, VK_CODE_STREAMS_FULL);
-		return;
+		return 0;
 	}
 	message = describe(run, flow, frame);
 	if (!put(run, flow, &message, VK_RECORD_OPEN, frame->payload, frame->length)) {
 		if (flow->state == VK_ROW_LIVE)
 			vk_flows_close(run, flow); /* the opener asks again */
-		return;
+		return 0;
 	}
-	answer(run, peer, frame, VK_STREAM_ACK, 0);
+	vk_session_owe(run, flow, VK_OWE_ACCEPT);
+	return 1;
 }
 
-static void receive_ack(struct vk_run *run, uint32_t peer, const struct vk_frame *frame)
+/* The answer to our STREAM_OPEN. */
+static int receive_accept(struct vk_run *run, uint32_t peer, const struct vk_frame *frame)
+{
+	struct vk_flow *flow = vk_flows_find(run, peer, frame->stream);
+
+	if (!flow || flow->state != VK_ROW_LIVE || flow->token != frame->correlation)
+		return 1;
+	return tell_opened(run, flow);
+}
+
+static int receive_reset(struct vk_run *run, uint32_t peer, const struct vk_frame *frame)
+{
+	struct vk_flow *flow = vk_flows_find(run, peer, frame->stream);
+	uint32_t code = frame->length >= 4 ? vk_get32(frame->payload) : 0;
+
+	/* Without a token it answers a message, which a stream being opened never sent. */
+	if (!flow || (frame->correlation ? frame->correlation != flow->token :
+					   flow->opener && !flow->answered))
+		return 1;
+	/* A peer forgets a stream without a word when both directions came to their ends, ours too:
+	 * it has all, and only its acknowledgements were lost. */
+	if (flow->state == VK_ROW_CLOSING ||
+	    (code == VK_CODE_STREAM_UNKNOWN && !frame->correlation && vk_flows_ended(flow)))
+		vk_flows_close(run, flow);
+	else
+		vk_flows_reset(run, flow, code ? code : VK_CODE_STREAM_UNKNOWN);
+	return 1;
+}
+
+/* The peer sends no more; SEQ says how many messages there were. */
+static int receive_close(struct vk_run *run, uint32_t peer, const struct vk_frame *frame)
 {
 	struct vk_flow *flow = vk_flows_find(run, peer, frame->stream);
 	struct vk_message message;
 
-	if (!flow || !flow->opener || flow->token != frame->correlation || flow->opened)
-		return;
+	if (!flow || flow->state != VK_ROW_LIVE || flow->closed & VK_CLOSED_THERE ||
+	    frame->correlation != flow->token)
+		return 1;
 	message = describe(run, flow, frame);
-	message.correlation = flow->token;
-	flow->answered = 1;
-	flow->opened = (uint8_t)put(run, flow, &message, VK_RECORD_OPENED, NULL, 0);
+	if (!tell_opened(run, flow) || !put(run, flow, &message, VK_RECORD_CLOSE, NULL, 0))
+		return 0;
+	flow->rx_final = frame->sequence;
+	flow->closed |= VK_CLOSED_THERE;
+	vk_flows_settle(run, flow);
+	return 1;
 }
 
-static void receive_end(struct vk_run *run, uint32_t peer, const struct vk_frame *frame)
+/* Returns whether the frame was accepted: 0 = the peer has to send it again. */
+static int receive_inner(struct vk_run *run, uint32_t peer, struct vk_frame *frame, int *eliciting)
 {
-	struct vk_flow *flow = vk_flows_find(run, peer, frame->stream);
-	struct vk_message message;
-
-	if (!flow)
-		return;
-	if (frame->type == VK_STREAM_RESET) {
-		uint32_t code = frame->length >= 4 ? vk_get32(frame->payload) : 0;
-
-		/* Without a token it answers a message, which a stream being opened never sent. */
-		if (frame->correlation == flow->token ||
-		    (!frame->correlation && (!flow->opener || flow->answered)))
-			vk_flows_reset(run, flow, code ? code : VK_CODE_STREAM_UNKNOWN);
-		return;
-	}
-	message = describe(run, flow, frame);
-	if (!(flow->closed & 2) && put(run, flow, &message, VK_RECORD_CLOSE, NULL, 0))
-		flow->closed |= 2;
-}
-
-static void receive_inner(struct vk_run *run, uint32_t peer, struct vk_frame *frame)
-{
-	uint64_t *row = vk_count_row(run, vk_stream_class(frame->stream));
-
 	if (frame->type >= VK_TYPE_CONTROL_END &&
 	    (frame->type < VK_STREAM_OPEN || frame->type == VK_STREAM_DATA ||
 	     frame->type > VK_STREAM_RESET)) {
-		receive_message(run, peer, frame);
-		return;
+		*eliciting = 1;
+		return receive_message(run, peer, frame);
 	}
-	row[VK_RX_CONTROL]++;
+	vk_count_row(run, vk_stream_class(frame->stream))[VK_RX_CONTROL]++;
+	if (frame->type == VK_STREAM_ACK) {
+		int credits = vk_session_acked(run, run->sessions[peer], frame);
+
+		*eliciting |= credits > 0;
+		return credits >= 0;
+	}
+	*eliciting = 1;
 	switch (frame->type) {
 	case VK_STREAM_OPEN:
-		receive_open(run, peer, frame);
-		break;
-	case VK_STREAM_ACK:
-		receive_ack(run, peer, frame);
-		break;
+		return frame->flags & VK_FLAG_ACK ? receive_accept(run, peer, frame) :
+						    receive_open(run, peer, frame);
 	case VK_STREAM_CLOSE:
+		return receive_close(run, peer, frame);
 	case VK_STREAM_RESET:
-		receive_end(run, peer, frame);
-		break;
+		return receive_reset(run, peer, frame);
 	case VK_PING:
 		answer(run, peer, frame, VK_PONG, 0);
-		break;
-	default: /* PONG and the like: nobody waits for them yet */
-		break;
+		return 1;
+	default: /* PONG and the like: nobody waits for them */
+		return 1;
 	}
 }
 
-static void receive_run(struct vk_run *run, uint32_t peer, uint32_t class,
-			const struct vk_frame *outer)
+static int receive_run(struct vk_run *run, uint32_t peer, uint32_t class,
+		       const struct vk_frame *outer, int *eliciting)
 {
 	enum { ALONE = VK_FLAG_AGG | VK_FLAG_ENC };
 	uint32_t at = 0, inner = 0;
+	int accepted = 1;
 
 	while (outer->length - at >= VK_HEADER_SIZE) {
 		const uint8_t *data = outer->payload + at;
 		struct vk_frame frame;
 
 		if (!data[0] && !data[1])
-			return; /* padding */
+			return accepted; /* padding */
 		if (inner++ == VK_AGG_MAX || vk_frame_parse(&frame, data, outer->length - at, 0) ||
 		    frame.flags & ALONE || frame.present & 1u << VK_EXT_SESSION ||
-		    vk_frame_class(&frame) != class) {
+		    vk_stream_class(frame.stream) != class) {
 			vk_count_row(run, class)[VK_DROP_INNER_INVALID]++;
-			return;
+			return 0;
 		}
 		at += vk_align_run(frame.size);
 		if (at < outer->length)
 			__builtin_prefetch(outer->payload + at + VK_LINE);
-		receive_inner(run, peer, &frame);
+		accepted &= receive_inner(run, peer, &frame, eliciting);
 		if (at > outer->length)
-			return;
+			break;
 	}
+	return accepted;
 }
 
-static void track_number(struct vk_run *run, uint32_t peer, const struct vk_frame *frame)
+/* Whether a packet is new, and of a session that is ours; counts it if not. */
+static struct vk_session *admit(struct vk_run *run, uint32_t peer, uint32_t class,
+				const struct vk_frame *frame)
 {
-	struct vk_packet *packet = &run->work->packets[peer];
+	uint64_t *row = vk_count_row(run, class);
+	struct vk_session *session;
 
-	if (!(frame->present & 1u << VK_EXT_SESSION))
+	if (!(frame->present & 1u << VK_EXT_SESSION) ||
+	    frame->session != run->peers[peer].session_local || !run->peers[peer].joined ||
+	    frame->space != vk_class_space(class)) {
+		row[VK_DROP_FRAME_SESSION]++;
+		if (frame->present & 1u << VK_EXT_SESSION && frame->space == vk_class_space(class))
+			vk_session_refuse(run, peer, frame->session);
+		return NULL;
+	}
+	session = vk_session_of(run, peer);
+	if (session &&
+	    vk_received_look(&session->received[frame->space], frame->number) != VK_ARRIVAL_NEW) {
+		row[VK_DROP_FRAME_TWICE]++;
+		return NULL;
+	}
+	return session;
+}
+
+static void receive_packet(struct vk_run *run, uint32_t peer, uint32_t class,
+			   struct vk_frame *frame)
+{
+	struct vk_session *session = admit(run, peer, class, frame);
+	struct vk_packet *packet = &run->work->packets[peer];
+	int eliciting = 0, accepted;
+
+	if (!session)
 		return;
+	session->heard_ns = run->now_ns;
 	packet->rx_packets[frame->space]++;
 	if (frame->number >= packet->rx_number[frame->space])
 		packet->rx_number[frame->space] = frame->number + 1;
+	if (frame->flags & VK_FLAG_AGG)
+		accepted = receive_run(run, peer, class, frame, &eliciting);
+	else
+		accepted = receive_inner(run, peer, frame, &eliciting);
+	if (!accepted)
+		return;
+	vk_received_add(&session->received[frame->space], frame->number, eliciting, 0, run->now_ns);
+	if (!eliciting)
+		return;
+	session->ack_stream[frame->space] = frame->stream;
+	vk_session_touch(run, session);
 }
 
 /* Handshakes belong to Python: the only frames it ever sees. */
@@ -340,11 +504,7 @@ void vk_receive_frame(struct vk_run *run, uint32_t port, uint32_t class,
 	}
 	row[VK_RX_FRAMES]++;
 	row[VK_RX_BYTES] += datagram->size;
-	track_number(run, (uint32_t)peer, &frame);
-	if (frame.flags & VK_FLAG_AGG)
-		receive_run(run, (uint32_t)peer, class, &frame);
-	else
-		receive_inner(run, (uint32_t)peer, &frame);
+	receive_packet(run, (uint32_t)peer, class, &frame);
 }
 
 int vk_receive_port(struct vk_run *run, uint32_t port, uint32_t class, int budget)

@@ -6,7 +6,11 @@
  */
 #include "vk_channel.h"
 #include "vk_frame.h"
+#include "vk_ledger.h"
 #include "vk_schedule.h"
+#include "vk_sequences.h"
+#include "vk_shards.h"
+#include "vk_timers.h"
 #include "vk_worker.h"
 
 #include <stddef.h>
@@ -28,9 +32,11 @@ struct vk_run_slot {
 	const struct vk_region *peer; /* region A, the application's: never trusted */
 	uint32_t capacity[VK_RINGS_MAX];
 	struct vk_tx out[VK_CLASS_COUNT]; /* to the application */
-	struct vk_rx in[VK_CLASS_COUNT]; /* from the application */
+	struct vk_rx
+		in[VK_CLASS_COUNT]; /* from the application; head: the next record to look at */
+	struct vk_ledger ledgers[VK_CLASS_COUNT]; /* of `in`: what is sent and not yet released */
 	uint32_t published; /* bit class: out has records that are not published */
-	uint32_t consumed; /* bit class: in has records that are not released */
+	uint32_t consumed; /* bit class: in may have records to release */
 	uint32_t rang;
 	uint32_t sleeps;
 	int bell_app;
@@ -38,9 +44,42 @@ struct vk_run_slot {
 	struct vk_app policy; /* private copy of the row */
 	struct vk_meter messages;
 	struct vk_meter bytes;
+	uint32_t some_peer; /* + 1: that it has or had a stream with */
+	uint32_t many_peers; /* there is another, which a slow one must not keep waiting */
+	uint64_t leaving_ns; /* it leaves, at the latest then; 0 = it stays */
 };
 
-/* A control frame to send: answers to OPEN and PING, resets. */
+/* What a worker knows of a flow besides its row. */
+struct vk_flow_run {
+	uint32_t held_first; /* entries of its ring's ledger that wait to be sent, in order */
+	uint32_t held_last;
+	uint32_t held_count;
+	uint32_t unacked; /* its entries that are not done */
+	uint32_t ready_next; /* flow + 1 behind it in its ledger's list */
+	uint32_t owe_next; /* flow + 1 behind it in its session's list */
+	uint32_t code; /* enum vk_code of the reset it owes */
+	uint8_t ready; /* it is in such a list */
+	uint8_t owing;
+	uint8_t owes; /* enum vk_owe */
+	uint8_t closing; /* its application closed it: no message comes behind */
+	uint64_t landed; /* bytes of messages of which more is missing */
+};
+
+/* A flow whose both directions have ended. */
+struct vk_linger {
+	uint32_t flow;
+	uint32_t generation;
+	uint64_t due_ns;
+};
+
+struct vk_lingering {
+	struct vk_linger *rows; /* ring of mask + 1, by time */
+	uint32_t mask;
+	uint32_t first;
+	uint32_t next;
+};
+
+/* A control frame to send that nobody waits for: answers to PING and to what is not known. */
 struct vk_reply {
 	uint8_t type;
 	uint8_t class;
@@ -49,6 +88,8 @@ struct vk_reply {
 	uint32_t correlation;
 	uint32_t code;
 };
+
+struct vk_session;
 
 /* The datagram being built; one at a time. */
 struct vk_datagram {
@@ -61,6 +102,10 @@ struct vk_datagram {
 	uint32_t class;
 	uint32_t stream; /* of the first inner frame */
 	uint8_t priority; /* highest inside */
+	uint8_t eliciting; /* the peer has to acknowledge it */
+	struct vk_session *session;
+	uint32_t run_count;
+	struct vk_sent_run runs[VK_SENT_RUNS_MAX]; /* what it carries */
 };
 
 struct vk_reassembly;
@@ -92,8 +137,22 @@ struct vk_run {
 	uint64_t reset_due_ns; /* no reset to unknown streams before */
 	struct vk_datagram datagram;
 	uint64_t path_full; /* bit port: the kernel takes no more this turn */
+	uint32_t refused; /* enum vk_blocked: why the last part could not go */
+	struct vk_session *sessions[VK_PEERS_MAX]; /* NULL = none yet */
+	struct vk_session *acking; /* whose acknowledgement or time-out is being handled */
+	struct vk_timers timers; /* by peer */
+	uint16_t touched[VK_PEERS_MAX]; /* sessions that something came or went for this turn */
+	uint32_t touched_count;
+	uint16_t busy[VK_PEERS_MAX]; /* sessions with something to send besides new messages */
+	uint32_t busy_count;
+	struct vk_flow_run *flows; /* VK_FLOWS_MAX, beside the rows in vk_work */
+	struct vk_lingering lingering;
+	struct vk_shard_table shards;
+	uint64_t random; /* state of a generator: nothing secret comes from it */
+	uint64_t refuse_due_ns; /* no answer to unknown sessions before */
 	struct vk_reassembly *reassembly;
 	int stopping;
+	uint32_t leaving; /* applications that leave */
 	uint64_t critical_ns; /* when a critical message last came or went */
 	int consumers_behind; /* a ring to an application is more than half full */
 	uint64_t idle_short; /* the last 64 idle periods: bit = it was short */

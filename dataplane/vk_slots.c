@@ -11,7 +11,8 @@
 
 static int open_rings(struct vk_run_slot *slot)
 {
-	for (uint32_t c = VK_CLASS_CRITICAL; c < VK_CLASS_COUNT; c++) {
+	for (uint32_t c = 0; c < VK_CLASS_COUNT; c++) {
+		vk_ledger_begin(&slot->ledgers[c]);
 		if (!slot->capacity[c])
 			continue;
 		if (vk_tx_open(&slot->out[c], slot->self, slot->peer, slot->capacity, c) ||
@@ -21,13 +22,30 @@ static int open_rings(struct vk_run_slot *slot)
 	return 0;
 }
 
+/* Publishes what a dead worker had put into a ring and not published: it may have acknowledged it
+ * to the peer. */
+static void publish_rest(struct vk_run *run, uint32_t number, uint32_t class)
+{
+	struct vk_tx *tx = &run->slots[number].out[class];
+	uint64_t committed = run->work->committed[number][class];
+
+	if (run->boot->recover && committed - tx->tail <= tx->capacity &&
+	    committed % VK_RECORD_ALIGN == 0) {
+		tx->tail = committed;
+		vk_tx_publish(tx);
+	}
+	run->work->committed[number][class] = tx->tail;
+}
+
 /* The boot slot's regions are mapped: open the rings over them. */
 static int adopt(struct vk_run *run, uint32_t number)
 {
 	struct vk_slot *boot = &run->boot->slots[number];
 	struct vk_run_slot *slot = &run->slots[number];
 
-	memset(slot, 0, sizeof *slot);
+	memset(slot, 0, offsetof(struct vk_run_slot, ledgers));
+	memset(slot->ledgers + VK_CLASS_COUNT, 0,
+	       sizeof *slot - offsetof(struct vk_run_slot, ledgers) - sizeof slot->ledgers);
 	slot->generation = boot->generation;
 	slot->self = (struct vk_region *)boot->region_d;
 	slot->peer = (const struct vk_region *)boot->region_a;
@@ -39,14 +57,9 @@ static int adopt(struct vk_run *run, uint32_t number)
 	VK_STORE_RELAXED(&slot->self->sleeping, 0);
 	if (open_rings(slot))
 		return -EPROTO;
-	for (uint32_t c = 0; c < VK_CLASS_COUNT; c++) {
-		struct vk_sending *sending = &run->work->sending[number][c];
-
-		if (sending->app_generation != slot->generation)
-			*sending = (struct vk_sending){ .app_generation = slot->generation };
-		else if (run->boot->recover)
-			sending->offset = 0; /* what a dead worker sent may not have left */
-	}
+	for (uint32_t c = 0; c < VK_CLASS_COUNT; c++)
+		if (slot->capacity[c])
+			publish_rest(run, number, c);
 	slot->attached = 1;
 	vk_schedule_add(&run->schedule, number);
 	vk_slots_policy(run, number);
@@ -82,6 +95,7 @@ int vk_slots_attach(struct vk_run *run, uint32_t number, const int fds[4])
 	close(fds[0]);
 	close(fds[1]);
 	if (!error) {
+		memset(run->work->looked[number], 0, sizeof run->work->looked[number]);
 		boot->generation = generation;
 		boot->bell_app = fds[2];
 		boot->bell_worker = fds[3];
@@ -146,6 +160,60 @@ static int behind(struct vk_tx *tx)
 	return vk_tx_room(tx) < (int64_t)tx->capacity / 2;
 }
 
+void vk_slots_skip(struct vk_run *run, uint32_t number, uint32_t class)
+{
+	struct vk_run_slot *slot = &run->slots[number];
+	struct vk_entry *entry;
+
+	if (vk_ledger_empty(&slot->ledgers[class]))
+		return;
+	entry = vk_ledger_push(&slot->ledgers[class], slot->in[class].head);
+	if (!entry)
+		return; /* the record behind it releases it */
+	entry->state = VK_ENTRY_DONE;
+	entry->flow = VK_NO_FLOW;
+}
+
+/* Everything before a FLUSH is acknowledged: 0 = its answer has no room now. */
+static int flushed(struct vk_run *run, uint32_t number, uint32_t class,
+		   const struct vk_entry *entry)
+{
+	struct vk_run_slot *slot = &run->slots[number];
+	const struct vk_rx *in = &slot->in[class];
+	struct vk_message message;
+	uint8_t *body = vk_slots_out(run, number, VK_CLASS_CONTROL, sizeof message);
+
+	if (!body)
+		return !slot->capacity[VK_CLASS_CONTROL];
+	memcpy(&message, in->data + (entry->at & (in->capacity - 1)) + sizeof(struct vk_record),
+	       sizeof message);
+	memcpy(body, &message, sizeof message);
+	vk_slots_commit(run, number, VK_CLASS_CONTROL, sizeof message, VK_RECORD_FLUSHED);
+	return 1;
+}
+
+/* Gives the records at the front of a ring back that are done. */
+static void release(struct vk_run *run, uint32_t number, uint32_t class)
+{
+	struct vk_run_slot *slot = &run->slots[number];
+	struct vk_ledger *ledger = &slot->ledgers[class];
+	uint64_t head = slot->in[class].head;
+
+	while (!vk_ledger_empty(ledger)) {
+		const struct vk_entry *entry = vk_ledger_get(ledger, ledger->first);
+
+		if (entry->state != VK_ENTRY_DONE ||
+		    (entry->kind == VK_RECORD_FLUSH && !flushed(run, number, class, entry))) {
+			head = entry->at;
+			break;
+		}
+		if (!slot->attached)
+			return; /* cut off over the answer */
+		ledger->first++;
+	}
+	VK_STORE_RELEASE(&slot->self->head[class], head);
+}
+
 void vk_slots_flush(struct vk_run *run)
 {
 	for (uint32_t i = 0; i < run->schedule.count; i++) {
@@ -153,13 +221,19 @@ void vk_slots_flush(struct vk_run *run)
 
 		if (!(slot->published | slot->consumed))
 			continue;
-		for (uint32_t c = VK_CLASS_CRITICAL; c < VK_CLASS_COUNT; c++) {
+		for (uint32_t c = VK_CLASS_COUNT; c-- > 0;) { /* answers to FLUSH go to ring 0 */
+			if (slot->consumed & 1u << c)
+				release(run, run->schedule.apps[i], c);
+			if (!slot->attached)
+				break;
 			if (slot->published & 1u << c) {
 				vk_tx_publish(&slot->out[c]);
 				run->consumers_behind |= behind(&slot->out[c]);
 			}
-			if (slot->consumed & 1u << c)
-				vk_rx_release(&slot->in[c]);
+		}
+		if (!slot->attached) {
+			i--;
+			continue;
 		}
 		slot->published = 0;
 		slot->consumed = 0;
@@ -173,7 +247,7 @@ int vk_slots_pending(struct vk_run *run)
 	for (uint32_t i = 0; i < run->schedule.count; i++) {
 		const struct vk_run_slot *slot = &run->slots[run->schedule.apps[i]];
 
-		for (uint32_t c = VK_CLASS_CRITICAL; c < VK_CLASS_COUNT; c++) {
+		for (uint32_t c = 0; c < VK_CLASS_COUNT; c++) {
 			if (VK_LOAD_RELAXED(&slot->peer->tail[c]) != slot->in[c].head &&
 			    slot->capacity[c] && !slot->self->blocked[c])
 				return 1;

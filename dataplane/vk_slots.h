@@ -24,13 +24,21 @@ void vk_slots_violation(struct vk_run *run, uint32_t slot);
  * ring is full, or the application was just cut off. */
 uint8_t *vk_slots_out(struct vk_run *run, uint32_t slot, uint32_t class, uint32_t size);
 
-/* vk_slots_commit completes it. */
+/* vk_slots_commit completes it. How far it came is noted where the next worker finds it: it
+ * publishes what this one may not. */
 static inline void vk_slots_commit(struct vk_run *run, uint32_t slot, uint32_t class, uint32_t size,
 				   uint8_t kind)
 {
-	vk_tx_commit(&run->slots[slot].out[class], size, kind);
+	struct vk_tx *tx = &run->slots[slot].out[class];
+
+	vk_tx_commit(tx, size, kind);
+	VK_STORE_RELEASE(&run->work->committed[slot][class], tx->tail);
 	run->slots[slot].published |= 1u << class;
 }
+
+/* vk_slots_skip enters the record at a ring's scan position as done, if it has to wait for others
+ * before it until its bytes are released. */
+void vk_slots_skip(struct vk_run *run, uint32_t slot, uint32_t class);
 
 /* vk_slots_flush publishes and releases what the turn did, and rings the bells that are wanted. */
 void vk_slots_flush(struct vk_run *run);

@@ -87,6 +87,8 @@ static int obey(struct vk_run *run)
 			order.result = -EINVAL;
 		if (order.kind == VK_ORDER_STOP)
 			return 0; /* answered by leaving */
+		if (order.kind == VK_ORDER_DETACH && !order.result)
+			continue; /* answered when it is done */
 		send(run->boot->control_fd, &order, sizeof order, MSG_NOSIGNAL);
 	}
 	return error == -EAGAIN ? 0 : error;

@@ -142,10 +142,12 @@ enum vk_node_const {
 	VK_APPS_MAX = 64,
 	VK_SERVICES_MAX = 256,
 	VK_PORTS_MAX = 8, /* (interface, queue) pairs of a node */
-	VK_FLOWS_MAX = 65536,
-	VK_FLOW_BUCKETS = 131072, /* open addressing, load <= 1/2 */
+	VK_FLOWS_MAX = 262144,
+	VK_FLOW_BUCKETS = 524288, /* open addressing, load <= 1/2 */
 	VK_RANGES_MAX = 8,
 	VK_NAME_MAX = 64,
+	VK_SEQUENCE_RUNS = 256, /* gaps of a stream */
+	VK_SEQUENCE_POOL = 4096, /* streams with gaps at a time */
 	VK_PARTIALS_MAX = 1024, /* messages that wait for more of their shards */
 	VK_PARTIAL_RUNS_MAX = 256, /* separate runs of bytes in one of them */
 	VK_PARTIAL_SIZE = 65536, /* bytes of the largest */
@@ -215,6 +217,9 @@ struct vk_params {
 	uint32_t reassembly_ns_high; /* a partial message is dropped after this time */
 	uint32_t reassembly_ns_low;
 	uint32_t stamp; /* 1: a TIME extension on every message */
+	uint32_t controller; /* enum vk_controller of all sessions */
+	uint32_t ack_delay_us; /* how long an acknowledgement may wait for company */
+	uint32_t window_bytes; /* a stream may be ahead of its reader */
 };
 
 /* Written by the daemon only. */
@@ -230,28 +235,51 @@ struct vk_state {
 	struct vk_service services[VK_SERVICES_MAX];
 };
 
+/* Which messages of a stream came: see vk_sequences.h. On a multiple of 8 bytes. */
+struct vk_sequences {
+	uint32_t next; /* all before it */
+	uint32_t runs; /* index + 1 into vk_work.runs; 0 = none beyond */
+};
+
+/* Numbers that came beyond a gap: sorted, apart from each other and from `next`. */
+struct vk_sequence_runs {
+	uint32_t owner; /* flow + 1; 0 = free */
+	uint32_t count;
+	struct {
+		uint32_t first;
+		uint32_t end;
+	} runs[VK_SEQUENCE_RUNS];
+};
+
 /* One end of a stream: (peer, stream) <-> application. Written by the worker only; survives it. */
 struct vk_flow {
 	uint32_t state; /* enum vk_row_state, published last (release) */
 	uint32_t generation;
 	uint32_t stream;
-	uint16_t peer;
-	uint16_t app;
+	uint32_t peer;
 	uint32_t peer_generation;
 	uint32_t app_generation;
-	uint32_t tx_sequence; /* next message to send */
-	uint32_t rx_sequence; /* next message expected */
-	uint64_t tx_messages;
-	uint64_t rx_messages;
-	uint64_t rx_gaps; /* messages that never came, by sequence */
-	uint64_t rx_window; /* bit n: message rx_sequence - 1 - n has come */
+	uint16_t app;
 	uint8_t class;
 	uint8_t opener; /* this side opened it */
-	uint8_t answered; /* STREAM_ACK has been sent or seen */
-	uint8_t closed; /* bit 1: the peer closed, and the application knows */
+	uint8_t answered; /* the peer has accepted, or sent something */
 	uint8_t opened; /* the application knows that its OPEN was answered */
-	uint8_t pad[3];
+	uint8_t closed; /* enum vk_closed */
+	uint8_t pad;
 	uint32_t token; /* of the application that opened it */
+	uint32_t tx_sequence; /* next message to send for the first time */
+	uint64_t tx_cost[2]; /* spent: the one at tx_sequence & 1 holds */
+	uint64_t tx_limit; /* that may be spent */
+	uint64_t rx_cost; /* of the messages that came */
+	uint64_t rx_consumed; /* of those that the application took */
+	uint64_t rx_limit; /* the peer may send */
+	struct vk_sequences rx; /* messages that came */
+	uint32_t rx_final; /* how many there are, once the peer has closed */
+	uint32_t rx_sequence; /* best effort: next message expected */
+	uint64_t rx_window; /* best effort: bit n: message rx_sequence - 1 - n has come */
+	uint64_t rx_gaps; /* best effort: messages that never came */
+	uint64_t tx_messages;
+	uint64_t rx_messages;
 };
 
 /* A port's frame ledger and crash intent: enough for the next worker to find every frame. */
@@ -271,14 +299,6 @@ struct vk_packet {
 	uint32_t pad;
 };
 
-/* Progress in the message at the head of an application's ring, while its shards are sent. */
-struct vk_sending {
-	uint32_t app_generation;
-	uint32_t started;
-	uint32_t sequence;
-	uint32_t offset; /* bytes sent */
-};
-
 /* A message of which shards have come. */
 struct vk_partial {
 	uint32_t total; /* bytes; 0 = free. Published last (release) */
@@ -287,7 +307,7 @@ struct vk_partial {
 	uint32_t sequence;
 	uint32_t buffer; /* into vk_work.partial_data */
 	uint32_t run_count;
-	uint64_t begin_ns; /* CLOCK_MONOTONIC */
+	uint64_t begin_ns; /* CLOCK_MONOTONIC; UINT64_MAX: it is never given up for its age */
 	struct {
 		uint32_t begin;
 		uint32_t end;
@@ -314,7 +334,9 @@ struct vk_work {
 	struct vk_port_state ports[VK_PORTS_MAX];
 	uint32_t flow_index[VK_FLOW_BUCKETS]; /* flow + 1; 0 = empty, 0xffffffff = deleted */
 	struct vk_flow flows[VK_FLOWS_MAX];
-	struct vk_sending sending[VK_APPS_MAX][8];
+	uint64_t committed[VK_APPS_MAX][VK_RINGS_MAX]; /* bytes put into rings to applications */
+	uint64_t looked[VK_APPS_MAX][VK_RINGS_MAX]; /* bytes of their rings handled once */
+	struct vk_sequence_runs runs[VK_SEQUENCE_POOL];
 	struct vk_partial partials[VK_PARTIALS_MAX];
 	uint8_t partial_data[VK_PARTIALS_MAX][VK_PARTIAL_SIZE];
 };
@@ -328,7 +350,7 @@ struct vk_work {
  *   rx_messages = rx_shards + drop_reassembly + drop_stale + drop_unknown_stream
  *               + rx_delivered + drop_app_ring + drop_app_gone - rx_reassembled
  *   DATA records taken = tx_messages + refused_flow + refused_size + refused_policy
- *                      + drop_tx_unreachable
+ *                      + refused_late + drop_tx_unreachable
  */
 enum vk_counter {
 	VK_RX_FRAMES = 0,
@@ -359,7 +381,11 @@ enum vk_counter {
 	VK_REFUSED_SIZE = 25,
 	VK_DROP_TX_UNREACHABLE = 26, /* no neighbour, interface gone, kernel refused */
 	VK_DROP_TX_FRAMES = 27, /* datagrams: the kernel took them and said they are lost */
-	VK_COUNTER_COUNT = 28,
+	VK_TX_AGAIN = 28, /* messages and shards sent again */
+	VK_REFUSED_LATE = 29, /* messages whose lifetime had passed */
+	VK_DROP_FRAME_SESSION = 30, /* frames of a session that is not known (any more) */
+	VK_DROP_FRAME_TWICE = 31, /* frames whose packet number came before */
+	VK_COUNTER_COUNT = 32,
 };
 
 /* Per node, written by the worker. */
@@ -429,6 +455,7 @@ _Static_assert(__builtin_offsetof(struct vk_region, head) == 128, "shm: heads on
 _Static_assert(__builtin_offsetof(struct vk_region, sleeping) == 192, "shm: bell on a line");
 _Static_assert(sizeof(struct vk_region) == 256, "shm: region header is four lines");
 _Static_assert(sizeof(struct vk_record) == VK_RECORD_ALIGN, "shm: record header is one unit");
+_Static_assert(__builtin_offsetof(struct vk_flow, rx) % 8 == 0, "shm: one store for two fields");
 _Static_assert(sizeof(struct vk_message) == 40, "shm: message descriptor is 40 bytes");
 _Static_assert((int)VK_COUNTER_COUNT <= 32 && (int)VK_GAUGE_COUNT <= 16, "shm: counter rows");
 #endif

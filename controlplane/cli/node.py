@@ -71,7 +71,7 @@ def tune(
 _WORDS = {"true": 1, "on": 1, "yes": 1, "false": 0, "off": 0, "no": 0}
 
 
-def _assignment(text: str) -> tuple[str, int]:
+def _assignment(text: str) -> tuple[str, int | str]:
     from valkyrie.dataplane.errors import ConfigError
 
     key, equals, value = text.partition("=")
@@ -82,7 +82,7 @@ def _assignment(text: str) -> tuple[str, int]:
     try:
         return key, int(value.replace("_", ""))
     except ValueError:
-        raise ConfigError(f"tune: {key}: '{value}' is no whole number") from None
+        return key, value
 
 
 def upgrade(*, node: NodeOption = DEFAULT_NODE, json: JsonOption = False) -> int:

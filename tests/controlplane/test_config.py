@@ -179,9 +179,11 @@ def test_live_keys_are_changed_and_checked() -> None:
         ("node.udp_port", 1, "cannot change while the node runs"),
         ("worker.spin_us", 1001, "worker.spin_us: expected `int` <= 1000, found 1001"),
         ("worker.stamp", 2, "worker.stamp: expected `bool`"),
+        ("worker.spin_us", "few", "worker.spin_us: expected `int`"),
+        ("transport.controller", "bbr", "transport.controller: invalid enum value 'bbr'"),
     ],
 )
-def test_what_cannot_be_tuned_is_refused(key: str, value: int, message: str) -> None:
+def test_what_cannot_be_tuned_is_refused(key: str, value: int | str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         config.tuned(config.parse(LEAST), {key: value})
     assert message in str(caught.value)

@@ -155,7 +155,13 @@ def rate_drops(node: NodeUnderTest) -> int:
 def test_a_wrong_key_or_value_is_refused_and_changes_nothing(pair: Pair) -> None:
     a, _ = pair
     before = a.status()["classes"]
-    for values in ({"class.logs.rate": 1}, {"worker.spin_us": -1}, {"node.udp_port": 5}):
+    wrong: list[dict[str, int | str]] = [
+        {"class.logs.rate": 1},
+        {"worker.spin_us": -1},
+        {"node.udp_port": 5},
+        {"transport.controller": "reno"},
+    ]
+    for values in wrong:
         reply = a.ask(appsocket.Tune(values))
         assert reply.code == lib.VK_CODE_POLICY
         assert reply.message

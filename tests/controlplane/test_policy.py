@@ -23,7 +23,7 @@ GRANT = Grant(
     rate_bytes=0,
     weight=100,
     ring_bytes=65536,
-    memory_bytes_max=2 * (PAGE + 2 * 131072),
+    memory_bytes_max=2 * (PAGE + lib.VK_CONTROL_RING + 2 * 131072),
     attachments_max=2,
 )
 
@@ -88,7 +88,7 @@ def test_rings_are_granted_by_class_within_the_memory(number: int) -> None:
         assert isinstance(decision, Refusal)
         assert expected in decision.reason
     else:
-        assert decision == (0, 0, expected, expected, 0, 0)
+        assert decision == (lib.VK_CONTROL_RING, 0, expected, expected, 0, 0)
 
 
 LISTEN = {

@@ -80,7 +80,7 @@ class Channel:
     def reports(self) -> list[Any]:
         """Take what the application says it has consumed."""
         found = []
-        while self.capacity[0] and self.head[0] != self.a.tail[0]:
+        while self.head[0] != self.a.tail[0]:
             at = self.head[0] % self.capacity[0]
             memory = self.memory(self.a, 0)
             record = memory[at : at + RECORD.size + CONSUMED_SIZE]
@@ -150,7 +150,7 @@ class End:
     @property
     def limit(self) -> int | None:
         """Cost that may be sent to it in all; None: there is no window."""
-        if self.ring not in CREDITED or not self.app.reliable:
+        if self.ring not in CREDITED:
             return None
         return self.consumed + int(self.app.node.window)
 
@@ -175,10 +175,6 @@ class App:
     """The worker takes no reports."""
     orphaned: bool = False
     """The daemon is gone; the worker goes on."""
-
-    @property
-    def reliable(self) -> bool:
-        return self.channel is not None and bool(self.channel.capacity[0])
 
     def cut(self) -> None:
         """Let the daemon die, as far as this application sees."""
@@ -206,7 +202,7 @@ class DoubleNode:
         self.silent = False
         """Answer no request."""
         self.control_ring = lib.VK_CONTROL_RING
-        """Bytes of ring 0; 0: a worker that acknowledges nothing."""
+        """Bytes of ring 0."""
         self.window = lib.VK_WINDOW_START
         self.disorder: Random | None = None
         """Hand reliable messages over out of order and more than once."""
@@ -431,7 +427,7 @@ class Fabric:
         assert app.channel is not None
         held = [end for end in app.node.flows.values() if end.app is app and end.ring == ring]
         full = any(len(end.held) >= HELD_MAX for end in held)
-        if app.reliable and app.channel.d.blocked[ring] in (0, lib.VK_BLOCKED_CREDIT):
+        if app.channel.d.blocked[ring] in (0, lib.VK_BLOCKED_CREDIT):
             app.channel.d.blocked[ring] = lib.VK_BLOCKED_CREDIT if full else 0
         return full
 
@@ -494,7 +490,7 @@ class Fabric:
         if node.disorder is not None and end.ring != Class.LOGS:
             node.mixed.append((other.app, end, (kind, message, payload)))
         elif not self._deliver(other.app, end.ring, kind, message, payload):
-            if other.app.reliable and end.ring != Class.LOGS:
+            if end.ring != Class.LOGS:
                 return False
             other.app.dropped += 1
         end.spent += cost

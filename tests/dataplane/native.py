@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tempfile
 from functools import cache
@@ -15,21 +16,23 @@ from tests.census import needs, skip_missing
 ROOT = Path(__file__).parents[2]
 INCLUDES = [f"-I{ROOT / layer}" for layer in ("tests/dataplane", "dataplane", "bpf", "shm")]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-PARTS = [
-    *("dataplane/vk_datagram.c", "dataplane/vk_engine.c"),
-    *("dataplane/vk_flows.c", "dataplane/vk_frame.c"),
-    *("dataplane/vk_peers.c", "dataplane/vk_reassembly.c", "dataplane/vk_receive.c"),
-    *("dataplane/vk_schedule.c", "dataplane/vk_send.c", "dataplane/vk_slice.c"),
-    *("dataplane/vk_slots.c",),
-    "shm/vk_channel.c",
-]
-"""Everything the worker is made of, but for its paths and vk_worker.c, which the rig includes."""
-
 CONGESTION = [
     *("dataplane/vk_congestion.c", "dataplane/vk_cubic.c", "dataplane/vk_delay.c"),
     *("dataplane/vk_fixed.c", "dataplane/vk_hystart.c"),
 ]
 """The congestion controllers, which need nothing else."""
+
+_ENGINE = re.search(
+    r"engine_sources = files\((.*?)\)",
+    (ROOT / "dataplane/meson.build").read_text(),
+    re.DOTALL,
+)
+assert _ENGINE
+PARTS = [
+    name.removeprefix("../") if name.startswith("../") else f"dataplane/{name}"
+    for name in [*re.findall(r"'(.*?)'", _ENGINE[1]), "vk_slice.c"]
+]
+"""Everything the worker is made of, but for its paths and vk_worker.c, which the rig includes."""
 
 
 def compiler() -> str:
@@ -75,6 +78,28 @@ def fuzzer(name: str, *sources: str) -> Path:
     )
 
 
+def declarations(header: str) -> str:
+    """Return what a header declares, without system headers and inline functions, for cffi."""
+    stubs = folder() / "stubs"
+    stubs.mkdir(exist_ok=True)
+    for each in ("assert", "errno", "stddef", "stdint", "stdlib", "string"):
+        (stubs / f"{each}.h").touch()
+    text = subprocess.run(
+        [compiler(), "-E", "-P", "-DVK_CDEF", "-nostdinc", f"-I{stubs}", *INCLUDES, ROOT / header],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    text = re.sub(r"_Static_assert\(.*?\);", "", text, flags=re.DOTALL)
+    while inline := re.search(r"static inline [^{]*\{", text):
+        depth, end = 1, inline.end()
+        while depth:
+            depth += {"{": 1, "}": -1}.get(text[end], 0)
+            end += 1
+        text = text[: inline.start()] + text[end:]
+    return text
+
+
 @cache
 def library(header: str, *sources: str) -> tuple[Any, Any]:
     """Return (ffi, lib) of a header's functions, undefined behaviour trapped."""
@@ -83,12 +108,6 @@ def library(header: str, *sources: str) -> tuple[Any, Any]:
         ["-O1", "-fPIC", "-shared", "-fsanitize=undefined", "-fsanitize-trap=undefined"],
         list(sources),
     )
-    cdef = subprocess.run(
-        [compiler(), "-E", "-P", "-DVK_CDEF", *INCLUDES, ROOT / header],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
     ffi = cffi.FFI()
-    ffi.cdef(cdef)
+    ffi.cdef(declarations(header))
     return ffi, ffi.dlopen(str(path))

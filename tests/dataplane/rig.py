@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -14,6 +14,9 @@ from valkyrie.dataplane.wire import Class, Counter, Gauge, Type, stream_class
 RING = 1 << 20
 NO_FLOW = 0xFFFF_FFFF
 ALL_CLASSES = 0b11_1110
+STEP_S = 0.02
+QUIET = 250
+"""Steps without work after which nothing more is expected: longer than a probe takes."""
 BROKEN_PAYLOAD = 0xFFFF_FFFF_FFFF_FFFF
 
 
@@ -167,11 +170,18 @@ class Rig:
             self.turn(first)
             self.turn(1 - first)
 
-    def settle(self) -> None:
-        """Let both work until neither has anything to do."""
-        for _ in range(10_000):
-            if not self.turn(0) + self.turn(1):
+    def settle(self, between: Callable[[], object] | None = None) -> None:
+        """Let both work until neither has anything to do, nor waits for an answer; between: what
+        applications do meanwhile."""
+        quiet = 0
+        for _ in range(20_000):
+            quiet = 0 if self.turn(0) + self.turn(1) else quiet + 1
+            if quiet > QUIET:
                 return
+            if between and quiet % 10 == 1:
+                between()
+            if quiet:
+                self.wait(STEP_S)
         raise AssertionError("the workers never rest")
 
     def log(self) -> list[Sent]:

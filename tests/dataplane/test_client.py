@@ -283,5 +283,12 @@ def test_regions_of_another_generation_are_not_mapped(channel: Channel) -> None:
         Rings([*channel.memfds, channel.bell_app, channel.bell_worker], 4)
 
 
+def test_a_node_without_ring_0_is_of_another_version() -> None:
+    channel = Channel([0] + [SIZE] * 5, 1)
+    with pytest.raises(DataPlaneError, match="same version"):
+        Rings([*channel.memfds, channel.bell_app, channel.bell_worker], 1)
+    channel.close()
+
+
 def test_the_entry_has_no_hidden_bytes() -> None:
     assert ENTRY_SIZE == lib.VK_LINE

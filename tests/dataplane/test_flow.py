@@ -19,17 +19,13 @@ STREAM = {Class.CRITICAL: 0, Class.SYSTEM: 1, Class.JOB: 100, Class.DATA: 1000, 
 Pair = tuple[Rings, Channel]
 
 
-def pair(control_ring: int) -> Iterator[Pair]:
-    channel = Channel([control_ring] + [4096] * 5, 1)
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    channel = Channel([4096] * 6, 1)
     rings = Rings([*channel.memfds, channel.bell_app, channel.bell_worker], 1)
     yield rings, channel
     rings.close()
     channel.close()
-
-
-@pytest.fixture(scope="module")
-def reliable() -> Iterator[Pair]:
-    yield from pair(4096)
 
 
 def make(rings: Rings, klass: Class = Class.JOB, ordered: bool | None = None) -> Flow:
@@ -55,9 +51,9 @@ def sequences(end: Flow) -> list[int]:
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_the_order_of_arrival_each_is_read_once(
-    reliable: Pair, *, first: int, order: list[int], again: list[int], ordered: bool, closing: int
+    pair: Pair, *, first: int, order: list[int], again: list[int], ordered: bool, closing: int
 ) -> None:
-    end = make(reliable[0], ordered=ordered)
+    end = make(pair[0], ordered=ordered)
     end.expected = first
     came: list[int] = []
     for place, number in enumerate(order):
@@ -79,9 +75,9 @@ def test_whatever_the_order_of_arrival_each_is_read_once(
     assert end.counts.received == 12
 
 
-def test_what_is_early_waits_only_where_order_is_kept(reliable: Pair) -> None:
+def test_what_is_early_waits_only_where_order_is_kept(pair: Pair) -> None:
     for ordered, there in ((True, []), (False, [2, 1])):
-        end = make(reliable[0], ordered=ordered)
+        end = make(pair[0], ordered=ordered)
         end.receive(message(2))
         end.receive(message(1))
         assert sequences(end) == there
@@ -90,8 +86,8 @@ def test_what_is_early_waits_only_where_order_is_kept(reliable: Pair) -> None:
         assert sequences(end) == ([0, 1, 2] if ordered else [0])
 
 
-def test_logs_come_as_they_are(reliable: Pair) -> None:
-    end = make(reliable[0], Class.LOGS)
+def test_logs_come_as_they_are(pair: Pair) -> None:
+    end = make(pair[0], Class.LOGS)
     for sequence in (3, 1, 1, 7):
         end.receive(message(sequence))
     assert sequences(end) == [3, 1, 1, 7]
@@ -99,9 +95,9 @@ def test_logs_come_as_they_are(reliable: Pair) -> None:
     assert end.ended
 
 
-def test_the_last_message_may_say_that_it_is(reliable: Pair) -> None:
+def test_the_last_message_may_say_that_it_is(pair: Pair) -> None:
     for ordered in (True, False):
-        end = make(reliable[0], ordered=ordered)
+        end = make(pair[0], ordered=ordered)
         end.receive(message(1, flags=Flag.EOS))
         assert not end.ended
         end.receive(message(0))
@@ -109,10 +105,10 @@ def test_the_last_message_may_say_that_it_is(reliable: Pair) -> None:
 
 
 def test_a_critical_stream_holds_only_so_much_that_is_early(
-    reliable: Pair, monkeypatch: pytest.MonkeyPatch
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flow, "QUEUE_MESSAGES_MAX", 3)
-    rings, channel = reliable
+    rings, channel = pair
     end = make(rings, Class.CRITICAL)
     for sequence in range(1, 5):
         assert end.error is None
@@ -131,8 +127,8 @@ def costs(channel: Channel) -> list[int]:
 
 
 @pytest.mark.parametrize("klass", STREAM)
-def test_what_was_taken_is_reported_where_there_are_windows(reliable: Pair, klass: Class) -> None:
-    rings, channel = reliable
+def test_what_was_taken_is_reported_where_there_are_windows(pair: Pair, klass: Class) -> None:
+    rings, channel = pair
     end = make(rings, klass)
     windowed = klass in flow.WINDOWED
     for sequence in range(3):
@@ -146,8 +142,8 @@ def test_what_was_taken_is_reported_where_there_are_windows(reliable: Pair, klas
     assert costs(channel) == ([3 * 8064] if windowed else [])
 
 
-def test_a_reader_that_waits_reports_what_is_left(reliable: Pair) -> None:
-    rings, channel = reliable
+def test_a_reader_that_waits_reports_what_is_left(pair: Pair) -> None:
+    rings, channel = pair
     end = make(rings)
     end.receive(message(0, bytes(10)))
     end.take()
@@ -163,8 +159,8 @@ def test_a_reader_that_waits_reports_what_is_left(reliable: Pair) -> None:
     assert costs(channel) == [74 + 4064 + 74]
 
 
-def test_what_nobody_will_read_is_given_back(reliable: Pair) -> None:
-    rings, channel = reliable
+def test_what_nobody_will_read_is_given_back(pair: Pair) -> None:
+    rings, channel = pair
     end = make(rings)
     for sequence in range(3):
         end.receive(message(sequence, bytes(8000)))
@@ -173,14 +169,3 @@ def test_what_nobody_will_read_is_given_back(reliable: Pair) -> None:
     end.receive(message(3, bytes(8000)))
     assert costs(channel) == [4 * 8064]
     assert end.counts.after_close == 1
-
-
-def test_a_node_that_repeats_nothing_is_taken_at_its_word() -> None:
-    for rings, channel in pair(control_ring=0):
-        end = make(rings)
-        for sequence in (0, 3, 2):
-            end.receive(message(sequence, bytes(20000)))
-        assert sequences(end) == [0, 3, 2]
-        assert costs(channel) == []
-        end.finish(0)
-        assert end.ended

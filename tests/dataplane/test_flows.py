@@ -54,15 +54,35 @@ def test_a_stream_asked_for_again_is_answered_again_and_opened_once(rig: Rig) ->
     assert rig.gauge(1, Gauge.FLOWS_OPEN) == 1
 
 
-def test_a_lost_answer_is_given_again(rig: Rig) -> None:
-    token = rig.ask_open(0, 0, 1000, "svc")
+def test_an_answer_is_given_until_it_arrives(rig: Rig) -> None:
+    rig.ask_open(0, 0, 1000, "svc")
     rig.turn(0)
     rig.net(loss=1000)
-    rig.turn(1)
+    for _ in range(20):
+        rig.turn(1)
+        rig.wait(0.1)
+    assert sum(each.node for each in rig.log()) > 3  # it was tried
     rig.net()
-    assert rig.ask("open", 0, 0, 0, 1000, token, "svc") == "1"
-    rig.exchange(2)
+    rig.settle()
     assert [each.kind for each in rig.take(0, 0, Class.DATA)] == [OPENED]
+    assert [each.kind for each in rig.take(1, 0, Class.DATA)] == [OPEN]
+    rig.log()
+    rig.exchange(50)
+    rig.wait(5)
+    rig.exchange(50)
+    assert rig.log() == []  # and not any longer
+
+
+def test_a_question_is_asked_until_it_arrives(rig: Rig) -> None:
+    rig.net(loss=1000)
+    rig.ask_open(0, 0, 1000, "svc")
+    for _ in range(20):
+        rig.turn(0)
+        rig.wait(0.1)
+    rig.net()
+    rig.settle()
+    assert [each.kind for each in rig.take(0, 0, Class.DATA)] == [OPENED]
+    assert [each.kind for each in rig.take(1, 0, Class.DATA)] == [OPEN]
 
 
 def test_a_stream_belongs_to_one_application_of_a_host(rig: Rig) -> None:
@@ -90,12 +110,76 @@ def test_policy_decides_on_both_sides(rig: Rig) -> None:
 
 def test_closing_tells_the_other_side_behind_the_last_message(rig: Rig) -> None:
     ours = rig.open(0, 0, 1000, "svc")
-    rig.accept(1, 0, Class.DATA)
+    theirs = rig.accept(1, 0, Class.DATA)
     rig.put(ours, 64, 5)
     rig.put(ours, 0, 0, kind=CLOSE)
     rig.settle()
     assert [each.kind for each in rig.take(1, 0, Class.DATA)] == [lib.VK_RECORD_DATA, CLOSE]
-    assert rig.gauge(0, Gauge.FLOWS_OPEN) == 0
+    assert rig.gauge(0, Gauge.FLOWS_OPEN) == 1  # the other direction goes on
+    rig.put(theirs, 64, 6)
+    rig.settle()
+    assert [each.mark for each in rig.take(0, 0, Class.DATA)] == [6]
+    rig.put(ours, 64, 7)
+    rig.settle()
+    assert rig.count(0, Class.DATA)["refused_flow"] == 1
+    assert rig.take(1, 0, Class.DATA) == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 300])
+def test_a_close_says_how_many_messages_there_were(rig: Rig, count: int) -> None:
+    ours = rig.open(0, 0, 1000, "svc")
+    rig.accept(1, 0, Class.DATA)
+    for mark in range(count):
+        rig.put(ours, 64, mark)
+    rig.put(ours, 0, 0, kind=CLOSE)
+    rig.settle()
+    records = rig.take(1, 0, Class.DATA)
+    (close,) = [each for each in records if each.kind == CLOSE]
+    assert close.sequence == count
+    assert len(records) == count + 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_messages_that_a_close_overtakes_still_arrive_before_the_stream_ends(
+    rig: Rig, seed: int
+) -> None:
+    ours = rig.open(0, 0, 1000, "svc")
+    theirs = rig.accept(1, 0, Class.DATA)
+    rig.net(loss=200, twice=100, reorder=700, seed=seed)
+    for mark in range(200):
+        rig.put(ours, 64, mark)
+        rig.put(theirs, 64, 1000 + mark)
+    for end in (ours, theirs):
+        rig.put(end, 0, 0, kind=CLOSE)
+    got: dict[int, list[int]] = {0: [], 1: []}
+
+    def take() -> None:
+        for node, taken in got.items():
+            for record in rig.take(node, 0, Class.DATA):
+                assert record.kind in (lib.VK_RECORD_DATA, CLOSE)
+                taken.append(record.mark if record.kind == lib.VK_RECORD_DATA else -1)
+
+    rig.settle(take)
+    take()
+    assert sorted(got[1]) == [-1, *range(200)]
+    assert sorted(got[0]) == [-1, *range(1000, 1200)]
+    assert rig.gauge(0, Gauge.FLOWS_OPEN) == rig.gauge(1, Gauge.FLOWS_OPEN) == 0
+
+
+def test_an_ended_stream_lingers_for_late_copies(rig: Rig) -> None:
+    ours = rig.open(0, 0, 1000, "svc")
+    theirs = rig.accept(1, 0, Class.DATA)
+    rig.put(ours, 64, 5)
+    for end in (ours, theirs):
+        rig.put(end, 0, 0, kind=CLOSE)
+    rig.exchange(6)
+    late = next(each for each in rig.log() if each.node == 0)
+    assert rig.gauge(1, Gauge.FLOWS_OPEN) == 1
+    rig.ask("raw", 1, int(Class.DATA), 0, late.data.hex())
+    rig.turn(1)
+    assert rig.log() == []  # neither answered nor reset: its number came before
+    rig.settle()
+    assert rig.gauge(0, Gauge.FLOWS_OPEN) == rig.gauge(1, Gauge.FLOWS_OPEN) == 0
 
 
 def test_both_sides_closing_leave_no_flow(rig: Rig) -> None:

@@ -84,8 +84,11 @@ def test_nodes_share_one_link_fairly_enough_to_see_it(lab: Lab) -> None:
         )
     )
     assert len(outcome.links) == 5
-    busy = max(outcome.links, key=lambda link: link.packets)
+    busy = max(outcome.links, key=lambda link: link.bytes)
+    ends = [each.finished_ms for each in outcome.traffic]
     assert busy.overflowed > 0, "two times 8 Mbit/s do not fit through 10"
+    assert all(each.arrived == 200 for each in outcome.traffic)
+    assert min(ends) > 0.7 * max(ends)
 
 
 def test_damaged_packets_fail_their_checksum(lab: Lab) -> None:
@@ -144,6 +147,43 @@ def test_samples_and_delays_are_measured(lab: Lab) -> None:
 def test_short_scenarios_without_promises_lose_what_links_lose() -> None:
     found = list(campaign.run(range(SEEDS // 10), lambda s: campaign.short(s, reliable=False)))
     assert not found, found[:5]
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, SEEDS // 4))
+def test_short_scenarios_lose_and_repeat_nothing_whatever_links_do(first: int) -> None:
+    found = list(campaign.run(range(first, first + SEEDS // 4), campaign.short))
+    assert not found, found[:5]
+
+
+def wild(seed: int, without: scenario.Without) -> Scenario:
+    return Scenario(
+        seed=seed,
+        without=without,
+        limit_s=120,
+        link=Link(loss=0.05, duplicate=0.05, reorder=0.1, reorder_ms=1, rate_mbps=100, delay_ms=1),
+        traffic=pair(size=(1, 20_000), streams=20, concurrent=10, messages=40),
+        nodes=tuple(Node(name=name, params={"window_bytes": 65536}) for name in ("left", "right")),
+        apps=tuple(
+            App(name=name, node=name, ring_bytes=1 << 20, consume_mbps=20)
+            for name in ("left", "right")
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("without", "says"),
+    [
+        ("recovery", "finished"),
+        ("credit", "reset with 306"),
+    ],
+)
+def test_an_engine_that_lacks_something_is_found_out(
+    lab: Lab, without: scenario.Without, says: str
+) -> None:
+    whole = lab.run(wild(1, "nothing"))
+    assert whole.ok, whole.failures
+    broken = lab.run(wild(1, without))
+    assert any(says in each for each in broken.failures), broken.failures
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,7 @@ async def test_a_lost_open_is_sent_again_and_opens_once(nodes: Nodes) -> None:
 
 
 def test_an_open_is_repeated_ever_later_for_two_seconds() -> None:
-    channel = Channel([0] + [4096] * 5, 1)
+    channel = Channel([4096] * 6, 1)
     rings = Rings([*channel.memfds, channel.bell_app, channel.bell_worker], 1)
     verb = attachment.Attachment(rings).open(0, "echo", 100, None, now_ns=0)
     step = next(verb)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterator
 
@@ -24,6 +25,8 @@ from valkyrie.dataplane.wire import (
 
 SESSION = Session(0, 1, space=1)
 STREAM = 1000
+LOGS = 10_000
+OF_LOGS = Session(0, 1, space=2)
 
 
 @pytest.fixture
@@ -31,6 +34,19 @@ def rig() -> Iterator[Rig]:
     with rig_of() as made:
         made.pair("svc", STREAM)
         yield made
+
+
+@pytest.fixture
+def logs() -> Iterator[Rig]:
+    """The class that nothing is sent again of."""
+    with rig_of() as made:
+        made.pair("svc", LOGS)
+        yield made
+
+
+def log(rig: Rig, sequence: int) -> None:
+    frame = make_frame(lib.VK_STREAM_DATA, LOGS, b"", OF_LOGS, Seq(sequence))
+    inject(rig, frame, Class.LOGS)
 
 
 def data(sequence: int, payload: bytes = b"x" * 16, stream: int = STREAM) -> Frame:
@@ -45,8 +61,14 @@ def run_of(*parts: bytes, **fields: int) -> Frame:
     return make_frame(lib.VK_STREAM_DATA, STREAM, payload, SESSION, **values)
 
 
+numbers = itertools.count(1 << 20)
+
+
 def inject(rig: Rig, frame: Frame | bytes, klass: int = Class.DATA) -> None:
-    packed = frame if isinstance(frame, bytes) else frame.pack()
+    """Put a frame into a socket; every packet has a number of its own."""
+    packed = bytearray(frame if isinstance(frame, bytes) else frame.pack())
+    if packed[24:26] == b"\x01\x04":
+        packed[32:40] = next(numbers).to_bytes(8, "big")
     rig.ask("raw", 1, int(klass), 0, packed.hex())
     rig.turn(1)
 
@@ -55,8 +77,8 @@ def count(rig: Rig, counter: str, klass: Class = Class.DATA) -> int:
     return rig.count(1, klass)[counter]
 
 
-def marks(rig: Rig) -> list[int]:
-    return [record.sequence for record in rig.take(1, 0, Class.DATA)]
+def marks(rig: Rig, klass: Class = Class.DATA) -> list[int]:
+    return [record.sequence for record in rig.take(1, 0, klass)]
 
 
 INVALID = {
@@ -141,28 +163,39 @@ WINDOW = [
 
 
 @pytest.mark.parametrize("case", range(len(WINDOW)))
-def test_order_repetition_and_loss_are_told_apart(rig: Rig, case: int) -> None:
+def test_order_repetition_and_loss_of_logs_are_told_apart(logs: Rig, case: int) -> None:
     arrivals, delivered, gaps, stale = WINDOW[case]
     for sequence in arrivals:
+        log(logs, sequence)
+    assert marks(logs, Class.LOGS) == delivered
+    assert count(logs, "rx_gaps", Class.LOGS) == gaps
+    assert count(logs, "drop_stale", Class.LOGS) == stale
+
+
+@pytest.mark.parametrize("case", range(len(WINDOW)))
+def test_what_is_sent_again_is_handed_over_once_however_late(rig: Rig, case: int) -> None:
+    arrivals = [each for each in WINDOW[case][0] if each < 2**30]
+    for sequence in arrivals:
         inject(rig, make_frame(lib.VK_STREAM_DATA, STREAM, b"", SESSION, Seq(sequence)))
-    assert marks(rig) == delivered
-    assert count(rig, "rx_gaps") == gaps
-    assert count(rig, "drop_stale") == stale
+    assert marks(rig) == list(dict.fromkeys(arrivals))
+    assert count(rig, "rx_gaps") == 0
+    assert count(rig, "drop_stale") == len(arrivals) - len(set(arrivals))
 
 
-def test_sequences_go_on_behind_the_largest_number(rig: Rig) -> None:
+def test_sequences_of_logs_go_on_behind_the_largest_number(logs: Rig) -> None:
     start = 2**32 - 3
     steps = [2**31 - 1, start - 1]
     arrivals = [*steps, *((start + i) % 2**32 for i in range(6)), start]
     for sequence in arrivals:
-        inject(rig, make_frame(lib.VK_STREAM_DATA, STREAM, b"", SESSION, Seq(sequence)))
-    assert marks(rig) == arrivals[:-1]
-    assert count(rig, "drop_stale") == 1
+        log(logs, sequence)
+    assert marks(logs, Class.LOGS) == arrivals[:-1]
+    assert count(logs, "drop_stale", Class.LOGS) == 1
 
 
-def shard(sequence: int, offset: int, payload: bytes, total: int) -> Frame:
+def shard(sequence: int, offset: int, payload: bytes, total: int, stream: int = STREAM) -> Frame:
     place = Shard(sequence, offset, total)
-    return make_frame(lib.VK_STREAM_DATA, STREAM, payload, SESSION, place, flags=Flag.FRG)
+    session = SESSION if stream == STREAM else OF_LOGS
+    return make_frame(lib.VK_STREAM_DATA, stream, payload, session, place, flags=Flag.FRG)
 
 
 def test_shards_become_one_message_in_any_order(rig: Rig) -> None:
@@ -176,16 +209,19 @@ def test_shards_become_one_message_in_any_order(rig: Rig) -> None:
     assert count(rig, "drop_stale") == 1
 
 
-def test_shards_that_never_become_a_message_are_given_up_in_time(rig: Rig) -> None:
-    inject(rig, shard(0, 0, bytes(100), 300))
-    rig.wait(0.1)
-    rig.turn(1)
-    assert rig.gauge(1, lib.VK_REASSEMBLY_BYTES) == 300
-    rig.wait(5)
-    rig.turn(1, 2)
-    assert rig.gauge(1, lib.VK_REASSEMBLY_BYTES) == 0
-    inject(rig, make_frame(lib.VK_STREAM_DATA, STREAM, b"", SESSION, Seq(1)))
-    assert count(rig, "rx_gaps") == 1
+@pytest.mark.parametrize(("stream", "left"), [(STREAM, 300), (LOGS, 0)])
+def test_shards_of_logs_that_never_become_a_message_are_given_up_in_time(
+    stream: int, left: int
+) -> None:
+    with rig_of() as rig:
+        rig.pair("svc", stream)
+        inject(rig, shard(0, 0, bytes(100), 300, stream), stream_class(stream))
+        rig.wait(0.1)
+        rig.turn(1)
+        assert rig.gauge(1, lib.VK_REASSEMBLY_BYTES) == 300
+        rig.wait(5)
+        rig.turn(1, 2)
+        assert rig.gauge(1, lib.VK_REASSEMBLY_BYTES) == left
 
 
 def test_a_handshake_goes_to_python_as_it_came(rig: Rig) -> None:

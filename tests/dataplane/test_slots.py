@@ -88,8 +88,13 @@ def test_an_impossible_consumer_index_is_noticed_when_there_is_something_to_deli
     assert rig.gauge(0, Gauge.APP_VIOLATIONS) == 1
     row = rig.count(0, Class.DATA)
     assert row["rx_messages"] == (
-        row["rx_delivered"] + row["drop_app_ring"] + row["drop_unknown_stream"]
+        row["rx_delivered"]
+        + row["drop_app_ring"]
+        + row["drop_unknown_stream"]
+        + row["drop_stale"]  # behind the end of its stream
     )
+    reset = rig.take(1, 0, Class.DATA)[-1]
+    assert (reset.kind, reset.code) == (lib.VK_RECORD_RESET, lib.VK_CODE_APPLICATION_GONE)
 
 
 def test_a_slot_that_was_cut_off_can_be_used_again(rig: Rig) -> None:
@@ -136,21 +141,50 @@ def test_a_message_of_another_class_than_its_ring_is_refused(rig: Rig) -> None:
     assert rig.count(0, Class.LOGS)["refused_flow"] == 1
 
 
+def ended(rig: Rig, code: int) -> None:
+    """Both sides were told that the stream broke, and why."""
+    for node in (0, 1):
+        reset = rig.take(node, 0, Class.DATA)[-1]
+        assert (reset.kind, reset.code) == (lib.VK_RECORD_RESET, code)
+    rig.settle()
+    assert rig.gauge(0, Gauge.FLOWS_OPEN) == rig.gauge(1, Gauge.FLOWS_OPEN) == 0
+
+
 @pytest.mark.parametrize("type_", [lib.VK_PING, lib.VK_STREAM_RESET, 0x2F, 0x60])
-def test_a_type_that_is_no_message_is_refused(rig: Rig, type_: int) -> None:
+def test_a_type_that_is_no_message_is_refused_and_ends_its_stream(rig: Rig, type_: int) -> None:
     ours, _ = rig.pair()
     rig.put(ours, 64, 1, type=type_)
     rig.settle()
     assert rig.count(0, Class.DATA)["refused_policy"] == 1
+    ended(rig, lib.VK_CODE_MALFORMED)
 
 
-def test_a_message_too_large_to_be_sharded_is_refused(rig: Rig) -> None:
+def test_a_message_too_large_to_be_sharded_is_refused_and_ends_its_stream(rig: Rig) -> None:
     ours, _ = rig.pair()
     assert rig.put(ours, lib.VK_SHARDED_MAX, 1)
-    assert rig.put(ours, lib.VK_SHARDED_MAX + 1, 2)
     rig.settle()
     assert [each.mark for each in rig.take(1, 0, Class.DATA)] == [1]
-    assert rig.count(0, Class.DATA)["refused_size"] == 1
+    assert rig.put(ours, lib.VK_SHARDED_MAX + 1, 2)
+    assert rig.put(ours, 64, 3)
+    rig.settle()
+    row = rig.count(0, Class.DATA)
+    assert (row["refused_size"], row["refused_flow"], row["tx_messages"]) == (1, 1, 1)
+    ended(rig, lib.VK_CODE_MALFORMED)
+
+
+def test_what_ends_one_stream_leaves_the_others_of_its_ring(rig: Rig) -> None:
+    bad, _ = rig.pair()
+    good = rig.open(0, 0, 1001, "svc")
+    rig.accept(1, 0, Class.DATA)
+    for mark in range(100):
+        rig.put(good, 64, mark)
+        rig.put(bad, 64, mark, type=lib.VK_PING if mark == 50 else 0)
+    rig.settle()
+    records = rig.take(1, 0, Class.DATA)
+    data = [each for each in records if each.kind == lib.VK_RECORD_DATA]
+    assert [each.mark for each in data if each.stream == good.stream] == list(range(100))
+    row = rig.count(0, Class.DATA)
+    assert row["tx_messages"] + row["refused_policy"] + row["refused_flow"] == 200
 
 
 def test_over_its_rate_an_application_waits_and_loses_nothing(rig: Rig) -> None:
@@ -160,37 +194,68 @@ def test_over_its_rate_an_application_waits_and_loses_nothing(rig: Rig) -> None:
     rig.accept(1, 0, Class.DATA)
     for mark in range(500):
         assert rig.put(ours, 64, mark)
-    rig.settle()
+    rig.exchange(20)  # time stands still
     burst = len(rig.take(1, 0, Class.DATA))
     assert 40 <= burst <= 60  # 50 ms of its rate
     assert rig.ask("blocked", 0, 0, DATA) == str(lib.VK_BLOCKED_POLICY)
     got = []
     for _ in range(10):
         rig.wait(0.01)
-        rig.settle()
+        rig.exchange(5)
         got.append(len(rig.take(1, 0, Class.DATA)))
     assert all(9 <= each <= 11 for each in got)
-    rig.wait(10)
-    rig.settle()
-    rig.wait(10)
-    for _ in range(20):
-        rig.wait(1)
-        rig.settle()
-        got.append(len(rig.take(1, 0, Class.DATA)))
-    assert sum(got) + burst >= 490
+    rig.settle(lambda: got.append(len(rig.take(1, 0, Class.DATA))))
+    assert sum(got) + burst == 500
     assert rig.ask("blocked", 0, 0, DATA) == str(lib.VK_BLOCKED_NONE)
+    row = rig.count(0, Class.DATA)
+    assert (row["tx_messages"], row["refused_policy"]) == (500, 0)
 
 
 def test_a_full_path_leaves_records_in_their_ring_and_says_so(rig: Rig) -> None:
     ours, _ = rig.pair()
     rig.net(room=2)
-    for mark in range(300):
+    for mark in range(200):  # no more than the stream's window
         assert rig.put(ours, 200, mark)
     rig.turn(0)
     assert rig.ask("blocked", 0, 0, DATA) == str(lib.VK_BLOCKED_PATH)
     rig.settle()
     assert rig.ask("blocked", 0, 0, DATA) == str(lib.VK_BLOCKED_NONE)
-    assert [each.mark for each in rig.take(1, 0, Class.DATA)] == list(range(300))
+    assert [each.mark for each in rig.take(1, 0, Class.DATA)] == list(range(200))
+
+
+def test_records_stay_in_their_ring_until_they_are_acknowledged(rig: Rig) -> None:
+    assert rig.app(0, 0, ring=1 << 14) == rig.app(1, 0) == 0
+    rig.service(1, 0, "svc")
+    ours = rig.open(0, 0, 1000, "svc")
+    rig.accept(1, 0, Class.DATA)
+    rig.settle()
+    rig.net(loss=1000)
+    put = 0
+    while rig.put(ours, 200, put):
+        put += 1
+    for _ in range(50):
+        rig.exchange()
+        rig.wait(0.02)
+    assert rig.count(0, Class.DATA)["tx_messages"] == put
+    assert not rig.put(ours, 200, put)  # sent, and still there
+    rig.net()
+    rig.settle()
+    assert [each.mark for each in rig.take(1, 0, Class.DATA)] == list(range(put))
+    assert all(rig.put(ours, 200, put + again) for again in range(put))
+
+
+def test_a_full_window_leaves_records_in_their_ring_and_says_so(rig: Rig) -> None:
+    ours, _ = rig.pair()
+    cost = 200 + lib.VK_MESSAGE_COST
+    for mark in range(600):
+        assert rig.put(ours, 200, mark)
+    rig.settle()
+    assert rig.count(1, Class.DATA)["rx_delivered"] == lib.VK_WINDOW_START // cost
+    assert rig.ask("blocked", 0, 0, DATA) == str(lib.VK_BLOCKED_CREDIT)
+    got: list[int] = []
+    rig.settle(lambda: got.extend(each.mark for each in rig.take(1, 0, Class.DATA)))
+    assert got == list(range(600))
+    assert rig.ask("blocked", 0, 0, DATA) == str(lib.VK_BLOCKED_NONE)
 
 
 def test_a_fuzzing_application_leaves_the_worker_whole_and_others_their_turn() -> None:

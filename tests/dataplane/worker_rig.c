@@ -307,6 +307,7 @@ void rig_open(uint32_t number)
 	peer->family = 4;
 	peer->generation = 1;
 	peer->payload_max = 1472;
+	peer->joined = 1;
 	address_of(!number, peer->address);
 	node->state->peer_epoch = 1;
 }
@@ -375,6 +376,16 @@ static int give(struct rig_node *node, const struct vk_order *order, const int *
 	}
 	if (sendmsg(node->broker, &message, 0) < 0 || obey(node->run))
 		abort();
+	if (order->kind == VK_ORDER_DETACH && node->run->slots[order->slot].leaving_ns) {
+		uint32_t kept;
+
+		while (node->run->slots[order->slot].leaving_ns) {
+			for (int i = 0; i < RIG_NODES; i++)
+				if (rig_nodes[i].run)
+					turn(rig_nodes[i].run, &kept);
+			rig_now_ns += 10000000;
+		}
+	}
 	do {
 		if (recv(node->broker, &answer, sizeof answer, MSG_DONTWAIT) != sizeof answer)
 			abort();
@@ -390,6 +401,7 @@ int rig_attach(uint32_t number, uint32_t slot, uint32_t ring_size, const struct 
 	int fds[4], bell[2], result;
 
 	order.generation = ++app->generation;
+	app->capacity[VK_CLASS_CONTROL] = VK_CONTROL_RING;
 	for (uint32_t c = VK_CLASS_CRITICAL; c < VK_CLASS_COUNT; c++)
 		app->capacity[c] = row->class_mask & 1u << c ? ring_size : 0;
 	node->state->apps[slot] = *row;
@@ -403,7 +415,7 @@ int rig_attach(uint32_t number, uint32_t slot, uint32_t ring_size, const struct 
 	fds[3] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	app->self = vk_channel_map(fds[1], app->capacity, 1, NULL);
 	app->peer = vk_channel_map(fds[0], app->capacity, 0, NULL);
-	for (uint32_t c = VK_CLASS_CRITICAL; c < VK_CLASS_COUNT; c++) {
+	for (uint32_t c = 0; c < VK_CLASS_COUNT; c++) {
 		if (app->capacity[c] &&
 		    (vk_tx_open(&app->tx[c], app->self, app->peer, app->capacity, c) ||
 		     vk_rx_open(&app->rx[c], app->self, app->peer, app->capacity, c)))

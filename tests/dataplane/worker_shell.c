@@ -32,6 +32,8 @@ static uint64_t mark_of(const uint8_t *at, uint32_t size)
 	return mark;
 }
 
+enum { STREAMS = 4096 };
+
 static uint32_t unhex(const char *text)
 {
 	uint32_t size = 0;
@@ -62,6 +64,22 @@ static int put(uint32_t kind, const struct vk_message *message, const uint8_t *d
 	return 1;
 }
 
+/* What an application's library counts: the next message of a stream. */
+static uint32_t *next_sequence(uint32_t node, const struct vk_message *message)
+{
+	static struct {
+		uint32_t generation;
+		uint32_t next;
+	} streams[RIG_NODES][STREAMS];
+	uint32_t at = message->flow < STREAMS ? message->flow : STREAMS - 1;
+
+	if (streams[node][at].generation != message->flow_generation) {
+		streams[node][at].generation = message->flow_generation;
+		streams[node][at].next = 0;
+	}
+	return &streams[node][at].next;
+}
+
 /* put node slot kind flow generation peer stream correlation type flags priority size mark */
 static void do_put(void)
 {
@@ -76,8 +94,14 @@ static void do_put(void)
 		.priority = (uint8_t)argument[10],
 	};
 
+	uint32_t *next = next_sequence((uint32_t)argument[0], &message);
+	int done;
+
+	message.sequence = *next;
 	fill(payload, (uint32_t)argument[11], argument[12]);
-	printf("%d\n", put((uint32_t)argument[2], &message, payload, (uint32_t)argument[11]));
+	done = put((uint32_t)argument[2], &message, payload, (uint32_t)argument[11]);
+	*next += (uint32_t)(done && argument[2] == VK_RECORD_DATA);
+	printf("%d\n", done);
 }
 
 /* open node slot peer stream token name */
@@ -91,6 +115,28 @@ static void do_open(void)
 	};
 
 	printf("%d\n", put(VK_RECORD_OPEN, &message, (uint8_t *)word, (uint32_t)strlen(word)));
+}
+
+/* What an application's library reports: all it has taken of a stream. */
+static void consume(const struct vk_message *message, uint32_t size)
+{
+	static struct vk_consumed streams[RIG_NODES][STREAMS];
+	struct vk_tx *tx = &app_of()->tx[VK_CLASS_CONTROL];
+	struct vk_consumed *report;
+	uint8_t *body;
+
+	if (message->flow >= STREAMS)
+		return;
+	report = &streams[argument[0]][message->flow];
+	if (report->flow_generation != message->flow_generation)
+		*report = (struct vk_consumed){ message->flow, message->flow_generation, 0 };
+	report->cost += (uint64_t)size + VK_MESSAGE_COST;
+	body = vk_tx_reserve(tx, sizeof *report);
+	if (!body)
+		return; /* the next one says it too */
+	memcpy(body, report, sizeof *report);
+	vk_tx_commit(tx, sizeof *report, VK_RECORD_CONSUMED);
+	vk_tx_publish(tx);
 }
 
 /* take node slot class max */
@@ -110,6 +156,8 @@ static void do_take(void)
 		       m.flow_generation, m.peer, m.stream, m.sequence, m.correlation, m.type,
 		       m.flags, m.priority, m.code, size,
 		       (unsigned long long)mark_of(body + sizeof m, size));
+		if (record.kind == VK_RECORD_DATA)
+			consume(&m, size);
 		vk_rx_advance(rx, &record);
 	}
 	if (rx->self)
@@ -247,6 +295,17 @@ static void do_peer(void)
 	printf("1\n");
 }
 
+/* join node joined: the handshake with the peer came to its end, or the peer left */
+static void do_join(void)
+{
+	struct vk_state *state = rig_nodes[argument[0]].state;
+
+	state->peers[0].sequence += 2;
+	state->peers[0].joined = argument[1] != 0;
+	state->peer_epoch++;
+	printf("1\n");
+}
+
 static void do_news(void)
 {
 	uint32_t slot = 0, kind = rig_news((uint32_t)argument[0], &slot);
@@ -286,6 +345,7 @@ static const struct {
 	{ "turn", do_turn }, { "worker", do_worker },	{ "param", do_param },
 	{ "peer", do_peer }, { "news", do_news },	{ "blocked", do_blocked },
 	{ "time", do_time }, { "service", do_service }, { "detach", do_detach },
+	{ "join", do_join },
 };
 
 /* Splits a line into its command, numbers and the word among them. */

@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: MIT */
+#include "vk_content.h"
+
+#include "vk_again.h"
+#include "vk_flows.h"
+
+static struct vk_ledger *ledger_of(struct vk_run *run, const struct vk_sent_run *content)
+{
+	return &run->slots[content->slot].ledgers[content->ring];
+}
+
+/* An entry is done: the record need not stay. */
+static void finish(struct vk_run *run, uint32_t slot, uint32_t ring, struct vk_entry *entry)
+{
+	entry->state = VK_ENTRY_DONE;
+	vk_shards_drop(&run->shards, entry->shards);
+	entry->shards = 0;
+	run->slots[slot].consumed |= 1u << ring;
+	if (entry->flow != VK_NO_FLOW)
+		vk_flows_entry_done(run, entry->flow);
+}
+
+void vk_content_done(struct vk_run *run, uint32_t slot, uint32_t ring, uint32_t number)
+{
+	struct vk_entry *entry = vk_ledger_get(&run->slots[slot].ledgers[ring], number);
+
+	if (entry && entry->state != VK_ENTRY_DONE)
+		finish(run, slot, ring, entry);
+}
+
+void vk_content_forget(struct vk_run *run, struct vk_flow *flow)
+{
+	uint32_t flow_number = vk_flow_number(run, flow);
+	struct vk_flow_run *own = &run->flows[flow_number];
+	struct vk_ledger *ledger = &run->slots[flow->app].ledgers[flow->class];
+
+	own->held_count = 0;
+	for (uint32_t n = ledger->first; own->unacked && n != ledger->next; n++) {
+		struct vk_entry *entry = vk_ledger_get(ledger, n);
+
+		if (entry->flow != flow_number || entry->state == VK_ENTRY_DONE)
+			continue;
+		own->unacked--;
+		entry->flow = VK_NO_FLOW;
+		finish(run, flow->app, flow->class, entry);
+	}
+}
+
+void vk_content_acked(struct vk_run *run, const struct vk_sent_run *content)
+{
+	struct vk_entry *entry;
+	struct vk_flow *flow;
+
+	switch (content->kind) {
+	case VK_CONTENT_MESSAGES:
+		for (uint32_t i = 0; i < content->a; i++) {
+			entry = vk_ledger_get(ledger_of(run, content), content->first + i);
+			if (entry && entry->state != VK_ENTRY_DONE)
+				finish(run, content->slot, content->ring, entry);
+		}
+		break;
+	case VK_CONTENT_SHARD:
+		entry = vk_ledger_get(ledger_of(run, content), content->first);
+		if (entry && entry->shards &&
+		    vk_shards_acked(&run->shards.rows[entry->shards - 1], content->a,
+				    content->a + content->b))
+			finish(run, content->slot, content->ring, entry);
+		break;
+	case VK_CONTENT_CONTROL:
+		flow = &run->work->flows[content->first];
+		if (content->a & VK_OWE_RESET && flow->state == VK_ROW_CLOSING &&
+		    flow->generation == content->b)
+			vk_flows_close(run, flow);
+		break;
+	default:
+		break;
+	}
+}
+
+int vk_content_lost(struct vk_run *run, const struct vk_sent_run *content)
+{
+	struct vk_ledger *ledger = ledger_of(run, content);
+	int again = 0;
+
+	if (content->kind == VK_CONTENT_SHARD) {
+		struct vk_entry *entry = vk_ledger_get(ledger, content->first);
+
+		return entry && entry->shards;
+	}
+	for (uint32_t i = 0; i < content->a; i++) {
+		struct vk_entry *entry = vk_ledger_get(ledger, content->first + i);
+
+		if (!entry || entry->state != VK_ENTRY_FLYING || --entry->copies)
+			continue;
+		entry->state = VK_ENTRY_LOST;
+		again = 1;
+	}
+	return again;
+}
+
+int vk_content_send(struct vk_run *run, struct vk_sent_run *content, int forced)
+{
+	struct vk_ledger *ledger = ledger_of(run, content);
+	struct vk_entry *entry;
+
+	if (content->kind == VK_CONTENT_SHARD) {
+		entry = vk_ledger_get(ledger, content->first);
+		return !entry || !entry->shards || vk_again_shard(run, content, forced);
+	}
+	for (; content->a; content->a--, content->first++) {
+		entry = vk_ledger_get(ledger, content->first);
+		if (!entry ||
+		    (entry->state != VK_ENTRY_LOST && !(forced && entry->state == VK_ENTRY_FLYING)))
+			continue;
+		if (!vk_again_entry(run, content->slot, content->ring, content->first, forced))
+			return 0;
+	}
+	return 1;
+}
+
+void vk_content_probe(struct vk_run *run, struct vk_session *session,
+		      const struct vk_sent_run *content)
+{
+	struct vk_sent_run copy = *content;
+
+	if (content->kind == VK_CONTENT_MESSAGES || content->kind == VK_CONTENT_SHARD)
+		vk_content_send(run, &copy, 1);
+	else
+		vk_session_lost(run, session, content);
+}
+
+static void resend_ring(struct vk_run *run, struct vk_session *session, uint32_t slot,
+			uint32_t ring)
+{
+	struct vk_ledger *ledger = &run->slots[slot].ledgers[ring];
+
+	for (uint32_t n = ledger->first; n != ledger->next; n++) {
+		struct vk_entry *entry = vk_ledger_get(ledger, n);
+		struct vk_sent_run content = { .kind = VK_CONTENT_MESSAGES,
+					       .slot = (uint8_t)slot,
+					       .ring = (uint8_t)ring,
+					       .first = n,
+					       .a = 1 };
+
+		if (entry->flow == VK_NO_FLOW || entry->state != VK_ENTRY_FLYING ||
+		    run->work->flows[entry->flow].peer != session->peer)
+			continue;
+		if (entry->shards) {
+			content.kind = VK_CONTENT_SHARD;
+			content.a = 0;
+			content.b = run->shards.rows[entry->shards - 1].sent;
+		}
+		entry->copies = 1;
+		vk_session_lost(run, session, &content);
+	}
+}
+
+void vk_content_resend_peer(struct vk_run *run, struct vk_session *session)
+{
+	for (uint32_t i = 0; i < run->schedule.count; i++) {
+		for (uint32_t c = VK_CLASS_CRITICAL; c < VK_CLASS_COUNT; c++)
+			resend_ring(run, session, run->schedule.apps[i], c);
+	}
+}

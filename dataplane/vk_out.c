@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: MIT */
+#include "vk_out.h"
+
+#include "vk_flows.h"
+
+#include <string.h>
+
+static uint8_t priority_of(uint32_t class, uint8_t wanted)
+{
+	return wanted && vk_priority_ok(class, wanted) ? wanted : vk_priority_lowest(class);
+}
+
+static const uint8_t *body_of(struct vk_run *run, uint32_t slot, uint32_t ring, uint64_t at)
+{
+	const struct vk_rx *in = &run->slots[slot].in[ring];
+
+	return in->data + (at & (in->capacity - 1)) + sizeof(struct vk_record);
+}
+
+int vk_out_type_ok(uint8_t type)
+{
+	return vk_type_known(type) && type >= VK_TYPE_CONTROL_END &&
+	       (type < VK_STREAM_OPEN || type > VK_STREAM_RESET || type == VK_STREAM_DATA);
+}
+
+int vk_out_read(struct vk_run *run, uint32_t slot, uint32_t ring, const struct vk_entry *entry,
+		struct vk_message *message, struct vk_out *out)
+{
+	const uint8_t *body = body_of(run, slot, ring, entry->at);
+
+	memcpy(message, body, sizeof *message);
+	message->sequence = entry->sequence;
+	*out = (struct vk_out){ .flow = &run->work->flows[entry->flow],
+				.message = message,
+				.payload = body + sizeof *message,
+				.size = entry->size - (uint32_t)sizeof *message,
+				.slot = slot,
+				.ring = ring };
+	if (message->type && !vk_out_type_ok(message->type))
+		message->type = 0;
+	return out->flow->state == VK_ROW_LIVE;
+}
+
+struct vk_part vk_out_part(struct vk_run *run, const struct vk_out *out, uint32_t entry, int again)
+{
+	const struct vk_message *message = out->message;
+	struct vk_part part = {
+		.frame = {
+			.type = message->type ? message->type : VK_STREAM_DATA,
+			.flags = message->flags & (VK_FLAG_ACK | VK_FLAG_EOS | VK_FLAG_URG),
+			.priority = priority_of(out->ring, message->priority),
+			.trace = message->trace,
+			.stream = out->flow->stream,
+			.correlation = message->correlation,
+			.present = 1u << VK_EXT_SEQ,
+			.sequence = message->sequence,
+			.time_ns = message->time_ns,
+		},
+		.payload = out->payload,
+		.size = out->size,
+		.peer = out->flow->peer,
+		.class = out->ring,
+		.content = {
+			.kind = VK_CONTENT_MESSAGES,
+			.slot = (uint8_t)out->slot,
+			.ring = (uint8_t)out->ring,
+			.first = entry,
+			.a = 1,
+		},
+	};
+
+	if (again)
+		part.frame.flags |= VK_FLAG_RTX;
+	if (run->params.stamp && !part.frame.time_ns)
+		part.frame.time_ns = run->real_ns;
+	if (part.frame.time_ns)
+		part.frame.present |= 1u << VK_EXT_TIME;
+	if (entry == VK_NO_ENTRY || !vk_flow_reliable(out->flow))
+		part.content.kind = VK_CONTENT_NONE; /* nobody sends it again */
+	return part;
+}
+
+int vk_out_fits(const struct vk_run *run, const struct vk_part *part)
+{
+	return vk_part_overhead(&part->frame) + part->size <= run->peers[part->peer].payload_max;
+}
+
+int vk_out_affordable(const struct vk_flow *flow, uint64_t cost)
+{
+	return flow->class == VK_CLASS_CRITICAL || flow->class == VK_CLASS_LOGS ||
+	       flow->tx_cost[flow->tx_sequence & 1] + cost <= flow->tx_limit;
+}
+
+void vk_out_count(struct vk_run *run, const struct vk_out *out)
+{
+	struct vk_app_count *count = &run->counters->apps[out->slot][out->ring];
+	uint64_t *row = vk_count_row(run, out->ring);
+	uint64_t *cost = out->flow->tx_cost;
+	uint32_t sequence = out->message->sequence;
+
+	if (sequence != out->flow->tx_sequence) {
+		row[VK_TX_AGAIN]++; /* a worker before this one sent it */
+		return;
+	}
+	cost[(sequence + 1) & 1] = cost[sequence & 1] + vk_out_cost(out->size);
+	VK_STORE_RELEASE(&out->flow->tx_sequence, sequence + 1);
+	out->flow->tx_messages++;
+	row[VK_TX_MESSAGES]++;
+	row[VK_TX_BYTES] += out->size;
+	count->sent++;
+	count->sent_bytes += out->size;
+}
+
+int vk_out_open(struct vk_run *run, const struct vk_out *out, uint32_t entry, int forced)
+{
+	struct vk_part part = {
+		.frame = {
+			.type = VK_STREAM_OPEN,
+			.priority = vk_priority_lowest(out->ring),
+			.stream = out->flow->stream,
+			.correlation = out->flow->token,
+		},
+		.payload = out->payload,
+		.size = out->size,
+		.peer = out->flow->peer,
+		.class = out->ring,
+		.content = {
+			.kind = VK_CONTENT_MESSAGES,
+			.slot = (uint8_t)out->slot,
+			.ring = (uint8_t)out->ring,
+			.first = entry,
+			.a = 1,
+		},
+		.forced = (uint8_t)forced,
+	};
+
+	if (!vk_datagram_add(run, &part, 1))
+		return 0;
+	vk_count_row(run, out->ring)[VK_TX_CONTROL]++;
+	return 1;
+}
+
+int vk_out_close(struct vk_run *run, const struct vk_out *out, uint32_t entry, int forced)
+{
+	struct vk_part part = vk_out_part(run, out, entry, 0);
+
+	part.frame.type = VK_STREAM_CLOSE;
+	part.frame.flags = 0;
+	part.frame.correlation = out->flow->token;
+	part.frame.present = 1u << VK_EXT_SEQ;
+	part.frame.sequence = out->flow->tx_sequence;
+	part.content.kind = VK_CONTENT_MESSAGES; /* the end of logs is told reliably */
+	part.payload = NULL;
+	part.size = 0;
+	part.forced = (uint8_t)forced;
+	if (!vk_datagram_add(run, &part, 0))
+		return 0;
+	/* Not before: the next worker would refuse what is held in front of it. */
+	out->flow->closed |= VK_CLOSED_HERE;
+	vk_count_row(run, out->ring)[VK_TX_CONTROL]++;
+	return 1;
+}
+
+struct vk_part vk_out_shard(struct vk_run *run, const struct vk_out *out, uint32_t number,
+			    int again, uint32_t *chunk)
+{
+	struct vk_part part = vk_out_part(run, out, number, again);
+
+	part.frame.present = (part.frame.present & ~(1u << VK_EXT_SEQ)) | 1u << VK_EXT_SHARD;
+	part.frame.flags |= VK_FLAG_FRG;
+	part.frame.total = out->size;
+	if (part.content.kind != VK_CONTENT_NONE)
+		part.content.kind = VK_CONTENT_SHARD;
+	*chunk = run->peers[part.peer].payload_max - vk_part_overhead(&part.frame);
+	return part;
+}
+
+uint32_t vk_out_shards(struct vk_run *run, const struct vk_out *out, uint32_t number,
+		       uint32_t begin, uint32_t end, int again, int forced)
+{
+	uint32_t chunk;
+	struct vk_part part = vk_out_shard(run, out, number, again, &chunk);
+
+	part.forced = (uint8_t)forced;
+	while (begin < end) {
+		part.frame.offset = begin;
+		part.payload = out->payload + begin;
+		part.size = end - begin < chunk ? end - begin : chunk;
+		part.content.a = begin;
+		part.content.b = part.size;
+		if (!vk_datagram_add(run, &part, 1))
+			break;
+		vk_count_row(run, out->ring)[VK_TX_SHARDS]++;
+		begin += part.size;
+	}
+	return begin;
+}

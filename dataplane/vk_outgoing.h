@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef VK_OUTGOING_H
+#define VK_OUTGOING_H
+/* vk_outgoing.h: records of applications' rings become frames. A record is checked once, when it
+ * is first seen; what of it is read again for a retransmission can only harm its own stream. Every
+ * DATA record ends in exactly one counter of its ring's class:
+ *
+ *   taken = tx_messages + refused_flow + refused_size + refused_policy + refused_late
+ *         + drop_tx_unreachable
+ */
+#include "vk_datagram.h"
+
+enum vk_outcome {
+	VK_WENT, /* the record is sent or needs no more: step over it */
+	VK_HOLD, /* it has to wait for its stream; others of the ring may go on */
+	VK_LATER, /* it stays; stop this ring for this turn (run->refused) */
+};
+
+/* vk_outgoing_record handles the record at the scan position of a ring. alone: it is the last one
+ * there. Entries are made in the ring's ledger as needed. */
+enum vk_outcome vk_outgoing_record(struct vk_run *run, uint32_t slot, uint32_t ring,
+				   const struct vk_record *record, const uint8_t *body, int alone);
+
+#endif

@@ -1,0 +1,374 @@
+/* SPDX-License-Identifier: MIT */
+#include "vk_recovery.h"
+
+#include "vk_frame.h"
+
+#include <errno.h>
+
+enum {
+	THRESHOLD_MIN = 3, /* RFC 9002, 6.1.1: "kPacketThreshold [...] is 3" */
+	THRESHOLD_MAX = 256, /* packets of reordering that are believed */
+	PROBES = 2, /* RFC 9002, 6.2.4: "up to two full-sized datagrams" */
+	PTO_SHIFT_MAX = 10, /* backoff: at most 2^10 */
+	PTO_NS_MAX = 2000000000, /* a peer that returns from a black-out is found this soon */
+	GRANULARITY_NS = 100000,
+	ACK_DELAY_NS = 1000000,
+	PERSISTENT = 3, /* RFC 9002, 7.6.1: kPersistentCongestionThreshold */
+};
+
+/* What one acknowledgement or time-out brought. */
+struct harvest {
+	uint64_t acked_bytes;
+	uint64_t acked_sent_ns; /* of the newest packet acknowledged */
+	uint64_t delivered; /* when that one was sent */
+	uint64_t delivered_ns;
+	int app_limited;
+	int spurious;
+	uint64_t lost_bytes;
+	uint64_t lost_sent_ns; /* of the newest packet lost */
+	uint64_t lost_first_ns;
+};
+
+void vk_recovery_init(struct vk_recovery *recovery, const struct vk_recovery_params *params,
+		      uint64_t now_ns)
+{
+	*recovery = (struct vk_recovery){ .params = *params,
+					  .threshold = THRESHOLD_MIN,
+					  .delivered_ns = now_ns };
+	if (!recovery->params.max_ack_delay_ns)
+		recovery->params.max_ack_delay_ns = ACK_DELAY_NS;
+	if (!recovery->params.granularity_ns)
+		recovery->params.granularity_ns = GRANULARITY_NS;
+	vk_rtt_init(&recovery->rtt);
+	vk_congestion_init(&recovery->congestion, params->controller, params->datagram_size,
+			   now_ns);
+	vk_pacer_init(&recovery->pacer, params->datagram_size, now_ns);
+	for (uint32_t s = 0; s < VK_SPACE_COUNT; s++)
+		recovery->sent[s].loss_ns = UINT64_MAX;
+}
+
+void vk_recovery_free(struct vk_recovery *recovery)
+{
+	for (uint32_t s = 0; s < VK_SPACE_COUNT; s++)
+		vk_sent_free(&recovery->sent[s]);
+}
+
+/* The sum that a packet in flight counts in. */
+static uint64_t *flying(struct vk_recovery *recovery, const struct vk_sent_packet *packet)
+{
+	return packet->flags & VK_SENT_CRITICAL ? &recovery->critical : &recovery->in_flight;
+}
+
+struct vk_sent_packet *vk_recovery_sent(struct vk_recovery *recovery, uint32_t space,
+					uint64_t number, uint32_t size, uint32_t flags,
+					uint64_t now_ns)
+{
+	struct vk_sent *sent = &recovery->sent[space];
+	struct vk_sent_packet *packet = vk_sent_put(sent, number);
+
+	vk_recovery_issue(recovery, space, number);
+	if (!packet)
+		return NULL;
+	if (!recovery->in_flight) /* idle time is none of the path's */
+		recovery->delivered_ns = now_ns;
+	packet->sent_ns = now_ns;
+	packet->delivered = recovery->delivered;
+	packet->delivered_ns = recovery->delivered_ns;
+	packet->size = size;
+	packet->state = VK_SENT_FLYING;
+	packet->flags = (uint8_t)flags;
+	sent->eliciting++;
+	sent->last_ns = now_ns;
+	*flying(recovery, packet) += size;
+	recovery->count.sent++;
+	vk_congestion_sent(&recovery->congestion, size, recovery->in_flight, now_ns);
+	vk_pacer_spend(&recovery->pacer, size, now_ns);
+	return packet;
+}
+
+void vk_recovery_skip(struct vk_recovery *recovery, uint32_t space, uint64_t number)
+{
+	struct vk_sent_packet *packet = vk_sent_put(&recovery->sent[space], number);
+
+	vk_recovery_issue(recovery, space, number);
+	if (packet)
+		packet->flags = VK_SENT_SKIPPED;
+}
+
+/* Whether every number that an acknowledgement names was sent. */
+static int honest(const struct vk_sent *sent, const struct vk_ack_view *ack)
+{
+	uint64_t last = ack->largest, first;
+
+	if (ack->largest >= sent->issued)
+		return 0;
+	for (uint32_t i = 0; i < ack->range_count; i++) {
+		const uint8_t *range = ack->ranges + i * sizeof(struct vk_ack_range);
+
+		last -= vk_get32(range);
+		first = last - vk_get32(range + 4) + 1;
+		for (uint64_t n = first > sent->oldest ? first : sent->oldest;
+		     n <= last && n < sent->next; n++) {
+			if (sent->packets[n & sent->mask].flags & VK_SENT_SKIPPED)
+				return 0;
+		}
+		if (first <= sent->oldest)
+			break;
+		last = first - 1;
+	}
+	return 1;
+}
+
+static void take_acked(struct vk_recovery *recovery, uint32_t space, uint64_t number,
+		       struct vk_sent_packet *packet, struct harvest *harvest,
+		       const struct vk_recovery_events *events)
+{
+	struct vk_sent *sent = &recovery->sent[space];
+
+	if (packet->state == VK_SENT_LOST) {
+		uint64_t distance = sent->acked_next - number;
+
+		/* It was reordered by that much: the threshold learns (RFC 9002, 6.1.1). */
+		harvest->spurious = 1;
+		recovery->count.spurious++;
+		if (distance >= recovery->threshold)
+			recovery->threshold = distance < THRESHOLD_MAX ? (uint32_t)distance + 1 :
+									 THRESHOLD_MAX;
+	} else {
+		sent->eliciting--;
+		*flying(recovery, packet) -= packet->size;
+	}
+	recovery->delivered += packet->size;
+	harvest->acked_bytes += packet->size;
+	if (packet->sent_ns >= harvest->acked_sent_ns) {
+		harvest->acked_sent_ns = packet->sent_ns;
+		harvest->delivered = packet->delivered;
+		harvest->delivered_ns = packet->delivered_ns;
+		harvest->app_limited = packet->flags & VK_SENT_APP_LIMITED;
+	}
+	recovery->count.acked++;
+	events->acked(events->context, space, packet);
+	packet->state = VK_SENT_FREE;
+}
+
+static void walk(struct vk_recovery *recovery, const struct vk_ack_view *ack,
+		 struct harvest *harvest, const struct vk_recovery_events *events)
+{
+	struct vk_sent *sent = &recovery->sent[ack->space];
+	uint64_t last = ack->largest, first;
+
+	for (uint32_t i = 0; i < ack->range_count; i++) {
+		const uint8_t *range = ack->ranges + i * sizeof(struct vk_ack_range);
+
+		last -= vk_get32(range);
+		first = last - vk_get32(range + 4) + 1;
+		for (uint64_t n = first > sent->oldest ? first : sent->oldest;
+		     n <= last && n < sent->next; n++) {
+			struct vk_sent_packet *packet = &sent->packets[n & sent->mask];
+
+			if (packet->state != VK_SENT_FREE)
+				take_acked(recovery, ack->space, n, packet, harvest, events);
+		}
+		if (first <= sent->oldest)
+			break;
+		last = first - 1;
+	}
+}
+
+/* RFC 9002, 6.1.2: "max(kTimeThreshold * max(smoothed_rtt, latest_rtt), kGranularity)", 9/8. */
+static uint64_t loss_delay_ns(const struct vk_recovery *recovery)
+{
+	uint64_t rtt_ns = recovery->rtt.smoothed_ns > recovery->rtt.latest_ns ?
+				  recovery->rtt.smoothed_ns :
+				  recovery->rtt.latest_ns;
+	uint64_t delay_ns = rtt_ns + rtt_ns / 8;
+
+	return delay_ns > recovery->params.granularity_ns ? delay_ns :
+							    recovery->params.granularity_ns;
+}
+
+/* RFC 9002, 6.2.1: "smoothed_rtt + max(4*rttvar, kGranularity) + max_ack_delay". */
+static uint64_t pto_ns(const struct vk_recovery *recovery)
+{
+	uint64_t spread_ns = 4 * recovery->rtt.variance_ns;
+
+	if (spread_ns < recovery->params.granularity_ns)
+		spread_ns = recovery->params.granularity_ns;
+	return recovery->rtt.smoothed_ns + spread_ns + recovery->params.max_ack_delay_ns;
+}
+
+/* Declares lost what is old or far enough behind; forgets what was lost long ago. */
+static void detect(struct vk_recovery *recovery, uint32_t space, uint64_t now_ns,
+		   struct harvest *harvest, const struct vk_recovery_events *events)
+{
+	struct vk_sent *sent = &recovery->sent[space];
+	uint64_t delay_ns = loss_delay_ns(recovery), forget_ns = 3 * pto_ns(recovery);
+
+	sent->loss_ns = UINT64_MAX;
+	for (uint64_t n = sent->oldest; n < sent->acked_next; n++) {
+		struct vk_sent_packet *packet = &sent->packets[n & sent->mask];
+
+		if (packet->flags & VK_SENT_SKIPPED && n + VK_SENT_MIN < sent->acked_next)
+			packet->flags = 0;
+		if (packet->state == VK_SENT_LOST && packet->sent_ns + forget_ns < now_ns)
+			packet->state = VK_SENT_FREE;
+		if (packet->state != VK_SENT_FLYING || !recovery->params.detect_loss)
+			continue;
+		if (sent->acked_next - 1 - n < recovery->threshold &&
+		    packet->sent_ns + delay_ns > now_ns) {
+			if (packet->sent_ns + delay_ns < sent->loss_ns)
+				sent->loss_ns = packet->sent_ns + delay_ns;
+			continue;
+		}
+		packet->state = VK_SENT_LOST;
+		sent->eliciting--;
+		*flying(recovery, packet) -= packet->size;
+		if (!harvest->lost_bytes || packet->sent_ns < harvest->lost_first_ns)
+			harvest->lost_first_ns = packet->sent_ns;
+		if (packet->sent_ns > harvest->lost_sent_ns)
+			harvest->lost_sent_ns = packet->sent_ns;
+		harvest->lost_bytes += packet->size;
+		recovery->count.lost++;
+		recovery->count.lost_bytes += packet->size;
+		events->lost(events->context, space, packet);
+	}
+	vk_sent_settle(sent);
+}
+
+static void tell_lost(struct vk_recovery *recovery, const struct harvest *harvest, uint64_t now_ns)
+{
+	int persistent;
+
+	if (!harvest->lost_bytes)
+		return;
+	/* RFC 9002, 7.6.1: the duration is (smoothed_rtt + max(4*rttvar, kGranularity) +
+	 * max_ack_delay) * kPersistentCongestionThreshold, of what was sent after the first RTT
+	 * sample; nothing in between was acknowledged when probes went out. */
+	persistent = recovery->rtt.latest_ns && recovery->pto_count >= PERSISTENT &&
+		     harvest->lost_sent_ns - harvest->lost_first_ns > PERSISTENT * pto_ns(recovery);
+	recovery->count.persistent += (uint64_t)persistent;
+	vk_congestion_lost(&recovery->congestion, harvest->lost_bytes, harvest->lost_sent_ns,
+			   persistent, now_ns);
+}
+
+static void tell_acked(struct vk_recovery *recovery, const struct vk_ack_view *ack,
+		       const struct harvest *harvest, uint64_t in_flight, uint64_t rtt_ns,
+		       uint64_t now_ns)
+{
+	uint64_t span_ns = now_ns - harvest->delivered_ns;
+	struct vk_congestion_ack told = {
+		.now_ns = now_ns,
+		.bytes = harvest->acked_bytes,
+		.sent_ns = harvest->acked_sent_ns,
+		.rtt_ns = rtt_ns,
+		.rtt_min_ns = recovery->rtt.min_ns,
+		.rtt_smoothed_ns = recovery->rtt.smoothed_ns,
+		.in_flight = in_flight,
+		.app_limited = harvest->app_limited,
+		.largest_number = ack->largest,
+	};
+
+	if (span_ns && span_ns >= recovery->rtt.min_ns)
+		told.rate =
+			(uint64_t)((unsigned __int128)(recovery->delivered - harvest->delivered) *
+				   1000000000 / span_ns);
+	vk_congestion_acked(&recovery->congestion, &told);
+}
+
+int vk_recovery_ack(struct vk_recovery *recovery, const struct vk_ack_view *ack, uint64_t now_ns,
+		    const struct vk_recovery_events *events)
+{
+	struct vk_sent *sent = &recovery->sent[ack->space];
+	uint64_t in_flight = recovery->in_flight, rtt_ns = 0;
+	struct harvest harvest = { 0 };
+	const struct vk_sent_packet *largest;
+
+	if (!honest(sent, ack))
+		return -EPROTO;
+	largest = vk_sent_get(sent, ack->largest);
+	/* RFC 9002, 5.1: a sample is taken when "the largest acknowledged packet number is newly
+	 * acknowledged". */
+	if (largest && largest->state == VK_SENT_FLYING) {
+		uint64_t delay_ns = ack->delay_ns < recovery->params.max_ack_delay_ns ?
+					    ack->delay_ns :
+					    recovery->params.max_ack_delay_ns;
+
+		rtt_ns = now_ns - largest->sent_ns;
+		rtt_ns += !rtt_ns;
+		vk_rtt_sample(&recovery->rtt, rtt_ns, delay_ns);
+		if (rtt_ns > recovery->rtt.min_ns + delay_ns)
+			rtt_ns -= delay_ns;
+	}
+	if (ack->largest >= sent->acked_next)
+		sent->acked_next = ack->largest + 1 < sent->next ? ack->largest + 1 : sent->next;
+	walk(recovery, ack, &harvest, events);
+	detect(recovery, ack->space, now_ns, &harvest, events);
+	if (harvest.acked_bytes)
+		recovery->delivered_ns = now_ns;
+	if (harvest.spurious)
+		vk_congestion_spurious(&recovery->congestion, now_ns);
+	tell_lost(recovery, &harvest, now_ns);
+	if (ack->ce_count != sent->ce_count) {
+		sent->ce_count = ack->ce_count;
+		recovery->count.marked++;
+		vk_congestion_ce(&recovery->congestion, harvest.acked_sent_ns, now_ns);
+	}
+	if (!harvest.acked_bytes)
+		return 0;
+	recovery->pto_count = 0; /* RFC 9002, 6.2.1: "reset when an acknowledgment is received" */
+	tell_acked(recovery, ack, &harvest, in_flight, rtt_ns, now_ns);
+	vk_pacer_rate(&recovery->pacer, recovery->congestion.pacing_rate, now_ns);
+	return 0;
+}
+
+/* The space whose probe is due first, and when. */
+static uint64_t pto_deadline(const struct vk_recovery *recovery, uint32_t *space)
+{
+	uint64_t wait_ns = pto_ns(recovery)
+			   << (recovery->pto_count < PTO_SHIFT_MAX ? recovery->pto_count :
+								     PTO_SHIFT_MAX);
+	uint64_t due_ns = UINT64_MAX;
+
+	if (wait_ns > PTO_NS_MAX)
+		wait_ns = PTO_NS_MAX;
+	for (uint32_t s = 0; s < VK_SPACE_COUNT; s++) {
+		const struct vk_sent *sent = &recovery->sent[s];
+
+		if (!sent->eliciting || sent->last_ns + wait_ns >= due_ns)
+			continue;
+		due_ns = sent->last_ns + wait_ns;
+		*space = s;
+	}
+	return due_ns;
+}
+
+uint64_t vk_recovery_deadline(const struct vk_recovery *recovery)
+{
+	uint64_t due_ns;
+	uint32_t space;
+
+	due_ns = pto_deadline(recovery, &space);
+	for (uint32_t s = 0; s < VK_SPACE_COUNT; s++) {
+		if (recovery->sent[s].loss_ns < due_ns)
+			due_ns = recovery->sent[s].loss_ns;
+	}
+	return due_ns;
+}
+
+int vk_recovery_expire(struct vk_recovery *recovery, uint64_t now_ns,
+		       const struct vk_recovery_events *events, uint32_t *space)
+{
+	struct harvest harvest = { 0 };
+
+	for (uint32_t s = 0; s < VK_SPACE_COUNT; s++) {
+		if (recovery->sent[s].loss_ns <= now_ns)
+			detect(recovery, s, now_ns, &harvest, events);
+	}
+	tell_lost(recovery, &harvest, now_ns);
+	if (harvest.lost_bytes || pto_deadline(recovery, space) > now_ns)
+		return 0;
+	recovery->pto_count++;
+	recovery->count.timeouts++;
+	recovery->sent[*space].last_ns = now_ns; /* if nothing can be sent now: try again later */
+	return recovery->params.detect_loss ? PROBES : 0;
+}

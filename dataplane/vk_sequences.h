@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef VK_SEQUENCES_H
+#define VK_SEQUENCES_H
+/* vk_sequences.h: which messages of a stream came. Numbers wrap (serial numbers, RFC 1982). All
+ * before `next` came; what came beyond it lies in runs, taken from a pool while there are gaps.
+ * The memory outlives the worker: one that dies in here has at worst forgotten its last number,
+ * and the message comes again.
+ */
+#include "vk_ring.h"
+#include "vk_shm.h"
+
+enum vk_sequence {
+	VK_SEQUENCE_NEW = 0,
+	VK_SEQUENCE_DUPLICATE = 1,
+	VK_SEQUENCE_FULL = 2, /* too far ahead, or too many gaps: it has to come again */
+};
+
+enum vk_sequences_const {
+	VK_SEQUENCES_AHEAD = 1 << 20, /* messages beyond the first gap */
+};
+
+/* vk_sequences_find is vk_sequences_look when there are gaps, or a number is not the next. */
+enum vk_sequence vk_sequences_find(const struct vk_sequences *sequences,
+				   const struct vk_sequence_runs *pool, uint32_t number);
+
+/* vk_sequences_insert is vk_sequences_add likewise. */
+void vk_sequences_insert(struct vk_sequences *sequences, struct vk_sequence_runs *pool,
+			 uint32_t owner, uint32_t number);
+
+/* vk_sequences_free gives the runs back to the pool and starts anew at 0. */
+void vk_sequences_free(struct vk_sequences *sequences, struct vk_sequence_runs *pool);
+
+/* vk_sequences_check gives back runs that a dead worker left without an owner, or half changed.
+ * owns says whether a flow is live and what it refers to (index + 1, 0 = none). */
+void vk_sequences_check(struct vk_flow *flows, uint32_t count, struct vk_sequence_runs *pool);
+
+/* vk_sequences_look says what a number is; notes nothing. */
+static inline enum vk_sequence vk_sequences_look(const struct vk_sequences *sequences,
+						 const struct vk_sequence_runs *pool,
+						 uint32_t number)
+{
+	if (number == sequences->next)
+		return VK_SEQUENCE_NEW; /* the runs begin behind it */
+	return vk_sequences_find(sequences, pool, number);
+}
+
+/* vk_sequences_add notes a number that vk_sequences_look called new. owner: the flow's number. */
+static inline void vk_sequences_add(struct vk_sequences *sequences, struct vk_sequence_runs *pool,
+				    uint32_t owner, uint32_t number)
+{
+	if (number == sequences->next && !sequences->runs)
+		VK_STORE_RELAXED(&sequences->next, number + 1);
+	else
+		vk_sequences_insert(sequences, pool, owner, number);
+}
+#endif

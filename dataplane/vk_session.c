@@ -1,0 +1,589 @@
+/* SPDX-License-Identifier: MIT */
+#include "vk_session.h"
+
+#include "vk_content.h"
+#include "vk_flows.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+	RESEND_MIN = 16, /* runs of the first allocation */
+	REFUSE_EVERY_NS = 1000000,
+	CREDITS_A_FRAME = 3, /* limits that one vk_sent_run can name */
+	CREDIT_SIZE = sizeof(struct vk_ack_credit),
+};
+
+static uint32_t random_below(struct vk_run *run, uint32_t limit)
+{
+	run->random = run->random * 6364136223846793005u + 1442695040888963407u; /* Knuth, MMIX */
+	return (uint32_t)(run->random >> 33) % limit;
+}
+
+static void begin(struct vk_run *run, struct vk_session *session, uint32_t peer)
+{
+	struct vk_recovery_params params = {
+		.max_ack_delay_ns = (uint64_t)run->peers[peer].ack_delay_us * 1000,
+		.controller = (enum vk_controller)run->params.controller,
+		.datagram_size = run->peers[peer].payload_max,
+		.detect_loss = 1,
+	};
+
+	session->peer = peer;
+	session->id = run->peers[peer].session_local;
+	if (!params.max_ack_delay_ns)
+		params.max_ack_delay_ns = (uint64_t)run->params.ack_delay_us * 1000;
+	vk_recovery_init(&session->recovery, &params, run->now_ns);
+	session->ack_stream[VK_SPACE_E] = VK_FIRST_SYSTEM;
+	session->ack_stream[VK_SPACE_B] = VK_FIRST_DATA;
+	session->ack_stream[VK_SPACE_L] = VK_FIRST_LOGS;
+	for (uint32_t s = 0; s < VK_SPACE_COUNT; s++)
+		session->skip[s] = run->work->packets[peer].tx_number[s] + 1 +
+				   random_below(run, 2 * VK_SKIP_MEAN);
+}
+
+struct vk_session *vk_session_of(struct vk_run *run, uint32_t peer)
+{
+	struct vk_session *session = run->sessions[peer];
+
+	if (session || run->peers[peer].state != VK_ROW_LIVE || !run->peers[peer].joined)
+		return session;
+	session = calloc(1, sizeof *session);
+	if (!session)
+		return NULL;
+	begin(run, session, peer);
+	run->sessions[peer] = session;
+	return session;
+}
+
+void vk_session_forget(struct vk_run *run, uint32_t peer)
+{
+	struct vk_session *session = run->sessions[peer];
+
+	if (!session)
+		return;
+	vk_datagram_close(run);
+	vk_recovery_free(&session->recovery);
+	for (uint32_t c = 0; c < VK_CLASS_COUNT; c++)
+		free(session->resend[c].runs);
+	vk_timers_clear(&run->timers, peer);
+	for (uint32_t at = session->owing_first; at; at = run->flows[at - 1].owe_next)
+		run->flows[at - 1].owing = 0; /* what they owe, they owe the next session */
+	for (uint32_t i = 0; i < run->touched_count; i++)
+		if (run->touched[i] == peer)
+			run->touched[i--] = run->touched[--run->touched_count];
+	for (uint32_t i = 0; i < run->busy_count; i++)
+		if (run->busy[i] == peer)
+			run->busy[i--] = run->busy[--run->busy_count];
+	run->sessions[peer] = NULL;
+	free(session);
+}
+
+void vk_session_tune(struct vk_run *run)
+{
+	enum vk_controller wanted = (enum vk_controller)run->params.controller;
+
+	for (uint32_t i = 0; i < VK_PEERS_MAX; i++) {
+		struct vk_congestion *congestion;
+
+		if (!run->sessions[i])
+			continue;
+		congestion = &run->sessions[i]->recovery.congestion;
+		if (congestion->kind != (uint32_t)wanted)
+			vk_congestion_switch(congestion, wanted, run->now_ns);
+	}
+}
+
+void vk_session_touch(struct vk_run *run, struct vk_session *session)
+{
+	if (session->touched)
+		return;
+	session->touched = 1;
+	run->touched[run->touched_count++] = (uint16_t)session->peer;
+}
+
+static void make_busy(struct vk_run *run, struct vk_session *session)
+{
+	if (session->busy)
+		return;
+	session->busy = 1;
+	run->busy[run->busy_count++] = (uint16_t)session->peer;
+}
+
+int vk_session_room(struct vk_run *run, struct vk_session *session, uint32_t class, int urgent)
+{
+	int64_t room = vk_recovery_room(&session->recovery, run->now_ns);
+
+	if (class == VK_CLASS_CRITICAL)
+		room = VK_URGENT_RESERVE - (int64_t)session->recovery.critical;
+	if (room > 0 || (urgent && room > -(int64_t)VK_URGENT_RESERVE))
+		return 1;
+	session->waiting = 1;
+	vk_session_touch(run, session);
+	return 0;
+}
+
+uint64_t vk_session_number(struct vk_run *run, struct vk_session *session, uint32_t space)
+{
+	uint64_t *next = &run->work->packets[session->peer].tx_number[space];
+
+	/* RFC 9000, 21.4: an endpoint may skip packet numbers to detect a peer that acknowledges
+	 * what it has not received. */
+	if (*next == session->skip[space]) {
+		vk_recovery_skip(&session->recovery, space, (*next)++);
+		session->skip[space] = *next + random_below(run, 2 * VK_SKIP_MEAN);
+	}
+	vk_recovery_issue(&session->recovery, space, *next);
+	return (*next)++;
+}
+
+/* ---- What flows owe ---- */
+
+void vk_session_owe(struct vk_run *run, struct vk_flow *flow, uint32_t bits)
+{
+	uint32_t number = vk_flow_number(run, flow);
+	struct vk_flow_run *own = &run->flows[number];
+	struct vk_session *session = vk_session_of(run, flow->peer);
+
+	own->owes |= (uint8_t)bits;
+	if (!session || own->owing || !own->owes)
+		return;
+	own->owing = 1;
+	own->owe_next = 0;
+	if (session->owing_last)
+		run->flows[session->owing_last - 1].owe_next = number + 1;
+	else
+		session->owing_first = number + 1;
+	session->owing_last = number + 1;
+	make_busy(run, session);
+}
+
+static void owes_no_more(struct vk_run *run, struct vk_session *session)
+{
+	struct vk_flow_run *own = &run->flows[session->owing_first - 1];
+
+	own->owing = 0;
+	session->owing_first = own->owe_next;
+	if (!session->owing_first)
+		session->owing_last = 0;
+}
+
+/* The first flow that still owes something; NULL = none. */
+static struct vk_flow *owing(struct vk_run *run, struct vk_session *session)
+{
+	while (session->owing_first) {
+		uint32_t number = session->owing_first - 1;
+		struct vk_flow *flow = &run->work->flows[number];
+
+		if (flow->state != VK_ROW_FREE && flow->peer == session->peer &&
+		    run->flows[number].owes)
+			return flow;
+		owes_no_more(run, session);
+		if (flow->state != VK_ROW_FREE && run->flows[number].owes)
+			vk_session_owe(run, flow, 0); /* another peer's by now */
+	}
+	return NULL;
+}
+
+/* Limits of the flows at the front of the list that owe nothing else. */
+static uint32_t put_credits(struct vk_run *run, struct vk_session *session, uint8_t *at,
+			    struct vk_sent_run *credit)
+{
+	uint32_t *names[CREDITS_A_FRAME] = { &credit->first, &credit->a, &credit->b };
+	uint32_t count = 0;
+	struct vk_flow *flow;
+
+	while (count < CREDITS_A_FRAME && (flow = owing(run, session))) {
+		uint32_t number = vk_flow_number(run, flow);
+
+		if (run->flows[number].owes != VK_OWE_CREDIT)
+			break;
+		vk_put32(at, flow->stream);
+		vk_put32(at + 4, (uint32_t)(flow->rx_limit >> 32));
+		vk_put32(at + 8, (uint32_t)flow->rx_limit);
+		at += CREDIT_SIZE;
+		*names[count++] = number + 1;
+		run->flows[number].owes = 0;
+		owes_no_more(run, session);
+	}
+	if (count)
+		credit->kind = VK_CONTENT_CREDIT;
+	return count;
+}
+
+uint32_t vk_session_feedback(struct vk_run *run, struct vk_session *session, uint32_t space,
+			     uint8_t *at, uint32_t room, struct vk_sent_run *credit)
+{
+	uint32_t size, count;
+
+	*credit = (struct vk_sent_run){ .kind = VK_CONTENT_NONE };
+	size = vk_received_write(&session->received[space], space, at,
+				 room - CREDITS_A_FRAME * CREDIT_SIZE, run->now_ns);
+	if (!size)
+		return 0;
+	count = put_credits(run, session, at + size, credit);
+	at[offsetof(struct vk_ack, credit_count)] = (uint8_t)count;
+	vk_session_touch(run, session);
+	return size + count * CREDIT_SIZE;
+}
+
+/* ---- What came back ---- */
+
+static void on_acked(void *context, uint32_t space, struct vk_sent_packet *packet)
+{
+	struct vk_run *run = context;
+
+	(void)space;
+	for (uint32_t i = 0; i < packet->run_count; i++)
+		vk_content_acked(run, &packet->runs[i]);
+}
+
+static void on_lost(void *context, uint32_t space, struct vk_sent_packet *packet)
+{
+	struct vk_run *run = context;
+
+	(void)space;
+	for (uint32_t i = 0; i < packet->run_count; i++)
+		vk_session_lost(run, run->acking, &packet->runs[i]);
+}
+
+static void push_resend(struct vk_run *run, struct vk_session *session, uint32_t class,
+			const struct vk_sent_run *lost)
+{
+	struct vk_resend *resend = &session->resend[class];
+
+	if (!resend->runs || resend->next - resend->first > resend->mask) {
+		uint32_t size = resend->runs ? 2 * (resend->mask + 1) : RESEND_MIN;
+		struct vk_sent_run *runs = malloc(size * sizeof *runs);
+
+		if (!runs) /* the probe time-out sends the oldest again, and so on */
+			return;
+		for (uint32_t i = resend->first; i != resend->next; i++)
+			runs[i & (size - 1)] = resend->runs[i & resend->mask];
+		free(resend->runs);
+		resend->runs = runs;
+		resend->mask = size - 1;
+	}
+	resend->runs[resend->next++ & resend->mask] = *lost;
+	make_busy(run, session);
+}
+
+void vk_session_lost(struct vk_run *run, struct vk_session *session, const struct vk_sent_run *lost)
+{
+	const uint32_t flows[CREDITS_A_FRAME] = { lost->first, lost->a, lost->b };
+	struct vk_flow *flow;
+
+	switch (lost->kind) {
+	case VK_CONTENT_MESSAGES:
+	case VK_CONTENT_SHARD:
+		if (vk_content_lost(run, lost))
+			push_resend(run, session, lost->ring, lost);
+		break;
+	case VK_CONTENT_CONTROL:
+		flow = &run->work->flows[lost->first];
+		if (flow->state != VK_ROW_FREE && flow->generation == lost->b)
+			vk_session_owe(run, flow, lost->a);
+		break;
+	case VK_CONTENT_CREDIT:
+		for (uint32_t i = 0; i < CREDITS_A_FRAME; i++) {
+			if (flows[i] && run->work->flows[flows[i] - 1].state == VK_ROW_LIVE)
+				vk_session_owe(run, &run->work->flows[flows[i] - 1], VK_OWE_CREDIT);
+		}
+		break;
+	default:
+		break;
+	}
+}
+
+static void take_credits(struct vk_run *run, struct vk_session *session,
+			 const struct vk_ack_view *view)
+{
+	for (uint32_t i = 0; i < view->credit_count; i++) {
+		const uint8_t *at = view->credits + i * CREDIT_SIZE;
+		struct vk_flow *flow = vk_flows_find(run, session->peer, vk_get32(at));
+		uint64_t limit = vk_get64(at + 4);
+
+		if (!flow || limit <= flow->tx_limit)
+			continue; /* RFC 9000, 4.1: a limit never shrinks */
+		flow->tx_limit = limit;
+		vk_flows_ready(run, flow);
+	}
+}
+
+int vk_session_acked(struct vk_run *run, struct vk_session *session, const struct vk_frame *frame)
+{
+	const struct vk_recovery_events events = { run, on_acked, on_lost };
+	struct vk_ack_view view;
+	int error = vk_ack_parse(&view, frame->payload, frame->length);
+
+	if (error)
+		return error;
+	if (view.flags & VK_ACK_HAS_RANGES) {
+		run->acking = session;
+		error = vk_recovery_ack(&session->recovery, &view, run->now_ns, &events);
+		vk_session_touch(run, session);
+		if (error)
+			return error;
+	}
+	take_credits(run, session, &view);
+	return (int)view.credit_count;
+}
+
+void vk_session_refuse(struct vk_run *run, uint32_t peer, uint32_t id)
+{
+	const struct vk_peer *row = &run->peers[peer];
+	struct vk_path *path = run->tx[row->port_index];
+	struct vk_frame frame = { .type = VK_ERROR, .length = 2 * sizeof(uint32_t) };
+	uint8_t *data, *at;
+
+	if (run->now_ns < run->refuse_due_ns)
+		return;
+	run->refuse_due_ns = run->now_ns + REFUSE_EVERY_NS;
+	vk_datagram_close(run);
+	data = path->ops->tx_reserve(path, row, VK_CLASS_CONTROL);
+	if (!data)
+		return;
+	at = vk_put_header(data, &frame, 0, (uint32_t)(run->real_ns / 1000000000));
+	vk_put32(at, VK_CODE_SESSION_UNKNOWN);
+	vk_put32(at + 4, id);
+	path->ops->tx_commit(path, VK_HEADER_SIZE + frame.length, 0);
+	vk_count_row(run, VK_CLASS_CONTROL)[VK_TX_CONTROL]++;
+}
+
+/* ---- Sending ---- */
+
+static int send_control(struct vk_run *run, const struct vk_flow *flow, uint8_t type, uint32_t owe,
+			const uint8_t *payload, uint32_t size)
+{
+	struct vk_part part = {
+		.frame = {
+			.type = type,
+			.flags = VK_FLAG_ACK,
+			.priority = vk_priority_lowest(flow->class),
+			.stream = flow->stream,
+			.correlation = flow->token,
+		},
+		.payload = payload,
+		.size = size,
+		.peer = flow->peer,
+		.class = flow->class,
+		.content = {
+			.kind = VK_CONTENT_CONTROL,
+			.first = vk_flow_number(run, flow),
+			.a = owe,
+			.b = flow->generation,
+		},
+	};
+
+	if (!vk_datagram_add(run, &part, 1))
+		return 0;
+	vk_count_row(run, flow->class)[VK_TX_CONTROL]++;
+	return 1;
+}
+
+static int send_credits(struct vk_run *run, struct vk_session *session, uint32_t class)
+{
+	uint8_t payload[sizeof(struct vk_ack) + VK_ACK_RANGES_MAX * sizeof(struct vk_ack_range) +
+			CREDITS_A_FRAME * CREDIT_SIZE];
+	uint32_t space = vk_class_space(class);
+	struct vk_part part = {
+		.frame = { .type = VK_STREAM_ACK,
+			   .stream = session->ack_stream[space],
+			   .priority = vk_priority_lowest(class) },
+		.payload = payload,
+		.peer = session->peer,
+		.class = vk_stream_class(session->ack_stream[space]),
+	};
+
+	if (!vk_session_room(run, session, part.class, 1))
+		return 0;
+	part.size =
+		vk_session_feedback(run, session, space, payload, sizeof payload, &part.content);
+	if (!part.size)
+		return 0;
+	part.quiet = part.content.kind == VK_CONTENT_NONE;
+	if (!vk_datagram_add(run, &part, 1)) {
+		vk_session_lost(run, session, &part.content);
+		return 0;
+	}
+	vk_count_row(run, part.class)[VK_TX_CONTROL]++;
+	return 1;
+}
+
+/* Sends what flows owe; 0 when it cannot go on now. */
+static int send_owed(struct vk_run *run, struct vk_session *session)
+{
+	struct vk_flow *flow;
+
+	while ((flow = owing(run, session))) {
+		struct vk_flow_run *own = &run->flows[vk_flow_number(run, flow)];
+		uint8_t code[4];
+
+		if (own->owes & VK_OWE_RESET) {
+			vk_put32(code, own->code);
+			if (!send_control(run, flow, VK_STREAM_RESET, VK_OWE_RESET, code,
+					  sizeof code))
+				return 0;
+			own->owes = 0;
+		} else if (own->owes & VK_OWE_ACCEPT) {
+			if (!send_control(run, flow, VK_STREAM_OPEN, VK_OWE_ACCEPT, NULL, 0))
+				return 0;
+			own->owes &= (uint8_t)~VK_OWE_ACCEPT;
+		} else if (!send_credits(run, session, flow->class)) {
+			return 0;
+		}
+	}
+	return 1;
+}
+
+static int resend_class(struct vk_run *run, struct vk_session *session, uint32_t class)
+{
+	struct vk_resend *resend = &session->resend[class];
+
+	while (resend->first != resend->next) {
+		struct vk_sent_run left = resend->runs[resend->first & resend->mask];
+		int all = vk_content_send(run, &left, 0); /* may add to the list, and move it */
+
+		if (!all) {
+			resend->runs[resend->first & resend->mask] = left;
+			return 0;
+		}
+		resend->first++;
+	}
+	return 1;
+}
+
+/* RFC 9002, 6.2.4: "When a PTO timer expires, a sender MUST send at least one ack-eliciting packet
+ * in the packet number space as a probe." The oldest content in flight, or a PING. */
+static void probe(struct vk_run *run, struct vk_session *session)
+{
+	const struct vk_sent *sent = &session->recovery.sent[session->probe_space];
+	struct vk_part ping = {
+		.frame = { .type = VK_PING, .stream = session->ack_stream[session->probe_space] },
+		.peer = session->peer,
+		.class = vk_stream_class(session->ack_stream[session->probe_space]),
+		.forced = 1,
+	};
+
+	for (uint64_t n = sent->oldest; n != sent->next && session->probes; n++) {
+		struct vk_sent_packet *packet = vk_sent_get(sent, n);
+		struct vk_sent_run runs[VK_SENT_RUNS_MAX];
+		uint64_t before = session->recovery.count.sent;
+		uint32_t count;
+
+		if (!packet || packet->state != VK_SENT_FLYING || !packet->run_count)
+			continue;
+		count = packet->run_count; /* sending may move the packets */
+		memcpy(runs, packet->runs, sizeof runs);
+		for (uint32_t i = 0; i < count; i++)
+			vk_content_probe(run, session, &runs[i]);
+		vk_datagram_close(run);
+		/* What it carried may be known by now: then it takes another. */
+		session->probes -= session->recovery.count.sent != before;
+	}
+	ping.frame.priority = vk_priority_lowest(ping.class);
+	while (session->probes) {
+		session->probes--;
+		if (vk_datagram_add(run, &ping, 1))
+			vk_count_row(run, ping.class)[VK_TX_CONTROL]++;
+	}
+}
+
+void vk_session_send_all(struct vk_run *run)
+{
+	for (uint32_t i = 0; i < run->busy_count; i++) {
+		struct vk_session *session = run->sessions[run->busy[i]];
+		int all;
+
+		if (session->probes) /* first: what it finds may be owed again */
+			probe(run, session);
+		all = send_owed(run, session);
+		for (uint32_t c = VK_CLASS_CRITICAL; c < VK_CLASS_COUNT; c++)
+			all &= resend_class(run, session, c);
+		if (!all)
+			continue;
+		session->busy = 0;
+		run->busy[i--] = run->busy[--run->busy_count];
+	}
+	vk_datagram_close(run);
+}
+
+/* ---- Acknowledgements and timers ---- */
+
+static void send_ack(struct vk_run *run, struct vk_session *session, uint32_t space)
+{
+	uint8_t payload[sizeof(struct vk_ack) + VK_ACK_RANGES_MAX * sizeof(struct vk_ack_range)];
+	struct vk_part part = {
+		.frame = { .type = VK_STREAM_ACK, .stream = session->ack_stream[space] },
+		.payload = payload,
+		.peer = session->peer,
+		.class = vk_stream_class(session->ack_stream[space]),
+		.quiet = 1,
+	};
+
+	part.frame.priority = vk_priority_lowest(part.class);
+	part.size = vk_received_write(&session->received[space], space, payload, sizeof payload,
+				      run->now_ns);
+	if (part.size && vk_datagram_add(run, &part, 1))
+		vk_count_row(run, part.class)[VK_TX_CONTROL]++;
+}
+
+static void end_turn(struct vk_run *run, struct vk_session *session)
+{
+	uint64_t delay_ns = (uint64_t)run->params.ack_delay_us * 1000;
+	uint64_t due_ns = vk_recovery_deadline(&session->recovery);
+
+	for (uint32_t s = 0; s < VK_SPACE_COUNT; s++) {
+		struct vk_received *received = &session->received[s];
+		uint64_t ack_ns;
+
+		if (vk_received_due(received, VK_ACK_EVERY, delay_ns, run->now_ns))
+			send_ack(run, session, s);
+		ack_ns = vk_received_deadline(received, delay_ns);
+		if (ack_ns < due_ns)
+			due_ns = ack_ns;
+	}
+	if (session->waiting) {
+		uint64_t next_ns = vk_recovery_next_ns(&session->recovery);
+
+		if (next_ns < due_ns)
+			due_ns = next_ns;
+		session->waiting = 0;
+	}
+	vk_timers_set(&run->timers, session->peer, due_ns);
+}
+
+void vk_session_end_turn(struct vk_run *run)
+{
+	for (uint32_t i = 0; i < run->touched_count; i++) {
+		struct vk_session *session = run->sessions[run->touched[i]];
+
+		end_turn(run, session);
+		session->touched = 0;
+	}
+	run->touched_count = 0;
+	vk_datagram_close(run);
+}
+
+void vk_session_expire(struct vk_run *run)
+{
+	const struct vk_recovery_events events = { run, on_acked, on_lost };
+	int peer;
+
+	while ((peer = vk_timers_pop(&run->timers, run->now_ns)) >= 0) {
+		struct vk_session *session = run->sessions[peer];
+		uint32_t space = 0;
+		int probes;
+
+		if (!session)
+			continue;
+		run->acking = session;
+		probes = vk_recovery_expire(&session->recovery, run->now_ns, &events, &space);
+		if (probes > 0) {
+			session->probes = (uint32_t)probes;
+			session->probe_space = space;
+			make_busy(run, session);
+		}
+		vk_session_touch(run, session);
+	}
+}

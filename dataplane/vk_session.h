@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef VK_SESSION_H
+#define VK_SESSION_H
+/* vk_session.h: what joins this node to a peer while both live: packet numbers, acknowledgements,
+ * recovery, congestion, and what is owed to the peer. Private to the worker; a new worker begins
+ * with what it finds in vk_work. Time is an argument (run->now_ns).
+ */
+#include "vk_datagram.h"
+#include "vk_received.h"
+#include "vk_recovery.h"
+#include "vk_run.h"
+
+enum vk_session_const {
+	/* RFC 9000, 13.2.2: "A receiver SHOULD send an ACK frame after receiving at least two
+	 * ack-eliciting packets." A turn takes many packets and answers them together. */
+	VK_ACK_EVERY = 2,
+	VK_URGENT_RESERVE = 65536, /* bytes critical and system may send over the window */
+	VK_SKIP_MEAN = 512, /* packets between two numbers that are left out */
+};
+
+/* What a flow owes its peer, sent until it is acknowledged. */
+enum vk_owe {
+	VK_OWE_ACCEPT = 1, /* the answer to STREAM_OPEN */
+	VK_OWE_RESET = 2,
+	VK_OWE_CREDIT = 4,
+};
+
+/* Content of lost packets, in the order of their loss. */
+struct vk_resend {
+	struct vk_sent_run *runs; /* ring of mask + 1 */
+	uint32_t mask;
+	uint32_t first;
+	uint32_t next;
+};
+
+struct vk_session {
+	uint32_t peer;
+	uint32_t id; /* on the frames that the peer sends */
+	struct vk_recovery recovery;
+	struct vk_received received[VK_SPACE_COUNT];
+	uint32_t ack_stream[VK_SPACE_COUNT]; /* whose class acknowledgements of a space take */
+	uint64_t skip[VK_SPACE_COUNT]; /* next packet number to leave out */
+	struct vk_resend resend[VK_CLASS_COUNT];
+	uint32_t owing_first; /* flow + 1 of the list of those that owe something */
+	uint32_t owing_last;
+	uint32_t probes; /* packets to send though the window is full */
+	uint32_t probe_space;
+	uint64_t heard_ns; /* when a frame of the peer last came */
+	uint8_t touched; /* in run->touched: something came or went in this turn */
+	uint8_t busy; /* in run->busy: something besides new messages waits to be sent */
+	uint8_t waiting; /* something waits for the window or the pacer */
+};
+
+/* vk_session_of returns the session with a peer, made if need be; NULL while the peer has not
+ * joined, or without memory. */
+struct vk_session *vk_session_of(struct vk_run *run, uint32_t peer);
+
+/* vk_session_forget ends it: nothing in flight is waited for. Streams are the caller's affair. */
+void vk_session_forget(struct vk_run *run, uint32_t peer);
+
+/* vk_session_tune has the sessions follow run->params. */
+void vk_session_tune(struct vk_run *run);
+
+/* vk_session_touch lets the end of the turn look at a session's acknowledgements and timers. */
+void vk_session_touch(struct vk_run *run, struct vk_session *session);
+
+/* vk_session_room says whether a packet may be sent now; urgent: one that may use the reserve.
+ * Critical packets have a room of their own: what nobody reads keeps no other class waiting. */
+int vk_session_room(struct vk_run *run, struct vk_session *session, uint32_t class, int urgent);
+
+/* vk_session_number takes the next packet number of a space. Stored before the frame can leave: a
+ * number is never used twice, not even by the worker that follows a crash. */
+uint64_t vk_session_number(struct vk_run *run, struct vk_session *session, uint32_t space);
+
+/* vk_session_owe notes that a flow owes its peer something (enum vk_owe bits). */
+void vk_session_owe(struct vk_run *run, struct vk_flow *flow, uint32_t bits);
+
+/* vk_session_feedback writes the payload of a STREAM_ACK about a space: ranges, and limits of flows
+ * that owe them; *credit says which (kind VK_CONTENT_NONE: there are none). Returns its bytes. */
+uint32_t vk_session_feedback(struct vk_run *run, struct vk_session *session, uint32_t space,
+			     uint8_t *at, uint32_t room, struct vk_sent_run *credit);
+
+/* vk_session_acked takes a STREAM_ACK in; returns how many limits it brought, or -EPROTO and
+ * -EBADMSG when it cannot be. */
+int vk_session_acked(struct vk_run *run, struct vk_session *session, const struct vk_frame *frame);
+
+/* vk_session_lost puts content back into what has to be sent. */
+void vk_session_lost(struct vk_run *run, struct vk_session *session,
+		     const struct vk_sent_run *lost);
+
+/* vk_session_refuse tells a peer that its session is not known here; at most one a millisecond. */
+void vk_session_refuse(struct vk_run *run, uint32_t peer, uint32_t id);
+
+/* vk_session_send_all sends what is due besides new messages: lost content, probes, and what flows
+ * owe. */
+void vk_session_send_all(struct vk_run *run);
+
+/* vk_session_end_turn sends the acknowledgements that are due and sets the timers. */
+void vk_session_end_turn(struct vk_run *run);
+
+/* vk_session_expire handles the timers that are due. */
+void vk_session_expire(struct vk_run *run);
+#endif
