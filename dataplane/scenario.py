@@ -98,6 +98,10 @@ class Node(_Row, frozen=True, kw_only=True):
     turn_us: float = 1
     packet_us: float = 0.1
     wake_us: float = 5
+    stall: float = 0
+    """Chance that its worker is held up between reading the clock and the turn ..."""
+    stall_us: float = 0
+    """... for so long."""
     ready_bytes: int = 0
     """Its interface takes no more while so much waits for a link; 0: it always takes."""
     window_start: int = lib.VK_WINDOW_START
@@ -282,6 +286,8 @@ def _fill_node(row: Any, node: Node) -> None:
     row.turn_ns = round(node.turn_us * NS_PER_US)
     row.packet_ns = round(node.packet_us * NS_PER_US)
     row.wake_ns = round(node.wake_us * NS_PER_US)
+    row.stall_ns = round(node.stall_us * NS_PER_US)
+    row.stall_ppb = round(node.stall * PPB)
     row.ready_bytes = node.ready_bytes
     row.window_start = node.window_start
     row.session_window = node.session_window

@@ -49,6 +49,8 @@ struct vk_lab_node {
 	uint32_t turn_ns; /* what a turn takes */
 	uint32_t packet_ns; /* and for each packet it handles */
 	uint32_t wake_ns; /* from an event to the turn of a worker that sleeps */
+	uint32_t stall_ns; /* between reading the clock and the turn, now and then */
+	uint32_t stall_ppb; /* chance of it, a turn */
 	uint32_t ready_bytes; /* its interface takes no more while so much waits for a link's rate;
 			       * 0 = always takes */
 	uint64_t session_window; /* bytes that it lets all streams of a peer begin with */

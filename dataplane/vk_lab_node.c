@@ -205,6 +205,7 @@ int vk_lab_node_start(struct vk_lab *lab, uint32_t number, int recover)
 	struct vk_lab_node_run *node = &lab->nodes[number];
 	int error;
 
+	node->begun_ns = 0;
 	node->boot->recover = (uint32_t)recover;
 	node->run = calloc(1, sizeof *node->run);
 	if (!node->run)
@@ -437,10 +438,21 @@ static void rob(struct vk_run *run, uint32_t without)
 	}
 }
 
+/* Where a core is shared a worker may lose it with the time in its hand: it goes on later. */
+static int stalls(struct vk_lab *lab, struct vk_lab_node_run *node)
+{
+	if (node->begun_ns || !vk_random_chance(&lab->random, node->config->stall_ppb))
+		return 0;
+	node->begun_ns = lab->now_ns;
+	node->busy_ns = lab->now_ns + node->config->stall_ns;
+	vk_lab_wake_node(lab, node->number, node->busy_ns);
+	return 1;
+}
+
 void vk_lab_node_turn(struct vk_lab *lab, uint32_t number)
 {
 	struct vk_lab_node_run *node = &lab->nodes[number];
-	uint64_t moved = node->kernel.moved, next_ns;
+	uint64_t moved = node->kernel.moved, begun_ns, next_ns;
 	uint32_t kept = 0;
 	jmp_buf death;
 	int done;
@@ -465,9 +477,14 @@ void vk_lab_node_turn(struct vk_lab *lab, uint32_t number)
 			vk_lab_wake_node(lab, number, node->start_ns);
 		return;
 	}
+	if (stalls(lab, node))
+		return;
 	if (lab->scenario.without)
 		rob(node->run, lab->scenario.without);
-	done = vk_engine_turn(node->run, lab->now_ns, lab->now_ns + real_offset_ns, &kept);
+	begun_ns = node->begun_ns ? node->begun_ns : lab->now_ns;
+	node->begun_ns = 0;
+	node->kernel.now_ns = lab->now_ns;
+	done = vk_engine_turn(node->run, begun_ns, begun_ns + real_offset_ns, &kept);
 	if (done < 0)
 		vk_lab_fail(lab, "node %u: its worker ends with %d", number, done);
 	node->run->consumers_behind = 0;
@@ -481,12 +498,14 @@ void vk_lab_node_turn(struct vk_lab *lab, uint32_t number)
 void vk_lab_node_sample(struct vk_lab *lab, uint32_t node, uint32_t peer,
 			struct vk_lab_sample *sample)
 {
-	(void)lab;
-	(void)node;
-	(void)peer;
-	sample->srtt_ns = 0;
-	sample->window_bytes = 0;
-	sample->flight_bytes = 0;
+	const struct vk_run *run = lab->nodes[node].run;
+	const struct vk_session *session = run ? run->sessions[peer] : NULL;
+
+	if (!session)
+		return;
+	sample->srtt_ns = session->recovery.rtt.smoothed_ns;
+	sample->window_bytes = session->recovery.congestion.window;
+	sample->flight_bytes = session->recovery.in_flight;
 }
 
 void vk_lab_params(struct vk_params *params)

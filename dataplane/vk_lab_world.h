@@ -103,6 +103,7 @@ struct vk_lab_node_run {
 	struct vk_counters *counters;
 	struct vk_run *run; /* NULL = no worker */
 	uint64_t busy_ns; /* its last turn ends */
+	uint64_t begun_ns; /* its worker read the clock and stands still since; 0 = it does not */
 	uint64_t incarnation; /* of the node: another one has forgotten everything */
 	uint64_t address; /* low byte of it, and of its port, as others see it */
 	uint32_t *flows; /* flow -> stream * 2 + side + 1 */

@@ -52,6 +52,7 @@ struct vk_sim_kernel {
 	void (*transmit)(void *context, const struct vk_peer *peer, struct vk_sim_packet *packet);
 	void *context;
 	uint64_t kept_bytes; /* committed and not flushed */
+	uint64_t now_ns; /* time of the simulation: a path's clock */
 	uint64_t moved; /* datagrams that workers took or sent */
 	uint32_t die_after; /* calls of a path until `die`, which does not return; 0 = none */
 	void (*die)(void *context);
