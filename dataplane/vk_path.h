@@ -9,6 +9,9 @@
  * Send:   p = tx_reserve(peer, class);  write a frame at p;  tx_commit(size, pad)  ...  tx_flush.
  */
 #include "vk_port.h"
+#ifndef VK_CDEF
+#include <time.h>
+#endif
 
 enum vk_path_const {
 	VK_RX_BATCH = 64, /* frames of one rx call */
@@ -67,9 +70,25 @@ struct vk_path {
 	uint64_t sent; /* datagrams the kernel took */
 	uint64_t lost[VK_CLASS_COUNT]; /* datagrams the kernel refused for good, by class */
 	uint64_t invalid[VK_CLASS_COUNT]; /* received, shorter than a header or not located */
+	/* When rx last took something from the kernel (CLOCK_MONOTONIC), read after it was there:
+	 * what came is never younger. A worker may be held up between the beginning of its turn
+	 * and rx: acknowledgements that came meanwhile would show a path that is shorter than it
+	 * is, and for seconds, as the least RTT counts. 0 = a path without a clock. */
+	uint64_t taken_ns;
 	int error; /* last errno of a loss, for status */
 	int draining; /* rx gives only what was taken from the kernel before: the worker leaves */
 };
+
+#ifndef VK_CDEF
+/* vk_path_clock returns CLOCK_MONOTONIC in ns: for paths only, all else is told the time. */
+static inline uint64_t vk_path_clock(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+#endif
 
 /* Frames by owner, for tests and status; the sum is umem.rx_frames + umem.tx_frames. `kernel` are
  * frames in flight inside the kernel: sent and not completed, or taken from FILL and not yet in

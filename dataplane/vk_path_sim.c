@@ -119,6 +119,7 @@ static int sim_rx(struct vk_path *path, uint32_t class, struct vk_rx_frame *fram
 		inbox->next = inbox->count = 0;
 		while (!path->draining && inbox->count < VK_SIM_INBOX && socket->count)
 			inbox->packets[inbox->count++] = pop(socket);
+		path->taken_ns = sim->kernel->now_ns;
 	}
 	while (count < (uint32_t)max && inbox->next < inbox->count) {
 		struct vk_sim_packet *packet = inbox->packets[inbox->next++];

@@ -110,6 +110,8 @@ static uint32_t receive(struct vk_udp_path *self, uint32_t queue)
 	if (count < VK_UDP_BUFFERS)
 		self->ready &= ~(1U << queue); /* epoll tells again */
 	inbox->count = count > 0 ? (uint32_t)count : 0;
+	if (count > 0)
+		self->path.taken_ns = vk_path_clock();
 	inbox->next = 0;
 	for (uint32_t i = 0; i < inbox->count; i++) {
 		struct mmsghdr *message = &self->messages[i];

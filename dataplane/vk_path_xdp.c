@@ -106,6 +106,7 @@ static int xdp_rx(struct vk_path *path, uint32_t class, struct vk_rx_frame *fram
 	ready = __atomic_load_n(ring->producer, __ATOMIC_ACQUIRE) - receive->consumer;
 	if (!ready)
 		return idle(self, class);
+	path->taken_ns = vk_path_clock();
 	if (ready > (uint32_t)max)
 		ready = (uint32_t)max;
 	for (uint32_t i = 0; i < PREFETCH && i < ready; i++)

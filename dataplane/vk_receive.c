@@ -517,6 +517,8 @@ int vk_receive_port(struct vk_run *run, uint32_t port, uint32_t class, int budge
 		vk_count_row(run, class)[VK_DROP_FRAME_INVALID] += path->invalid[class];
 		path->invalid[class] = 0;
 	}
+	if (count > 0 && path->taken_ns > run->now_ns)
+		run->now_ns = path->taken_ns;
 	for (int i = 0; i < count; i++) {
 		if (i + 1 < count)
 			__builtin_prefetch(frames[i + 1].data);

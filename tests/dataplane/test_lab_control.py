@@ -1,0 +1,62 @@
+"""What congestion control makes of hosts that are not ideal: whole engines under virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from valkyrie.dataplane.lab import Lab, Outcome
+from valkyrie.dataplane.scenario import Link, Node, Scenario, Traffic
+
+FIXED, DELAY, CUBIC = 0, 1, 2
+WINDOW = 64 << 20
+"""Never the limit."""
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab() as made:
+        yield made
+
+
+def run(
+    lab: Lab, controller: int, *, stall: float = 0, interval_us: float = 0, seed: int = 1
+) -> Outcome:
+    """One stream over 1 Gbit/s and 1 ms; *stall*: share of the sender's turns that begin late."""
+    more = {"params": {"controller": controller}, "session_window": WINDOW, "window_start": WINDOW}
+    return lab.run(
+        Scenario(
+            seed=seed,
+            limit_s=20,
+            sample_ms=20,
+            link=Link(rate_mbps=1000, delay_ms=0.5, buffer_bytes=125_000),
+            nodes=(
+                Node(name="left", stall=stall, stall_us=300, **more),  # type: ignore[arg-type]
+                Node(name="right", **more),  # type: ignore[arg-type]
+            ),
+            traffic=(
+                Traffic(
+                    source="left",
+                    target="right",
+                    klass="job",
+                    messages=2000,
+                    size=16_384,
+                    interval_us=interval_us,
+                ),
+            ),
+        )
+    )
+
+
+def took_ms(outcome: Outcome) -> float:
+    assert outcome.ok, outcome.failures
+    return outcome.traffic[0].finished_ms
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_a_worker_that_loses_its_core_does_not_take_the_path_for_shorter(
+    lab: Lab, seed: int
+) -> None:
+    calm = took_ms(run(lab, DELAY, seed=seed))
+    assert took_ms(run(lab, DELAY, stall=0.01, seed=seed)) < 1.5 * calm
