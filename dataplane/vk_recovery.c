@@ -34,7 +34,8 @@ void vk_recovery_init(struct vk_recovery *recovery, const struct vk_recovery_par
 {
 	*recovery = (struct vk_recovery){ .params = *params,
 					  .threshold = THRESHOLD_MIN,
-					  .delivered_ns = now_ns };
+					  .delivered_ns = now_ns,
+					  .held_ns = now_ns };
 	if (!recovery->params.max_ack_delay_ns)
 		recovery->params.max_ack_delay_ns = ACK_DELAY_NS;
 	if (!recovery->params.granularity_ns)
@@ -77,6 +78,8 @@ struct vk_sent_packet *vk_recovery_sent(struct vk_recovery *recovery, uint32_t s
 	packet->size = size;
 	packet->state = VK_SENT_FLYING;
 	packet->flags = (uint8_t)flags;
+	if (now_ns - recovery->held_ns > recovery->rtt.smoothed_ns)
+		packet->flags |= VK_SENT_APP_LIMITED;
 	sent->eliciting++;
 	sent->last_ns = now_ns;
 	*flying(recovery, packet) += size;

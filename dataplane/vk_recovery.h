@@ -41,6 +41,7 @@ struct vk_recovery {
 	uint64_t critical; /* bytes in flight of packets with VK_SENT_CRITICAL */
 	uint64_t delivered; /* bytes acknowledged */
 	uint64_t delivered_ns;
+	uint64_t held_ns; /* when window or pacer last kept something from being sent */
 	uint32_t pto_count;
 	uint32_t threshold; /* packets: adapts to reordering */
 	struct vk_recovery_count count;
@@ -64,6 +65,14 @@ void vk_recovery_free(struct vk_recovery *recovery);
 struct vk_sent_packet *vk_recovery_sent(struct vk_recovery *recovery, uint32_t space,
 					uint64_t number, uint32_t size, uint32_t flags,
 					uint64_t now_ns);
+
+/* vk_recovery_held notes that window or pacer keep something from being sent. What leaves when that
+ * was not so for a round trip tells of the sender, not of the path: it had no more, or no credit,
+ * or no time. */
+static inline void vk_recovery_held(struct vk_recovery *recovery, uint64_t now_ns)
+{
+	recovery->held_ns = now_ns;
+}
 
 /* vk_recovery_skip notes a number that is never sent: who acknowledges it lies. */
 void vk_recovery_skip(struct vk_recovery *recovery, uint32_t space, uint64_t number);

@@ -119,6 +119,7 @@ int vk_session_room(struct vk_run *run, struct vk_session *session, uint32_t cla
 	if (room > 0 || (urgent && room > -(int64_t)VK_URGENT_RESERVE))
 		return 1;
 	session->waiting = 1;
+	vk_recovery_held(&session->recovery, run->now_ns);
 	vk_session_touch(run, session);
 	return 0;
 }

@@ -60,3 +60,10 @@ def test_a_worker_that_loses_its_core_does_not_take_the_path_for_shorter(
 ) -> None:
     calm = took_ms(run(lab, DELAY, seed=seed))
     assert took_ms(run(lab, DELAY, stall=0.01, seed=seed)) < 1.5 * calm
+
+
+@pytest.mark.parametrize("controller", [FIXED, DELAY, CUBIC])
+def test_windows_do_not_grow_that_nobody_fills(lab: Lab, controller: int) -> None:
+    outcome = run(lab, controller, interval_us=1000)  # 131 Mbit/s of 1000
+    assert outcome.ok, outcome.failures
+    assert max(sample.window_bytes for sample in outcome.samples) < 1_000_000
