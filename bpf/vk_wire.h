@@ -257,7 +257,128 @@ enum vk_ack_const {
 	VK_ACK_CREDITS_MAX = 64,
 };
 
+/* ---- Handshake: payloads of the control class ----
+ *
+ * Each begins with the struct of its type; options follow to the end of the payload, each on a
+ * multiple of 4 bytes: {u16 kind, u16 size} and size bytes. Unknown options are skipped, but a kind
+ * with VK_OPTION_REQUIRED set refuses the message (VK_CODE_VERSION). I asks, R answers:
+ *
+ *    I                                              R
+ *    | HELLO (incarnation, attempt) ------------->  |  keeps nothing, answers fewer bytes
+ *    |  <----- HELLO_ACK (incarnation, COOKIE)      |  than 3 times what came
+ *    | NEGOTIATE (COOKIE, session, limits) ------>  |  the address is proven: R has joined
+ *    |  <----- NEGOTIATE + ACK (session, limits)    |
+ *    |  I has joined
+ *
+ * Each side names the session id that the other puts on its frames. Both may ask at once: an
+ * attempt keeps its id, so that both ways end in the same pair of ids. A node that lost its memory
+ * answers frames of a session by ERROR VK_CODE_SESSION_UNKNOWN with a COOKIE: NEGOTIATE may
+ * follow at once. PING asks for a PONG with the same payload; CLOSE names the receiver's session.
+ */
+
+/* Payload of HELLO and HELLO_ACK; of the latter, `attempt` is the one that it answers:
+ *
+ *    0                   1                   2                   3
+ *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+ *   |  version_min  |  version_max  |              pad              |
+ *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+ *   |                  incarnation (high, low: 64 bits)             |
+ *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+ *   |                    attempt (high, low: 64 bits)               |
+ *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+ *   |   options: {u16 kind, u16 size} body, padded to 4 bytes ...   |
+ *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+ */
+struct vk_hello {
+	uint8_t version_min; /* handshake versions that the sender speaks */
+	uint8_t version_max;
+	uint16_t pad;
+	uint32_t incarnation_high; /* of the sender: random, another one whenever a node starts */
+	uint32_t incarnation_low;
+	uint32_t attempt_high; /* of the asking side: rises within an incarnation */
+	uint32_t attempt_low;
+};
+
+/* Payload of NEGOTIATE, the offer, and NEGOTIATE + ACK, its answer:
+ *
+ *    0                   1                   2                   3
+ *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+ *   |    version    |      pad      |          payload_max          |
+ *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+ *   |             incarnation, attempt (64 bits each)               |
+ *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+ *   |  session, continues, capabilities (32 bits each), limits      |
+ *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+ *   |   options: {u16 kind, u16 size} body, padded to 4 bytes ...   |
+ *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+ */
+struct vk_negotiate {
+	uint8_t version; /* of the handshake, chosen from what both speak */
+	uint8_t pad;
+	uint16_t payload_max; /* UDP payload bytes that the sender takes */
+	uint32_t incarnation_high; /* of the sender */
+	uint32_t incarnation_low;
+	uint32_t attempt_high; /* as in HELLO; an answer repeats the offer's */
+	uint32_t attempt_low;
+	uint32_t session; /* id that the receiver is to put on its frames; never 0 */
+	uint32_t continues; /* id on the sender's frames so far; 0 = it has kept no stream */
+	uint32_t capabilities; /* enum vk_capability bits */
+	uint32_t required; /* of these, what the sender cannot do without */
+	uint32_t window_start; /* bytes that a stream may be sent before its first credit */
+	uint32_t session_window_high; /* bytes that all streams together may be sent at first */
+	uint32_t session_window_low;
+	uint32_t streams_max; /* open at a time */
+	uint32_t ack_delay_e_us; /* how long an acknowledgement may wait, by enum vk_space */
+	uint32_t ack_delay_b_us;
+	uint32_t ack_delay_l_us;
+	uint32_t keepalive_ms; /* silence after which the sender asks whether the other lives */
+};
+
+/* Payload of ERROR: `subject` is the session or the attempt's session that it is about. */
+struct vk_error {
+	uint32_t code; /* enum vk_code */
+	uint32_t subject;
+};
+
+/* Payload of CLOSE. */
+struct vk_close {
+	uint32_t code; /* enum vk_code */
+	uint32_t session; /* id on the frames of the sender: who does not know it cannot close */
+};
+
+/* Payload of PING and PONG on the control class. */
+struct vk_ping {
+	uint32_t token_high; /* random; a PONG repeats it */
+	uint32_t token_low;
+};
+
+enum vk_option_kind {
+	VK_OPTION_PADDING = 0,
+	VK_OPTION_COOKIE = 1, /* returned as it came */
+	VK_OPTION_REQUIRED = 0x8000, /* bit: who does not know the option must refuse */
+};
+
+/* What a node can do beyond the first version; both must say so. */
+enum vk_capability {
+	VK_CAPABILITY_RELIABLE =
+		1, /* acknowledgements, credit and shards as this header has them */
+};
+
+enum vk_handshake_const {
+	VK_HANDSHAKE_VERSION = 1,
+	VK_OPTION_SIZE_MAX = 1024, /* bytes of one option's body */
+	VK_COOKIE_SIZE = 20, /* u32 time slot, 16 bytes of HMAC-SHA256 */
+	VK_SESSION_QUEUE_SHIFT =
+		26, /* a session id's top bits are the queue its frames belong to */
+};
+
 #ifndef VK_CDEF
+_Static_assert(sizeof(struct vk_hello) == 20, "wire: HELLO is 20 bytes");
+_Static_assert(sizeof(struct vk_negotiate) == 68, "wire: NEGOTIATE is 68 bytes");
+_Static_assert(sizeof(struct vk_error) == 8, "wire: ERROR is 8 bytes");
+_Static_assert(3 * (VK_HEADER_SIZE + (int)sizeof(struct vk_hello)) >=
+		       VK_HEADER_SIZE + (int)sizeof(struct vk_hello) + 4 + VK_COOKIE_SIZE,
+	       "wire: HELLO_ACK is no amplifier");
 _Static_assert(sizeof(struct vk_ack) == 28, "wire: feedback is 28 bytes");
 _Static_assert(sizeof(struct vk_header) == VK_HEADER_SIZE, "wire: the header is 24 bytes");
 _Static_assert(__builtin_offsetof(struct vk_header, stream) == 8, "wire: stream at 8");

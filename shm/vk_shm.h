@@ -102,6 +102,7 @@ enum vk_code {
 	VK_CODE_SESSION_CLOSED = 103,
 	VK_CODE_VERSION = 104, /* no common version, or capabilities that one side requires */
 	VK_CODE_ACK_INVALID = 105, /* an acknowledgement of what was never sent */
+	VK_CODE_PEER_RESTARTED = 106, /* the peer's node started anew: its streams are gone */
 	VK_CODE_NO_SERVICE = 301, /* nobody listens under that name */
 	VK_CODE_STREAM_IN_USE = 302,
 	VK_CODE_STREAM_UNKNOWN = 303,

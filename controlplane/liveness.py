@@ -1,0 +1,87 @@
+"""Whether a peer still answers: asked only while there is something to lose.
+
+On a LAN a peer that is silent for one interval is asked, and is dead when some questions in a row,
+each an interval apart, have found no answer. On a WAN the intervals are long and jittered, so that
+they keep a NAT's entry alive and many nodes do not ask in step. Time is an argument.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+WAN_JITTER = 0.25
+"""Of the interval, either way: 20 s become 15 to 25 s."""
+_WAN_AGAIN_NS = 2_000_000_000
+"""A question on a WAN that was not answered is asked again so soon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How a peer is asked."""
+
+    interval_ns: int
+    tries: int = 3
+    wan: bool = False
+
+
+class Verdict(Enum):
+    """What to do about a peer now."""
+
+    NOTHING = "nothing"
+    ASK = "ask"
+    DEAD = "dead"
+
+
+class Liveness:
+    """The questions to one peer. ``jitter`` is a number from 0 to 1, for each question."""
+
+    def __init__(self, patience: Patience, now_ns: int) -> None:
+        self.patience = patience
+        self.heard_ns = now_ns
+        self._asked = 0
+        self._due_ns = now_ns
+        self._expecting = False
+
+    def hear(self, now_ns: int) -> None:
+        """Note a sign of life; one that is older than the last changes nothing."""
+        if now_ns > self.heard_ns:
+            self.heard_ns = now_ns
+            self._asked = 0
+
+    def expect(self, now_ns: int, *, expecting: bool) -> None:
+        """Say whether anything is lost if the peer is dead; silence before that counts for less."""
+        if expecting and not self._expecting:
+            self._asked = 0
+            self._due_ns = now_ns
+        self._expecting = expecting
+
+    def _interval_ns(self, jitter: float) -> int:
+        if not self.patience.wan:
+            return self.patience.interval_ns
+        return int(self.patience.interval_ns * (1 - WAN_JITTER + 2 * WAN_JITTER * jitter))
+
+    def look(self, now_ns: int, jitter: float = 0.5) -> Verdict:
+        """Return what is due; ASK counts as asked."""
+        if not self._expecting:
+            return Verdict.NOTHING
+        if not self._asked:
+            due_ns = max(self.heard_ns + self._interval_ns(jitter), self._due_ns)
+        else:
+            due_ns = self._due_ns
+        if now_ns < due_ns:
+            return Verdict.NOTHING
+        if self._asked == self.patience.tries:
+            return Verdict.DEAD
+        self._asked += 1
+        again_ns = self.patience.interval_ns
+        self._due_ns = now_ns + (min(again_ns, _WAN_AGAIN_NS) if self.patience.wan else again_ns)
+        return Verdict.ASK
+
+    def deadline_ns(self) -> int | None:
+        """Return when to look again; None: not of its own accord."""
+        if not self._expecting:
+            return None
+        if self._asked:
+            return self._due_ns
+        return max(self.heard_ns + self._interval_ns(0.0), self._due_ns)
