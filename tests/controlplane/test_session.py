@@ -1,0 +1,312 @@
+"""Sessions over a simulated wire: they converge whatever it does, and never believe a stranger."""
+
+from __future__ import annotations
+
+import random
+from ipaddress import ip_address
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.controlplane.meeting import MS, PEER, SECOND, Meeting
+from valkyrie.controlplane.liveness import Patience
+from valkyrie.controlplane.session import Joined, Left, State
+from valkyrie.controlplane.sessions import Place
+from valkyrie.dataplane.wire import Code
+
+
+def met(**terms: object) -> Meeting:
+    """Return a meeting in which both have joined."""
+    meeting = Meeting(**terms)  # type: ignore[arg-type]
+    meeting.want("a")
+    meeting.run(50 * MS)
+    meeting.agree()
+    return meeting
+
+
+def test_a_handshake_takes_two_round_trips_and_four_datagrams() -> None:
+    meeting = Meeting()
+    meeting.want("a")
+    meeting.run(2 * MS + MS // 4)
+    meeting.agree()
+    assert meeting.datagrams == 4
+    assert meeting.a.sessions[PEER].rtt_ns == MS
+
+
+def test_the_side_that_was_asked_has_nothing_until_the_address_is_proven() -> None:
+    meeting = Meeting()
+    meeting.want("a")
+    meeting.run(MS + MS // 4)
+    assert meeting.b.sessions[PEER].state is State.DOWN
+    assert meeting.b.sessions[PEER].link is None
+
+
+def test_both_asking_at_once_get_one_session() -> None:
+    meeting = Meeting()
+    meeting.want("a")
+    meeting.want("b")
+    meeting.run(SECOND)
+    meeting.agree()
+    assert len(meeting.a.events) == len(meeting.b.events) == 1
+
+
+def test_a_node_that_started_anew_is_found_out_and_joined_in_two_round_trips() -> None:
+    meeting = met()
+    meeting.restart("b")
+    meeting.send_data("a")
+    meeting.run(2 * MS + MS // 4)
+    meeting.agree()
+    assert meeting.a.ended == [Code.PEER_RESTARTED]
+
+
+def test_without_a_cookie_in_the_error_it_takes_one_round_trip_more() -> None:
+    meeting = met()
+    meeting.restart("b")
+    meeting.b.cookie_in_error = False
+    meeting.send_data("a")
+    meeting.run(3 * MS + MS // 4)
+    meeting.agree()
+
+
+def test_a_node_that_started_anew_and_asks_ends_the_streams_of_before() -> None:
+    meeting = met()
+    meeting.restart("b")
+    meeting.want("b")
+    meeting.run(10 * MS)
+    meeting.agree()
+    assert meeting.a.ended == [Code.PEER_RESTARTED]
+
+
+def test_an_error_that_the_peer_never_meant_costs_no_stream() -> None:
+    from valkyrie.dataplane.control import Error
+
+    meeting = met()
+    meeting.run(SECOND)
+    epoch = meeting.a.epoch
+    link = meeting.a.sessions[PEER].link
+    assert link is not None
+    forged = Error(Code.SESSION_UNKNOWN, link.remote).pack()
+    meeting.a.sessions.receive(meeting.b.place, forged, meeting.now_ns)
+    meeting._collect("a")
+    meeting.run(SECOND)
+    meeting.agree()
+    assert meeting.a.epoch == epoch
+    assert not meeting.a.ended
+
+
+def test_an_error_about_another_session_changes_nothing() -> None:
+    from valkyrie.dataplane.control import Error
+
+    meeting = met()
+    link = meeting.a.sessions[PEER].link
+    assert link is not None
+    for code in Code:
+        forged = Error(code, link.remote ^ 1).pack()
+        meeting.a.sessions.receive(meeting.b.place, forged, meeting.now_ns)
+    meeting._collect("a")
+    assert meeting.a.sessions[PEER].link == link
+    assert meeting.a.up
+
+
+def test_close_ends_the_session_on_both_sides() -> None:
+    meeting = met()
+    meeting.close("a")
+    meeting.run(MS)
+    for side in (meeting.a, meeting.b):
+        assert side.sessions[PEER].link is None
+        assert side.ended == [Code.SESSION_CLOSED]
+
+
+def test_close_by_who_does_not_know_the_session_is_ignored() -> None:
+    from valkyrie.dataplane.control import Close
+
+    meeting = met()
+    link = meeting.b.sessions[PEER].link
+    assert link is not None
+    forged = Close(Code.SESSION_CLOSED, link.local ^ 1).pack()
+    meeting.b.sessions.receive(meeting.a.place, forged, meeting.now_ns)
+    assert meeting.b.up
+
+
+def test_a_silent_peer_is_dead_within_the_lan_time() -> None:
+    meeting = met()
+    meeting.cut = True
+    meeting.a.sessions[PEER].expect(meeting.now_ns, expecting=True)
+    meeting.run(450 * MS)
+    assert meeting.a.sessions[PEER].link is None
+    assert meeting.a.ended == [Code.UNREACHABLE]
+
+
+def test_nobody_is_asked_while_nothing_is_at_stake() -> None:
+    meeting = met()
+    before = meeting.datagrams
+    meeting.run(100 * SECOND)
+    assert meeting.datagrams == before
+    assert meeting.a.up
+
+
+def test_a_peer_that_answers_lives_on_and_shows_its_round_trip() -> None:
+    meeting = met()
+    meeting.a.sessions[PEER].expect(meeting.now_ns, expecting=True)
+    meeting.run(2 * SECOND)
+    meeting.agree()
+    assert meeting.a.sessions[PEER].rtt_ns == MS
+
+
+def test_on_a_wan_questions_are_15_to_25_seconds_apart() -> None:
+    meeting = met(patience=Patience(20 * SECOND, wan=True))
+    meeting.a.sessions[PEER].expect(meeting.now_ns, expecting=True)
+    before = meeting.datagrams
+    meeting.run(200 * SECOND)
+    assert 2 * 8 <= meeting.datagrams - before <= 2 * 14
+    meeting.agree()
+
+
+def test_a_dead_peer_is_tried_again_and_less_often() -> None:
+    meeting = Meeting(eager=True)
+    meeting.cut = True
+    meeting.run(SECOND)
+    per_second = meeting.datagrams
+    before = meeting.datagrams
+    meeting.run(600 * SECOND)
+    assert 0 < (meeting.datagrams - before) / 600 < per_second / 4
+    meeting.cut = False
+    meeting.run(40 * SECOND)
+    meeting.agree()
+
+
+def test_after_a_blackout_both_agree_that_the_streams_are_gone() -> None:
+    meeting = met(eager=True)
+    meeting.a.sessions[PEER].expect(meeting.now_ns, expecting=True)
+    meeting.cut = True
+    meeting.run(30 * SECOND)
+    assert meeting.a.ended[0] == Code.UNREACHABLE
+    assert meeting.b.up  # it had nothing to lose, so it did not ask
+    meeting.cut = False
+    meeting.run(60 * SECOND)
+    meeting.agree()
+    assert Code.PEER_RESTARTED in meeting.b.ended
+
+
+def test_a_late_offer_of_a_former_life_does_not_end_the_session() -> None:
+    meeting = Meeting()
+    kept: list[bytes] = []
+    original = meeting.a.sessions.receive
+
+    def spy(place: Place, data: bytes, now_ns: int) -> None:
+        kept.append(data)
+        original(place, data, now_ns)
+
+    meeting.a.sessions.receive = spy  # type: ignore[method-assign]
+    meeting.want("b")
+    meeting.run(10 * MS)
+    meeting.restart("b")
+    meeting.want("b")
+    meeting.run(10 * MS)
+    meeting.agree()
+    epoch = meeting.a.epoch
+    for data in kept:
+        original(meeting.b.place, data, meeting.now_ns)
+    meeting._collect("a")
+    meeting.run(SECOND)
+    meeting.agree()
+    assert meeting.a.epoch == epoch
+
+
+def test_a_peer_behind_another_address_is_asked_there_before_it_is_believed() -> None:
+    meeting = met()
+    elsewhere = Place(ip_address("10.9.9.9"), 4242)
+    meeting.b.place = elsewhere
+    meeting.send_data("b")
+    meeting.run(MS // 2 + MS // 4)
+    assert meeting.a.sessions.place(PEER) != elsewhere
+    meeting.run(MS + MS // 2)
+    assert meeting.a.sessions.place(PEER) == elsewhere
+    meeting.agree()
+    assert not meeting.a.ended
+
+
+def test_an_address_that_does_not_answer_gets_one_small_question_at_a_time() -> None:
+    meeting = met()
+    for i in range(100):
+        forged = Place(ip_address(f"10.9.{i}.9"), 4242)
+        meeting.a.sessions.found_at(PEER, forged, meeting.now_ns)
+    assert len(meeting.a.sessions.take_messages()) == 1
+    meeting.agree()
+
+
+STEPS = st.lists(
+    st.sampled_from(
+        ["want", "want", "data", "data", "data", "restart", "close", "run", "run", "long", "cut",
+         "join", "expect", "rest"]
+    ).flatmap(lambda step: st.tuples(st.just(step), st.sampled_from("ab"))),
+    max_size=30,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(seed=st.integers(0, 2**32), steps=STEPS, loss=st.sampled_from([0, 0.1, 0.4, 0.7]))
+def test_on_any_wire_they_end_with_one_session_and_the_same_streams(
+    seed: int, steps: list[tuple[str, str]], loss: float
+) -> None:
+    chance = random.Random(seed)
+
+    def fate() -> list[int]:
+        copies = 0 if chance.random() < loss else chance.choice([1, 1, 1, 2, 3])
+        return [chance.choice([MS // 2, MS, 20 * MS, 300 * MS, 5 * SECOND]) for _ in range(copies)]
+
+    meeting = Meeting(seed, fate, eager=True)
+    for step, name in steps:
+        match step:
+            case "want":
+                meeting.want(name)
+            case "data":
+                meeting.send_data(name)
+                meeting.run(chance.randrange(2 * MS))
+            case "restart":
+                meeting.restart(name)
+            case "close":
+                meeting.close(name)
+            case "run":
+                meeting.run(chance.randrange(50 * MS))
+            case "long":
+                meeting.run(chance.randrange(5 * SECOND))
+            case "cut":
+                meeting.cut = True
+            case "join":
+                meeting.cut = False
+            case _:
+                session = meeting.sides[name].sessions[PEER]
+                session.expect(meeting.now_ns, expecting=step == "expect")
+    meeting.cut = False
+    meeting.run(10 * SECOND)  # what is on the wire arrives
+    loss = 0
+    meeting.fate = lambda: [MS]
+    for _ in range(100):  # traffic finds out what is not true any more
+        meeting.send_data("a")
+        meeting.send_data("b")
+        meeting.run(SECOND)
+    meeting.agree()
+    before = meeting.a.heard, meeting.b.heard
+    meeting.send_data("a")
+    meeting.send_data("b")
+    meeting.run(SECOND)
+    assert (meeting.a.heard, meeting.b.heard) == (before[0] + 1, before[1] + 1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_sessions_alternate_between_joined_and_left(seed: int) -> None:
+    chance = random.Random(seed)
+    meeting = Meeting(seed, lambda: [MS] if chance.random() < 0.6 else [], eager=True)
+    for _ in range(20):
+        meeting.restart("b")
+        meeting.send_data("a")
+        meeting.run(chance.randrange(3 * SECOND))
+    up = False
+    for event in meeting.a.events:
+        if isinstance(event, Joined):
+            assert event.lost <= up
+            up = True
+        elif isinstance(event, Left):
+            up = False
