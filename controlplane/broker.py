@@ -259,6 +259,7 @@ class Broker:
             listener=self._listener,
             frames=self._frames_daemon,
             interfaces=[row for each in self._interfaces for row in each.describe()],
+            voices=[each.voice for each in self._interfaces if each.voice is not None],
             connections={
                 i: (slot.generation, slot.connection) for i, slot in self._slots.attached.items()
             },
@@ -272,7 +273,7 @@ class Broker:
             kept = [0, 1, 2, *inherited.descriptors()]
             self._slots.leave()
             for each in self._interfaces:
-                each.close()
+                each.close(keep_voice=True)
             self.boot.enter_daemon()
             children.close_others(kept)
             privileges.drop(self._identity.uid, self._identity.gid, parent)

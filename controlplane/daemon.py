@@ -29,6 +29,7 @@ from valkyrie.dataplane.wire import Class, FrameError, Type, parse_frame
 from . import config as configuration
 from . import messages, policy, status
 from .appserver import Answer, AppServer, Connection
+from .links import Links
 from .messages import Kind, Message
 from .peers import Peers, PortFacts
 from .policy import Grant, Refusal
@@ -37,6 +38,7 @@ from .state import State, get, set_application_name
 if TYPE_CHECKING:
     from .boot import Boot
     from .config import Config
+    from .voice import Voice
 
 log = logging.getLogger("valkyrie")
 
@@ -58,6 +60,8 @@ class Inherited:
     frames: socket.socket
     """Control-class frames, from and to the worker."""
     interfaces: list[dict[str, object]]
+    voices: list[Voice]
+    """What control frames leave by."""
     connections: dict[int, tuple[int, socket.socket]]
     """Of attached applications, by slot, with its generation."""
     tuned: str
@@ -69,7 +73,8 @@ class Inherited:
         """Return the descriptors a daemon keeps."""
         ends = [self.link, self.listener, self.frames]
         ends += [connection for _, connection in self.connections.values()]
-        return [end.fileno() for end in ends]
+        spoken = [fd for voice in self.voices for fd in voice.descriptors()]
+        return [end.fileno() for end in ends] + spoken
 
 
 class BrokerLink:
@@ -128,7 +133,7 @@ class Figures:
     """What the daemon counts itself."""
 
     control_frames: Counter[str] = field(default_factory=Counter)
-    """Control-class frames by type: nobody speaks the handshake yet."""
+    """Control-class frames by type."""
     violations: int = 0
     worker_pid: int = 0
     worker_deaths: int = 0
@@ -156,6 +161,7 @@ class Daemon:
             [_port_facts(row) for row in inherited.interfaces],
             self.config.node.udp_port,
         )
+        self.links = Links(self.config, self.state, self.work, self.peers, inherited.voices)
         self.apps = AppServer(inherited.listener, self._answer, self._ended)
         self._stop = asyncio.Event()
 
@@ -169,13 +175,21 @@ class Daemon:
         self.apps.start(self._adopted())
         tasks = [
             loop.create_task(each)
-            for each in (self._heart(), self.peers.run(), self._hear(), self._stop.wait())
+            for each in (
+                self._heart(),
+                self.peers.run(),
+                self.links.run(),
+                self._hear(),
+                self._stop.wait(),
+            )
         ]
         await self.broker.ask(Message(Kind.READY))
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
         await self.apps.stop()
+        if self._stop.is_set():
+            self.links.leave()
         for task in done:
             task.result()
 
@@ -222,11 +236,15 @@ class Daemon:
                 return
             if not packet:
                 return
+            if len(packet) == head:  # news
+                self.links.receive(packet)
+                continue
             try:
                 name = Type(parse_frame(packet[head:]).header.type).name.lower()
             except (FrameError, ValueError):
                 name = "malformed"
             self.figures.control_frames[name] += 1
+            self.links.receive(packet)
 
     # ---- Applications ----
 
@@ -354,6 +372,7 @@ class Daemon:
         peer = self.config.peers[index]
         if refusal := policy.may_reach(grant, peer.name, peer.address):
             return Reply(code=refusal.code, message=refusal.reason)
+        self.links.want(index)
         return Reply(peer=index, family=self.peers.family(index))
 
     def _listen(self, connection: Connection, request: appsocket.Listen) -> Reply:

@@ -16,6 +16,7 @@ from valkyrie.dataplane.ports import PathName, Port, open_port
 from valkyrie.dataplane.wire import Class
 
 from .config import limits, ring_sizes
+from .voice import Voice
 
 if TYPE_CHECKING:
     import mmap
@@ -79,6 +80,8 @@ class Opened:
     """The queueing discipline we gave it."""
     lanes: mmap.mmap | None = None
     udp_port: int = field(default=lib.VK_PORT)
+    voice: Voice | None = None
+    """What the daemon's control frames leave by."""
 
     @property
     def rx(self) -> PathName:
@@ -158,9 +161,11 @@ class Opened:
         if self.link is not None:
             self.link.close()
 
-    def close(self) -> None:
+    def close(self, *, keep_voice: bool = False) -> None:
         """Detach and close everything; in a child, only what it inherited."""
         self.detach()
+        if self.voice is not None and not keep_voice:
+            self.voice.close()
         for port in self.queues:
             port.close()
         self.program.close()
@@ -197,6 +202,7 @@ class Opener:
             for klass in Class:
                 bucket = limits(self._config, klass)
                 opened.police(klass, bucket.rate_packets, bucket.burst_packets)
+            opened.voice = Voice.open(facts.name, facts.index, self._config.node.udp_port)
             source = self._config.source
             opened.program.set_source_police(source.rate_packets, source.burst_packets)
             if facts.is_virtual and wanted.qdisc == "auto":

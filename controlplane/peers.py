@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import TYPE_CHECKING, Protocol
 
 from valkyrie.dataplane.errors import DataPlaneError
 
@@ -41,6 +41,12 @@ class PortFacts:
     mtu: int
 
 
+class OnWay(Protocol):
+    """Hears of ways; ``direct``: without a router in between."""
+
+    def __call__(self, index: int, *, direct: bool) -> None: ...  # noqa: D102
+
+
 class Peers:
     """The peers of a node."""
 
@@ -53,8 +59,13 @@ class Peers:
         self._look = asyncio.Event()
         self._reasons = ["not looked at yet"] * len(peers)
         self._ways: list[Way | None] = [None] * len(peers)
+        self._addresses: list[IPv4Address | IPv6Address] = []
+        """Where the peers are: not where the configuration says, if they have moved."""
+        self.on_way: OnWay | None = None
+        """Called when there is another way to a peer."""
         for index, peer in enumerate(peers):
             state.set_peer(index, peer.address, peer.port or udp_port)
+            self._addresses.append(state.place(index).address)
 
     async def run(self) -> None:
         """Keep the ways up to date for ever."""
@@ -62,8 +73,8 @@ class Peers:
             group.create_task(self._watch())
             while True:
                 self._look.clear()
-                for index, peer in enumerate(self._peers):
-                    await self._resolve(netlink, index, peer)
+                for index in range(len(self._peers)):
+                    await self._resolve(netlink, index)
                 patience_s = _LOOK_UNRESOLVED_S if any(self._reasons) else _LOOK_S
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._look.wait(), patience_s)
@@ -78,16 +89,25 @@ class Peers:
                 self._look.set()
             await asyncio.sleep(_RETRY_S)
 
-    async def _resolve(self, netlink: AsyncNetlink, index: int, peer: Peer) -> None:
+    async def _resolve(self, netlink: AsyncNetlink, index: int) -> None:
+        address, direct = self._addresses[index], False
         try:
-            way, reason = await self._find(netlink, peer)
+            route = await netlink.route(str(address))
+            direct = ip_address(route.gateway) == address
+            way, reason = await self._find(netlink, address, route)
         except DataPlaneError as error:
             way, reason = None, str(error.args[-1])
+        if address != self._addresses[index]:
+            return  # it moved meanwhile
+        before = self._ways[index]
         self._ways[index], self._reasons[index] = way, reason
         self._state.set_way(index, way)
+        if way is not None and way != before and self.on_way is not None:
+            self.on_way(index, direct=direct)
 
-    async def _find(self, netlink: AsyncNetlink, peer: Peer) -> tuple[Way | None, str]:
-        route = await netlink.route(peer.address)
+    async def _find(
+        self, netlink: AsyncNetlink, address: IPv4Address | IPv6Address, route: Route
+    ) -> tuple[Way | None, str]:
         if route.local:
             return None, "the address is this host's own"
         port = self._ports.get(route.ifindex)
@@ -96,7 +116,6 @@ class Peers:
         link = await netlink.link(route.ifindex)
         mac = await self._neighbour(netlink, route)
         mtu = min(route.mtu or port.mtu, port.mtu)
-        address = ip_address(peer.address)
         way = Way(
             port_index=port.index,
             source=ip_address(route.source or bytes(len(address.packed))),
@@ -113,6 +132,19 @@ class Peers:
             provoke(route)
         return entry.mac if entry is not None and entry.usable else b""
 
+    def move(self, index: int, address: IPv4Address | IPv6Address) -> None:
+        """Look for a peer at another address from now on."""
+        self._addresses[index] = address
+        self._look.set()
+
+    def way_to(self, index: int) -> tuple[IPv4Address | IPv6Address | None, int]:
+        """Return our address towards a peer and the interface, by its index; None, 0 = no way."""
+        way = self._ways[index]
+        if way is None:
+            return None, 0
+        port = next(port for port in self._ports.values() if port.index == way.port_index)
+        return way.source, port.ifindex
+
     def find(self, name: str) -> int | None:
         """Return the index of a peer by name or address."""
         try:
@@ -120,13 +152,15 @@ class Peers:
         except ValueError:
             wanted = None
         for index, peer in enumerate(self._peers):
-            if peer.name == name or (wanted is not None and ip_address(peer.address) == wanted):
+            if peer.name == name or (
+                wanted is not None and wanted in (ip_address(peer.address), self._addresses[index])
+            ):
                 return index
         return None
 
     def family(self, index: int) -> int:
         """Return 4 or 6."""
-        return ip_address(self._peers[index].address).version
+        return self._addresses[index].version
 
     def describe(self) -> list[dict[str, object]]:
         """Return what status says of the peers."""
@@ -137,7 +171,7 @@ class Peers:
             row: dict[str, object] = {
                 "index": index,
                 "name": peer.name,
-                "address": peer.address,
+                "address": str(self._addresses[index]),
                 "resolved": way is not None and way.resolved,
                 "reason": self._reasons[index],
             }

@@ -137,9 +137,11 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """Event: the session is over, and its streams; enum vk_code."""
+    """Event: the session is over, and its streams; enum vk_code. Or nobody was found to join."""
 
     code: int
+    joined: bool = True
+    """There was one."""
 
 
 Event = Joined | Left
@@ -193,6 +195,12 @@ class Session:
         if self.state is State.DOWN:
             self._again_wait_ns = self.terms.again_ns
         self._apply(Want, Want(), now_ns)
+
+    def nudge(self, now_ns: int) -> None:
+        """Do at once what waits for its time: there was no way to the peer, and now there is."""
+        if self._attempt is not None:
+            self._attempt.due_ns = now_ns
+        self._again_ns = min(self._again_ns, now_ns)
 
     def hear(self, now_ns: int) -> None:
         """Note that a frame of the session came."""
@@ -358,7 +366,7 @@ class Session:
         if self.link is not None:
             self._leave(code, now_ns)
         else:
-            self._events.append(Left(code))
+            self._events.append(Left(code, joined=False))
         self._again_ns = now_ns + self._again_wait_ns
         self._again_wait_ns = min(2 * self._again_wait_ns, self.terms.again_max_ns)
 

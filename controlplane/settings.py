@@ -265,6 +265,63 @@ class Transport(Settings, frozen=True, kw_only=True):
     ] = 1_048_576
 
 
+class Session(Settings, frozen=True, kw_only=True):
+    """How sessions with peers begin, and how long a silent peer is believed to be there."""
+
+    eager: Annotated[
+        bool,
+        Meta(
+            description="Shake hands with every peer at once, and again when it has gone. Without"
+            " it only when an application wants to talk to it."
+        ),
+    ] = True
+    handshake_ms: Annotated[
+        int,
+        Meta(
+            ge=100,
+            le=600_000,
+            description="A peer that has not answered for this long is unreachable: what was"
+            " waiting for it is refused.",
+        ),
+    ] = 3_000
+    retry_ms: Annotated[
+        int,
+        Meta(
+            ge=100,
+            le=3_600_000,
+            description="How soon an unreachable peer is tried again; twice as long each time.",
+        ),
+    ] = 1_000
+    retry_max_ms: Annotated[
+        int, Meta(ge=100, le=3_600_000, description="The longest time between two tries.")
+    ] = 30_000
+    keepalive_ms: Annotated[
+        int,
+        Meta(
+            ge=10,
+            le=60_000,
+            description="On a LAN: a peer that is silent for this long while streams are open is"
+            " asked whether it lives.",
+        ),
+    ] = 100
+    keepalive_wan_ms: Annotated[
+        int,
+        Meta(
+            ge=1_000,
+            le=600_000,
+            description="The same for a peer behind a router; varied by a quarter either way.",
+        ),
+    ] = 20_000
+    keepalive_tries: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100,
+            description="A peer that has not answered so many questions is dead: its streams end.",
+        ),
+    ] = 3
+
+
 class Peer(Settings, frozen=True, kw_only=True):
     """Another node that applications of this one may talk to."""
 
@@ -273,6 +330,19 @@ class Peer(Settings, frozen=True, kw_only=True):
     port: Annotated[
         int, Meta(ge=0, le=65535, description="Its UDP port; 0 = the same as node.udp_port.")
     ] = 0
+    link: Annotated[
+        Literal["auto", "lan", "wan"],
+        Meta(
+            description="Which keepalive fits it; `auto`: `wan` when the route has a gateway.",
+        ),
+    ] = "auto"
+    static: Annotated[
+        bool,
+        Meta(
+            description="No handshake: frames carry session 0, nobody notices that the peer is dead"
+            " or has started anew. For tools that speak to a node by themselves."
+        ),
+    ] = False
 
 
 class Application(Settings, frozen=True, kw_only=True):
@@ -349,6 +419,7 @@ class Config(Settings, frozen=True, kw_only=True):
     source: Source = Source()
     worker: Worker = Worker()
     transport: Transport = Transport()
+    session: Session = Session()
     peers: Annotated[list[Peer], Meta(max_length=lib.VK_PEERS_MAX, description="Known nodes.")] = (
         field(name="peer", default_factory=list)
     )

@@ -12,18 +12,22 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from valkyrie import shm
 from valkyrie.dataplane import ffi, lib
+from valkyrie.dataplane.control import Limits
 from valkyrie.dataplane.wire import Class
 
+from .session import Link
+from .sessions import Place
 from .settings import Controller
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from .policy import Grant
     from .settings import Classes, Transport
     from .settings import Worker as WorkerSettings
 
 NS_PER_MS = 1_000_000
+_ACK_DELAY_MAX_US = 1_000_000
 
 
 @contextlib.contextmanager
@@ -100,17 +104,21 @@ class State:
 
     # ---- Peers ----
 
+    def incarnation(self, entropy: Callable[[int], bytes]) -> int:
+        """Return this node's incarnation: it lasts as long as what its workers remember."""
+        while not self.rows.incarnation:
+            self.rows.incarnation = int.from_bytes(entropy(8), "big")
+        return int(self.rows.incarnation)
+
     def set_peer(self, index: int, address: str, udp_port: int) -> None:
-        """Enter a configured peer; one that is there already, from an earlier daemon, stays."""
+        """Enter a configured peer; one that is there already, from an earlier daemon, stays.
+
+        It stays where it has proven to be, too: the configuration is the same for every daemon of
+        a node.
+        """
         parsed = ip_address(address)
         row = self.rows.peers[index]
-        same = (
-            row.state == lib.VK_ROW_LIVE
-            and row.family == parsed.version
-            and bytes(row.address)[: len(parsed.packed)] == parsed.packed
-            and row.udp_port == udp_port
-        )
-        if same and not row.sequence & 1:
+        if row.state == lib.VK_ROW_LIVE and not row.sequence & 1:
             return
         with writing(row):
             row.family = parsed.version
@@ -118,10 +126,91 @@ class State:
             row.udp_port = udp_port
             row.resolved = 0
             row.session = row.session_local = 0
-            row.joined = 1
+            row.joined = 0
+            row.cookie_size = row.refuse = row.end_code = 0
+            row.incarnation = 0
             row.generation += 1
             row.state = lib.VK_ROW_LIVE
         self._changed_peers()
+
+    def join(self, index: int, link: Link, *, lost: bool) -> None:
+        """Enter a session; ``lost``: the peer has forgotten the streams of the one before."""
+        with writing(self.rows.peers[index]) as row:
+            if lost:
+                row.generation += 1
+                row.end_code = lib.VK_CODE_PEER_RESTARTED
+            row.session, row.session_local = link.remote, link.local
+            row.incarnation = link.incarnation
+            row.since_ns = link.since_ns
+            row.ack_delay_us = min(link.limits.ack_delay_us, _ACK_DELAY_MAX_US)
+            row.window_start = link.limits.window_start
+            row.session_window = link.limits.session_window
+            row.refuse = 0
+            row.joined = 1
+        self._changed_peers()
+
+    def leave(self, index: int, code: int) -> None:
+        """End a session and its streams; until ``wait``, new ones are refused."""
+        with writing(self.rows.peers[index]) as row:
+            row.generation += 1
+            row.end_code = row.refuse = code
+            row.joined = 0
+            row.incarnation = 0
+        self._changed_peers()
+
+    def wait(self, index: int) -> None:
+        """Let new streams wait for the next session."""
+        with writing(self.rows.peers[index]) as row:
+            row.refuse = 0
+        self._changed_peers()
+
+    def link(self, index: int) -> Link | None:
+        """Return the session that an earlier daemon has entered."""
+        row = self.rows.peers[index]
+        if not row.joined or not row.incarnation:
+            return None
+        limits = Limits(
+            window_start=row.window_start,
+            session_window=row.session_window,
+            ack_delay_e_us=row.ack_delay_us,
+        )
+        return Link(
+            local=row.session_local,
+            remote=row.session,
+            incarnation=row.incarnation,
+            limits=limits,
+            since_ns=row.since_ns,
+            asked=True,
+        )
+
+    def place(self, index: int) -> Place:
+        """Return where a peer is."""
+        row = self.rows.peers[index]
+        return Place(ip_address(bytes(row.address)[: 4 if row.family == 4 else 16]), row.udp_port)
+
+    def move(self, index: int, place: Place) -> None:
+        """Enter that a peer is somewhere else now; its session and its streams stay."""
+        with writing(self.rows.peers[index]) as row:
+            row.family = place.address.version
+            _put(row.address, place.address.packed)
+            row.udp_port = place.udp_port
+            row.resolved = 0
+        self._changed_peers()
+
+    def set_cookie(self, index: int, cookie: bytes) -> None:
+        """Enter what a peer gets with the news that its session is not known here."""
+        with writing(self.rows.peers[index]) as row:
+            _put(row.cookie, cookie)
+            row.cookie_size = len(cookie)
+        self._changed_peers()
+
+    def join_static(self, index: int) -> None:
+        """Enter a session without a handshake, with ids 0."""
+        row = self.rows.peers[index]
+        if not row.joined:
+            with writing(row):
+                row.joined = 1
+            self._changed_peers()
 
     def set_way(self, index: int, way: Way | None) -> bool:
         """Enter how a peer is reached, None = not now; says whether that changed."""

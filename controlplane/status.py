@@ -62,6 +62,8 @@ async def document(daemon: Daemon) -> dict[str, object]:
         "worker": _worker(daemon),
         "interfaces": daemon.inherited.interfaces,
         "peers": daemon.peers.describe(),
+        "sessions": daemon.links.describe(),
+        "refused_control": dict(daemon.links.sessions.refused),
         "applications": _applications(daemon, fills),
         "classes": {klass.name.lower(): _limits(config, klass) for klass in Class},
         "source": {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "vk_datagram.h"
 
+#include "vk_python.h"
 #include "vk_session.h"
 
 #include <string.h>
@@ -95,6 +96,7 @@ static int begin(struct vk_run *run, const struct vk_part *part)
 
 	vk_datagram_close(run);
 	if (!session) {
+		vk_python_want(run, part->peer);
 		run->refused = VK_BLOCKED_SESSION;
 		return 0;
 	}

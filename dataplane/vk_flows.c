@@ -40,6 +40,8 @@ static void rebuild_index(struct vk_run *run)
 	run->flow_deleted = 0;
 	run->flow_high = 0;
 	run->work->flow_count = 0;
+	for (uint32_t i = 0; i < VK_PEERS_MAX; i++)
+		run->work->packets[i].streams = 0;
 	for (uint32_t i = 0; i < VK_FLOWS_MAX; i++) {
 		if (run->work->flows[i].state == VK_ROW_CLOSING) /* of a worker before */
 			run->work->flows[i].state = VK_ROW_FREE;
@@ -48,6 +50,8 @@ static void rebuild_index(struct vk_run *run)
 		index_flow(run, i);
 		run->flow_high = i + 1;
 		run->work->flow_count++;
+		if (run->work->flows[i].peer < VK_PEERS_MAX)
+			run->work->packets[run->work->flows[i].peer].streams++;
 	}
 }
 
@@ -192,6 +196,7 @@ struct vk_flow *vk_flows_open(struct vk_run *run, uint32_t peer, uint32_t stream
 	if (number >= run->flow_high)
 		run->flow_high = number + 1;
 	run->work->flow_count++;
+	run->work->packets[peer].streams++;
 	run->counters->gauges[VK_FLOWS_OPEN] = run->work->flow_count;
 	return flow;
 }
@@ -213,6 +218,8 @@ void vk_flows_close(struct vk_run *run, struct vk_flow *flow)
 	if (run->last_flow == number)
 		run->last_flow = VK_NO_FLOW;
 	run->work->flow_count--;
+	if (flow->peer < VK_PEERS_MAX)
+		run->work->packets[flow->peer].streams--;
 	run->counters->gauges[VK_FLOWS_OPEN] = run->work->flow_count;
 	if (run->flow_deleted > VK_FLOW_BUCKETS / 4)
 		rebuild_index(run);
@@ -240,7 +247,7 @@ void vk_flows_close_slot(struct vk_run *run, uint32_t slot)
 	}
 }
 
-void vk_flows_close_peer(struct vk_run *run, uint32_t peer)
+void vk_flows_close_peer(struct vk_run *run, uint32_t peer, uint32_t code)
 {
 	for (uint32_t i = 0; i < run->flow_high; i++) {
 		struct vk_flow *flow = &run->work->flows[i];
@@ -248,7 +255,7 @@ void vk_flows_close_peer(struct vk_run *run, uint32_t peer)
 		if (flow->peer != peer)
 			continue;
 		if (flow->state == VK_ROW_LIVE)
-			vk_flows_reset(run, flow, VK_CODE_NO_PEER);
+			vk_flows_reset(run, flow, code);
 		else if (flow->state == VK_ROW_CLOSING)
 			vk_flows_close(run, flow);
 	}

@@ -40,8 +40,9 @@ void vk_flows_end(struct vk_run *run, struct vk_flow *flow, uint32_t code);
 /* vk_flows_close_slot ends all flows of an application. */
 void vk_flows_close_slot(struct vk_run *run, uint32_t slot);
 
-/* vk_flows_close_peer ends all flows with a peer that is no more, and tells their applications. */
-void vk_flows_close_peer(struct vk_run *run, uint32_t peer);
+/* vk_flows_close_peer ends all flows with a peer that knows them no more, and tells their
+ * applications why. */
+void vk_flows_close_peer(struct vk_run *run, uint32_t peer, uint32_t code);
 
 /* vk_flows_reset tells the application that its stream is gone, with enum vk_code, and frees it. A
  * stream that it is still opening is answered with OPENED. */

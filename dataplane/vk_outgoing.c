@@ -41,6 +41,8 @@ static struct vk_flow *flow_to_open(struct vk_run *run, uint32_t slot, uint32_t 
 	else if (vk_stream_class(message->stream) != ring || size > VK_SERVICE_NAME_MAX ||
 		 !vk_slots_allow(&run->slots[slot], message->stream))
 		*code = VK_CODE_POLICY;
+	else if (!run->peers[message->peer].joined)
+		*code = run->peers[message->peer].refuse;
 	if (*code)
 		return NULL;
 	flow = vk_flows_find(run, message->peer, message->stream);

@@ -74,10 +74,11 @@ static void adopt_session(struct vk_run *run, uint32_t peer)
 static void adopt_numbers(struct vk_run *run, uint32_t peer)
 {
 	struct vk_packet *packet = &run->work->packets[peer];
+	uint32_t code = run->peers[peer].end_code;
 
 	if (packet->peer_generation == run->peers[peer].generation)
 		return;
-	vk_flows_close_peer(run, peer);
+	vk_flows_close_peer(run, peer, code ? code : VK_CODE_NO_PEER);
 	memset(packet, 0, sizeof *packet);
 	packet->peer_generation = run->peers[peer].generation;
 }

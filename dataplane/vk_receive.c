@@ -3,14 +3,13 @@
 
 #include "vk_flows.h"
 #include "vk_peers.h"
+#include "vk_python.h"
 #include "vk_reassembly.h"
 #include "vk_session.h"
 #include "vk_slots.h"
 
 #include <sched.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/uio.h>
 
 enum {
 	CRITICAL_EVERY = 16, /* frames of lower classes between two looks at critical */
@@ -422,7 +421,7 @@ static struct vk_session *admit(struct vk_run *run, uint32_t peer, uint32_t clas
 	    frame->space != vk_class_space(class)) {
 		row[VK_DROP_FRAME_SESSION]++;
 		if (frame->present & 1u << VK_EXT_SESSION && frame->space == vk_class_space(class))
-			vk_session_refuse(run, peer, frame->session);
+			vk_python_refuse(run, peer, frame->session);
 		return NULL;
 	}
 	session = vk_session_of(run, peer);
@@ -443,7 +442,7 @@ static void receive_packet(struct vk_run *run, uint32_t peer, uint32_t class,
 
 	if (!session)
 		return;
-	session->heard_ns = run->now_ns;
+	packet->heard_ns = run->now_ns;
 	packet->rx_packets[frame->space]++;
 	if (frame->number >= packet->rx_number[frame->space])
 		packet->rx_number[frame->space] = frame->number + 1;
@@ -460,27 +459,6 @@ static void receive_packet(struct vk_run *run, uint32_t peer, uint32_t class,
 	vk_session_touch(run, session);
 }
 
-/* Handshakes belong to Python: the only frames it ever sees. */
-static void to_python(struct vk_run *run, uint32_t port, const struct vk_rx_frame *datagram)
-{
-	struct vk_control_frame head = {
-		.port = port,
-		.family = datagram->family,
-		.udp_port = datagram->source_port,
-	};
-	struct iovec parts[2] = {
-		{ .iov_base = &head, .iov_len = sizeof head },
-		{ .iov_base = (void *)(uintptr_t)datagram->data, .iov_len = datagram->size },
-	};
-	struct msghdr message = { .msg_iov = parts, .msg_iovlen = 2 };
-
-	memcpy(head.address, datagram->source, sizeof head.address);
-	if (sendmsg(run->boot->python_fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-		vk_count_row(run, VK_CLASS_CONTROL)[VK_DROP_APP_RING]++;
-	else
-		vk_count_row(run, VK_CLASS_CONTROL)[VK_RX_CONTROL]++;
-}
-
 void vk_receive_frame(struct vk_run *run, uint32_t port, uint32_t class,
 		      const struct vk_rx_frame *datagram)
 {
@@ -493,15 +471,19 @@ void vk_receive_frame(struct vk_run *run, uint32_t port, uint32_t class,
 		row[VK_DROP_FRAME_INVALID]++;
 		return;
 	}
+	peer = vk_peers_find(run, datagram->family, datagram->source);
 	if (class == VK_CLASS_CONTROL) {
-		to_python(run, port, datagram);
+		if (peer < 0 || !vk_python_pong(run, (uint32_t)peer, &frame))
+			vk_python_frame(run, port, datagram);
 		return;
 	}
-	peer = vk_peers_find(run, datagram->family, datagram->source);
 	if (peer < 0) {
 		row[VK_DROP_FRAME_UNKNOWN_PEER]++;
+		vk_python_elsewhere(run, port, datagram, &frame);
 		return;
 	}
+	if (datagram->source_port != run->peers[peer].udp_port)
+		vk_python_elsewhere(run, port, datagram, &frame);
 	row[VK_RX_FRAMES]++;
 	row[VK_RX_BYTES] += datagram->size;
 	receive_packet(run, (uint32_t)peer, class, &frame);

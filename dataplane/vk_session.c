@@ -9,7 +9,6 @@
 
 enum {
 	RESEND_MIN = 16, /* runs of the first allocation */
-	REFUSE_EVERY_NS = 1000000,
 	CREDITS_A_FRAME = 3, /* limits that one vk_sent_run can name */
 	CREDIT_SIZE = sizeof(struct vk_ack_credit),
 };
@@ -75,6 +74,7 @@ void vk_session_forget(struct vk_run *run, uint32_t peer)
 	for (uint32_t i = 0; i < run->busy_count; i++)
 		if (run->busy[i] == peer)
 			run->busy[i--] = run->busy[--run->busy_count];
+	run->work->packets[peer].flying = 0;
 	run->sessions[peer] = NULL;
 	free(session);
 }
@@ -330,27 +330,6 @@ int vk_session_acked(struct vk_run *run, struct vk_session *session, const struc
 	return (int)view.credit_count;
 }
 
-void vk_session_refuse(struct vk_run *run, uint32_t peer, uint32_t id)
-{
-	const struct vk_peer *row = &run->peers[peer];
-	struct vk_path *path = run->tx[row->port_index];
-	struct vk_frame frame = { .type = VK_ERROR, .length = 2 * sizeof(uint32_t) };
-	uint8_t *data, *at;
-
-	if (run->now_ns < run->refuse_due_ns)
-		return;
-	run->refuse_due_ns = run->now_ns + REFUSE_EVERY_NS;
-	vk_datagram_close(run);
-	data = path->ops->tx_reserve(path, row, VK_CLASS_CONTROL);
-	if (!data)
-		return;
-	at = vk_put_header(data, &frame, 0, (uint32_t)(run->real_ns / 1000000000));
-	vk_put32(at, VK_CODE_SESSION_UNKNOWN);
-	vk_put32(at + 4, id);
-	path->ops->tx_commit(path, VK_HEADER_SIZE + frame.length, 0);
-	vk_count_row(run, VK_CLASS_CONTROL)[VK_TX_CONTROL]++;
-}
-
 /* ---- Sending ---- */
 
 static int send_control(struct vk_run *run, const struct vk_flow *flow, uint8_t type, uint32_t owe,
@@ -531,6 +510,7 @@ static void send_ack(struct vk_run *run, struct vk_session *session, uint32_t sp
 
 static void end_turn(struct vk_run *run, struct vk_session *session)
 {
+	struct vk_packet *packet = &run->work->packets[session->peer];
 	uint64_t delay_ns = (uint64_t)run->params.ack_delay_us * 1000;
 	uint64_t due_ns = vk_recovery_deadline(&session->recovery);
 
@@ -551,6 +531,8 @@ static void end_turn(struct vk_run *run, struct vk_session *session)
 			due_ns = next_ns;
 		session->waiting = 0;
 	}
+	packet->flying = session->recovery.in_flight != 0;
+	packet->rtt_ns = session->recovery.rtt.latest_ns ? session->recovery.rtt.smoothed_ns : 0;
 	vk_timers_set(&run->timers, session->peer, due_ns);
 }
 

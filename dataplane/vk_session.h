@@ -45,7 +45,6 @@ struct vk_session {
 	uint32_t owing_last;
 	uint32_t probes; /* packets to send though the window is full */
 	uint32_t probe_space;
-	uint64_t heard_ns; /* when a frame of the peer last came */
 	uint8_t touched; /* in run->touched: something came or went in this turn */
 	uint8_t busy; /* in run->busy: something besides new messages waits to be sent */
 	uint8_t waiting; /* something waits for the window or the pacer */
@@ -87,9 +86,6 @@ int vk_session_acked(struct vk_run *run, struct vk_session *session, const struc
 /* vk_session_lost puts content back into what has to be sent. */
 void vk_session_lost(struct vk_run *run, struct vk_session *session,
 		     const struct vk_sent_run *lost);
-
-/* vk_session_refuse tells a peer that its session is not known here; at most one a millisecond. */
-void vk_session_refuse(struct vk_run *run, uint32_t peer, uint32_t id);
 
 /* vk_session_send_all sends what is due besides new messages: lost content, probes, and what flows
  * owe. */

@@ -53,8 +53,16 @@ struct vk_order {
 	int32_t result;
 };
 
-/* A control-class frame on python_fd, both directions: this head, then the frame. */
+enum vk_control_kind {
+	VK_CONTROL_FRAME = 0, /* a control-class frame follows, as it came or is to go */
+	VK_CONTROL_ELSEWHERE = 1, /* to the daemon: a peer's session is used from this address */
+	VK_CONTROL_WANTED = 2, /* to the daemon: there is something to send to a peer */
+};
+
+/* A message on python_fd, both directions. */
 struct vk_control_frame {
+	uint32_t kind; /* enum vk_control_kind */
+	uint32_t peer; /* that it is about; not of frames */
 	uint32_t port; /* index of the port it came from or goes to */
 	uint32_t family;
 	uint8_t address[16];

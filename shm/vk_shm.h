@@ -154,6 +154,7 @@ enum vk_node_const {
 	VK_PARTIAL_SIZE = 65536, /* bytes of the largest */
 	VK_CONTROL_RING = 65536, /* bytes of ring 0, which no message goes through */
 	VK_MESSAGE_COST = 64, /* bytes a message counts in windows besides its payload */
+	VK_COOKIE_BYTES = 20, /* VK_COOKIE_SIZE: this header knows nothing of frames */
 	VK_WINDOW_START = 65536, /* bytes a stream may be sent before its first credit */
 };
 
@@ -175,9 +176,15 @@ struct vk_peer {
 	uint8_t source_mac[6];
 	uint32_t generation; /* another one: the peer's node started anew, its streams are gone */
 	uint8_t joined; /* there is a session: frames may be sent and taken */
-	uint8_t pad[3];
+	uint8_t cookie_size; /* 0 = there is none */
+	uint8_t pad[2];
+	uint8_t cookie[VK_COOKIE_BYTES]; /* for the peer whose session nobody here knows */
+	uint32_t end_code; /* enum vk_code that streams of earlier generations end with */
+	uint32_t refuse; /* enum vk_code that streams are refused with while not joined; 0 = wait */
+	uint64_t incarnation; /* of the peer's node */
+	uint64_t since_ns; /* CLOCK_MONOTONIC: when it joined */
 	uint32_t session; /* id on the frames we send: the peer's choice */
-	uint32_t session_local; /* id on the frames we get: ours; the low bits are a queue */
+	uint32_t session_local; /* id on the frames we get: ours; the top bits are a queue */
 	uint32_t ack_delay_us; /* how long the peer may hold back an acknowledgement */
 	uint32_t window_start; /* bytes that the peer lets every stream begin with */
 	uint64_t session_window; /* bytes that the peer lets all streams begin with */
@@ -228,6 +235,7 @@ struct vk_state {
 	uint32_t magic;
 	uint32_t abi;
 	uint64_t daemon_heartbeat_ns; /* CLOCK_MONOTONIC; older than 2 s = safe values apply */
+	uint64_t incarnation; /* of this node: what it remembers is in vk_work */
 	struct vk_params params;
 	uint32_t peer_epoch; /* bumped after any change of a peer row (release) */
 	uint32_t service_epoch;
@@ -296,6 +304,10 @@ struct vk_packet {
 	uint64_t tx_number[4]; /* next, per enum vk_space */
 	uint64_t rx_number[4]; /* highest seen + 1 */
 	uint64_t rx_packets[4]; /* received, per space */
+	uint64_t heard_ns; /* CLOCK_MONOTONIC: when a frame of its session last came */
+	uint64_t rtt_ns; /* smoothed; 0 = not measured yet */
+	uint32_t flying; /* nonzero: packets of which it is not known whether they came */
+	uint32_t streams; /* open with it */
 	uint32_t peer_generation;
 	uint32_t pad;
 };

@@ -1,0 +1,246 @@
+"""Joins the sessions, which know no clock and no socket, to rows, sockets and time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+
+from valkyrie.dataplane import ffi, lib
+from valkyrie.dataplane.control import Limits
+from valkyrie.dataplane.wire import Code
+
+from .cookie import SLOT_NS
+from .liveness import Patience
+from .session import Joined, Left, Session, State, Terms
+from .sessions import Moved, Place, Sessions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .peers import Peers
+    from .settings import Config, Peer
+    from .state import State as Rows
+    from .voice import Voice
+
+log = logging.getLogger("valkyrie")
+
+_MS = 1_000_000
+_TICK_NS = 50 * _MS
+"""How often is looked whether a peer was heard, and whether anything is at stake."""
+_REFUSE_NS = 200 * _MS
+"""After a session ended, streams that wait for it are refused for this long."""
+_HEAD_SIZE = ffi.sizeof("struct vk_control_frame")
+
+
+class Links:
+    """The sessions of a running node."""
+
+    def __init__(
+        self, config: Config, rows: Rows, work: Any, peers: Peers, voices: Sequence[Voice]
+    ) -> None:
+        self._config = config
+        self._rows = rows
+        self._work = work
+        self._peers = peers
+        self._voices = {voice.ifindex: voice for voice in voices}
+        self._stir = asyncio.Event()
+        self._refusing: dict[int, int] = {}
+        """When streams to a peer may wait again, by peer."""
+        self._cookies_ns = 0
+        now_ns = time.monotonic_ns()
+        self.sessions = Sessions(rows.incarnation(os.urandom), os.urandom)
+        for index, peer in enumerate(config.peers):
+            if peer.static:
+                rows.join_static(index)
+                continue
+            self.sessions.add(index, rows.place(index), self._terms(peer, wan=False), now_ns)
+            if link := rows.link(index):
+                self.sessions.restore(index, link, now_ns)
+            else:
+                rows.wait(index)
+        peers.on_way = self._found_way
+
+    def _terms(self, peer: Peer, *, wan: bool) -> Terms:
+        settings = self._config.session
+        delay_us = self._config.transport.ack_delay_us
+        if peer.link != "auto":
+            wan = peer.link == "wan"
+        keepalive_ms = settings.keepalive_wan_ms if wan else settings.keepalive_ms
+        return Terms(
+            limits=Limits(
+                ack_delay_e_us=delay_us,
+                ack_delay_b_us=delay_us,
+                ack_delay_l_us=delay_us,
+                keepalive_ms=keepalive_ms,
+            ),
+            patience=Patience(keepalive_ms * _MS, settings.keepalive_tries, wan),
+            give_up_ns=settings.handshake_ms * _MS,
+            again_ns=settings.retry_ms * _MS,
+            again_max_ns=max(settings.retry_max_ms, settings.retry_ms) * _MS,
+            eager=settings.eager,
+        )
+
+    async def run(self) -> None:
+        """Keep the sessions for ever."""
+        while True:
+            self._stir.clear()
+            now_ns = time.monotonic_ns()
+            self._look(now_ns)
+            self.sessions.advance(now_ns)
+            self._settle()
+            due_ns = self.sessions.deadline_ns()
+            left_ns = _TICK_NS if due_ns is None else min(max(due_ns - now_ns, 0), _TICK_NS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stir.wait(), max(left_ns, _MS) / 1e9)
+
+    def leave(self) -> None:
+        """Tell all peers that this node goes."""
+        now_ns = time.monotonic_ns()
+        for index in self.sessions:
+            self.sessions.close(index, Code.SESSION_CLOSED, now_ns)
+        self._send()
+
+    def want(self, index: int) -> None:
+        """Have a session with a peer that somebody wants to talk to."""
+        if index in self.sessions:
+            self.sessions.want(index, time.monotonic_ns())
+            self._settle()
+            self._stir.set()
+
+    def receive(self, packet: bytes) -> None:
+        """Take a message of the worker: a frame of the control class, or news."""
+        if len(packet) < _HEAD_SIZE:
+            return
+        head = ffi.new("struct vk_control_frame *")
+        ffi.memmove(head, packet[:_HEAD_SIZE], _HEAD_SIZE)
+        now_ns = time.monotonic_ns()
+        if head.kind == lib.VK_CONTROL_WANTED:
+            self.want(int(head.peer))
+            return
+        address = ip_address(bytes(head.address)[: 4 if head.family == 4 else 16])
+        place = Place(address, int(head.udp_port))
+        if head.kind == lib.VK_CONTROL_FRAME:
+            self.sessions.receive(place, packet[_HEAD_SIZE:], now_ns)
+        elif head.kind == lib.VK_CONTROL_ELSEWHERE and head.peer in self.sessions:
+            self.sessions.found_at(int(head.peer), place, now_ns)
+        self._settle()
+        self._stir.set()
+
+    def _look(self, now_ns: int) -> None:
+        if now_ns // SLOT_NS != self._cookies_ns // SLOT_NS:
+            self._cookies_ns = now_ns
+            for index in self.sessions:
+                self._rows.set_cookie(index, self.sessions.cookie(index, now_ns))
+        for index in self.sessions:
+            seen = self._work.packets[index]
+            session = self.sessions[index]
+            if session.link is not None:
+                if seen.heard_ns > session.link.since_ns:
+                    session.hear(seen.heard_ns)
+                session.expect(now_ns, expecting=bool(seen.streams or seen.flying))
+        for index, until_ns in list(self._refusing.items()):
+            if now_ns >= until_ns:
+                del self._refusing[index]
+                self._rows.wait(index)
+
+    def _found_way(self, index: int, *, direct: bool) -> None:
+        """Frames can reach a peer now, perhaps over another interface."""
+        if index not in self.sessions:
+            return
+        session, now_ns = self.sessions[index], time.monotonic_ns()
+        session.terms = self._terms(self._config.peers[index], wan=not direct)
+        session.liveness.patience = session.terms.patience
+        session.nudge(now_ns)
+        self._stir.set()
+
+    # ---- What sessions want done ----
+
+    def _settle(self) -> None:
+        for index, event in self.sessions.take_events():
+            if isinstance(event, Joined):
+                self._refusing.pop(index, None)
+                self._rows.join(index, event.link, lost=event.lost)
+                self._say(index, "started anew" if event.lost else "has joined")
+            elif isinstance(event, Left):
+                # Before any session was there nobody need be told again and again.
+                self._rows.leave(index, event.code)
+                self._refusing[index] = time.monotonic_ns() + _REFUSE_NS
+                if event.joined:
+                    self._say(index, f"has left: {_code_name(event.code)}")
+            else:
+                assert isinstance(event, Moved)
+                self._rows.move(index, event.place)
+                self._rows.set_cookie(index, self.sessions.cookie(index, time.monotonic_ns()))
+                self._peers.move(index, event.place.address)
+                self._say(index, f"is at {event.place.address} port {event.place.udp_port} now")
+        self._send()
+
+    def _say(self, index: int, what: str) -> None:
+        log.info("peer '%s' %s", self._config.peers[index].name, what)
+
+    def _send(self) -> None:
+        for index, place, data in self.sessions.take_messages():
+            source, ifindex = self._peers.way_to(index)
+            voice = self._voices.get(ifindex)
+            if voice is not None and source is not None:
+                voice.send(source, place.address, place.udp_port, data)
+
+    # ---- Status ----
+
+    def describe(self) -> list[dict[str, object]]:
+        """Return what status says of the sessions."""
+        now_ns = time.monotonic_ns()
+        return [self._row(index, peer, now_ns) for index, peer in enumerate(self._config.peers)]
+
+    def _row(self, index: int, peer: Peer, now_ns: int) -> dict[str, object]:
+        seen = self._work.packets[index]
+        row: dict[str, object] = {"peer": peer.name}
+        if index not in self.sessions:
+            return row | {"state": "static", "address": peer.address, **_BLANK}
+        session = self.sessions[index]
+        place = self.sessions.place(index)
+        row |= {"state": _state(session), "address": str(place.address), **_BLANK}
+        if link := session.link:
+            rtt_ns = seen.rtt_ns or session.rtt_ns
+            row |= {
+                "local": f"{link.local:08x}",
+                "remote": f"{link.remote:08x}",
+                "age_s": round((now_ns - link.since_ns) / 1e9, 3),
+                "rtt_us": round(rtt_ns / 1000, 1) if rtt_ns else None,
+                "silent_ms": round((now_ns - session.liveness.heard_ns) / 1e6, 1),
+                "streams": int(seen.streams),
+                "keepalive_ms": session.terms.patience.interval_ns // _MS,
+            }
+        elif session.reason:
+            row["reason"] = _code_name(session.reason)
+        return row
+
+
+_BLANK: dict[str, object] = {
+    "local": "",
+    "remote": "",
+    "age_s": None,
+    "rtt_us": None,
+    "silent_ms": None,
+    "streams": 0,
+    "keepalive_ms": None,
+    "reason": "",
+}
+
+
+def _state(session: Session) -> str:
+    if session.link is not None and session.state is not State.UP:
+        return "renewing"
+    return session.state.value
+
+
+def _code_name(code: int) -> str:
+    try:
+        return Code(code).name.lower().replace("_", " ")
+    except ValueError:
+        return f"code {code}"

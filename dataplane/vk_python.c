@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: MIT */
+#include "vk_python.h"
+
+#include "vk_datagram.h"
+
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+enum {
+	REFUSE_EVERY_NS = 1000000,
+	ELSEWHERE_EVERY_NS = 10000000,
+	WANT_EVERY_NS = 50000000,
+};
+
+_Static_assert((int)VK_COOKIE_BYTES == (int)VK_COOKIE_SIZE, "python: cookies are copied whole");
+
+static int tell(struct vk_run *run, struct vk_control_frame *head,
+		const struct vk_rx_frame *datagram, uint32_t size)
+{
+	struct iovec parts[2] = { { .iov_base = head, .iov_len = sizeof *head } };
+	struct msghdr message = { .msg_iov = parts, .msg_iovlen = 1 };
+
+	if (datagram) {
+		head->family = datagram->family;
+		head->udp_port = datagram->source_port;
+		memcpy(head->address, datagram->source, sizeof head->address);
+		parts[1].iov_base = (void *)(uintptr_t)datagram->data;
+		parts[1].iov_len = size;
+		message.msg_iovlen = size ? 2 : 1;
+	}
+	return sendmsg(run->boot->python_fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0;
+}
+
+void vk_python_frame(struct vk_run *run, uint32_t port, const struct vk_rx_frame *datagram)
+{
+	struct vk_control_frame head = { .kind = VK_CONTROL_FRAME, .port = port };
+
+	if (tell(run, &head, datagram, datagram->size))
+		vk_count_row(run, VK_CLASS_CONTROL)[VK_RX_CONTROL]++;
+	else
+		vk_count_row(run, VK_CLASS_CONTROL)[VK_DROP_APP_RING]++;
+}
+
+void vk_python_want(struct vk_run *run, uint32_t peer)
+{
+	struct vk_control_frame head = { .kind = VK_CONTROL_WANTED, .peer = peer };
+
+	if (run->now_ns < run->want_due_ns[peer])
+		return;
+	run->want_due_ns[peer] = run->now_ns + WANT_EVERY_NS;
+	tell(run, &head, NULL, 0);
+}
+
+void vk_python_elsewhere(struct vk_run *run, uint32_t port, const struct vk_rx_frame *datagram,
+			 const struct vk_frame *frame)
+{
+	struct vk_control_frame head = { .kind = VK_CONTROL_ELSEWHERE, .port = port };
+
+	if (run->now_ns < run->elsewhere_due_ns || !(frame->present & 1u << VK_EXT_SESSION) ||
+	    !frame->session)
+		return;
+	run->elsewhere_due_ns = run->now_ns + ELSEWHERE_EVERY_NS;
+	for (uint32_t i = 0; i < VK_PEERS_MAX; i++) {
+		const struct vk_peer *row = &run->peers[i];
+
+		if (row->state != VK_ROW_LIVE || !row->joined ||
+		    row->session_local != frame->session)
+			continue;
+		head.peer = i;
+		tell(run, &head, datagram, 0);
+		return;
+	}
+}
+
+/* Memory for a frame to a peer, between datagrams. */
+static uint8_t *reserve(struct vk_run *run, uint32_t peer, struct vk_path **path)
+{
+	const struct vk_peer *row = &run->peers[peer];
+
+	*path = run->tx[row->port_index];
+	vk_datagram_close(run);
+	return (*path)->ops->tx_reserve(*path, row, VK_CLASS_CONTROL);
+}
+
+static uint8_t *put_head(const struct vk_run *run, uint8_t *at, const struct vk_frame *frame)
+{
+	return vk_put_header(at, frame, 0, (uint32_t)(run->real_ns / 1000000000));
+}
+
+static void commit(struct vk_run *run, struct vk_path *path, uint32_t size)
+{
+	path->ops->tx_commit(path, size, 0);
+	vk_count_row(run, VK_CLASS_CONTROL)[VK_TX_CONTROL]++;
+}
+
+int vk_python_pong(struct vk_run *run, uint32_t peer, const struct vk_frame *frame)
+{
+	struct vk_frame pong = { .type = VK_PONG, .length = sizeof(struct vk_ping) };
+	struct vk_path *path;
+	uint8_t *data;
+
+	if (frame->type != VK_PING || frame->length != pong.length)
+		return 0;
+	vk_count_row(run, VK_CLASS_CONTROL)[VK_RX_CONTROL]++;
+	data = reserve(run, peer, &path);
+	if (!data)
+		return 1; /* it asks again */
+	memcpy(put_head(run, data, &pong), frame->payload, pong.length);
+	commit(run, path, VK_HEADER_SIZE + pong.length);
+	return 1;
+}
+
+static void put16(uint8_t *at, uint32_t value)
+{
+	at[0] = (uint8_t)(value >> 8);
+	at[1] = (uint8_t)value;
+}
+
+void vk_python_refuse(struct vk_run *run, uint32_t peer, uint32_t id)
+{
+	enum { OPTION = 4 }; /* bytes of an option's head */
+	const struct vk_peer *row = &run->peers[peer];
+	struct vk_frame error = { .type = VK_ERROR, .length = sizeof(struct vk_error) };
+	struct vk_path *path;
+	uint8_t *data, *at;
+
+	if (run->now_ns < run->refuse_due_ns)
+		return;
+	run->refuse_due_ns = run->now_ns + REFUSE_EVERY_NS;
+	data = reserve(run, peer, &path);
+	if (!data)
+		return;
+	if (row->cookie_size == VK_COOKIE_SIZE)
+		error.length += OPTION + VK_COOKIE_SIZE;
+	at = put_head(run, data, &error);
+	vk_put32(at, VK_CODE_SESSION_UNKNOWN);
+	vk_put32(at + 4, id);
+	if (row->cookie_size == VK_COOKIE_SIZE) {
+		put16(at + 8, VK_OPTION_COOKIE);
+		put16(at + 10, VK_COOKIE_SIZE);
+		memcpy(at + 12, row->cookie, VK_COOKIE_SIZE);
+	}
+	commit(run, path, VK_HEADER_SIZE + error.length);
+}
