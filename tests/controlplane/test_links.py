@@ -1,0 +1,207 @@
+"""Sessions of real nodes: handshake, restart, death, another address."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from ipaddress import IPv4Interface
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyroute2 import IPRoute
+
+import valkyrie
+from tests.lab import SLOWNESS, Lab, wait_until
+from tests.nodes import NodeUnderTest, make_pair, running
+from valkyrie.dataplane import lib
+from valkyrie.dataplane.refusal import StreamResetError, UnreachableError
+
+Pair = tuple[NodeUnderTest, NodeUnderTest]
+
+
+def session(node: NodeUnderTest) -> dict[str, Any]:
+    """Return what a node says of its only session."""
+    rows: list[dict[str, Any]] = node.status()["sessions"]
+    assert len(rows) == 1
+    return rows[0]
+
+
+def joined(*nodes: NodeUnderTest) -> bool:
+    """Say whether both have the same session."""
+    rows = [session(node) for node in nodes]
+    return all(row["state"] == "up" for row in rows) and (rows[0]["local"], rows[0]["remote"]) == (
+        rows[1]["remote"],
+        rows[1]["local"],
+    )
+
+
+@pytest.fixture(params=["udp", "xdp"])
+def pair(lab: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """Two running nodes."""
+    nodes = make_pair(lab, tmp_path, path=request.param)
+    with running(*nodes):
+        yield nodes
+
+
+def test_nodes_shake_hands_and_then_exchange_messages(pair: Pair) -> None:
+    wait_until(lambda: joined(*pair), 5.0, "both have joined")
+    a, b = pair
+    row = session(a)
+    assert int(row["local"], 16) != 0
+    assert row["age_s"] >= 0
+    with valkyrie.attach_sync(a.socket) as one, valkyrie.attach_sync(b.socket) as other:
+        with other.listen("echo") as service:
+            out = one.connect("b").open("echo", stream=1000)
+            into = service.accept(timeout=5)
+            out.send(b"hello")
+            message = into.recv(timeout=5)
+            assert message is not None
+            assert message.payload == b"hello"
+    for node in pair:
+        kinds = node.status()["control_frames"]
+        assert "malformed" not in kinds
+        assert {"negotiate"} <= kinds.keys()
+
+
+def test_sessions_outlive_worker_and_daemon(pair: Pair) -> None:
+    wait_until(lambda: joined(*pair), 5.0, "both have joined")
+    a, b = pair
+    before = session(a)
+    with valkyrie.attach_sync(a.socket) as one, valkyrie.attach_sync(b.socket) as other:
+        with other.listen("echo") as service:
+            out = one.connect("b").open("echo", stream=1000)
+            into = service.accept(timeout=5)
+            for child in ("daemon", "worker"):
+                for node in pair:
+                    victim = node.pid(child)
+                    for process in node.children():
+                        if process.pid == victim:
+                            process.kill()
+                    wait_until(lambda: anew(node, child, victim), 10.0, f"another {child}")
+                out.send(child.encode())
+                message = into.recv(timeout=5)
+                assert message is not None
+                assert message.payload == child.encode()
+    after = session(a)
+    assert (after["local"], after["remote"]) == (before["local"], before["remote"])
+
+
+def anew(node: NodeUnderTest, child: str, old: int) -> bool:
+    """Say whether a node has another worker or daemon."""
+    try:
+        return node.pid(child) not in (0, old)
+    except (OSError, KeyError):
+        return False
+
+
+def test_a_node_that_was_killed_and_started_anew_is_found_out_by_the_next_message(
+    lab: Lab, tmp_path: Path
+) -> None:
+    patient = "[session]\nkeepalive_ms = 60000\neager = false\n"
+    a, b = make_pair(lab, tmp_path, extra=patient)
+    with running(a, b), valkyrie.attach_sync(a.socket) as one:
+        with valkyrie.attach_sync(b.socket) as other, other.listen("echo") as service:
+            out = one.connect("b").open("echo", stream=1000)
+            out.send(b"first")
+            assert service.accept(timeout=5).recv(timeout=5)
+            before = session(a)
+            kill(b)
+        b.start()
+        began = time.monotonic()
+        out.send(b"second")
+        with pytest.raises(StreamResetError) as caught:
+            out.recv(timeout=5)
+        assert caught.value.code == lib.VK_CODE_PEER_RESTARTED
+        assert time.monotonic() - began < 1.0 * SLOWNESS
+        wait_until(lambda: joined(a, b), 5.0, "both have joined anew")
+        assert session(a)["local"] != before["local"]
+        with valkyrie.attach_sync(b.socket) as other, other.listen("echo") as service:
+            again = one.connect("b").open("echo", stream=1000)
+            again.send(b"third")
+            assert service.accept(timeout=5).recv(timeout=5)
+
+
+def kill(node: NodeUnderTest) -> None:
+    """Kill a node with all its processes."""
+    assert node.process is not None
+    family = node.children()
+    node.process.kill()
+    node.process.wait()
+    for process in family:
+        process.kill()
+        process.wait(10)
+
+
+def test_the_streams_of_a_dead_peer_end_and_it_is_found_again(lab: Lab, tmp_path: Path) -> None:
+    a, b = make_pair(lab, tmp_path, extra="[session]\nretry_ms = 100\nretry_max_ms = 200\n")
+    with running(a, b), valkyrie.attach_sync(a.socket) as one:
+        with valkyrie.attach_sync(b.socket) as other, other.listen("echo") as service:
+            out = one.connect("b").open("echo", stream=1000)
+            out.send(b"first")
+            assert service.accept(timeout=5).recv(timeout=5)
+            began = time.monotonic()
+            freeze(b, signal.SIGSTOP)
+            try:
+                with pytest.raises(StreamResetError) as caught:
+                    out.recv(timeout=5)
+            finally:
+                freeze(b, signal.SIGCONT)
+            assert caught.value.code == lib.VK_CODE_UNREACHABLE
+            assert 0.2 < time.monotonic() - began < 1.0 * SLOWNESS
+            wait_until(lambda: joined(a, b), 10.0, "both have joined again")
+
+
+def freeze(node: NodeUnderTest, number: signal.Signals) -> None:
+    """Stop a node's processes, or let them go on."""
+    assert node.process is not None
+    for process in node.children():
+        process.send_signal(number)
+    node.process.send_signal(number)
+
+
+def test_a_peer_that_does_not_answer_is_refused_after_the_handshake_time(
+    lab: Lab, tmp_path: Path
+) -> None:
+    a, b = make_pair(lab, tmp_path, extra="[session]\nhandshake_ms = 300\n")
+    with running(a), valkyrie.attach_sync(a.socket) as one:
+        began = time.monotonic()
+        with pytest.raises(UnreachableError):
+            one.connect("b").open("echo", stream=1000)
+        assert time.monotonic() - began < 2.0 * SLOWNESS
+        with running(b), valkyrie.attach_sync(b.socket) as other, other.listen("echo"):
+            wait_until(lambda: joined(a, b), 10.0, "the peer that came later has joined")
+            one.connect("b").open("echo", stream=1000).close()
+
+
+def test_a_peer_whose_address_changes_keeps_its_session_and_its_streams(pair: Pair) -> None:
+    a, b = pair
+    with valkyrie.attach_sync(a.socket) as one, valkyrie.attach_sync(b.socket) as other:
+        with one.listen("echo") as service:
+            out = other.connect("a").open("echo", stream=1000)
+            out.send(b"first")
+            into = service.accept(timeout=5)
+            assert into.recv(timeout=5)
+            before = session(a)
+            old = b.link.v4
+            new = IPv4Interface(f"{old.ip + 100}/{old.network.prefixlen}")
+            b.host.run(remove_address, b.link.index, old)
+            b.host.add_address(b.link.index, new)
+            out.send(b"second")
+            message = into.recv(timeout=5)
+            assert message is not None
+            assert message.payload == b"second"
+            wait_until(lambda: session(a)["address"] == str(new.ip), 5.0, "the peer is elsewhere")
+            into.send(b"third")
+            assert out.recv(timeout=5)
+            after = session(a)
+            assert (after["local"], after["remote"]) == (before["local"], before["remote"])
+
+
+def remove_address(index: int, address: IPv4Interface) -> None:
+    """Take an address off an interface."""
+    with IPRoute() as routes:
+        routes.addr(
+            "del", index=index, address=str(address.ip), prefixlen=address.network.prefixlen
+        )
