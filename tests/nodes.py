@@ -32,6 +32,9 @@ attachments_max = 64
 """
 """A policy that allows everything."""
 
+PATIENT = "[session]\nkeepalive_ms = 60000\n"
+"""A peer that stands still for seconds is not dead: for tests that have a worker hang."""
+
 _UP = """
 import sys
 from pathlib import Path

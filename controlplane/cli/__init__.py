@@ -17,7 +17,7 @@ def build() -> App:
 
     import valkyrie
 
-    from . import counters, lab, node, pipes, tools
+    from . import counters, lab, node, pipes, sessions, tools
     from .exits import MEANINGS
 
     codes = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in MEANINGS.items())
@@ -42,6 +42,7 @@ def build() -> App:
         node.stop,
     ):
         app.command(command)
+    app.command(sessions.build())
     return app
 
 

@@ -20,7 +20,7 @@ import pytest
 
 import valkyrie
 from tests.lab import SLOWNESS, Lab, wait_until
-from tests.nodes import NodeUnderTest, make_pair, running
+from tests.nodes import PATIENT, NodeUnderTest, make_pair, running
 from valkyrie.dataplane import appsocket, lib
 from valkyrie.dataplane.driver import exchange
 from valkyrie.dataplane.stream import SyncStream
@@ -36,7 +36,7 @@ LINE = b"x" * 200
 @pytest.fixture(params=["udp", "xdp"])
 def pair(lab: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pair]:
     """Two running nodes."""
-    nodes = make_pair(lab, tmp_path, path=request.param)
+    nodes = make_pair(lab, tmp_path, path=request.param, extra=PATIENT)
     with running(*nodes):
         yield nodes
 

@@ -159,3 +159,19 @@ def test_up_without_privileges_is_one_line_and_code_4(lab: Lab, public: Path) ->
     here, _ = lab.wire(lab.host("a"), lab.host("b"))
     node = make_node(here, public, {})
     refused(valkyrie("up", "--config", node.config, user="65534"), Exit.DENIED, "CAP_")
+
+
+def test_session_list_shows_the_peer_its_ids_and_the_round_trip(pair: Pair) -> None:
+    a, b = pair
+
+    def row(node: NodeUnderTest) -> dict[str, object]:
+        (found,) = json.loads(ask(node, "session", "list", "--json").stdout)
+        assert isinstance(found, dict)
+        return found
+
+    wait_until(lambda: row(a)["state"] == row(b)["state"] == "up", 10)
+    ours, theirs = row(a), row(b)
+    assert (ours["local"], ours["remote"]) == (theirs["remote"], theirs["local"])
+    shown = ask(a, "session", "list").stdout.splitlines()
+    assert shown[0].split()[:4] == ["peer", "state", "address", "local"]
+    assert shown[1].split()[:4] == ["b", "up", str(b.link.v4.ip), ours["local"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
@@ -51,14 +52,17 @@ def test_nodes_shake_hands_and_then_exchange_messages(pair: Pair) -> None:
     row = session(a)
     assert int(row["local"], 16) != 0
     assert row["age_s"] >= 0
-    with valkyrie.attach_sync(a.socket) as one, valkyrie.attach_sync(b.socket) as other:
-        with other.listen("echo") as service:
-            out = one.connect("b").open("echo", stream=1000)
-            into = service.accept(timeout=5)
-            out.send(b"hello")
-            message = into.recv(timeout=5)
-            assert message is not None
-            assert message.payload == b"hello"
+    with (
+        valkyrie.attach_sync(a.socket) as one,
+        valkyrie.attach_sync(b.socket) as other,
+        other.listen("echo") as service,
+    ):
+        out = one.connect("b").open("echo", stream=1000)
+        into = service.accept(timeout=5)
+        out.send(b"hello")
+        message = into.recv(timeout=5)
+        assert message is not None
+        assert message.payload == b"hello"
     for node in pair:
         kinds = node.status()["control_frames"]
         assert "malformed" not in kinds
@@ -69,21 +73,24 @@ def test_sessions_outlive_worker_and_daemon(pair: Pair) -> None:
     wait_until(lambda: joined(*pair), 5.0, "both have joined")
     a, b = pair
     before = session(a)
-    with valkyrie.attach_sync(a.socket) as one, valkyrie.attach_sync(b.socket) as other:
-        with other.listen("echo") as service:
-            out = one.connect("b").open("echo", stream=1000)
-            into = service.accept(timeout=5)
-            for child in ("daemon", "worker"):
-                for node in pair:
-                    victim = node.pid(child)
-                    for process in node.children():
-                        if process.pid == victim:
-                            process.kill()
-                    wait_until(lambda: anew(node, child, victim), 10.0, f"another {child}")
-                out.send(child.encode())
-                message = into.recv(timeout=5)
-                assert message is not None
-                assert message.payload == child.encode()
+    with (
+        valkyrie.attach_sync(a.socket) as one,
+        valkyrie.attach_sync(b.socket) as other,
+        other.listen("echo") as service,
+    ):
+        out = one.connect("b").open("echo", stream=1000)
+        into = service.accept(timeout=5)
+        for child in ("daemon", "worker"):
+            for node in pair:
+                victim = node.pid(child)
+                for process in node.children():
+                    if process.pid == victim:
+                        process.kill()
+                wait_until(partial(anew, node, child, victim), 10.0, f"another {child}")
+            out.send(child.encode())
+            message = into.recv(timeout=5)
+            assert message is not None
+            assert message.payload == child.encode()
     after = session(a)
     assert (after["local"], after["remote"]) == (before["local"], before["remote"])
 
@@ -136,21 +143,25 @@ def kill(node: NodeUnderTest) -> None:
 
 def test_the_streams_of_a_dead_peer_end_and_it_is_found_again(lab: Lab, tmp_path: Path) -> None:
     a, b = make_pair(lab, tmp_path, extra="[session]\nretry_ms = 100\nretry_max_ms = 200\n")
-    with running(a, b), valkyrie.attach_sync(a.socket) as one:
-        with valkyrie.attach_sync(b.socket) as other, other.listen("echo") as service:
-            out = one.connect("b").open("echo", stream=1000)
-            out.send(b"first")
-            assert service.accept(timeout=5).recv(timeout=5)
-            began = time.monotonic()
-            freeze(b, signal.SIGSTOP)
-            try:
-                with pytest.raises(StreamResetError) as caught:
-                    out.recv(timeout=5)
-            finally:
-                freeze(b, signal.SIGCONT)
-            assert caught.value.code == lib.VK_CODE_UNREACHABLE
-            assert 0.2 < time.monotonic() - began < 1.0 * SLOWNESS
-            wait_until(lambda: joined(a, b), 10.0, "both have joined again")
+    with (
+        running(a, b),
+        valkyrie.attach_sync(a.socket) as one,
+        valkyrie.attach_sync(b.socket) as other,
+        other.listen("echo") as service,
+    ):
+        out = one.connect("b").open("echo", stream=1000)
+        out.send(b"first")
+        assert service.accept(timeout=5).recv(timeout=5)
+        began = time.monotonic()
+        freeze(b, signal.SIGSTOP)
+        try:
+            with pytest.raises(StreamResetError) as caught:
+                out.recv(timeout=5)
+        finally:
+            freeze(b, signal.SIGCONT)
+        assert caught.value.code == lib.VK_CODE_UNREACHABLE
+        assert 0.2 < time.monotonic() - began < 1.0 * SLOWNESS
+        wait_until(lambda: joined(a, b), 10.0, "both have joined again")
 
 
 def freeze(node: NodeUnderTest, number: signal.Signals) -> None:
@@ -177,26 +188,29 @@ def test_a_peer_that_does_not_answer_is_refused_after_the_handshake_time(
 
 def test_a_peer_whose_address_changes_keeps_its_session_and_its_streams(pair: Pair) -> None:
     a, b = pair
-    with valkyrie.attach_sync(a.socket) as one, valkyrie.attach_sync(b.socket) as other:
-        with one.listen("echo") as service:
-            out = other.connect("a").open("echo", stream=1000)
-            out.send(b"first")
-            into = service.accept(timeout=5)
-            assert into.recv(timeout=5)
-            before = session(a)
-            old = b.link.v4
-            new = IPv4Interface(f"{old.ip + 100}/{old.network.prefixlen}")
-            b.host.run(remove_address, b.link.index, old)
-            b.host.add_address(b.link.index, new)
-            out.send(b"second")
-            message = into.recv(timeout=5)
-            assert message is not None
-            assert message.payload == b"second"
-            wait_until(lambda: session(a)["address"] == str(new.ip), 5.0, "the peer is elsewhere")
-            into.send(b"third")
-            assert out.recv(timeout=5)
-            after = session(a)
-            assert (after["local"], after["remote"]) == (before["local"], before["remote"])
+    with (
+        valkyrie.attach_sync(a.socket) as one,
+        valkyrie.attach_sync(b.socket) as other,
+        one.listen("echo") as service,
+    ):
+        out = other.connect("a").open("echo", stream=1000)
+        out.send(b"first")
+        into = service.accept(timeout=5)
+        assert into.recv(timeout=5)
+        before = session(a)
+        old = b.link.v4
+        new = IPv4Interface(f"{old.ip + 100}/{old.network.prefixlen}")
+        b.host.run(remove_address, b.link.index, old)
+        b.host.add_address(b.link.index, new)
+        out.send(b"second")
+        message = into.recv(timeout=5)
+        assert message is not None
+        assert message.payload == b"second"
+        wait_until(lambda: session(a)["address"] == str(new.ip), 5.0, "the peer is elsewhere")
+        into.send(b"third")
+        assert out.recv(timeout=5)
+        after = session(a)
+        assert (after["local"], after["remote"]) == (before["local"], before["remote"])
 
 
 def remove_address(index: int, address: IPv4Interface) -> None:
