@@ -113,17 +113,23 @@ class State:
     def set_peer(self, index: int, address: str, udp_port: int) -> None:
         """Enter a configured peer; one that is there already, from an earlier daemon, stays.
 
-        It stays where it has proven to be, too: the configuration is the same for every daemon of
-        a node.
+        It stays where it has proven to be, too.
         """
         parsed = ip_address(address)
         row = self.rows.peers[index]
-        if row.state == lib.VK_ROW_LIVE and not row.sequence & 1:
+        same = (
+            row.state == lib.VK_ROW_LIVE
+            and row.home_family == parsed.version
+            and bytes(row.home)[: len(parsed.packed)] == parsed.packed
+            and row.home_port == udp_port
+        )
+        if same and not row.sequence & 1:
             return
         with writing(row):
-            row.family = parsed.version
+            row.family = row.home_family = parsed.version
             _put(row.address, parsed.packed)
-            row.udp_port = udp_port
+            _put(row.home, parsed.packed)
+            row.udp_port = row.home_port = udp_port
             row.resolved = 0
             row.session = row.session_local = 0
             row.joined = 0

@@ -183,6 +183,10 @@ struct vk_peer {
 	uint32_t refuse; /* enum vk_code that streams are refused with while not joined; 0 = wait */
 	uint64_t incarnation; /* of the peer's node */
 	uint64_t since_ns; /* CLOCK_MONOTONIC: when it joined */
+	uint8_t home[16]; /* where the configuration says it is: it may have moved */
+	uint16_t home_port;
+	uint8_t home_family;
+	uint8_t pad2[5];
 	uint32_t session; /* id on the frames we send: the peer's choice */
 	uint32_t session_local; /* id on the frames we get: ours; the top bits are a queue */
 	uint32_t ack_delay_us; /* how long the peer may hold back an acknowledgement */

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import ip_address
 
 import pytest
 
 from valkyrie.controlplane.policy import Grant, StreamRange
+from valkyrie.controlplane.session import Link
+from valkyrie.controlplane.sessions import Place
 from valkyrie.controlplane.state import State, Way, writing
 from valkyrie.dataplane import ffi, lib
+from valkyrie.dataplane.control import Limits
 from valkyrie.dataplane.wire import Class
 
 GRANT = Grant(
@@ -103,3 +107,54 @@ def test_services_come_and_go(state: State) -> None:
     assert "s7" not in state.services()
     assert state.add_service("another", 3, 4)
     assert state.services()["another"] == (3, 4)
+
+
+def test_a_peer_that_has_moved_stays_where_it_is_for_the_next_daemon(state: State) -> None:
+    state.set_peer(0, "10.9.0.2", 21000)
+    place = Place(ip_address("10.9.0.77"), 4242)
+    state.move(0, place)
+    generation = state.rows.peers[0].generation
+    state.set_peer(0, "10.9.0.2", 21000)
+    assert state.place(0) == place
+    assert state.rows.peers[0].generation == generation
+
+
+def test_a_session_stands_in_its_row_for_the_next_daemon(state: State) -> None:
+    state.set_peer(0, "10.9.0.2", 21000)
+    assert state.link(0) is None
+    link = Link(local=5, remote=6, incarnation=2**63 + 1, limits=Limits(), since_ns=9)
+    state.join(0, link, lost=False)
+    found = state.link(0)
+    assert found is not None
+    assert (found.local, found.remote, found.incarnation, found.since_ns) == (5, 6, 2**63 + 1, 9)
+    assert found.limits.window_start == Limits().window_start
+    state.leave(0, lib.VK_CODE_UNREACHABLE)
+    assert state.link(0) is None
+
+
+def test_streams_end_with_the_code_and_only_when_they_are_lost(state: State) -> None:
+    state.set_peer(0, "10.9.0.2", 21000)
+    row = state.rows.peers[0]
+    link = Link(local=5, remote=6, incarnation=7, limits=Limits(), since_ns=9)
+    numbered: dict[int, tuple[Callable[[], object], int, int, int]] = {
+        # what happens, generations more, end code, refuse
+        1: (lambda: state.join(0, link, lost=False), 0, 0, 0),
+        2: (lambda: state.join(0, link, lost=True), 1, lib.VK_CODE_PEER_RESTARTED, 0),
+        3: (
+            lambda: state.leave(0, lib.VK_CODE_UNREACHABLE),
+            1,
+            lib.VK_CODE_UNREACHABLE,
+            lib.VK_CODE_UNREACHABLE,
+        ),
+        4: (lambda: state.wait(0), 0, lib.VK_CODE_UNREACHABLE, 0),
+    }
+    for number, (happen, more, end, refuse) in numbered.items():
+        before = row.generation
+        happen()
+        assert (row.generation - before, row.end_code, row.refuse) == (more, end, refuse), number
+
+
+def test_an_incarnation_is_drawn_once_and_never_zero(state: State) -> None:
+    draws = iter([bytes(8), b"\0" * 7 + b"\x09", b"\xff" * 8])
+    assert state.incarnation(lambda _: next(draws)) == 9
+    assert state.incarnation(lambda _: next(draws)) == 9
