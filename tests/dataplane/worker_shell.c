@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 enum { LINE_MAX_SIZE = 1 << 18 };
 
@@ -306,6 +307,45 @@ static void do_join(void)
 	printf("1\n");
 }
 
+/* session node remote local generations code refuse: what a daemon enters of the peer; the cookie
+ * is all ones */
+static void do_session(void)
+{
+	struct vk_state *state = rig_nodes[argument[0]].state;
+	struct vk_peer *row = &state->peers[0];
+
+	row->sequence += 2;
+	row->session = (uint32_t)argument[1];
+	row->session_local = (uint32_t)argument[2];
+	row->generation += (uint32_t)argument[3];
+	row->end_code = (uint32_t)argument[4];
+	row->refuse = (uint32_t)argument[5];
+	row->udp_port = VK_PORT;
+	memset(row->cookie, 1, sizeof row->cookie);
+	row->cookie_size = sizeof row->cookie;
+	state->peer_epoch++;
+	printf("1\n");
+}
+
+/* python node: what the worker has told the daemon */
+static void do_python(void)
+{
+	struct {
+		struct vk_control_frame head;
+		uint8_t frame[2048];
+	} packet;
+	ssize_t size;
+
+	while ((size = recv(rig_nodes[argument[0]].python, &packet, sizeof packet, MSG_DONTWAIT)) >=
+	       (ssize_t)sizeof packet.head) {
+		printf("%u %u %u ", packet.head.kind, packet.head.peer, packet.head.address[3]);
+		for (ssize_t i = 0; i < size - (ssize_t)sizeof packet.head; i++)
+			printf("%02x", packet.frame[i]);
+		printf(";");
+	}
+	printf("\n");
+}
+
 static void do_news(void)
 {
 	uint32_t slot = 0, kind = rig_news((uint32_t)argument[0], &slot);
@@ -345,7 +385,7 @@ static const struct {
 	{ "turn", do_turn }, { "worker", do_worker },	{ "param", do_param },
 	{ "peer", do_peer }, { "news", do_news },	{ "blocked", do_blocked },
 	{ "time", do_time }, { "service", do_service }, { "detach", do_detach },
-	{ "join", do_join },
+	{ "join", do_join }, { "session", do_session }, { "python", do_python },
 };
 
 /* Splits a line into its command, numbers and the word among them. */

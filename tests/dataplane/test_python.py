@@ -1,0 +1,130 @@
+"""The control class in the worker: what it answers itself, and what it tells the daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.dataplane.rig import Rig, rig_of
+from valkyrie.dataplane import lib
+from valkyrie.dataplane.control import Error, Hello, Option, Ping, Pong, parse_control
+from valkyrie.dataplane.wire import Class, Code, Seq, Session, make_frame
+
+PEER, STRANGER = 0, 5
+"""Last byte of the address, less one."""
+REMOTE, LOCAL = 0x0700_0001, 0x0700_0002
+COOKIE = Option(lib.VK_OPTION_COOKIE, b"\x01" * lib.VK_COOKIE_SIZE)
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    with rig_of() as made:
+        made.pair()
+        made.settle()
+        for node, ids in ((0, (LOCAL, REMOTE)), (1, (REMOTE, LOCAL))):
+            made.ask("session", node, *ids, 0, 0, 0)
+        made.settle()
+        made.log()
+        yield made
+
+
+def inject(rig: Rig, data: bytes, klass: int = Class.CONTROL, source: int = PEER) -> None:
+    rig.ask("raw", 1, int(klass), source, data.hex())
+    rig.turn(1)
+
+
+def told(rig: Rig, node: int = 1) -> list[tuple[int, int, int, bytes]]:
+    """Return what the daemon was told: kind, peer, last byte of the address, frame."""
+    found = []
+    for each in rig.ask("python", node).split(";"):
+        if each:
+            kind, peer, address, *data = each.split(" ")
+            found.append((int(kind), int(peer), int(address), bytes.fromhex("".join(data))))
+    return found
+
+
+def answers(rig: Rig) -> list[object]:
+    return [parse_control(each.data) for each in rig.log() if each.klass == Class.CONTROL]
+
+
+def message(session: int) -> bytes:
+    extensions = (Session(session, 7_000_000, space=1), Seq(0))
+    return make_frame(lib.VK_STREAM_DATA, 1000, b"x", *extensions, priority=50).pack()
+
+
+def test_a_ping_of_a_peer_is_answered_though_no_daemon_reads(rig: Rig) -> None:
+    inject(rig, Ping(12345).pack())
+    assert answers(rig) == [Pong(12345)]
+    assert told(rig) == []
+
+
+def test_a_ping_of_a_stranger_or_of_another_size_is_the_daemons(rig: Rig) -> None:
+    long = make_frame(lib.VK_PING, 0, bytes(100)).pack()
+    inject(rig, Ping(1).pack(), source=STRANGER)
+    inject(rig, long)
+    assert answers(rig) == []
+    assert told(rig) == [
+        (lib.VK_CONTROL_FRAME, 0, STRANGER + 1, Ping(1).pack()),
+        (lib.VK_CONTROL_FRAME, 0, PEER + 1, long),
+    ]
+
+
+def test_a_handshake_reaches_the_daemon_as_it_came(rig: Rig) -> None:
+    hello = Hello(1, 2).pack()
+    inject(rig, hello)
+    assert told(rig) == [(lib.VK_CONTROL_FRAME, 0, PEER + 1, hello)]
+
+
+def test_a_session_that_is_not_known_is_refused_with_the_cookie_once_a_millisecond(
+    rig: Rig,
+) -> None:
+    for _ in range(5):
+        inject(rig, message(LOCAL + 1), Class.DATA)
+    assert answers(rig) == [Error(Code.SESSION_UNKNOWN, LOCAL + 1, (COOKIE,))]
+    rig.wait(0.001)
+    inject(rig, message(LOCAL + 1), Class.DATA)
+    assert len(answers(rig)) == 1
+    assert rig.count(1, Class.DATA)["drop_frame_session"] == 6
+
+
+def test_the_daemon_hears_of_a_session_that_is_used_from_another_address(rig: Rig) -> None:
+    for _ in range(5):
+        inject(rig, message(LOCAL), Class.DATA, STRANGER)
+    assert told(rig) == [(lib.VK_CONTROL_ELSEWHERE, 0, STRANGER + 1, b"")]
+    assert rig.count(1, Class.DATA)["rx_messages"] == 0
+    rig.wait(1.0)
+    inject(rig, message(LOCAL + 1), Class.DATA, STRANGER)
+    inject(rig, message(0), Class.DATA, STRANGER)
+    assert told(rig) == []
+
+
+def test_the_daemon_hears_of_a_stream_that_waits_for_a_session(rig: Rig) -> None:
+    rig.ask("join", 0, 0)
+    rig.ask_open(0, 0, 1001, "svc")
+    for _ in range(5):
+        rig.turn(0)
+    assert [each[:2] for each in told(rig, 0)] == [(lib.VK_CONTROL_WANTED, 0)]
+    rig.wait(0.1)
+    rig.turn(0)
+    assert len(told(rig, 0)) == 1
+    rig.ask("join", 0, 1)
+    rig.settle()
+    assert [each.code for each in rig.take(0, 0, Class.DATA)] == [0]
+
+
+def test_streams_of_a_peer_that_forgot_them_end_with_the_code_that_says_so(rig: Rig) -> None:
+    rig.ask("session", 0, LOCAL + 8, REMOTE + 8, 1, int(Code.PEER_RESTARTED), 0)
+    rig.turn(0)
+    (record,) = rig.take(0, 0, Class.DATA)
+    assert (record.kind, record.code) == (lib.VK_RECORD_RESET, Code.PEER_RESTARTED)
+
+
+def test_while_a_peer_is_unreachable_streams_to_it_are_refused_at_once(rig: Rig) -> None:
+    rig.ask("join", 0, 0)
+    rig.ask("session", 0, 0, 0, 0, 0, int(Code.UNREACHABLE))
+    token = rig.ask_open(0, 0, 1001, "svc")
+    rig.turn(0)
+    (record,) = rig.take(0, 0, Class.DATA)
+    assert (record.kind, record.code) == (lib.VK_RECORD_OPENED, Code.UNREACHABLE)
+    assert record.correlation == token
