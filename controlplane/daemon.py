@@ -161,7 +161,14 @@ class Daemon:
             [_port_facts(row) for row in inherited.interfaces],
             self.config.node.udp_port,
         )
-        self.links = Links(self.config, self.state, self.work, self.peers, inherited.voices)
+        self.links = Links(
+            self.config,
+            self.state,
+            self.work,
+            self.peers,
+            inherited.voices,
+            payload_max=_payload_max(inherited.interfaces),
+        )
         self.apps = AppServer(inherited.listener, self._answer, self._ended)
         self._stop = asyncio.Event()
 
@@ -440,6 +447,12 @@ class Daemon:
 
     async def _police(self, which: int, rate: int, burst: int) -> None:
         await self.broker.ask(Message(Kind.POLICE, slot=which, first=rate, second=burst))
+
+
+def _payload_max(rows: list[dict[str, object]]) -> int:
+    """Return the UDP payload that all interfaces take: a frame of AF_XDP holds less."""
+    by_xdp = any(not str(row["mode"]).startswith("udp") for row in rows)
+    return int(lib.VK_XDP_PAYLOAD_MAX if by_xdp else lib.VK_UDP_PAYLOAD_MAX)
 
 
 def _port_facts(row: dict[str, object]) -> PortFacts:

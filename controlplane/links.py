@@ -41,12 +41,21 @@ class Links:
     """The sessions of a running node."""
 
     def __init__(
-        self, config: Config, rows: Rows, work: Any, peers: Peers, voices: Sequence[Voice]
+        self,
+        config: Config,
+        rows: Rows,
+        work: Any,
+        peers: Peers,
+        voices: Sequence[Voice],
+        *,
+        payload_max: int,
     ) -> None:
+        """Begin; ``payload_max``: bytes of UDP payload that this node's interfaces take."""
         self._config = config
         self._rows = rows
         self._work = work
         self._peers = peers
+        self._payload_max = payload_max
         self._voices = {voice.ifindex: voice for voice in voices}
         self._stir = asyncio.Event()
         self._refusing: dict[int, int] = {}
@@ -61,6 +70,7 @@ class Links:
             self.sessions.add(index, rows.place(index), self._terms(peer, wan=False), now_ns)
             if link := rows.link(index):
                 self.sessions.restore(index, link, now_ns)
+                peers.limit(index, link.limits.payload_max)
             else:
                 rows.wait(index)
         peers.on_way = self._found_way
@@ -73,6 +83,7 @@ class Links:
         keepalive_ms = settings.keepalive_wan_ms if wan else settings.keepalive_ms
         return Terms(
             limits=Limits(
+                payload_max=self._payload_max,
                 ack_delay_e_us=delay_us,
                 ack_delay_b_us=delay_us,
                 ack_delay_l_us=delay_us,
@@ -165,6 +176,7 @@ class Links:
             if isinstance(event, Joined):
                 self._refusing.pop(index, None)
                 self._rows.join(index, event.link, lost=event.lost)
+                self._peers.limit(index, event.link.limits.payload_max)
                 self._say(index, "started anew" if event.lost else "has joined")
             elif isinstance(event, Left):
                 # Before any session was there nobody need be told again and again.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .settings import Peer
 
 _IP_AND_UDP_SIZE = {4: 20 + 8, 6: 40 + 8}  # RFC 791, RFC 8200, RFC 768
+_NO_LIMIT = 0xFFFF
 _NUD_STALE = 0x04  # linux/neighbour.h
 _SETTLE_S = 0.02
 """Changes come in bursts: one look after each."""
@@ -61,6 +62,8 @@ class Peers:
         self._ways: list[Way | None] = [None] * len(peers)
         self._addresses: list[IPv4Address | IPv6Address] = []
         """Where the peers are: not where the configuration says, if they have moved."""
+        self._limits = [_NO_LIMIT] * len(peers)
+        """UDP payload that the peers take, in bytes."""
         self.on_way: OnWay | None = None
         """Called when there is another way to a peer."""
         for index, peer in enumerate(peers):
@@ -94,7 +97,7 @@ class Peers:
         try:
             route = await netlink.route(str(address))
             direct = ip_address(route.gateway) == address
-            way, reason = await self._find(netlink, address, route)
+            way, reason = await self._find(netlink, address, route, self._limits[index])
         except DataPlaneError as error:
             way, reason = None, str(error.args[-1])
         if address != self._addresses[index]:
@@ -106,7 +109,11 @@ class Peers:
             self.on_way(index, direct=direct)
 
     async def _find(
-        self, netlink: AsyncNetlink, address: IPv4Address | IPv6Address, route: Route
+        self,
+        netlink: AsyncNetlink,
+        address: IPv4Address | IPv6Address,
+        route: Route,
+        limit: int,
     ) -> tuple[Way | None, str]:
         if route.local:
             return None, "the address is this host's own"
@@ -119,7 +126,7 @@ class Peers:
         way = Way(
             port_index=port.index,
             source=ip_address(route.source or bytes(len(address.packed))),
-            payload_max=mtu - _IP_AND_UDP_SIZE[address.version],
+            payload_max=min(mtu - _IP_AND_UDP_SIZE[address.version], limit),
             mac=mac,
             source_mac=link.mac if mac else b"",
         )
@@ -135,6 +142,11 @@ class Peers:
     def move(self, index: int, address: IPv4Address | IPv6Address) -> None:
         """Look for a peer at another address from now on."""
         self._addresses[index] = address
+        self._look.set()
+
+    def limit(self, index: int, payload_max: int) -> None:
+        """Send a peer no more UDP payload in a datagram than it takes; 0 = it has not said."""
+        self._limits[index] = payload_max or _NO_LIMIT
         self._look.set()
 
     def way_to(self, index: int) -> tuple[IPv4Address | IPv6Address | None, int]:

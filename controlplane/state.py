@@ -151,6 +151,7 @@ class State:
             row.ack_delay_us = min(link.limits.ack_delay_us, _ACK_DELAY_MAX_US)
             row.window_start = link.limits.window_start
             row.session_window = link.limits.session_window
+            row.takes = link.limits.payload_max
             row.refuse = 0
             row.joined = 1
         self._changed_peers()
@@ -176,6 +177,7 @@ class State:
         if not row.joined or not row.incarnation:
             return None
         limits = Limits(
+            payload_max=row.takes,
             window_start=row.window_start,
             session_window=row.session_window,
             ack_delay_e_us=row.ack_delay_us,

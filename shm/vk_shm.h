@@ -186,7 +186,8 @@ struct vk_peer {
 	uint8_t home[16]; /* where the configuration says it is: it may have moved */
 	uint16_t home_port;
 	uint8_t home_family;
-	uint8_t pad2[5];
+	uint8_t pad2[3];
+	uint16_t takes; /* UDP payload bytes, by its own word; 0 = it has not said */
 	uint32_t session; /* id on the frames we send: the peer's choice */
 	uint32_t session_local; /* id on the frames we get: ours; the top bits are a queue */
 	uint32_t ack_delay_us; /* how long the peer may hold back an acknowledgement */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pyroute2 import IPRoute
 
 import valkyrie
 from tests.lab import SLOWNESS, Lab, wait_until
-from tests.nodes import NodeUnderTest, make_pair, running
+from tests.nodes import NodeUnderTest, make_node, make_pair, running
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.refusal import StreamResetError, UnreachableError
 
@@ -219,3 +220,21 @@ def remove_address(index: int, address: IPv4Interface) -> None:
         routes.addr(
             "del", index=index, address=str(address.ip), prefixlen=address.network.prefixlen
         )
+
+
+def test_a_node_sends_no_more_in_a_datagram_than_the_other_takes(lab: Lab, tmp_path: Path) -> None:
+    a, b = lab.wire(lab.host("a"), lab.host("b"), mtu=3000)
+    first = make_node(a, tmp_path, {"b": str(b.v4.ip)}, path="udp")
+    second = make_node(b, tmp_path, {"a": str(a.v4.ip)}, path="xdp")
+
+    def payload_max() -> object:
+        return first.status()["peers"][0].get("payload_max")
+
+    with running(first, second):
+        wait_until(lambda: joined(first, second), 5.0, "both have joined")
+        assert second.status()["interfaces"][0]["rx"]["mode"].startswith("xdp")
+        wait_until(lambda: payload_max() == lib.VK_XDP_PAYLOAD_MAX)
+        pid = first.pid("daemon")
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: anew(first, "daemon", pid), 10.0)
+        wait_until(lambda: payload_max() == lib.VK_XDP_PAYLOAD_MAX)
