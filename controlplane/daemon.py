@@ -165,8 +165,9 @@ class Daemon:
             self.config,
             self.state,
             self.work,
+            self.counters,
             self.peers,
-            inherited.voices,
+            voices=inherited.voices,
             payload_max=_payload_max(inherited.interfaces),
         )
         self.apps = AppServer(inherited.listener, self._answer, self._ended)

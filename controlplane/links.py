@@ -45,15 +45,17 @@ class Links:
         config: Config,
         rows: Rows,
         work: Any,
+        counters: Any,
         peers: Peers,
-        voices: Sequence[Voice],
         *,
+        voices: Sequence[Voice],
         payload_max: int,
     ) -> None:
         """Begin; ``payload_max``: bytes of UDP payload that this node's interfaces take."""
         self._config = config
         self._rows = rows
         self._work = work
+        self._counters = counters
         self._peers = peers
         self._payload_max = payload_max
         self._voices = {voice.ifindex: voice for voice in voices}
@@ -200,7 +202,9 @@ class Links:
             source, ifindex = self._peers.way_to(index)
             voice = self._voices.get(ifindex)
             if voice is not None and source is not None:
-                voice.send(source, place.address, place.udp_port, data)
+                self._counters.daemon_frames += voice.send(
+                    source, place.address, place.udp_port, data
+                )
 
     # ---- Status ----
 

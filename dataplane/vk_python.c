@@ -92,6 +92,7 @@ static void commit(struct vk_run *run, struct vk_path *path, uint32_t size)
 {
 	path->ops->tx_commit(path, size, 0);
 	vk_count_row(run, VK_CLASS_CONTROL)[VK_TX_CONTROL]++;
+	vk_count_row(run, VK_CLASS_CONTROL)[VK_TX_FRAMES]++;
 }
 
 int vk_python_pong(struct vk_run *run, uint32_t peer, const struct vk_frame *frame)

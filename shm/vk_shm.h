@@ -455,7 +455,8 @@ struct vk_counters {
 	uint64_t daemon_heartbeat_ns; /* CLOCK_MONOTONIC */
 	uint32_t daemon_pid;
 	uint32_t port_count;
-	uint8_t pad0[32];
+	uint64_t daemon_frames; /* control frames that the daemon sent by itself */
+	uint8_t pad0[24];
 	/* worker */
 	uint64_t classes[8][32]; /* [enum vk_class][enum vk_counter] */
 	uint64_t gauges[VK_GAUGE_COUNT];

@@ -128,13 +128,15 @@ def phases(tally: Tally, network: Network, crew: Crew, seconds: float) -> dict[s
     return took
 
 
-def document_of(tally: Tally, network: Network, took: dict[str, float]) -> dict[str, Any]:
+def document_of(
+    tally: Tally, network: Network, took: dict[str, float], early: dict[str, int]
+) -> dict[str, Any]:
     """Return everything that the summary says."""
     document: dict[str, Any] = {
         "phases": summary.phases(tally, took),
         "interfaces": ledger.interfaces(network),
         "drops": ledger.drops(network),
-        "ledger": ledger.balance(network),
+        "ledger": ledger.balance(network, early),
         "file": {"bytes": tally.file_bytes, "sha256_match": tally.file_state == 1},
         "garbage": {"sent": tally.garbage},
     }
@@ -153,8 +155,11 @@ def run(seconds: float) -> dict[str, Any]:
                 network = Network(lab, "xdp", name="demo")
                 try:
                     network.start()
+                    if not wait_until(lambda: ledger.joined(network), 10.0):
+                        raise StartError("the nodes did not join: see their sessions")
+                    early = ledger.wires(network)
                     took = phases(tally, network, crew, seconds)
-                    document = document_of(tally, network, took)
+                    document = document_of(tally, network, took, early)
                 finally:
                     network.stop()
             wait_until(lambda: bool(crew.ended()) or not crew.pids, 3.0)

@@ -16,7 +16,8 @@ OURS = [verdict for verdict in wire.Verdict if verdict.action != "pass"]
 def _frames_sent(page: CountersPage) -> int:
     """Datagrams that a node gave to the kernel and that the kernel did not lose."""
     rows = [page.class_row(index) for index in range(len(CLASS_NAMES))]
-    return sum(row["tx_frames"] - row["drop_tx_frames"] for row in rows)
+    workers = sum(row["tx_frames"] - row["drop_tx_frames"] for row in rows)
+    return workers + int(page.struct.daemon_frames)
 
 
 def _frames_seen(page: CountersPage, interface: str) -> int:
@@ -48,8 +49,8 @@ def drops(network: Network) -> dict[str, dict[str, int]]:
     return found
 
 
-def balance(network: Network) -> dict[str, Any]:
-    """Return the residuals of every level; all are 0 when each message is accounted for."""
+def wires(network: Network) -> dict[str, int]:
+    """Return, per direction, the frames that one node sent and the other's kernel never saw."""
     levels: dict[str, int] = {}
     pages = {host: CountersPage(node.name) for host, node in network.nodes.items()}
     try:
@@ -60,9 +61,29 @@ def balance(network: Network) -> dict[str, Any]:
     finally:
         for page in pages.values():
             page.close()
+    return levels
+
+
+def joined(network: Network) -> bool:
+    """Say whether all nodes have their sessions."""
+    rows = [row for node in network.nodes.values() for row in node.status()["sessions"]]
+    return all(row["state"] == "up" for row in rows)
+
+
+def balance(network: Network, early: dict[str, int]) -> dict[str, Any]:
+    """Return the residuals of every level; all are 0 when each message is accounted for.
+
+    ``early`` is what ``wires`` said when the sessions were there and no application ran: greetings
+    to a node that had not begun. It is shown beside the rest, and must not grow.
+    """
+    levels = {name: value - early[name] for name, value in wires(network).items()}
     for host, node in network.nodes.items():
         levels[f"node {host}"] = node.status()["ledger"]["residual"]
-    return {"residual": sum(abs(value) for value in levels.values()), "levels": levels}
+    return {
+        "residual": sum(abs(value) for value in levels.values()),
+        "levels": levels,
+        "early": early,
+    }
 
 
 def interfaces(network: Network) -> dict[str, Any]:

@@ -93,6 +93,7 @@ def _ending(document: Document) -> list[str]:
         f"file      {file['bytes']} bytes, digest {'equal' if file['sha256_match'] else 'WRONG'}",
         f"garbage   {document['garbage']['sent']} malformed packets from the third host",
         f"balance   residual {ledger['residual']}  {ledger['levels']}",
+        f"early     {ledger['early']} frames to a node that had not begun",
     ]
     if beside := document.get("kernel_path"):
         lines.append(
