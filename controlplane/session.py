@@ -39,6 +39,7 @@ from valkyrie.dataplane.control import (
 )
 from valkyrie.dataplane.wire import Code
 
+from .cookie import SLOT_NS
 from .liveness import Liveness, Patience, Verdict
 
 _MS = 1_000_000
@@ -168,8 +169,10 @@ class Session:
         self._number = 0
         self._seen = (0, 0)
         """The peer's incarnation and newest attempt."""
-        self._retired: deque[int] = deque(maxlen=_RETIRED_MAX)
-        """Incarnations that the peer has left behind."""
+        self._retired: deque[tuple[int, int]] = deque(maxlen=_RETIRED_MAX)
+        """Incarnations that the peer has left behind, and until when their offers may be late: no
+        longer than a cookie is good. For ever would lock out a peer of whose former life an offer
+        came late, and was believed."""
         self._asked: deque[tuple[int, int]] = deque(maxlen=_TOKENS_MAX)
         """Token and time of questions."""
         self._again_ns = now_ns
@@ -345,7 +348,7 @@ class Session:
         assert attempt is not None
         if message.attempt != attempt.number or not message.session:
             return
-        if message.incarnation in self._retired:
+        if self._is_retired(message.incarnation, now_ns):
             return
         if code := self._unfit(message):
             self._send(Error(code, message.session))
@@ -375,7 +378,7 @@ class Session:
     def _accept(self, message: Control, now_ns: int) -> None:
         assert isinstance(message, Offer)
         old = self.link
-        if not message.session or message.incarnation in self._retired:
+        if not message.session or self._is_retired(message.incarnation, now_ns):
             return
         if self._seen[0] == message.incarnation and message.attempt < self._seen[1]:
             return  # late: a newer one came
@@ -404,6 +407,9 @@ class Session:
             )
         )
 
+    def _is_retired(self, incarnation: int, now_ns: int) -> bool:
+        return any(old == incarnation and now_ns < end_ns for old, end_ns in self._retired)
+
     def _unfit(self, terms: Offer) -> int:
         """Return the code to refuse a peer's terms with; 0 = they fit."""
         ours = self.terms.limits
@@ -414,7 +420,7 @@ class Session:
         old = self.link
         if self._seen[0] != terms.incarnation:
             if self._seen[0]:
-                self._retired.append(self._seen[0])
+                self._retired.append((self._seen[0], now_ns + 2 * SLOT_NS))
             self._seen = (terms.incarnation, 0)
         self.link = Link(
             local=local,

@@ -6,7 +6,7 @@ import random
 from ipaddress import ip_address
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.controlplane.meeting import MS, PEER, SECOND, Meeting
@@ -284,6 +284,7 @@ def take(meeting: Meeting, step: str, name: str, chance: random.Random) -> None:
             session.expect(meeting.now_ns, expecting=step == "expect")
 
 
+@example(seed=0, steps=[("want", "a"), ("run", "a"), ("restart", "a")], loss=0)  # a late offer
 @settings(max_examples=300, deadline=None)
 @given(seed=st.integers(0, 2**32), steps=STEPS, loss=st.sampled_from([0, 0.1, 0.4, 0.7]))
 def test_on_any_wire_they_end_with_one_session_and_one_set_of_streams(
