@@ -27,7 +27,7 @@ from valkyrie.dataplane.errors import ConfigError, DataPlaneError
 from valkyrie.dataplane.wire import Class, FrameError, Type, parse_frame
 
 from . import config as configuration
-from . import messages, policy, status
+from . import messages, policy, status, tuning
 from .appserver import Answer, AppServer, Connection
 from .links import Links
 from .messages import Kind, Message
@@ -45,6 +45,9 @@ log = logging.getLogger("valkyrie")
 _BEAT_S = 0.1
 _BROKER_S = 10.0
 _UPGRADE_S = 30.0
+_TUNED_TRY_S = 0.02
+_TUNED_TRIES = 25
+"""A worker looks every 100 ms."""
 """How long the broker may take to answer; an upgrade waits for the old worker and the new one."""
 _FRAMES_A_TURN = 64
 
@@ -415,6 +418,8 @@ class Daemon:
             message = f"only root and '{self.config.node.user}' may do that"
             return Reply(code=lib.VK_CODE_POLICY, message=message)
         match request:
+            case appsocket.Tune() if request.session:
+                return await self._tune_session(request)
             case appsocket.Tune():
                 return Reply(document=await self._tune(request.values))
             case appsocket.Upgrade():
@@ -445,6 +450,23 @@ class Daemon:
         changed = {key: value for key, value in live.items() if original[key] != value}
         await self.broker.ask(Message(Kind.TUNED, text=json.dumps(changed)))
         return dict(live)
+
+    async def _tune_session(self, request: appsocket.Tune) -> Reply:
+        """Tune the session with a peer; the reply says whether the worker has taken it."""
+        index = self.peers.find(request.session)
+        if index is None:
+            known = ", ".join(peer.name for peer in self.config.peers[:16]) or "none"
+            message = f"no session with '{request.session}'; peers are: {known}"
+            return Reply(code=lib.VK_CODE_NO_PEER, message=message)
+        wanted = tuning.changed(self.state.tuning(index), request.values)
+        version = self.state.set_tuning(index, wanted)
+        signals = self.counters.signals[index]
+        for _ in range(_TUNED_TRIES):
+            if signals.live and signals.tuning == version:
+                break
+            await asyncio.sleep(_TUNED_TRY_S)
+        applied = bool(signals.live and signals.tuning == version)
+        return Reply(document={**tuning.document(wanted), "version": version, "applied": applied})
 
     async def _police(self, which: int, rate: int, burst: int) -> None:
         await self.broker.ask(Message(Kind.POLICE, slot=which, first=rate, second=burst))

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.wire import Class, Counter, Gauge, Verdict
+from valkyrie.shm import ffi
 from valkyrie.shm.counters import APP_COUNTS, XSK_COUNTS, CountersPage
+
+from .settings import Controller
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_TRIES = 100
+"""A worker writes a row in less than a microsecond."""
+_NEVER = 2**64 - 1
 _VERDICT_FIELDS = ("packets", "bytes", "messages")
 
 Table = dict[str, int]
@@ -66,6 +73,16 @@ class PortCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class Signals:
+    """How the session with a peer fares."""
+
+    address: str
+    controller: str
+    values: Table
+    """By the names in ``struct vk_signals``; without an RTT that was never measured."""
+
+
+@dataclass(frozen=True, slots=True)
 class Readout:
     """The page at one time."""
 
@@ -81,6 +98,7 @@ class Readout:
     gauges: Table
     apps: list[AppCounts] = field(default_factory=list)
     ports: list[PortCounts] = field(default_factory=list)
+    sessions: list[Signals] = field(default_factory=list)
 
     def rows(self) -> Iterator[Row]:
         """Yield every counter."""
@@ -98,6 +116,11 @@ class Readout:
                     yield Row(f"app_{name}", {**labels, "class": klass}, value)
         for port in self.ports:
             yield from _port_rows(port)
+        for session in self.sessions:
+            labels = {"peer": session.address}
+            yield Row("session_info", {**labels, "controller": session.controller}, 1)
+            for name, value in session.values.items():
+                yield Row(f"session_{name}", labels, value)
 
 
 def _port_rows(port: PortCounts) -> Iterator[Row]:
@@ -133,6 +156,11 @@ class Page(CountersPage):
             },
             gauges={_name(each): page.gauges[each] for each in Gauge},
             apps=[app for slot in range(lib.VK_APPS_MAX) if (app := _app(page, slot))],
+            sessions=[
+                session
+                for index in range(lib.VK_PEERS_MAX)
+                if (session := _session(page.signals[index]))
+            ],
             ports=[
                 _port(page.verdicts[i], i) for i in range(min(page.port_count, lib.VK_PORTS_MAX))
             ],
@@ -159,6 +187,35 @@ def _app(page: Any, slot: int) -> AppCounts | None:
         return None
     name = _text(page.app_name[slot])
     return AppCounts(slot, name, page.app_uid[slot], page.app_pid[slot], classes)
+
+
+_SIGNALS = [
+    name
+    for name, field_ in ffi.typeof("struct vk_signals").fields
+    if field_.type.cname == "uint64_t" or name in ("tuning", "reordering", "payload_max")
+]
+
+
+def _session(row: Any) -> Signals | None:
+    """Return a session's signals, if there is one."""
+    for _ in range(_TRIES):
+        sequence = row.sequence
+        copy = ffi.new("struct vk_signals *", row)
+        if not sequence & 1 and row.sequence == sequence:
+            break
+    else:
+        return None
+    if not copy.live:
+        return None
+    address = bytes(copy.address)
+    values = {name: int(getattr(copy, name)) for name in _SIGNALS}
+    if values["rtt_min_ns"] == _NEVER:
+        del values["rtt_min_ns"]
+    return Signals(
+        str(ip_address(address[:4] if copy.family == 4 else address)),
+        get_args(Controller)[copy.controller],
+        values,
+    )
 
 
 def _port(row: Any, index: int) -> PortCounts:

@@ -18,6 +18,7 @@ from valkyrie.dataplane.wire import Class
 from .session import Link
 from .sessions import Place
 from .settings import Controller
+from .tuning import KEYS, Tuning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -257,6 +258,19 @@ class State:
 
     def _changed_peers(self) -> None:
         shm.lib.vk_epoch_bump(_counter(self.rows, "peer_epoch"))
+
+    def tuning(self, index: int) -> Tuning:
+        """Return what the session with a peer is tuned to."""
+        row = self.rows.tunings[index]
+        return {key: int(getattr(row, key)) for key in KEYS if getattr(row, key)}
+
+    def set_tuning(self, index: int, tuning: Tuning) -> int:
+        """Tune the session with a peer; returns the version that its signals tell back."""
+        with writing(self.rows.tunings[index]) as row:
+            for key in KEYS:
+                setattr(row, key, tuning.get(key, 0))
+            row.version = row.version % 0xFFFFFFFF + 1
+        return int(row.version)
 
     # ---- Applications ----
 

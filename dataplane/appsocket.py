@@ -54,6 +54,8 @@ class Tune(Request):
     """*admin*: change live parameters, ``{"class.logs.rate": 1000000, "spin_ns": 0}``."""
 
     values: dict[str, int | str]
+    session: str = ""
+    """Only the session with this peer; its keys are those of controlplane/tuning.py."""
 
 
 class Upgrade(Request):

@@ -105,7 +105,7 @@ static uint32_t shards_end(struct vk_run *run, const struct vk_out *out, uint32_
 
 	vk_out_shard(run, out, number, 0, &chunk);
 	if (out->message->sequence == flow->tx_sequence &&
-	    !vk_out_affordable(flow, vk_out_cost(out->size)))
+	    !vk_out_affordable(run, flow, vk_out_cost(out->size)))
 		size = flow->tx_limit > paid ? (flow->tx_limit - paid) / chunk * chunk : 0;
 	turn = budget > 0 ? ((uint64_t)budget + chunk - 1) / chunk * chunk : 0;
 	return sent + (uint32_t)(size < turn ? size : turn);
@@ -156,7 +156,7 @@ static enum vk_outcome held_one(struct vk_run *run, struct vk_flow *flow, uint32
 		return VK_WENT;
 	if (entry->kind == VK_RECORD_DATA && !entry->shards &&
 	    entry->sequence == flow->tx_sequence &&
-	    !vk_out_affordable(flow, vk_out_cost(out.size)) &&
+	    !vk_out_affordable(run, flow, vk_out_cost(out.size)) &&
 	    out.size <= run->peers[flow->peer].payload_max)
 		return VK_HOLD;
 	sent = entry->shards ? -1 : send_entry(run, &out, entry, number, 0);

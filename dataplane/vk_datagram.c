@@ -249,13 +249,14 @@ int vk_datagram_add(struct vk_run *run, const struct vk_part *part, int alone)
 	uint32_t size = inner_size(part);
 
 	if (!fits(open, part, size)) {
+		const struct vk_session *session = run->sessions[part->peer];
 		int company = feedback_due(run, part) &&
 			      VK_OUTER_SIZE + size + FEEDBACK_ROOM + VK_HEADER_SIZE + VK_AGG_ALIGN <
 				      run->peers[part->peer].payload_max;
 
 		/* Two of this size must fit, or sharing only costs a header. */
 		if (!company &&
-		    (alone || !run->params.aggregate ||
+		    (alone || !session || !session->aggregate ||
 		     VK_OUTER_SIZE + 2 * size + VK_AGG_ALIGN > run->peers[part->peer].payload_max))
 			return add_alone(run, part);
 		if (!begin(run, part))

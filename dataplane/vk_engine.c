@@ -7,6 +7,7 @@
 #include "vk_receive.h"
 #include "vk_send.h"
 #include "vk_session.h"
+#include "vk_signals.h"
 #include "vk_slots.h"
 
 #include <stdlib.h>
@@ -44,9 +45,10 @@ static uint32_t clamp(uint32_t value, uint32_t low, uint32_t high)
 static void take_params(struct vk_run *run)
 {
 	uint64_t beat_ns = VK_LOAD_RELAXED(&run->state->daemon_heartbeat_ns);
+	int leased = beat_ns + VK_LEASE_NS >= run->now_ns;
 	struct vk_params params;
 
-	if (beat_ns + VK_LEASE_NS < run->now_ns)
+	if (!leased)
 		params = safe_params;
 	else if (vk_seqlock_copy(&params, &run->state->params, sizeof params))
 		return;
@@ -61,7 +63,7 @@ static void take_params(struct vk_run *run)
 	params.window_bytes = clamp(params.window_bytes, VK_WINDOW_START, 1u << 30);
 	params.reassembly_bytes = clamp(params.reassembly_bytes, 1 << 17, 1u << 30);
 	run->params = params;
-	vk_session_tune(run);
+	vk_signals_tick(run, leased);
 	vk_reassembly_limit(run->reassembly, params.reassembly_bytes);
 }
 

@@ -2,6 +2,7 @@
 #include "vk_out.h"
 
 #include "vk_flows.h"
+#include "vk_session.h"
 
 #include <string.h>
 
@@ -85,10 +86,14 @@ int vk_out_fits(const struct vk_run *run, const struct vk_part *part)
 	return vk_part_overhead(&part->frame) + part->size <= run->peers[part->peer].payload_max;
 }
 
-int vk_out_affordable(const struct vk_flow *flow, uint64_t cost)
+int vk_out_affordable(struct vk_run *run, const struct vk_flow *flow, uint64_t cost)
 {
-	return flow->class == VK_CLASS_CRITICAL || flow->class == VK_CLASS_LOGS ||
-	       flow->tx_cost[flow->tx_sequence & 1] + cost <= flow->tx_limit;
+	if (flow->class == VK_CLASS_CRITICAL || flow->class == VK_CLASS_LOGS ||
+	    flow->tx_cost[flow->tx_sequence & 1] + cost <= flow->tx_limit)
+		return 1;
+	if (run->sessions[flow->peer])
+		run->sessions[flow->peer]->creditless = 1;
+	return 0;
 }
 
 void vk_out_count(struct vk_run *run, const struct vk_out *out)

@@ -43,7 +43,7 @@ struct vk_part vk_out_part(struct vk_run *run, const struct vk_out *out, uint32_
 int vk_out_fits(const struct vk_run *run, const struct vk_part *part);
 
 /* vk_out_affordable says whether a flow's credit pays for a cost. */
-int vk_out_affordable(const struct vk_flow *flow, uint64_t cost);
+int vk_out_affordable(struct vk_run *run, const struct vk_flow *flow, uint64_t cost);
 
 /* vk_out_count: the message is on its way for the first time, its cost is spent. Which of the two
  * sums holds is told by the sequence's last bit, so that one store changes both (a worker may die

@@ -329,7 +329,7 @@ static enum vk_outcome take_data(struct vk_run *run, uint32_t slot, uint32_t rin
 		run->refused = VK_BLOCKED_MEMORY;
 		return VK_LATER;
 	}
-	if (!holds && vk_out_affordable(flow, vk_out_cost(size)))
+	if (!holds && vk_out_affordable(run, flow, vk_out_cost(size)))
 		outcome = take_now(run, &out, entry, alone);
 	if (outcome == VK_HOLD) {
 		hold(run, flow, ledger->next - 1, ledger);

@@ -3,6 +3,7 @@
 
 #include "vk_content.h"
 #include "vk_flows.h"
+#include "vk_signals.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +34,7 @@ static void begin(struct vk_run *run, struct vk_session *session, uint32_t peer)
 	if (!params.max_ack_delay_ns)
 		params.max_ack_delay_ns = (uint64_t)run->params.ack_delay_us * 1000;
 	vk_recovery_init(&session->recovery, &params, run->now_ns);
+	vk_signals_begin(run, session);
 	session->ack_stream[VK_SPACE_E] = VK_FIRST_SYSTEM;
 	session->ack_stream[VK_SPACE_B] = VK_FIRST_DATA;
 	session->ack_stream[VK_SPACE_L] = VK_FIRST_LOGS;
@@ -77,21 +79,6 @@ void vk_session_forget(struct vk_run *run, uint32_t peer)
 	run->work->packets[peer].flying = 0;
 	run->sessions[peer] = NULL;
 	free(session);
-}
-
-void vk_session_tune(struct vk_run *run)
-{
-	enum vk_controller wanted = (enum vk_controller)run->params.controller;
-
-	for (uint32_t i = 0; i < VK_PEERS_MAX; i++) {
-		struct vk_congestion *congestion;
-
-		if (!run->sessions[i])
-			continue;
-		congestion = &run->sessions[i]->recovery.congestion;
-		if (congestion->kind != (uint32_t)wanted)
-			vk_congestion_switch(congestion, wanted, run->now_ns);
-	}
 }
 
 void vk_session_touch(struct vk_run *run, struct vk_session *session)
@@ -307,6 +294,7 @@ static void take_credits(struct vk_run *run, struct vk_session *session,
 		if (!flow || limit <= flow->tx_limit)
 			continue; /* RFC 9000, 4.1: a limit never shrinks */
 		flow->tx_limit = limit;
+		session->creditless = 0;
 		vk_flows_ready(run, flow);
 	}
 }
@@ -511,7 +499,7 @@ static void send_ack(struct vk_run *run, struct vk_session *session, uint32_t sp
 static void end_turn(struct vk_run *run, struct vk_session *session)
 {
 	struct vk_packet *packet = &run->work->packets[session->peer];
-	uint64_t delay_ns = (uint64_t)run->params.ack_delay_us * 1000;
+	uint64_t delay_ns = session->ack_delay_ns;
 	uint64_t due_ns = vk_recovery_deadline(&session->recovery);
 
 	for (uint32_t s = 0; s < VK_SPACE_COUNT; s++) {
@@ -524,6 +512,7 @@ static void end_turn(struct vk_run *run, struct vk_session *session)
 		if (ack_ns < due_ns)
 			due_ns = ack_ns;
 	}
+	vk_signals_limited(run, session);
 	if (session->waiting) {
 		uint64_t next_ns = vk_recovery_next_ns(&session->recovery);
 

@@ -48,6 +48,16 @@ struct vk_session {
 	uint8_t touched; /* in run->touched: something came or went in this turn */
 	uint8_t busy; /* in run->busy: something besides new messages waits to be sent */
 	uint8_t waiting; /* something waits for the window or the pacer */
+	uint8_t creditless; /* a stream waits for the peer's credit */
+	uint8_t aggregate; /* small messages share datagrams */
+	uint8_t window_limited; /* what held it back when it was last looked at */
+	uint8_t credit_limited;
+	uint32_t tuning; /* version of vk_tuning in force */
+	uint64_t ack_delay_ns; /* how long an acknowledgement may wait for company */
+	uint64_t began_ns;
+	uint64_t looked_ns;
+	uint64_t window_limited_ns; /* time that the window held it back, in all */
+	uint64_t credit_limited_ns;
 };
 
 /* vk_session_of returns the session with a peer, made if need be; NULL while the peer has not
@@ -56,9 +66,6 @@ struct vk_session *vk_session_of(struct vk_run *run, uint32_t peer);
 
 /* vk_session_forget ends it: nothing in flight is waited for. Streams are the caller's affair. */
 void vk_session_forget(struct vk_run *run, uint32_t peer);
-
-/* vk_session_tune has the sessions follow run->params. */
-void vk_session_tune(struct vk_run *run);
 
 /* vk_session_touch lets the end of the turn look at a session's acknowledgements and timers. */
 void vk_session_touch(struct vk_run *run, struct vk_session *session);

@@ -235,6 +235,19 @@ struct vk_params {
 	uint32_t window_bytes; /* a stream may be ahead of its reader */
 };
 
+/* What differs from vk_params for the session with one peer; 0 = nothing. Seqlocked. */
+struct vk_tuning {
+	uint32_t sequence;
+	uint32_t version; /* told back in vk_signals */
+	uint32_t controller; /* enum vk_controller + 1 */
+	uint32_t ack_delay_us;
+	uint32_t aggregate; /* 1: small messages share datagrams, 2: they do not */
+	uint32_t pad;
+	uint64_t window_min; /* bytes in flight that congestion control never goes below ... */
+	uint64_t window_max; /* ... or above */
+	uint64_t rate; /* bytes/s that `fixed` sends at */
+};
+
 /* Written by the daemon only. */
 struct vk_state {
 	uint32_t magic;
@@ -245,6 +258,7 @@ struct vk_state {
 	uint32_t peer_epoch; /* bumped after any change of a peer row (release) */
 	uint32_t service_epoch;
 	struct vk_peer peers[VK_PEERS_MAX];
+	struct vk_tuning tunings[VK_PEERS_MAX]; /* by peer */
 	struct vk_app apps[VK_APPS_MAX];
 	struct vk_service services[VK_SERVICES_MAX];
 };
@@ -447,6 +461,38 @@ struct vk_verdicts {
 	uint64_t xsk_invalid;
 };
 
+/* How the session with a peer fares, by the worker: seqlocked, at least every 100 ms while the
+ * worker lives. Sums are those of the session. */
+struct vk_signals {
+	uint32_t sequence;
+	uint32_t live; /* 1 = there is a session, or was when the worker last wrote */
+	uint32_t tuning; /* version of vk_tuning that is in force */
+	uint32_t controller; /* enum vk_controller */
+	uint8_t family; /* of the peer's address, as in vk_peer */
+	uint8_t pad[7];
+	uint8_t address[16];
+	uint64_t rtt_min_ns; /* UINT64_MAX = never measured */
+	uint64_t rtt_ns; /* smoothed */
+	uint64_t rtt_variance_ns;
+	uint64_t delivery_rate; /* highest of late, bytes/s */
+	uint64_t pacing_rate; /* bytes/s; 0 = none */
+	uint64_t window; /* bytes that may be in flight */
+	uint64_t in_flight; /* bytes */
+	uint64_t sent; /* packets */
+	uint64_t acked;
+	uint64_t lost;
+	uint64_t lost_bytes;
+	uint64_t spurious; /* declared lost, and acknowledged after all */
+	uint64_t timeouts; /* PTOs */
+	uint64_t marked; /* acknowledgements that told of new CE marks */
+	uint64_t window_limited_ns; /* time in which the window or the pacer held something back */
+	uint64_t credit_limited_ns; /* time in which streams waited for the peer's credit */
+	uint64_t alive_ns; /* the session's age when this was written */
+	uint64_t heard_ns; /* CLOCK_MONOTONIC: when a frame of the peer last came */
+	uint32_t reordering; /* packets by which one may come late before it counts as lost */
+	uint32_t payload_max; /* UDP payload bytes of a packet */
+};
+
 struct vk_counters {
 	uint32_t magic;
 	uint32_t abi;
@@ -466,6 +512,7 @@ struct vk_counters {
 	uint32_t app_pid[VK_APPS_MAX];
 	uint8_t app_name[VK_APPS_MAX][32];
 	struct vk_verdicts verdicts[VK_PORTS_MAX]; /* by the broker */
+	struct vk_signals signals[VK_PEERS_MAX]; /* by the worker */
 };
 
 #ifndef VK_CDEF

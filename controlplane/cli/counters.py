@@ -14,7 +14,7 @@ from .exits import Exit, reaching_node
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from valkyrie.controlplane.readout import Page, Readout
+    from valkyrie.controlplane.readout import Page, Readout, Signals
 
 PIPE_COLUMNS = 200
 """Width of a table that goes to a file or a pipe."""
@@ -155,7 +155,27 @@ def view(before: Readout, now: Readout, fills: dict[int, Any]) -> dict[str, Any]
             klass: rates(before.classes[klass], table) for klass, table in now.classes.items()
         },
         "applications": apps,
+        "sessions": [_session(before, session, seconds) for session in now.sessions],
         "drops": _drops(before, now, seconds),
+    }
+
+
+def _session(before: Readout, now: Signals, seconds: float) -> dict[str, Any]:
+    """Return a session's state, and per second what of it are sums."""
+    old = next((each.values for each in before.sessions if each.address == now.address), {})
+    sums = ("sent", "acked", "lost", "spurious", "timeouts", "marked")
+    limits = ("window_limited_ns", "credit_limited_ns")
+    return {
+        "peer": now.address,
+        "controller": now.controller,
+        **{name: value for name, value in now.values.items() if name not in (*sums, *limits)},
+        "per_second": {name: (now.values[name] - old.get(name, 0)) / seconds for name in sums},
+        "share": {
+            name.removesuffix("_limited_ns"): min(
+                (now.values[name] - old.get(name, 0)) / (seconds * 1e9), 1.0
+            )
+            for name in limits
+        },
     }
 
 

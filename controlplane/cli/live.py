@@ -37,6 +37,8 @@ def render(view: dict[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [head, _classes(view["classes"])]
     if view["applications"]:
         parts.append(_applications(view["applications"]))
+    if view["sessions"]:
+        parts.append(_sessions(view["sessions"]))
     if view["drops"]:
         parts.append(_drops(view["drops"]))
     return Group(*parts)
@@ -66,6 +68,26 @@ def _applications(applications: list[dict[str, Any]]) -> Table:
             name = Text(plain(app["name"]) or f"slot {app['slot']}")
             cells = (short(rates.get(field, 0.0)) for field, _ in _APP_COLUMNS)
             table.add_row(name, str(app["uid"]), klass, *cells, _fill(fill))
+    return table
+
+
+def _sessions(sessions: list[dict[str, Any]]) -> Table:
+    heads = ("rtt µs", "least", "window", "in flight", "packets/s", "lost/s", "window-limited")
+    table = _table("session", "controller", *heads, "credit-limited", words=2)
+    for row in sessions:
+        least = f"{row['rtt_min_ns'] / 1000:.0f}" if "rtt_min_ns" in row else "-"
+        table.add_row(
+            row["peer"],
+            row["controller"],
+            f"{row['rtt_ns'] / 1000:.0f}",
+            least,
+            short(row["window"]),
+            short(row["in_flight"]),
+            short(row["per_second"]["sent"]),
+            short(row["per_second"]["lost"]),
+            f"{row['share']['window']:.0%}",
+            f"{row['share']['credit']:.0%}",
+        )
     return table
 
 

@@ -45,22 +45,27 @@ def status(*, node: NodeOption = DEFAULT_NODE, json: JsonOption = False) -> int:
 
 
 def tune(
-    *values: Annotated[str, Parameter(help="KEY=VALUE, as class.logs.rate_packets=100000.")],
+    *values: Annotated[
+        str, Parameter(help="[SESSION] KEY=VALUE..., as class.logs.rate_packets=100000.")
+    ],
     node: NodeOption = DEFAULT_NODE,
     json: JsonOption = False,
 ) -> int:
-    """Change live parameters of a node until it stops.
+    """Change live parameters of a node, or of the session with one peer, until the node stops.
 
-    The keys are those marked live in docs/CONFIGURATION.md. Wants root.
+    The keys of a node are those marked live in docs/CONFIGURATION.md, those of a session are
+    controller, aggregate, ack_delay_us, window_min, window_max and rate (docs/TUNING.md); the
+    value `node` takes a session's own value away. Wants root.
     """
     from valkyrie.dataplane import appsocket
 
-    parsed = dict(_assignment(value) for value in values)
+    session = values[0] if len(values) > 1 and "=" not in values[0] else ""
+    parsed = dict(_assignment(value) for value in (values[1:] if session else values))
     if not parsed:
         from valkyrie.dataplane.errors import ConfigError
 
         raise ConfigError("tune: say what to change, as worker.spin_us=0")
-    document = ask(node, appsocket.Tune(parsed)).document
+    document = ask(node, appsocket.Tune(parsed, session)).document
     if json:
         print_json(document)
     elif document:

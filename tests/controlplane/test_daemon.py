@@ -16,6 +16,7 @@ import pytest
 import valkyrie
 from tests.lab import SLOWNESS, Lab, wait_until
 from tests.nodes import EVERYTHING, NodeUnderTest, make_node, make_pair, running
+from valkyrie.controlplane.readout import Page, Signals
 from valkyrie.dataplane import appsocket, lib
 from valkyrie.dataplane.node import SyncNode
 from valkyrie.dataplane.refusal import NoPeerError
@@ -254,3 +255,40 @@ def test_the_policy_knows_users_and_only_admins_administer(lab: Lab) -> None:
                 "only root and 'daemon' may do that"
             ] * 3
             assert node.status()["applications"] == []
+
+
+def test_a_session_is_tuned_under_traffic_and_says_how_it_fares(pair: Pair) -> None:
+    a, b = pair
+    with (
+        valkyrie.attach_sync(a.socket, name="sender") as sender,
+        valkyrie.attach_sync(b.socket, name="receiver") as receiver,
+        receiver.listen("numbers") as service,
+        sender.connect("b").open("numbers", stream=100) as out,
+        service.accept(timeout=5) as into,
+    ):
+        out.send(b"before")
+        assert into.recv(timeout=5)
+        tuned = a.ask(appsocket.Tune({"controller": "delay", "ack_delay_us": 50}, "b"))
+        assert tuned.document["applied"] is True
+        out.send(b"after")
+        assert into.recv(timeout=5)
+        wait_until(lambda: session_of(a).values["acked"] >= 2)
+        now = session_of(a)
+        assert now.controller == "delay"
+        assert 0 < now.values["rtt_min_ns"] <= now.values["rtt_ns"] < 10**9
+        assert now.values["sent"] >= now.values["acked"] > 0
+        assert now.values["window"] >= 2 * 1200
+        assert session_of(b).controller == "cubic"
+        back = a.ask(appsocket.Tune({"controller": "node"}, "b"))
+        assert back.document == {"ack_delay_us": 50, "version": 2, "applied": True}
+        wait_until(lambda: session_of(a).controller == "cubic")
+    unknown = a.ask(appsocket.Tune({"controller": "delay"}, "nobody"))
+    assert unknown.code == lib.VK_CODE_NO_PEER
+    assert "peers are: b" in unknown.message
+
+
+def session_of(node: NodeUnderTest) -> Signals:
+    with Page(node.name) as page:
+        wait_until(lambda: page.read().sessions != [])  # the worker writes them once a tick
+        (session,) = page.read().sessions
+    return session
