@@ -80,6 +80,7 @@ void vk_packet_head_init(struct vk_packet_head *head, const struct vk_peer *peer
 	if (peer->family == 6) {
 		udp = ip + VK_IPV6_SIZE;
 		ip[0] = 0x60;
+		ip[1] = VK_ECT0 << 4; /* the traffic class begins in the byte before */
 		ip[6] = PROTOCOL_UDP;
 		ip[7] = HOP_LIMIT;
 		memcpy(ip + 8, peer->source, 16);
@@ -87,6 +88,7 @@ void vk_packet_head_init(struct vk_packet_head *head, const struct vk_peer *peer
 	} else {
 		udp = ip + VK_IPV4_SIZE;
 		ip[0] = 0x45;
+		ip[1] = VK_ECT0;
 		put16(ip + 6, IPV4_DONT_FRAGMENT);
 		ip[8] = HOP_LIMIT;
 		ip[9] = PROTOCOL_UDP;
@@ -137,6 +139,7 @@ static void finish(const uint8_t *packet, uint32_t l3, uint32_t offset, uint32_t
 	frame->size = size;
 	frame->family = family;
 	frame->source_port = get16(packet + offset - VK_UDP_SIZE);
+	frame->ce = ((family == 6 ? packet[l3 + 1] >> 4 : packet[l3 + 1]) & VK_CE) == VK_CE;
 	if (family == 6) {
 		memcpy(frame->source, packet + l3 + 8, 16);
 	} else {

@@ -14,6 +14,8 @@
 #endif
 
 enum vk_path_const {
+	VK_ECT0 = 2, /* RFC 3168, 5: the ECN field of what we send */
+	VK_CE = 3, /* its value when the path marked a packet */
 	VK_RX_BATCH = 64, /* frames of one rx call */
 	VK_UDP_PAYLOAD_MAX = 65000, /* bytes of one datagram, either path */
 	VK_XDP_PAYLOAD_MAX = 1984, /* bytes that fit a UMEM frame behind its L2..L4 headers; a
@@ -29,6 +31,8 @@ struct vk_rx_frame {
 	uint8_t source[16]; /* IPv4 in the first four bytes */
 	uint16_t source_port; /* host order */
 	uint16_t class; /* of the socket it came from */
+	uint8_t ce; /* 1: the path marked it, Congestion Experienced (RFC 3168) */
+	uint8_t pad[3];
 };
 
 struct vk_path;

@@ -73,17 +73,25 @@ static void sender(const union vk_udp_address *address, struct vk_rx_frame *fram
 	}
 }
 
-static uint32_t segment_of(struct msghdr *message)
+/* read_control reads what came beside a packet: the size of its segments, and its mark. The kernel
+ * makes one super-packet only of packets that are marked alike. */
+static void read_control(struct msghdr *message, struct vk_packet_run *run,
+			 struct vk_rx_frame *from)
 {
+	from->ce = 0;
 	for (struct cmsghdr *at = CMSG_FIRSTHDR(message); at; at = CMSG_NXTHDR(message, at)) {
-		if (at->cmsg_level == IPPROTO_UDP && at->cmsg_type == UDP_GRO) {
-			int size;
+		int value = 0;
 
-			memcpy(&size, CMSG_DATA(at), sizeof size);
-			return size > 0 ? (uint32_t)size : 0;
+		if (at->cmsg_level == IPPROTO_UDP && at->cmsg_type == UDP_GRO) {
+			memcpy(&value, CMSG_DATA(at), sizeof value);
+			run->segment = value > 0 ? (uint32_t)value : 0;
+		} else if (at->cmsg_level == IPPROTO_IP && at->cmsg_type == IP_TOS) {
+			from->ce = (*CMSG_DATA(at) & VK_CE) == VK_CE;
+		} else if (at->cmsg_level == IPPROTO_IPV6 && at->cmsg_type == IPV6_TCLASS) {
+			memcpy(&value, CMSG_DATA(at), sizeof value);
+			from->ce = (value & VK_CE) == VK_CE;
 		}
 	}
-	return 0;
 }
 
 /* receive fills a class's inbox from one socket and returns how many packets came. */
@@ -119,8 +127,8 @@ static uint32_t receive(struct vk_udp_path *self, uint32_t queue)
 		inbox->runs[i] = (struct vk_packet_run){
 			.data = inbox->buffers + (size_t)i * BUFFER_SIZE,
 			.size = message->msg_len,
-			.segment = segment_of(&message->msg_hdr),
 		};
+		read_control(&message->msg_hdr, &inbox->runs[i], &inbox->from[i]);
 		if (message->msg_hdr.msg_flags & MSG_TRUNC || !message->msg_len) {
 			inbox->runs[i].size = 0;
 			self->path.invalid[class]++;

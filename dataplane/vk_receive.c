@@ -434,7 +434,7 @@ static struct vk_session *admit(struct vk_run *run, uint32_t peer, uint32_t clas
 }
 
 static void receive_packet(struct vk_run *run, uint32_t peer, uint32_t class,
-			   struct vk_frame *frame)
+			   struct vk_frame *frame, int ce)
 {
 	struct vk_session *session = admit(run, peer, class, frame);
 	struct vk_packet *packet = &run->work->packets[peer];
@@ -452,7 +452,8 @@ static void receive_packet(struct vk_run *run, uint32_t peer, uint32_t class,
 		accepted = receive_inner(run, peer, frame, &eliciting);
 	if (!accepted)
 		return;
-	vk_received_add(&session->received[frame->space], frame->number, eliciting, 0, run->now_ns);
+	vk_received_add(&session->received[frame->space], frame->number, eliciting, ce,
+			run->now_ns);
 	if (!eliciting)
 		return;
 	session->ack_stream[frame->space] = frame->stream;
@@ -486,7 +487,7 @@ void vk_receive_frame(struct vk_run *run, uint32_t port, uint32_t class,
 		vk_python_elsewhere(run, port, datagram, &frame);
 	row[VK_RX_FRAMES]++;
 	row[VK_RX_BYTES] += datagram->size;
-	receive_packet(run, (uint32_t)peer, class, &frame);
+	receive_packet(run, (uint32_t)peer, class, &frame, datagram->ce);
 }
 
 int vk_receive_port(struct vk_run *run, uint32_t port, uint32_t class, int budget)

@@ -278,6 +278,23 @@ static void tell_acked(struct vk_recovery *recovery, const struct vk_ack_view *a
 	vk_congestion_acked(&recovery->congestion, &told);
 }
 
+/* RFC 9000, 13.4.2.1: counts of an acknowledgement that does not raise the largest number may be
+ * old and are not looked at. A peer's worker that died counts from 0 again: no news either. */
+static void take_marks(struct vk_recovery *recovery, const struct vk_ack_view *ack,
+		       const struct harvest *harvest, uint64_t now_ns)
+{
+	struct vk_sent *sent = &recovery->sent[ack->space];
+	int32_t more = (int32_t)(ack->ce_count - sent->ce_count);
+
+	if (ack->largest + 1 != sent->acked_next || !more)
+		return;
+	sent->ce_count = ack->ce_count;
+	if (more < 0 || !harvest->acked_bytes)
+		return;
+	recovery->count.marked++;
+	vk_congestion_ce(&recovery->congestion, harvest->acked_sent_ns, now_ns);
+}
+
 int vk_recovery_ack(struct vk_recovery *recovery, const struct vk_ack_view *ack, uint64_t now_ns,
 		    const struct vk_recovery_events *events)
 {
@@ -311,11 +328,7 @@ int vk_recovery_ack(struct vk_recovery *recovery, const struct vk_ack_view *ack,
 	if (harvest.spurious)
 		vk_congestion_spurious(&recovery->congestion, now_ns);
 	tell_lost(recovery, &harvest, now_ns);
-	if (ack->ce_count != sent->ce_count) {
-		sent->ce_count = ack->ce_count;
-		recovery->count.marked++;
-		vk_congestion_ce(&recovery->congestion, harvest.acked_sent_ns, now_ns);
-	}
+	take_marks(recovery, ack, &harvest, now_ns);
 	if (!harvest.acked_bytes)
 		return 0;
 	recovery->pto_count = 0; /* RFC 9002, 6.2.1: "reset when an acknowledgment is received" */

@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include "vk_udp.h"
 
+#include "vk_path.h"
+
 #include <errno.h>
 #include <linux/filter.h>
 #include <net/if.h>
@@ -54,12 +56,20 @@ static int set_family(int fd, int v6)
 	if (v6) {
 		error = set(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1);
 		if (!error)
+			error = set(fd, IPPROTO_IPV6, IPV6_TCLASS, VK_ECT0);
+		if (!error)
+			error = set(fd, IPPROTO_IPV6, IPV6_RECVTCLASS, 1);
+		if (!error)
 			error = set(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE);
 		if (!error)
 			error = set(fd, IPPROTO_IPV6, IPV6_RECVERR, 1);
 		return error;
 	}
 	error = set(fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE);
+	if (!error)
+		error = set(fd, IPPROTO_IP, IP_TOS, VK_ECT0);
+	if (!error)
+		error = set(fd, IPPROTO_IP, IP_RECVTOS, 1);
 	return error ? error : set(fd, IPPROTO_IP, IP_RECVERR, 1);
 }
 

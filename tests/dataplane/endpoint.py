@@ -93,6 +93,7 @@ class Received:
     source: str
     port: int
     klass: Class
+    marked: bool = False
 
     @property
     def number(self) -> int:
@@ -230,6 +231,7 @@ class Endpoint:
             source=str(ip_address(bytes(one.source)[:size])),
             port=one.source_port,
             klass=Class(getattr(one, "class")),
+            marked=bool(one.ce),
         )
 
     def receive_all(self, klass: Class, count: int, deadline_s: float = 5.0) -> list[Received]:

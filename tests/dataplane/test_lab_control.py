@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from valkyrie.dataplane.lab import Lab, Outcome
-from valkyrie.dataplane.scenario import Link, Node, Scenario, Traffic
+from valkyrie.dataplane.scenario import App, Link, Node, Scenario, Traffic
 
 FIXED, DELAY, CUBIC = 0, 1, 2
 WINDOW = 64 << 20
@@ -67,3 +67,23 @@ def test_windows_do_not_grow_that_nobody_fills(lab: Lab, controller: int) -> Non
     outcome = run(lab, controller, interval_us=1000)  # 131 Mbit/s of 1000
     assert outcome.ok, outcome.failures
     assert max(sample.window_bytes for sample in outcome.samples) < 1_000_000
+
+
+@pytest.mark.parametrize("controller", [CUBIC, DELAY])
+def test_marks_keep_a_queue_from_overflowing(lab: Lab, controller: int) -> None:
+    row = Scenario(
+        limit_s=60,
+        link=Link(rate_mbps=100, delay_ms=5, buffer_bytes=400_000, mark_bytes=60_000),
+        nodes=tuple(
+            Node(name=name, params={"controller": controller, "window_bytes": 1 << 22})
+            for name in ("left", "right")
+        ),
+        apps=tuple(App(name=name, node=name, ring_bytes=1 << 21) for name in ("left", "right")),
+        traffic=(Traffic(source="left", target="right", klass="data", messages=2000, size=16_000),),
+    )
+    outcome = lab.run(row)
+    assert outcome.ok, outcome.failures
+    busy = max(outcome.links, key=lambda link: link.bytes)
+    assert busy.marked > 0
+    assert busy.overflowed == 0
+    assert outcome.traffic[0].goodput_mbps > 80

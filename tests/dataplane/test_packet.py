@@ -57,9 +57,9 @@ def test_headers_are_what_scapy_would_write(family: int) -> None:
         udp = scapy.UDP(sport=SOURCE_PORT, dport=lib.VK_PORT)
         if family == 4:
             udp.chksum = 0
-            ip = scapy.IP(src="10.9.0.1", dst="10.9.0.2", flags="DF", id=0, ttl=64)
+            ip = scapy.IP(src="10.9.0.1", dst="10.9.0.2", tos=2, flags="DF", id=0, ttl=64)
         else:
-            ip = scapy6.IPv6(src="fd09::1", dst="fd09::2", hlim=64)
+            ip = scapy6.IPv6(src="fd09::1", dst="fd09::2", tc=2, hlim=64)
         wanted = bytes(layer2.Ether(**MACS) / ip / udp / payload)
         assert build(family, payload) == wanted
 
@@ -172,3 +172,18 @@ def test_no_input_makes_the_parsers_leave_the_packet(tmp_path: Path) -> None:
         timeout=100,
     )
     assert run.returncode == 0, run.stderr[-3000:]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("field", range(4))
+def test_a_mark_of_the_path_is_seen(family: int, field: int) -> None:
+    packet = bytearray(build(family, bytes(64)))
+    if family == 4:
+        packet[15] = field
+    else:
+        packet[15] = field << 4
+    data = ffi.new("uint8_t[]", bytes(packet))
+    found = ffi.new("struct vk_rx_frame *")
+    # A frame's header is looked at later: here only where it lies.
+    assert lib.vk_packet_locate(data, len(packet), ffi.NULL, lib.VK_PORT, found) == 0
+    assert found.ce == (field == lib.VK_CE)

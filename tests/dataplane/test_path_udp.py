@@ -167,6 +167,25 @@ def test_runts_are_counted_and_not_handed_out(wire: tuple[Link, Link]) -> None:
         assert b.path.invalid[Class.DATA] == 1
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_is_sent_can_be_marked_and_marks_are_seen(
+    wire: tuple[Link, Link], version: int
+) -> None:
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    address = wire[1].v4.ip if version == 4 else wire[1].v6.ip
+    level, option = (
+        (socket.IPPROTO_IP, socket.IP_TOS)
+        if version == 4
+        else (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
+    )
+    with wire[0].host.socket(family) as raw, Endpoint(wire[1], "udp", "udp") as b:
+        for number, field in enumerate((0, 1, lib.VK_ECT0, lib.VK_CE, 0)):
+            raw.setsockopt(level, option, field)
+            raw.sendto(frame(Class.DATA, number), (str(address), lib.VK_PORT))
+        received = b.receive_all(Class.DATA, 5)
+        assert [one.marked for one in received] == [False, False, False, True, False]
+
+
 def test_classes_wait_in_sockets_of_their_own(wire: tuple[Link, Link]) -> None:
     with Endpoint(wire[0], "udp", "udp") as a, Endpoint(wire[1], "udp", "udp") as b:
         for number in range(64 * 20):
