@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import secrets
 import socket
 import time
 from collections import deque
@@ -134,7 +135,7 @@ class Driver:
     def __init__(self, link: Link) -> None:
         self.link = link
         self.rings = link.rings
-        self.attachment = Attachment(link.rings)
+        self.attachment = Attachment(link.rings, secrets.randbits(31))
         self.lost = False
         """The node closed the socket, which was the lease, or does not answer."""
         self.closed = False

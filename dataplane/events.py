@@ -43,7 +43,11 @@ class Incoming:
 class Events:
     """What the application has open on its node, and what happens to it."""
 
-    def __init__(self, rings: Rings) -> None:
+    def __init__(self, rings: Rings, first_token: int = 0) -> None:
+        """``first_token``: random below 2**31, or peers take an OPEN for an earlier one's copy.
+
+        The application before this one may have used the same stream a moment ago.
+        """
         self.rings = rings
         self.flows: dict[int, Flow] = {}
         self.streams: dict[tuple[int, int], Flow] = {}
@@ -55,7 +59,7 @@ class Events:
         self.strays = 0
         """Messages for streams that this application does not have (any more)."""
         self._tokens: dict[int, Flow] = {}
-        self._token = 0
+        self._token = first_token
         self._next_stream: dict[tuple[int, Class], int] = {}
         self._paused: dict[int, Flow] = {}
         self._flushes: dict[int, Flow] = {}

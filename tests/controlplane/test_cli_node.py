@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from tests.controlplane.test_cli import (
     refused,
     valkyrie,
 )
-from tests.lab import Lab, wait_until
+from tests.lab import SLOWNESS, Lab, wait_until
 from tests.nodes import NodeUnderTest, make_node, make_pair, running
 from valkyrie.controlplane.cli.exits import Exit
 from valkyrie.dataplane.wire import Class
@@ -100,6 +101,19 @@ def test_tune_changes_a_rate_and_refuses_nonsense(pair: Pair) -> None:
     result = ask(a, "tune", "class.log.rate_packets=1")
     assert result.returncode != Exit.OK
     assert "did you mean 'class.logs.rate_packets'?" in result.stderr
+
+
+def test_a_stream_that_just_ended_can_be_opened_by_another_application(pair: Pair) -> None:
+    a, b = pair
+    seconds = []
+    with api.attach_sync(b.socket) as theirs, theirs.listen("svc") as service:
+        for _ in range(6):
+            with api.attach_sync(a.socket) as mine:
+                peer = mine.connect("b")
+                begin = time.monotonic()
+                with peer.open("svc", stream=1000), service.accept(timeout=5 * SLOWNESS):
+                    seconds.append(time.monotonic() - begin)
+    assert min(seconds[1:]) < 0.05, "an OPEN was taken for an old one's copy, and sent again"
 
 
 def test_only_root_may_tune_upgrade_and_stop(pair: Pair) -> None:
