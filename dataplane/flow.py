@@ -482,8 +482,11 @@ class Flow:
 class Outgoing:
     """Messages of a ``send_many`` that are on their way into the ring."""
 
-    def __init__(self, payloads: Sequence[Payload] | Payload, size: int) -> None:
+    def __init__(
+        self, payloads: Sequence[Payload] | Payload, size: int, kind: int | str = 0
+    ) -> None:
         """Take a sequence of messages, or one buffer of messages of ``size`` bytes each."""
+        self._type = type_number(kind)
         if isinstance(payloads, (bytes, bytearray, memoryview)):
             buffer: Payload = payloads
             length = memoryview(payloads).nbytes
@@ -515,7 +518,9 @@ class Outgoing:
         if not left:
             return True
         sizes = self._size_data + self.sent if self._sizes else ffi.NULL
+        flow.head.type = self._type
         went = flow.rings.send_many(flow.outlet, self._data + self._offset, sizes, self._size, left)
+        flow.head.type = 0
         if went < 0:
             error = flow.failure(went, self.next_size)
             if isinstance(error, WouldBlockError):

@@ -143,10 +143,11 @@ class Stream(StreamFace[AsyncDriver]):
         payloads: Sequence[Payload] | Payload,
         size: int = 0,
         *,
+        type: int | str = 0,  # noqa: A002
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> None:
         """Send a sequence of messages, or one buffer cut into messages of ``size`` bytes."""
-        outgoing = Outgoing(payloads, size)
+        outgoing = Outgoing(payloads, size, type)
         if outgoing.push(self._flow):
             return
         await self._driver.run(
@@ -276,10 +277,11 @@ class SyncStream(StreamFace[SyncDriver]):
         payloads: Sequence[Payload] | Payload,
         size: int = 0,
         *,
+        type: int | str = 0,  # noqa: A002
         timeout: float | None = None,
     ) -> None:
         """Send a sequence of messages, or one buffer cut into messages of ``size`` bytes."""
-        outgoing = Outgoing(payloads, size)
+        outgoing = Outgoing(payloads, size, type)
         if outgoing.push(self._flow):
             return
         self._driver.run(

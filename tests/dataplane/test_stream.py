@@ -79,6 +79,17 @@ async def test_a_descriptor_travels_with_its_message(nodes: Nodes) -> None:
                 await mine.send(b"x", type=kind)
 
 
+async def test_many_messages_share_a_type(nodes: Nodes) -> None:
+    async with both(nodes) as (left, right):
+        mine, theirs = await opened(left, right)
+        await mine.send_many([b"one", b"two"], type="file_chunk")
+        await mine.send(b"three")
+        got = [(await next_of(theirs)).type for _ in range(3)]
+        assert got == [valkyrie.Type.FILE_CHUNK, valkyrie.Type.FILE_CHUNK, 0]
+        with pytest.raises(LocalProtocolError, match="FORMATS"):
+            await mine.send_many([b"x"], type="hello")
+
+
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 async def test_any_bytes_can_be_sent(nodes: Nodes, kind: type) -> None:
     async with both(nodes) as (left, right):
