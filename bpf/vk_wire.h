@@ -372,6 +372,71 @@ enum vk_handshake_const {
 		26, /* a session id's top bits are the queue its frames belong to */
 };
 
+/* ---- Files ---- */
+
+/* A file goes over a stream of its own, which its receiver reads in order:
+ *
+ *      sender                                                        receiver
+ *        | FILE_TRANSFER_START        vk_file_start, name               |
+ *        | ---------------------------------------------------------->  | opens NAME.part
+ *        |        FILE_TRANSFER_START with ACK       vk_file_have       |
+ *        | <----------------------------------------------------------  | "so much, of that digest"
+ *        | FILE_CHUNK                 vk_file_chunk, bytes              |
+ *        | ---------------------------------------------------------->  | writes, computes
+ *        |        FILE_CHUNK with ACK                vk_file_chunk      |
+ *        | <----------------------------------------------------------  | "this far", now and then
+ *        | FILE_COMPLETE              vk_file_complete, text            |
+ *        | ---------------------------------------------------------->  | compares, syncs, renames
+ *        |        FILE_COMPLETE with ACK       vk_file_complete, text   |
+ *        | <----------------------------------------------------------  |
+ *
+ * The first chunk begins behind what the receiver has if the sender's bytes have the same digest,
+ * and else at 0; each other one begins where the one before it ended. One without bytes says that
+ * its sender is busy and still there. A FILE_COMPLETE with another code than OK ends the transfer
+ * from either side, at any time; its text is for people. Digests are SHA-256. */
+struct vk_file_start {
+	uint32_t size_high; /* bytes of the file */
+	uint32_t size_low;
+	uint32_t mtime_high; /* of the last change, ns of Unix time; then the name, UTF-8 */
+	uint32_t mtime_low;
+};
+
+struct vk_file_have {
+	uint32_t size_high; /* bytes from the beginning that the receiver has */
+	uint32_t size_low;
+	uint8_t digest[32]; /* of these bytes */
+};
+
+struct vk_file_chunk {
+	uint32_t offset_high; /* of the bytes that follow; with ACK: bytes done with */
+	uint32_t offset_low;
+};
+
+struct vk_file_complete {
+	uint32_t code; /* enum vk_file_code */
+	uint8_t digest[32]; /* of the whole file; zeros with ACK and when code is not OK */
+};
+
+enum vk_file_code {
+	VK_FILE_OK = 0,
+	VK_FILE_MALFORMED = 1, /* a message that breaks the protocol */
+	VK_FILE_NAME = 2, /* the receiver takes no file of that name */
+	VK_FILE_SIZE = 3, /* larger than the receiver takes, or than it has room for */
+	VK_FILE_EXISTS = 4, /* a file of that name is there, and stays */
+	VK_FILE_BUSY = 5, /* a file of that name is on its way already, or too many are */
+	VK_FILE_STORAGE = 6, /* the receiver could not write */
+	VK_FILE_DIGEST = 7, /* what came is not what was sent: it was deleted */
+	VK_FILE_CHANGED = 8, /* the file changed while it was sent */
+	VK_FILE_CANCELLED = 9, /* the sender gave up, or could not read */
+	VK_FILE_SILENT = 10, /* nothing was heard from the other side for too long */
+};
+
+enum vk_file_const {
+	VK_FILE_CHUNK_SIZE = 61440, /* bytes of a full chunk: a message with room for its heads */
+	VK_FILE_NAME_MAX = 240, /* bytes: with .part it is a name of every file system */
+	VK_FILE_TEXT_MAX = 1024, /* bytes */
+};
+
 #ifndef VK_CDEF
 _Static_assert(sizeof(struct vk_hello) == 20, "wire: HELLO is 20 bytes");
 _Static_assert(sizeof(struct vk_negotiate) == 68, "wire: NEGOTIATE is 68 bytes");
@@ -379,6 +444,10 @@ _Static_assert(sizeof(struct vk_error) == 8, "wire: ERROR is 8 bytes");
 _Static_assert(3 * (VK_HEADER_SIZE + (int)sizeof(struct vk_hello)) >=
 		       VK_HEADER_SIZE + (int)sizeof(struct vk_hello) + 4 + VK_COOKIE_SIZE,
 	       "wire: HELLO_ACK is no amplifier");
+_Static_assert(sizeof(struct vk_file_start) == 16, "wire: a file's offer is 16 bytes");
+_Static_assert(sizeof(struct vk_file_have) == 40, "wire: what a receiver has is 40 bytes");
+_Static_assert(sizeof(struct vk_file_chunk) == 8, "wire: a chunk's head is 8 bytes");
+_Static_assert(sizeof(struct vk_file_complete) == 36, "wire: the end of a file is 36 bytes");
 _Static_assert(sizeof(struct vk_ack) == 28, "wire: feedback is 28 bytes");
 _Static_assert(sizeof(struct vk_header) == VK_HEADER_SIZE, "wire: the header is 24 bytes");
 _Static_assert(__builtin_offsetof(struct vk_header, stream) == 8, "wire: stream at 8");

@@ -101,6 +101,12 @@ class Code(IntEnum, metaclass=_Derived):
     vars().update(members("vk_code", "VK_CODE_"))
 
 
+class FileCode(IntEnum, metaclass=_Derived):
+    """How the transfer of a file ended."""
+
+    vars().update(members("vk_file_code", "VK_FILE_"))
+
+
 FIRST_STREAMS: dict[Class, int] = {
     Class[name]: first for name, first in members("vk_first_stream", "VK_FIRST_").items()
 }
@@ -160,7 +166,7 @@ class Layout:
         except struct.error as error:
             raise LocalProtocolError(f"{self.name} cannot hold {dict(values)}: {error}") from error
 
-    def unpack(self, data: bytes) -> dict[str, Any]:
+    def unpack(self, data: bytes | memoryview) -> dict[str, Any]:
         """Return the fields of a struct at the start of ``data``."""
         values = self._struct.unpack_from(data)
         return {name: value for (name, _, _), value in zip(self.fields, values, strict=True)}
@@ -247,11 +253,13 @@ class _Known(ABC):
         return self.layout.pack(head | self._values())
 
 
-def _halves(name: str, value: int) -> dict[str, int]:
+def halves(name: str, value: int) -> dict[str, int]:
+    """Return the two fields of a 64-bit value, whose place is only 4-byte aligned."""
     return {f"{name}_high": value >> 32, f"{name}_low": value & 0xFFFF_FFFF}
 
 
-def _whole(values: Mapping[str, int], name: str) -> int:
+def whole(values: Mapping[str, int], name: str) -> int:
+    """Return the 64-bit value of two fields."""
     return values[f"{name}_high"] << 32 | values[f"{name}_low"]
 
 
@@ -273,7 +281,7 @@ class Session(_Known):
             | self.space << lib.VK_SESSION_SPACE_SHIFT
             | self.path
         )
-        return {"arg": arg, "session": self.session} | _halves("number", self.number)
+        return {"arg": arg, "session": self.session} | halves("number", self.number)
 
     @classmethod
     def _from(cls, values: dict[str, Any]) -> Session:
@@ -281,7 +289,7 @@ class Session(_Known):
         arg = values["arg"]
         return cls(
             values["session"],
-            _whole(values, "number"),
+            whole(values, "number"),
             epoch=arg >> high,
             space=arg >> low & ((1 << (high - low)) - 1),
             path=arg & ((1 << low) - 1),
@@ -299,11 +307,11 @@ class Token(_Known):
     tag: int
 
     def _values(self) -> dict[str, Any]:
-        return {"arg": self.generation, "expiry": self.expiry} | _halves("tag", self.tag)
+        return {"arg": self.generation, "expiry": self.expiry} | halves("tag", self.tag)
 
     @classmethod
     def _from(cls, values: dict[str, Any]) -> Token:
-        return cls(values["arg"], values["expiry"], _whole(values, "tag"))
+        return cls(values["arg"], values["expiry"], whole(values, "tag"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,11 +357,11 @@ class Time(_Known):
     ns: int
 
     def _values(self) -> dict[str, Any]:
-        return _halves("ns", self.ns)
+        return halves("ns", self.ns)
 
     @classmethod
     def _from(cls, values: dict[str, Any]) -> Time:
-        return cls(_whole(values, "ns"))
+        return cls(whole(values, "ns"))
 
 
 @dataclass(frozen=True, slots=True)
