@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from valkyrie.dataplane.errors import DataPlaneError, LocalProtocolError, ValkyrieError
+    from valkyrie.dataplane.filereceive import receive_files
+    from valkyrie.dataplane.filesend import send_file
+    from valkyrie.dataplane.filestore import Directory, Rules
     from valkyrie.dataplane.message import Batch, Message
     from valkyrie.dataplane.node import Node, SyncNode, attach, attach_sync, prefer_latency
     from valkyrie.dataplane.refusal import (
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
         WouldBlockError,
     )
     from valkyrie.dataplane.stream import Stream, SyncStream
+    from valkyrie.dataplane.transfer import TransferError
     from valkyrie.dataplane.wire import Class, Flag, Type
     from valkyrie.shm import local
 
@@ -29,6 +33,7 @@ __all__ = [
     "Batch",
     "Class",
     "DataPlaneError",
+    "Directory",
     "Flag",
     "LocalProtocolError",
     "Message",
@@ -37,11 +42,13 @@ __all__ = [
     "NodeGoneError",
     "PolicyError",
     "RefusedError",
+    "Rules",
     "Stream",
     "StreamInUseError",
     "StreamResetError",
     "SyncNode",
     "SyncStream",
+    "TransferError",
     "Type",
     "UnreachableError",
     "ValkyrieError",
@@ -51,11 +58,24 @@ __all__ = [
     "attach_sync",
     "local",
     "prefer_latency",
+    "receive_files",
+    "send_file",
 ]
 
 __version__ = version("valkyrie")
 
-_MODULES = ("node", "stream", "message", "refusal", "errors", "wire")
+_MODULES = (
+    "node",
+    "stream",
+    "message",
+    "refusal",
+    "errors",
+    "wire",
+    "filereceive",
+    "filesend",
+    "filestore",
+    "transfer",
+)
 
 
 def __getattr__(name: str) -> Any:
