@@ -17,7 +17,7 @@ def build() -> App:
 
     import valkyrie
 
-    from . import counters, lab, node, pipes, sessions, tools
+    from . import counters, files, lab, node, pipes, sessions, tools
     from .exits import MEANINGS
 
     codes = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in MEANINGS.items())
@@ -37,6 +37,8 @@ def build() -> App:
         lab.lab,
         pipes.send,
         pipes.recv,
+        files.cp,
+        files.receive_files,
         node.tune,
         node.upgrade,
         node.stop,

@@ -42,6 +42,8 @@ COMMANDS = (
     "lab",
     "send",
     "recv",
+    "cp",
+    "receive-files",
     "tune",
     "upgrade",
     "stop",
