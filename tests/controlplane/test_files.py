@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from perf.relay import Conditions, Relay
 from tests.controlplane.test_cli import VALKYRIE, Result, refused, valkyrie
 from tests.controlplane.test_cli_node import Pair
 from tests.lab import SLOWNESS, Lab, wait_until
-from tests.nodes import NodeUnderTest, make_pair, running
+from tests.nodes import NodeUnderTest, make_node, make_pair, running
 from valkyrie.controlplane.cli.exits import Exit
 from valkyrie.controlplane.cli.files import destination, size_of
 from valkyrie.dataplane.errors import ConfigError
@@ -137,6 +138,36 @@ def test_a_sender_that_is_interrupted_goes_on_the_next_time(
     assert result.returncode == Exit.OK, result.stderr
     assert json.loads(result.stdout)["resumed"] >= LARGE // 8
     assert (inbox / "large").read_bytes() == path.read_bytes()
+
+
+def test_a_file_crosses_a_network_that_loses_delays_and_breaks(
+    lab: Lab, inbox: Path, tmp_path: Path
+) -> None:
+    relay = Relay(lab, [(lab.host("a"), lab.host("b"))], Conditions())
+    (first, second), *_ = relay.wires
+    a = make_node(first, tmp_path, {"b": str(second.v4.ip)})
+    b = make_node(second, tmp_path, {"a": str(first.v4.ip)})
+    path = make(tmp_path / "x", 8 << 20)
+    part = inbox / "x.part"
+    command = [*VALKYRIE, "cp", str(path), "b:files", "--json", "--node", a.socket]
+
+    def passed(size: int) -> bool:
+        return part.exists() and part.stat().st_size >= size
+
+    with running(a, b), receiver(b, inbox):
+        relay.change(Conditions(loss=0.02, delay_s=0.005, duplicate=0.01, rate_bps=200e6))
+        sending = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        wait_until(lambda: passed(1 << 20), 20.0)
+        with relay.worse(down=True):
+            before = relay.counts()[0].lost
+            wait_until(lambda: relay.counts()[0].lost > before, 20.0)
+        printed, complaint = sending.communicate(timeout=60 * SLOWNESS)
+        lost = relay.counts()[0].lost
+        relay.close()
+    assert sending.returncode == Exit.OK, complaint
+    assert json.loads(printed)["resumed"] == 0
+    assert lost > 50
+    assert (inbox / "x").read_bytes() == path.read_bytes()
 
 
 def test_a_part_that_was_corrupted_is_not_used(pair: Pair, inbox: Path, tmp_path: Path) -> None:
