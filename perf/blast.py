@@ -18,6 +18,7 @@ class Result:
     """What one end saw; ``corrupt`` messages had other contents than their number says."""
 
     messages: int
+    bytes: int
     lost: int
     corrupt: int
     elapsed_ns: int
@@ -58,7 +59,7 @@ class Blast:
 
     @staticmethod
     def _result(raw: Any) -> Result:
-        return Result(raw.messages, raw.lost, raw.corrupt, raw.elapsed_ns)
+        return Result(raw.messages, raw.bytes, raw.lost, raw.corrupt, raw.elapsed_ns)
 
     def send(self, size: int, count: int, *, batch: int, deadline_ns: int = DEADLINE_NS) -> Result:
         """Send numbered messages, *batch* at a time, waiting for room."""

@@ -86,6 +86,7 @@ def results() -> Results:
     return Results(
         rounds=1,
         seconds={"alone": (2, 8), "shared": (5, 20), "impaired": (0, 30)},
+        load=[0.5],
         missing=["kernel TCP, bbr: this kernel does not have it"],
         calibration=calibration,
         lines={case.key: lines for case in ALONE} | {PAIR.key: twos, BESIDE.key: twos},

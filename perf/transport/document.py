@@ -114,6 +114,7 @@ def section(results: Results, command: str) -> str:
         f"`{command}`, {datetime.now(UTC):%Y-%m-%d}, {machine.here()}.",
         f"Medians of {results.rounds} rounds; {counted:g} s each after {settle:g} s that do not",
         f"count, {shared[1]:g} s after {shared[0]:g} s where flows share.",
+        f"Load of the machine before the first case {results.load[0]:g}; others may have used it.",
         *(f"Not taken part: {words}." for words in results.missing),
         *_cases(results),
         *("", f"### {BAD.title}", ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from perf import relay
 from . import race, results
 from .cases import ALONE, BAD, BESIDE, PAIR
 from .flows import kernel, kernel_controllers
+from .nodes import CONTROLLERS, valkyrie
 from .race import Span
 
 if TYPE_CHECKING:
@@ -39,7 +41,9 @@ def contestants() -> tuple[list[Contestant], list[str]]:
         for name in (BASELINE, "bbr")
         if name not in known
     ]
-    return [kernel(name) for name in known], missing
+    if not CONTROLLERS:
+        missing.append("Valkyrie: messages are best effort in this version")
+    return [*map(kernel, known), *map(valkyrie, CONTROLLERS)], missing
 
 
 def _say(words: str) -> None:
@@ -54,6 +58,7 @@ class _Measurement:
             rounds=QUICK if quick else FULL,
             seconds={name: (span.settle, span.counted) for name, span in self._spans.items()},
             missing=missing,
+            load=[],
             calibration=relay.run(quick),
         )
 
@@ -68,6 +73,7 @@ class _Measurement:
     def compare(self) -> None:
         """Run every case in rounds, so that all meet the same weather."""
         for case, span, field in self._fields():
+            self.results.load.append(round(os.getloadavg()[0], 2))
             races: dict[str, list[race.Race]] = {name: [] for name, _ in field}
             for number in range(self.results.rounds):
                 for name, together in field:

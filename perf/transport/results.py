@@ -78,6 +78,8 @@ class Results:
     """What runs last, by kind: at first without counting, and then counted."""
     missing: list[str]
     """What could not take part, and why."""
+    load: list[float]
+    """Processes that wanted to run, mean of a minute, before each case: others use the machine."""
     calibration: list[dict[str, Any]]
     """Rows of the scenario ``relay``, just before."""
     lines: dict[str, list[Line]] = field(default_factory=dict)

@@ -1,0 +1,122 @@
+"""Valkyrie's side of the comparisons: a node on each host, a flow and a ping between them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perf.network import CONFIGURATION, INTERFACE, Node
+from valkyrie.controlplane.settings import Config
+
+from .flows import NS, PATIENCE_S, ROOT, Contestant, Record
+
+if TYPE_CHECKING:
+    from tests.lab import Link
+
+BULK_STREAM = 100  # job: reliable and in order, as TCP is
+PING_STREAM = 1  # system
+SIZE = 16_384
+SPIN_US = 20  # the default
+CONTROLLERS: tuple[str, ...] = (
+    ("cubic", "delay", "fixed") if "transport" in Config.__struct_fields__ else ()
+)
+"""Those that a session can have; none while messages are best effort."""
+TRANSPORT = """\
+memory_bytes_max = 1073741824
+
+[transport]
+controller = "{controller}"
+window_bytes = {window_bytes}
+"""
+WINDOW_BYTES = 64 << 20
+"""Never the limit, as the kernel's receive buffer in tcp.c."""
+
+
+class Valkyrie:
+    """A stream of messages of one size from the first end of a wire, and a ping beside it."""
+
+    def __init__(
+        self, wire: tuple[Link, Link], number: int, controller: str, duration_s: float
+    ) -> None:
+        """Write the configurations of both nodes; *number* tells the flows of a run apart."""
+        self._name = f"relay{number}"
+        self._wire = wire
+        self._duration_s = duration_s
+        self._programs: list[subprocess.Popen[bytes]] = []
+        self._directory = tempfile.TemporaryDirectory(prefix="valkyrie-")
+        a, b = wire
+        self._nodes = [
+            Node(
+                link.host,
+                f"{self._name}-{side}",
+                Path(self._directory.name),
+                CONFIGURATION.format(
+                    node=self._name,
+                    cpu=cpu,
+                    spin_us=SPIN_US,
+                    host=side,
+                    interfaces=INTERFACE.format(name=link.name, path="auto"),
+                    other="ba"[cpu],
+                    address=other.v4.ip,
+                )
+                + TRANSPORT.format(controller=controller, window_bytes=WINDOW_BYTES),
+            )
+            for cpu, (side, link, other) in enumerate((("a", a, b), ("b", b, a)))
+        ]
+
+    def prepare(self) -> None:
+        """Start both nodes."""
+        for node in self._nodes:
+            node.start()
+
+    def _popen(self, side: int, mode: str, seconds: float, *rest: str) -> subprocess.Popen[bytes]:
+        head = ["taskset", "-c", str(side), sys.executable, "-m", "perf.transport.application"]
+        name = f"{self._name}-{'ab'[side]}"
+        return self._wire[side].host.popen(
+            [*head, mode, name, str(seconds), *rest], stdout=subprocess.PIPE, cwd=ROOT
+        )
+
+    def start(self) -> None:
+        """Begin both."""
+        servers = []
+        for mode in ("sink", "echo"):
+            server = self._popen(1, mode, self._duration_s + 1)
+            assert server.stdout is not None
+            server.stdout.readline()
+            servers.append(server)
+        self._programs = [
+            *servers,
+            self._popen(0, "pour", self._duration_s, "b", str(BULK_STREAM), str(SIZE)),
+            self._popen(0, "ping", self._duration_s, "b", str(PING_STREAM)),
+        ]
+
+    def finish(self) -> Record:
+        """Wait for the end and say what was."""
+        outputs = [program.communicate(timeout=PATIENCE_S)[0] for program in self._programs]
+        for program in self._programs:
+            if program.returncode:
+                raise RuntimeError(f"{program.args!r} ended with {program.returncode}")
+        sink, _, _, ping = (
+            [[int(word) for word in line.split()] for line in out.splitlines()] for out in outputs
+        )
+        return Record(
+            arrived=[(at / NS, float(count)) for at, count in sink],
+            pings=[(at / NS, rtt / NS) for at, rtt in ping],
+        )
+
+    def close(self) -> None:
+        """Stop both nodes."""
+        for node in self._nodes:
+            node.stop()
+        self._directory.cleanup()
+
+
+def valkyrie(controller: str) -> Contestant:
+    """Return a controller of Valkyrie as a contestant."""
+    return Contestant(
+        f"Valkyrie, {controller}",
+        lambda wire, number, duration_s: Valkyrie(wire, number, controller, duration_s),
+    )
