@@ -1,6 +1,7 @@
 """An application of a flow: ``python -m perf.transport.application MODE NODE SECONDS [...]``.
 
-It prints rows as ``tcp.c`` does, at the end. Servers print ``ready`` when their service is there.
+It prints rows as ``tcp.c`` does, at the end; a ping's also tell its session's smoothed round trip
+and lost packets. Servers print ``ready`` when their service is there.
 
     sink NODE SECONDS                      echo NODE SECONDS
     pour NODE SECONDS PEER STREAM SIZE     ping NODE SECONDS PEER STREAM
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import valkyrie
 from perf import blast
+from valkyrie.controlplane.readout import Page
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,14 +68,17 @@ def _echo(node: SyncNode, seconds: float) -> None:
     _server(node, "ping").echo(ENDLESS, deadline_ns=round(seconds * 1e9))
 
 
-def _ping(node: SyncNode, seconds: float, peer: str, stream: str) -> None:
+def _ping(node: SyncNode, seconds: float, peer: str, stream: str, name: str) -> None:
     flow = _client(node, "ping", peer, stream)
     end_s, rows = time.monotonic() + seconds, []
-    while (sent_s := time.monotonic()) < end_s:
-        rows += [
-            (round(sent_s * 1e9), rtt_ns) for rtt_ns in flow.ping(PING_SIZE, 1, deadline_ns=LOST_NS)
-        ]
-        time.sleep(max(0.0, sent_s + PING_S - time.monotonic()))
+    with Page(name) as page:
+        while (sent_s := time.monotonic()) < end_s:
+            tells = [each.values for each in page.read().sessions] or [{"rtt_ns": 0, "lost": 0}]
+            rows += [
+                (round(sent_s * 1e9), rtt_ns, tells[0]["rtt_ns"], tells[0]["lost"])
+                for rtt_ns in flow.ping(PING_SIZE, 1, deadline_ns=LOST_NS)
+            ]
+            time.sleep(max(0.0, sent_s + PING_S - time.monotonic()))
     for row in rows:
         print(*row)
 
@@ -84,7 +89,7 @@ def main() -> None:
     modes: dict[str, Callable[..., None]]
     modes = {"sink": _sink, "pour": _pour, "echo": _echo, "ping": _ping}
     with valkyrie.attach_sync(name, ring_size=RING_BYTES) as node:
-        modes[mode](node, float(seconds), *rest)
+        modes[mode](node, float(seconds), *rest, *([name] if mode == "ping" else []))
 
 
 if __name__ == "__main__":

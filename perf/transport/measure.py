@@ -41,8 +41,6 @@ def contestants() -> tuple[list[Contestant], list[str]]:
         for name in (BASELINE, "bbr")
         if name not in known
     ]
-    if not CONTROLLERS:
-        missing.append("Valkyrie: messages are best effort in this version")
     return [*map(kernel, known), *map(valkyrie, CONTROLLERS)], missing
 
 

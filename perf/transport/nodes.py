@@ -6,10 +6,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from perf.network import CONFIGURATION, INTERFACE, Node
-from valkyrie.controlplane.settings import Config
+from valkyrie.controlplane.settings import Controller
 
 from .flows import NS, PATIENCE_S, ROOT, Contestant, Record
 
@@ -20,10 +20,7 @@ BULK_STREAM = 100  # job: reliable and in order, as TCP is
 PING_STREAM = 1  # system
 SIZE = 16_384
 SPIN_US = 20  # the default
-CONTROLLERS: tuple[str, ...] = (
-    ("cubic", "delay", "fixed") if "transport" in Config.__struct_fields__ else ()
-)
-"""Those that a session can have; none while messages are best effort."""
+CONTROLLERS: tuple[str, ...] = get_args(Controller)
 TRANSPORT = """\
 memory_bytes_max = 1073741824
 
@@ -104,7 +101,9 @@ class Valkyrie:
         )
         return Record(
             arrived=[(at / NS, float(count)) for at, count in sink],
-            pings=[(at / NS, rtt / NS) for at, rtt in ping],
+            pings=[(row[0] / NS, row[1] / NS) for row in ping],
+            smoothed=[(row[0] / NS, row[2] / NS) for row in ping if row[2]],
+            retransmitted=ping[-1][3] - ping[0][3] if ping else None,
         )
 
     def close(self) -> None:
