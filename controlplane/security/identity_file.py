@@ -1,0 +1,134 @@
+"""The file that a node's identity is kept in: PEM, for its owner only, never half written."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from typing import TYPE_CHECKING
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from valkyrie.dataplane.errors import ConfigError
+
+from .identity import Identity
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MODE = 0o600
+SIZE_MAX = 65536
+_BLOCK = re.compile(rb"-----BEGIN PRIVATE KEY-----\n.*?-----END PRIVATE KEY-----\n", re.DOTALL)
+
+
+def read_private(path: Path) -> bytes:
+    """Return a file's bytes, if it is a plain file that only its owner, who we are, can open."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be opened: {error.strerror}") from error
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise ConfigError(f"{path}: is not a plain file")
+        if found.st_uid != os.geteuid():
+            raise ConfigError(
+                f"{path}: belongs to user {found.st_uid}: run as that user, or `chown` it to user "
+                f"{os.geteuid()}"
+            )
+        if stat.S_IMODE(found.st_mode) & ~MODE:
+            raise ConfigError(
+                f"{path}: others could read it (mode {stat.S_IMODE(found.st_mode):04o}): if nobody "
+                f"has, `chmod 600 {path}`; if somebody may have, remove it and start again with "
+                "a new identity"
+            )
+        data = os.read(descriptor, SIZE_MAX + 1)
+    finally:
+        os.close(descriptor)
+    if len(data) > SIZE_MAX:
+        raise ConfigError(f"{path}: has more than {SIZE_MAX} bytes: it is no file of this program")
+    return data
+
+
+def write_private(path: Path, data: bytes, *, replace: bool) -> None:
+    """Write a file for its owner only: whole and on the disk, or not at all.
+
+    Without ``replace`` FileExistsError is raised when there is one already.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                os.fchmod(file.fileno(), MODE)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            if replace:
+                partial.replace(path)
+            else:
+                os.link(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def to_pem(identity: Identity) -> bytes:
+    """Return all private keys, one PKCS #8 block after the other."""
+    return b"".join(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        for key in (identity.exchange, identity.ed25519, identity.ml_dsa)
+    )
+
+
+def of_pem(data: bytes, name: str) -> Identity:
+    """Return the identity; ConfigError names ``name``, never what the data is."""
+    keys: list[object] = []
+    for block in _BLOCK.findall(data):
+        try:
+            keys.append(load_pem_private_key(block, None))
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            raise _damaged(name) from None
+    if b"".join(_BLOCK.findall(data)) != data:
+        raise _damaged(name)
+    match keys:
+        case [X25519PrivateKey() as exchange, Ed25519PrivateKey() as ed, MLDSA65PrivateKey() as ml]:
+            return Identity(exchange, ed, ml)
+    raise _damaged(name)
+
+
+def _damaged(name: str) -> ConfigError:
+    return ConfigError(
+        f"{name}: is damaged: an identity is an X25519, an Ed25519 and an ML-DSA-65 key. "
+        "Restore it from a copy, or remove it and tell the peers the new fingerprint"
+    )
+
+
+def load_or_make(path: Path) -> tuple[Identity, bool]:
+    """Return the identity that a file has, and whether it was made now, for want of a file."""
+    try:
+        return of_pem(read_private(path), str(path)), False
+    except FileNotFoundError:
+        pass
+    identity = Identity.generate()
+    try:
+        write_private(path, to_pem(identity), replace=False)
+    except FileExistsError:  # another one was quicker
+        return of_pem(read_private(path), str(path)), False
+    except OSError as error:
+        raise ConfigError(f"{path}: the identity cannot be kept: {error.strerror}") from error
+    return identity, True
