@@ -20,6 +20,8 @@ class Failure(IntEnum):
     """A credential is missing, expired, revoked or not for this use."""
     TIMEOUT = 204
     """The other side did not finish in time."""
+    COOKIE = 205
+    """The cookie is too old, or from before a restart: begin anew."""
     OVERLOAD = Code.OVERLOAD
     FLOOR = 702
     """What both sides could agree on is below what one side's policy demands."""
