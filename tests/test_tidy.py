@@ -421,9 +421,11 @@ def test_third_party_imports_are_declared_and_locked() -> None:
     wanted = set(re.findall(r"^([a-z0-9-]+)", text("requirements.in"), re.MULTILINE))
     found = [f"requirements.lock: {name} is missing" for name in (declared | wanted) - locked]
     own = {"valkyrie", "", *sys.stdlib_module_names}
+    distributions = {"OpenSSL": "pyopenssl"}
     for path in python_files(*MAY_IMPORT):
         for line, module in imports(path):
             name = module.split(".")[0]
+            name = distributions.get(name, name)
             if name not in own and name.replace("_", "-") not in declared:
                 found.append(f"{path}:{line}: pyproject.toml does not declare {name}")
     verdict(found)

@@ -1,0 +1,178 @@
+"""Where handshakes of others arrive: cookies first, and no state for who has not returned one."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from valkyrie.dataplane.wire import Type
+
+from .codes import Failure
+from .cookie import KEY_SIZE, SLOT_NS, CookieJar
+from .errors import SecurityError
+from .handshake import Established, Failed, Handshake, Timing
+from .local import Entropy, Local
+from .messages import (
+    HelloAck,
+    Message,
+    Negotiate,
+    Piece,
+    cookie_subject,
+    failure_body,
+    parse,
+    parse_hello,
+    whole,
+)
+
+AMPLIFICATION_MAX = 3
+"""Bytes to an unproven source, for each that came from it (RFC 9000, section 8)."""
+RETAIN_NS = 2 * SLOT_NS + 10_000_000_000
+"""How long an attempt is remembered: longer than its cookie is good, so none is done twice."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    handshake: Handshake
+    forget_ns: int
+    counted: bool = True
+    """Among those that are under way."""
+
+
+class Door:
+    """The responder's side of a node.
+
+    ``source`` is any bytes that name where a message came from: address and port.
+    """
+
+    def __init__(
+        self,
+        local: Local,
+        entropy: Entropy,
+        *,
+        under_way_max: int = 1024,
+        ended_max: int = 8192,
+        per_source_max: int = 16,
+        timing: Timing | None = None,
+        terms: Callable[[bytes], bytes] = lambda _source: b"",
+        extra: bytes = b"",
+    ) -> None:
+        self._local = local
+        self._entropy = entropy
+        self._cookies = CookieJar(entropy(KEY_SIZE))
+        self._under_way_max = under_way_max
+        self._ended_max = ended_max
+        self._per_source_max = per_source_max
+        self._timing = timing or Timing()
+        self._terms = terms
+        self._extra = extra
+        self._entries: dict[tuple[bytes, int], _Entry] = {}
+        self._open: Counter[bytes] = Counter()
+        """Handshakes that are under way, by source."""
+        self._queue: list[tuple[bytes, Message]] = []
+        self._events: deque[tuple[bytes, int, Established | Failed]] = deque()
+        self.refused: Counter[str] = Counter()
+        """Messages that no handshake took, by why."""
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def under_way(self) -> int:
+        """Handshakes that have begun and not ended."""
+        return self._open.total()
+
+    def receive(self, source: bytes, message: Message, now_ns: int) -> None:
+        """Take a message of an initiator in; never raises for what it has."""
+        try:
+            piece = parse(message)
+            entry = self._entries.get((source, piece.attempt))
+            if entry is not None:
+                entry.handshake.receive(message, now_ns)
+                self._collect(source, entry, now_ns)
+            elif message.type == Type.HELLO:
+                parse_hello(piece.data)
+                self._greet(source, piece.attempt, piece.data, len(message.payload), now_ns)
+            elif message.type == Type.NEGOTIATE:
+                self._negotiate(source, piece, now_ns)
+            else:
+                self.refused["unknown attempt"] += 1
+        except SecurityError as error:
+            self.refused[error.code.name.lower()] += 1
+
+    def _greet(self, source: bytes, attempt: int, hello: bytes, size: int, now_ns: int) -> None:
+        offer = self._local.offer(None, self._entropy, self._extra).pack()
+        cookie = self._cookies.make(source, cookie_subject(attempt, hello, offer), now_ns)
+        answer = whole(Type.HELLO_ACK, attempt, HelloAck(cookie, offer).pack())
+        if len(answer.payload) > AMPLIFICATION_MAX * size:
+            self.refused["amplification"] += 1
+            return
+        self._queue.append((source, answer))
+
+    def _negotiate(self, source: bytes, piece: Piece, now_ns: int) -> None:
+        said = Negotiate.parse(piece.data)
+        subject = cookie_subject(piece.attempt, said.hello, said.answer.offer)
+        if not self._cookies.good(said.answer.cookie, source, subject, now_ns):
+            # It was good once, or never: the initiator knows, and begins anew if it was.
+            self.refused["cookie"] += 1
+            self._tell(source, piece.attempt, Failure.COOKIE)
+            return
+        full = self.under_way >= self._under_way_max
+        if full or self._open[source] >= self._per_source_max:
+            self.refused["full"] += 1
+            self._tell(source, piece.attempt, Failure.OVERLOAD)
+            return
+        handshake = Handshake.answering(
+            self._local,
+            piece.attempt,
+            piece.data,
+            self._entropy,
+            now_ns,
+            terms=self._terms(source),
+            timing=self._timing,
+        )
+        entry = _Entry(handshake, now_ns + RETAIN_NS)
+        self._entries[source, piece.attempt] = entry
+        self._open[source] += 1
+        self._collect(source, entry, now_ns)
+        self._trim()
+
+    def _tell(self, source: bytes, attempt: int, code: Failure) -> None:
+        self._queue.append((source, whole(Type.AUTH_FAILURE, attempt, failure_body(code))))
+
+    def _trim(self) -> None:
+        """Forget the oldest ended ones when there are too many."""
+        if len(self._entries) - self.under_way > self._ended_max:
+            oldest = next(key for key, entry in self._entries.items() if not entry.counted)
+            del self._entries[oldest]
+
+    def _collect(self, source: bytes, entry: _Entry, now_ns: int) -> None:
+        handshake = entry.handshake
+        self._queue += [(source, message) for message in handshake.to_send(now_ns)]
+        while (event := handshake.next_event()) is not None:
+            self._events.append((source, handshake.attempt, event))
+        if entry.counted and handshake.over:
+            entry.counted = False
+            self._open[source] -= 1
+            if not self._open[source]:
+                del self._open[source]
+
+    def to_send(self, now_ns: int) -> list[tuple[bytes, Message]]:
+        """Return what to send and where, once; does what is due."""
+        for key, entry in list(self._entries.items()):
+            self._collect(key[0], entry, now_ns)
+            if now_ns >= entry.forget_ns and entry.handshake.over:
+                del self._entries[key]
+        found, self._queue = self._queue, []
+        return found
+
+    def timer(self) -> int | None:
+        """Return when ``to_send`` is due."""
+        if self._queue:
+            return 0
+        found = (entry.handshake.timer() or entry.forget_ns for entry in self._entries.values())
+        return min(found, default=None)
+
+    def next_event(self) -> tuple[bytes, int, Established | Failed] | None:
+        """Return what has happened, once: where, in which attempt, what."""
+        return self._events.popleft() if self._events else None

@@ -1,0 +1,113 @@
+"""Who is let in, once it is proven who asks. The handshake calls ``admit`` and obeys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from .codes import Failure
+from .errors import SecurityError
+from .modes import Mode, NoisePattern
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .fingerprint import Fingerprint
+    from .identity import Card
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a peer has proven, and how."""
+
+    mode: Mode
+    quantum_safe: bool = False
+    card: Card | None = None
+    """Its identity, in the modes that use Noise."""
+    name: str = ""
+    """Of its certificate (mtls) or of the shared secret (token)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What it may do, and how long."""
+
+    peer: str
+    rights: frozenset[str] = frozenset()
+    lifetime_ns: int | None = None
+
+
+class Trust(Protocol):
+    """Decides about proven claims."""
+
+    def admit(self, claim: Claim) -> Grant:
+        """Return what the peer may do; raises SecurityError for a peer that is not let in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A peer as the configuration has it: how it is known, and what it must do at least."""
+
+    name: str
+    fingerprint: Fingerprint | None = None
+    card: Card | None = None
+    """Known in full: spares the first contact."""
+    token_id: bytes | None = None
+    certificate_name: str = ""
+    min_mode: Mode | None = None
+    require_pq: bool = False
+    pattern: NoisePattern = NoisePattern.XK
+    """The one to ask with when the card is known."""
+    rights: frozenset[str] = frozenset()
+    lifetime_ns: int | None = None
+
+    @property
+    def pin(self) -> Fingerprint | None:
+        """The fingerprint that the peer must have."""
+        return self.card.fingerprint if self.card is not None else self.fingerprint
+
+
+@dataclass(slots=True)
+class Pins:
+    """Trust in the peers that somebody named, and in nobody else.
+
+    ``strangers`` are the rights of peers that nobody named, in plaintext mode only: there nobody
+    can prove a name.
+    """
+
+    peers: Mapping[str, Peer]
+    revoked: set[Fingerprint] = field(default_factory=set)
+    strangers: frozenset[str] = frozenset()
+
+    def admit(self, claim: Claim) -> Grant:
+        """Return what the peer may do."""
+        if claim.mode is Mode.PLAINTEXT:
+            return Grant("", self.strangers)
+        peer = self._find(claim)
+        if claim.mode < (peer.min_mode or Mode.PLAINTEXT):
+            raise SecurityError(
+                Failure.FLOOR,
+                f"{peer.name} is pinned to {peer.min_mode!r} and came with {claim.mode!r}",
+            )
+        if peer.require_pq and not claim.quantum_safe:
+            raise SecurityError(Failure.FLOOR, f"{peer.name} is pinned to post-quantum keys")
+        return Grant(peer.name, peer.rights, peer.lifetime_ns)
+
+    def _find(self, claim: Claim) -> Peer:
+        if claim.card is None:
+            for peer in self.peers.values():
+                known = peer.token_id.hex() if peer.token_id is not None else ""
+                if claim.name == (known if claim.mode is Mode.TOKEN else peer.certificate_name):
+                    return peer
+            raise SecurityError(Failure.IDENTITY, f"nobody here knows a peer {claim.name}")
+        fingerprint = claim.card.fingerprint
+        if fingerprint in self.revoked:
+            raise SecurityError(Failure.CREDENTIAL, f"{fingerprint} is revoked")
+        for peer in self.peers.values():
+            if peer.pin == fingerprint:
+                return peer
+        raise SecurityError(
+            Failure.IDENTITY,
+            f"nobody here knows {fingerprint}: if it is the peer's own (`valkyrie key show` there),"
+            " let it in with `valkyrie peer add`",
+        )
