@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from valkyrie.controlplane.security.codes import Failure
 from valkyrie.controlplane.security.door import Door
 from valkyrie.controlplane.security.exchange import token_id
-from valkyrie.controlplane.security.handshake import Established, Failed, Handshake
+from valkyrie.controlplane.security.handshake import Established, Failed, Handshake, Timing
 from valkyrie.controlplane.security.identity import Identity
 from valkyrie.controlplane.security.local import Local
 from valkyrie.controlplane.security.messages import Message
@@ -55,6 +55,7 @@ class Wire:
     responder: Local
     asked: Peer
     change: Callable[[int, bool, Message], list[Message]] = lambda _n, _there, message: [message]
+    timing: Timing = field(default_factory=Timing)
     seed: int = 0
     now_ns: int = 50_000 * MS
     count: int = 0
@@ -62,9 +63,16 @@ class Wire:
 
     def __post_init__(self) -> None:
         entropy = entropy_of(self.seed)
-        self.door = Door(self.responder, entropy, terms=lambda _source: b"responder's terms")
+        self.door = Door(
+            self.responder, entropy, terms=lambda _source: b"responder's terms", timing=self.timing
+        )
         self.asking = Handshake.asking(
-            self.initiator, self.asked, entropy, self.now_ns, terms=b"initiator's terms"
+            self.initiator,
+            self.asked,
+            entropy,
+            self.now_ns,
+            terms=b"initiator's terms",
+            timing=self.timing,
         )
 
     def _pass(self, there: bool, message: Message) -> Iterator[Message]:
@@ -114,6 +122,7 @@ def wire(
     pattern: NoisePattern = NoisePattern.XK,
     change: Callable[[int, bool, Message], list[Message]] | None = None,
     asked: Peer | None = None,
+    timing: Timing | None = None,
     **policy: object,
 ) -> Wire:
     """Return two nodes that know each other and agree on one mode."""
@@ -134,7 +143,7 @@ def wire(
     ]
     known = {"card": None, "fingerprint": identity("bob").card.fingerprint}
     asked = asked or peer("bob", pattern=pattern, **(known if pattern is NoisePattern.XX else {}))
-    found = Wire(locals_[0], locals_[1], asked)
+    found = Wire(locals_[0], locals_[1], asked, timing=timing or Timing())
     if change is not None:
         found.change = change
     return found

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from valkyrie.controlplane.security.codes import Failure
-from valkyrie.controlplane.security.handshake import Established, Failed, Handshake, State
+from valkyrie.controlplane.security.handshake import Established, Failed, Handshake, State, Timing
 from valkyrie.controlplane.security.keys import Direction
 from valkyrie.controlplane.security.local import Local
 from valkyrie.controlplane.security.messages import (
@@ -123,7 +123,8 @@ def test_loss_copies_and_reordering_only_take_time(
         late = [held[there].pop() for _ in range(chance.randrange(len(held[there]) + 1))]
         return copies + late
 
-    there, back = both(wire(mode, pattern=pattern, change=bad))
+    patient = Timing(give_up_ns=100_000 * MS)
+    there, back = both(wire(mode, pattern=pattern, change=bad, timing=patient))
     assert there.schedule is not None
     assert back.schedule is not None
     assert there.schedule.export("use", b"") == back.schedule.export("use", b"")
