@@ -41,6 +41,11 @@ def test_the_demonstration_keeps_all_promises(tmp_path: Path, census: Census) ->
     assert document["ok"]
     assert document["ledger"]["residual"] == 0
     assert document["file"]["sha256_match"]
+    lossy = document["lossy"]
+    assert lossy["sha256_match"]
+    assert lossy["lost_on_the_link"] > 0
+    assert lossy["critical"]["delivered"] == lossy["critical"]["sent"] > 100
+    assert lossy["critical"]["repeated"] == 0
     for phase in ("calm", "flood"):
         rows = document["phases"][phase]["classes"]
         assert all(rows[name]["delivered"] for name in CLASSES)

@@ -23,7 +23,7 @@ from rich.table import Table
 from perf.network import Network, StartError
 from tests.lab import laboratory
 
-from . import beside, garbage, ledger, summary
+from . import beside, garbage, ledger, lossy, summary
 from .crew import Crew
 from .tally import CLASSES, PHASES, Column, Tally
 
@@ -166,6 +166,8 @@ def run(seconds: float) -> dict[str, Any]:
             document["wrong"] += [f"the {name} ended with an error" for name in crew.ended()]
         finally:
             crew.kill()
+    document["lossy"] = lossy.measure()
+    document["wrong"] += lossy.verdict(document["lossy"])
     document["kernel_path"] = beside.measure()
     document["ok"] = not document["wrong"]
     return document

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from . import lossy
 from .tally import CLASSES, PHASES, Column, Tally
 
 Document = dict[str, Any]
@@ -95,6 +96,8 @@ def _ending(document: Document) -> list[str]:
         f"balance   residual {ledger['residual']}  {ledger['levels']}",
         f"early     {ledger['early']} frames to a node that had not begun",
     ]
+    if "lossy" in document:
+        lines += lossy.lines(document["lossy"])
     if beside := document.get("kernel_path"):
         lines.append(
             f"beside    the kernel path on the same link: {beside['messages_per_second']} msg/s "
