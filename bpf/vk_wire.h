@@ -30,6 +30,16 @@
  * inner frames of the outer frame's class, each beginning on a multiple of VK_AGG_ALIGN from the
  * start of the payload; a zero magic ends the run (padding up to a segment size); `correlation` of
  * the outer frame is then the number of inner frames. Inner frames carry no AGG, ENC or SESSION.
+ *
+ * A message over VK_SHARDED_MAX, which logs do not have, is a run of fragments: messages to the
+ * nodes, with sequences that follow each other, marked in the arg of their SEQ or SHARD. Only the
+ * applications' libraries join them.
+ *
+ *    0                   1                   2                   3
+ *    0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
+ *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+ *   |  SEQ or SHARD |     words     |             0             |C|M|
+ *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
  */
 #ifndef VK_CDEF /* cffi knows uintN_t by itself */
 #ifdef __bpf__
@@ -55,8 +65,9 @@ enum vk_wire_const {
 	VK_TAG_SIZE = 16,
 	VK_SESSION_EPOCH_SHIFT = 8, /* in the arg of SESSION; the path is its low bits */
 	VK_SESSION_SPACE_SHIFT = 6,
-	VK_MESSAGE_MAX = 67108864, /* bytes a message, over shards */
-	VK_SHARDED_MAX = 65536, /* bytes a best-effort message: one reassembly in memory */
+	VK_FRAGMENT_MASK = 0x3, /* enum vk_fragment in the arg of SEQ and SHARD */
+	VK_MESSAGE_MAX = 67108864, /* bytes a message, over its fragments */
+	VK_SHARDED_MAX = 65536, /* bytes of what nodes pass on as one: they reassemble its shards */
 	VK_SERVICE_NAME_MAX = 64, /* bytes of a service name in STREAM_OPEN, UTF-8 */
 };
 
@@ -145,6 +156,12 @@ enum vk_type {
 	VK_TYPE_CONTROL_END = 0x20, /* below: control class unless a SESSION is present */
 };
 
+/* What a message is of a larger one, in the arg of SEQ and SHARD; 0 = all of it. */
+enum vk_fragment {
+	VK_FRAGMENT_MORE = 0x1, /* the next sequence goes on with it */
+	VK_FRAGMENT_CONTINUES = 0x2, /* it goes on with the sequence before */
+};
+
 enum vk_ext_kind {
 	VK_EXT_SESSION = 1,
 	VK_EXT_TOKEN = 2,
@@ -198,15 +215,15 @@ struct vk_ext_token {
 };
 
 struct vk_ext_seq {
-	struct vk_ext ext;
+	struct vk_ext ext; /* arg: enum vk_fragment */
 	uint32_t sequence; /* of the message, on its stream */
 };
 
 struct vk_ext_shard {
-	struct vk_ext ext;
+	struct vk_ext ext; /* arg: enum vk_fragment, of the whole that it is a part of */
 	uint32_t sequence;
 	uint32_t offset; /* bytes */
-	uint32_t total; /* bytes of the whole message */
+	uint32_t total; /* bytes of the whole message, or fragment */
 };
 
 struct vk_ext_time {

@@ -20,9 +20,9 @@ static uint8_t *put_session(struct vk_run *run, uint8_t *at, uint32_t class, uin
 static uint8_t *put_extensions(uint8_t *at, const struct vk_frame *frame)
 {
 	if (frame->present & 1u << VK_EXT_SEQ)
-		at = vk_put_seq(at, frame->sequence);
+		at = vk_put_seq(at, frame);
 	if (frame->present & 1u << VK_EXT_SHARD)
-		at = vk_put_shard(at, frame->sequence, frame->offset, frame->total);
+		at = vk_put_shard(at, frame);
 	if (frame->present & 1u << VK_EXT_TIME)
 		at = vk_put_time(at, frame->time_ns);
 	return at;

@@ -19,9 +19,11 @@ static void take_ext(struct vk_frame *frame, const uint8_t *at, uint32_t kind)
 		frame->number = vk_get64(at + 8);
 		break;
 	case VK_EXT_SEQ:
+		frame->fragment = at[3] & VK_FRAGMENT_MASK;
 		frame->sequence = vk_get32(at + 4);
 		break;
 	case VK_EXT_SHARD:
+		frame->fragment = at[3] & VK_FRAGMENT_MASK;
 		frame->sequence = vk_get32(at + 4);
 		frame->offset = vk_get32(at + 8);
 		frame->total = vk_get32(at + 12);
@@ -76,6 +78,7 @@ int vk_frame_parse(struct vk_frame *frame, const uint8_t *data, uint32_t size, i
 	frame->length = vk_get32(data + 12);
 	frame->correlation = vk_get32(data + 16);
 	frame->present = 0;
+	frame->fragment = 0;
 	frame->time_ns = 0;
 	if (size - VK_HEADER_SIZE < ext)
 		return VK_FRAME_TRUNCATED;

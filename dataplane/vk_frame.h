@@ -23,6 +23,7 @@ struct vk_frame {
 	uint32_t space;
 	uint64_t number;
 	/* SEQ or SHARD */
+	uint32_t fragment; /* enum vk_fragment */
 	uint32_t sequence;
 	uint32_t offset;
 	uint32_t total;
@@ -122,20 +123,20 @@ static inline uint8_t *vk_put_session(uint8_t *at, uint32_t session, uint32_t sp
 }
 
 /* vk_put_seq writes a SEQ extension and returns where the next one goes. */
-static inline uint8_t *vk_put_seq(uint8_t *at, uint32_t sequence)
+static inline uint8_t *vk_put_seq(uint8_t *at, const struct vk_frame *frame)
 {
-	vk_put_ext(at, VK_EXT_SEQ, sizeof(struct vk_ext_seq), 0);
-	vk_put32(at + 4, sequence);
+	vk_put_ext(at, VK_EXT_SEQ, sizeof(struct vk_ext_seq), (uint16_t)frame->fragment);
+	vk_put32(at + 4, frame->sequence);
 	return at + sizeof(struct vk_ext_seq);
 }
 
 /* vk_put_shard writes a SHARD extension and returns where the next one goes. */
-static inline uint8_t *vk_put_shard(uint8_t *at, uint32_t sequence, uint32_t offset, uint32_t total)
+static inline uint8_t *vk_put_shard(uint8_t *at, const struct vk_frame *frame)
 {
-	vk_put_ext(at, VK_EXT_SHARD, sizeof(struct vk_ext_shard), 0);
-	vk_put32(at + 4, sequence);
-	vk_put32(at + 8, offset);
-	vk_put32(at + 12, total);
+	vk_put_ext(at, VK_EXT_SHARD, sizeof(struct vk_ext_shard), (uint16_t)frame->fragment);
+	vk_put32(at + 4, frame->sequence);
+	vk_put32(at + 8, frame->offset);
+	vk_put32(at + 12, frame->total);
 	return at + sizeof(struct vk_ext_shard);
 }
 

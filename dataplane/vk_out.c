@@ -42,6 +42,12 @@ int vk_out_read(struct vk_run *run, uint32_t slot, uint32_t ring, const struct v
 	return out->flow->state == VK_ROW_LIVE;
 }
 
+/* On logs `code` is something else: they have no fragments. */
+static uint32_t fragment_of(const struct vk_out *out)
+{
+	return vk_flow_reliable(out->flow) ? out->message->code & VK_FRAGMENT_MASK : 0;
+}
+
 struct vk_part vk_out_part(struct vk_run *run, const struct vk_out *out, uint32_t entry, int again)
 {
 	const struct vk_message *message = out->message;
@@ -54,6 +60,7 @@ struct vk_part vk_out_part(struct vk_run *run, const struct vk_out *out, uint32_
 			.stream = out->flow->stream,
 			.correlation = message->correlation,
 			.present = 1u << VK_EXT_SEQ,
+			.fragment = fragment_of(out),
 			.sequence = message->sequence,
 			.time_ns = message->time_ns,
 		},
@@ -153,6 +160,7 @@ int vk_out_close(struct vk_run *run, const struct vk_out *out, uint32_t entry, i
 	part.frame.flags = 0;
 	part.frame.correlation = out->flow->token;
 	part.frame.present = 1u << VK_EXT_SEQ;
+	part.frame.fragment = 0;
 	part.frame.sequence = out->flow->tx_sequence;
 	part.content.kind = VK_CONTENT_MESSAGES; /* the end of logs is told reliably */
 	part.payload = NULL;

@@ -76,6 +76,8 @@ static int deliver(struct vk_run *run, struct vk_flow *flow, const struct vk_fra
 	struct vk_app_count *count = &run->counters->apps[flow->app][flow->class];
 	uint64_t *row = vk_count_row(run, flow->class);
 
+	if (vk_flow_reliable(flow))
+		message.code = frame->fragment;
 	if (!run->slots[flow->app].attached) {
 		row[VK_DROP_APP_GONE]++;
 		return 0;

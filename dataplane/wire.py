@@ -55,6 +55,16 @@ class Flag(IntFlag, metaclass=_Derived):
     vars().update(members("vk_flag", "VK_FLAG_"))
 
 
+class Fragment(IntFlag, metaclass=_Derived):
+    """What a message is of a larger one, in the arg of SEQ and SHARD; 0 = all of it."""
+
+    vars().update(members("vk_fragment", "VK_FRAGMENT_"))
+
+
+WHOLE = Fragment(0)
+"""A message that is no fragment."""
+
+
 class ExtKind(IntEnum, metaclass=_Derived):
     """Kind of an extension."""
 
@@ -263,6 +273,11 @@ def whole(values: Mapping[str, int], name: str) -> int:
     return values[f"{name}_high"] << 32 | values[f"{name}_low"]
 
 
+def _fragment(arg: int) -> Fragment:
+    """Return what an arg says; its other bits are for versions to come."""
+    return Fragment(arg & lib.VK_FRAGMENT_MASK)
+
+
 @dataclass(frozen=True, slots=True)
 class Session(_Known):
     """Session id and packet number."""
@@ -321,13 +336,14 @@ class Seq(_Known):
     kind: ClassVar[int] = ExtKind.SEQ
     layout: ClassVar[Layout] = Layout("vk_ext_seq")
     sequence: int
+    fragment: Fragment = WHOLE
 
     def _values(self) -> dict[str, Any]:
-        return {"sequence": self.sequence}
+        return {"arg": self.fragment, "sequence": self.sequence}
 
     @classmethod
     def _from(cls, values: dict[str, Any]) -> Seq:
-        return cls(values["sequence"])
+        return cls(values["sequence"], _fragment(values["arg"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,13 +355,20 @@ class Shard(_Known):
     sequence: int
     offset: int
     total: int
+    fragment: Fragment = WHOLE
 
     def _values(self) -> dict[str, Any]:
-        return {"sequence": self.sequence, "offset": self.offset, "total": self.total}
+        return {
+            "arg": self.fragment,
+            "sequence": self.sequence,
+            "offset": self.offset,
+            "total": self.total,
+        }
 
     @classmethod
     def _from(cls, values: dict[str, Any]) -> Shard:
-        return cls(values["sequence"], values["offset"], values["total"])
+        fragment = _fragment(values["arg"])
+        return cls(values["sequence"], values["offset"], values["total"], fragment)
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,7 @@ enum vk_code {
 	VK_CODE_STREAMS_FULL = 304,
 	VK_CODE_APPLICATION_GONE = 305,
 	VK_CODE_FLOW_CONTROL = 306, /* more was sent than the window allowed */
-	VK_CODE_SHARDS = 307, /* shards of one message contradict each other */
+	VK_CODE_SHARDS = 307, /* shards or fragments of one message contradict each other */
 	VK_CODE_CANCELLED = 308, /* the other application reset the stream */
 	VK_CODE_OVERLOAD = 501, /* too many requests at once: try again later */
 	VK_CODE_FAILED = 502, /* the node could not do it */
@@ -132,7 +132,8 @@ struct vk_message {
 	uint8_t flags; /* enum vk_flag as the sender set them (EOS, URG, ACK) */
 	uint8_t priority; /* 0 = lowest of the class's band is chosen by the worker */
 	uint8_t trace;
-	uint32_t code; /* enum vk_code; DATA on logs, to the worker: lifetime, us after time_ns */
+	uint32_t code; /* enum vk_code. Of DATA: enum vk_fragment, but on logs, to the worker, its
+			* lifetime, us after time_ns */
 	uint64_t time_ns; /* sender's CLOCK_REALTIME; 0 = none, else TIME is on the wire */
 };
 

@@ -24,13 +24,14 @@ static void rebuild(const struct vk_frame *frame)
 	bare.length = 0;
 	at = vk_put_header(bytes, &bare, (sizeof bytes - VK_HEADER_SIZE) / VK_EXT_WORD, 0);
 	at = vk_put_session(at, frame->session, frame->space, frame->number);
-	at = vk_put_shard(at, frame->sequence, frame->offset, frame->total);
+	at = vk_put_shard(at, frame);
 	at = vk_put_time(at, frame->time_ns);
 	require(at == bytes + sizeof bytes);
 	require(vk_frame_parse(&again, bytes, sizeof bytes, 1) == VK_FRAME_OK);
 	require(again.type == frame->type && again.stream == frame->stream);
 	require(again.number == frame->number && again.space == frame->space);
 	require(again.sequence == frame->sequence && again.total == frame->total);
+	require(again.fragment == frame->fragment && !(frame->fragment & ~VK_FRAGMENT_MASK));
 	require(again.time_ns == frame->time_ns && again.correlation == frame->correlation);
 }
 

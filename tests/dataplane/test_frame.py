@@ -15,6 +15,7 @@ from valkyrie.dataplane import lib
 from valkyrie.dataplane.wire import (
     Extension,
     Flag,
+    Fragment,
     Frame,
     FrameError,
     Seq,
@@ -40,11 +41,12 @@ ERRORS = {
 
 u32 = st.integers(0, 2**32 - 1)
 u64 = st.integers(0, 2**64 - 1)
+fragments = st.integers(0, 3).map(Fragment)
 extension = st.one_of(
     st.builds(Session, u32, u64, space=st.integers(0, 3), epoch=st.integers(0, 255)),
     st.builds(Token, st.integers(0, 65535), u32, u64),
-    st.builds(Seq, u32),
-    st.builds(Shard, u32, u32, u32),
+    st.builds(Seq, u32, fragments),
+    st.builds(Shard, u32, u32, u32, fragments),
     st.builds(Time, u64),
     st.builds(Trace, st.binary(min_size=16, max_size=16), st.binary(min_size=8, max_size=8)),
     st.builds(Extension, st.integers(8, 255), st.integers(0, 65535), st.just(b"abcd")),
@@ -103,7 +105,8 @@ def test_a_frame_is_read_as_it_was_built(built: Frame) -> None:
     assert frame.time_ns == (times[-1] if times else 0)
     places = [each for each in built.extensions if isinstance(each, Seq | Shard)]
     if places:
-        assert frame.sequence == places[-1].sequence
+        last_place = places[-1]
+        assert (frame.sequence, frame.fragment) == (last_place.sequence, last_place.fragment)
 
 
 @settings(max_examples=2000, deadline=None)

@@ -14,6 +14,7 @@ from valkyrie.dataplane.wire import (
     Class,
     ExtKind,
     Flag,
+    Fragment,
     Frame,
     Gauge,
     Seq,
@@ -555,3 +556,31 @@ def test_a_stamped_message_says_when_it_was_sent(rig: Rig) -> None:
     rig.turn(0)
     (sent,) = rig.log()
     assert ExtKind.TIME in [each.kind for each in parse_frame(sent.data).extensions]
+
+
+def test_fragments_are_marked_on_the_wire_and_at_the_reader_whether_sharded_or_not(
+    rig: Rig,
+) -> None:
+    ours, _ = rig.pair()
+    rig.log()
+    marks = [Fragment.MORE, Fragment.CONTINUES | Fragment.MORE, Fragment.CONTINUES, 0xFFFC]
+    for size in (64, 20000):
+        for mark in marks:
+            assert rig.put(ours, size, mark, code=mark)
+    rig.settle()
+    on_wire = {place(frame).sequence: place(frame).fragment for _, frame in messages(rig.log())}
+    assert [on_wire[sequence] for sequence in range(8)] == [1, 3, 2, 0] * 2
+    assert [(each.sequence, each.code) for each in rig.take(1, 0, Class.DATA)] == [
+        (sequence, [1, 3, 2, 0][sequence % 4]) for sequence in range(8)
+    ]
+
+
+def test_logs_have_no_fragments(rig: Rig) -> None:
+    ours, _ = rig.pair(stream=10000)
+    rig.log()
+    assert rig.put(ours, 64, 1, code=Fragment.MORE)
+    rig.settle()
+    ((_, frame),) = messages(rig.log())
+    assert place(frame).fragment == 0
+    (record,) = rig.take(1, 0, Class.LOGS)
+    assert record.code == 0

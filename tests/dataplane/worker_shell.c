@@ -81,7 +81,8 @@ static uint32_t *next_sequence(uint32_t node, const struct vk_message *message)
 	return &streams[node][at].next;
 }
 
-/* put node slot kind flow generation peer stream correlation type flags priority size mark */
+/* put node slot kind flow generation peer stream correlation type flags priority size mark
+ * [code] */
 static void do_put(void)
 {
 	struct vk_message message = {
@@ -93,6 +94,7 @@ static void do_put(void)
 		.type = (uint8_t)argument[8],
 		.flags = (uint8_t)argument[9],
 		.priority = (uint8_t)argument[10],
+		.code = (uint32_t)argument[13],
 	};
 
 	uint32_t *next = next_sequence((uint32_t)argument[0], &message);
@@ -395,6 +397,7 @@ static const char *parse(void)
 	static char name[32];
 	uint32_t count = 0;
 
+	memset(argument, 0, sizeof argument);
 	snprintf(name, sizeof name, "%.*s", (int)strcspn(line, " \n"), line);
 	word[0] = 0;
 	for (; at && count < 24; at = strchr(at, ' ')) {
