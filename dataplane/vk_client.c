@@ -129,13 +129,21 @@ int vk_client_put(struct vk_client *client, uint32_t kind, const struct vk_messa
 	return 0;
 }
 
+/* unready says why no message may begin; 0 = one may. */
+static int unready(const struct vk_outlet *outlet)
+{
+	if (outlet->closed)
+		return -EPIPE;
+	return outlet->within ? -EBUSY : 0;
+}
+
 int vk_client_send(struct vk_client *client, struct vk_outlet *outlet, const uint8_t *payload,
 		   uint32_t size)
 {
-	int error = outlet->closed ?
-			    -EPIPE :
-			    vk_client_put(client, VK_RECORD_DATA, &outlet->head, payload, size);
+	int error = unready(outlet);
 
+	if (!error)
+		error = vk_client_put(client, VK_RECORD_DATA, &outlet->head, payload, size);
 	if (!error) {
 		outlet->head.sequence++;
 		outlet->sent++;
@@ -150,10 +158,10 @@ int vk_client_send_many(struct vk_client *client, struct vk_outlet *outlet, cons
 	struct vk_tx *tx = &client->tx[vk_stream_class(outlet->head.stream)];
 	uint64_t bytes = 0;
 	uint32_t sent;
-	int error = 0;
+	int error = unready(outlet);
 
-	if (outlet->closed)
-		return -EPIPE;
+	if (error)
+		return error;
 	if (gone(client))
 		return -ESHUTDOWN;
 	if (!tx->capacity)
@@ -174,6 +182,66 @@ int vk_client_send_many(struct vk_client *client, struct vk_outlet *outlet, cons
 	vk_tx_publish(tx);
 	ring_bell(client);
 	return (int)sent;
+}
+
+/* fragment_of returns the head of the fragment that is [at, end) of size bytes. */
+static struct vk_message fragment_of(const struct vk_outlet *outlet, uint32_t size, uint32_t at,
+				     uint32_t end)
+{
+	struct vk_message head = outlet->head;
+
+	head.code = 0;
+	if (at) {
+		head.code |= VK_FRAGMENT_CONTINUES;
+		head.time_ns = 0;
+	}
+	if (end < size) {
+		head.code |= VK_FRAGMENT_MORE;
+		head.flags &= (uint8_t)~VK_FLAG_EOS;
+	}
+	return head;
+}
+
+/* fragment_max returns the payload of the fragments that a class's messages are cut into. */
+static uint32_t fragment_max(const struct vk_client *client, uint32_t ring)
+{
+	uint32_t most = client->tx_capacity[ring] / VK_CLIENT_FRAGMENTS_A_RING -
+			(uint32_t)(sizeof(struct vk_record) + sizeof(struct vk_message));
+
+	return most < VK_CLIENT_FRAGMENT ? most : VK_CLIENT_FRAGMENT;
+}
+
+int64_t vk_client_send_part(struct vk_client *client, struct vk_outlet *outlet,
+			    const uint8_t *payload, uint32_t size, uint32_t at)
+{
+	uint32_t ring = vk_stream_class(outlet->head.stream), begin = at;
+	int error = 0;
+
+	if (at ? !outlet->within : outlet->closed)
+		return -EPIPE;
+	if (!at && outlet->within)
+		return -EBUSY;
+	if (at >= size)
+		return -EINVAL;
+	if (ring == VK_CLASS_LOGS || size > VK_MESSAGE_MAX)
+		return -EMSGSIZE;
+	if (!client->tx_capacity[ring])
+		return gone(client) ? -ESHUTDOWN : -EACCES;
+	while (begin < size) {
+		uint32_t most = fragment_max(client, ring);
+		uint32_t end = size - begin > most ? begin + most : size;
+		struct vk_message head = fragment_of(outlet, size, begin, end);
+
+		error = vk_client_put(client, VK_RECORD_DATA, &head, payload + begin, end - begin);
+		if (error)
+			break;
+		outlet->head.sequence++;
+		outlet->within = end < size;
+		begin = end;
+	}
+	outlet->sent_bytes += begin - at;
+	outlet->sent += begin == size;
+	return begin > at ? (int64_t)(begin - at) : error;
 }
 
 int vk_client_report(struct vk_client *client, struct vk_inlet *inlet)
@@ -250,6 +318,7 @@ static int wanted(const struct vk_entry *entry, int64_t flow, int64_t sequence)
 	if (flow == VK_CLIENT_ANY_FLOW)
 		return 1;
 	return entry->kind == VK_RECORD_DATA && entry->message.flow == flow &&
+	       !entry->message.code &&
 	       (sequence == VK_CLIENT_ANY_SEQUENCE ||
 		entry->message.sequence == (uint32_t)sequence);
 }

@@ -14,6 +14,9 @@ enum vk_client_const {
 	VK_CLIENT_ANY_SEQUENCE = -1,
 	VK_CLIENT_REPORT = 16384, /* bytes of cost that are reported without being asked to */
 	VK_CLIENT_REPORT_IDLE = 4096, /* likewise, when the reader has nothing left to read */
+	/* Payload of the largest fragment: its record is 64 KiB, its cost in windows too. */
+	VK_CLIENT_FRAGMENT = VK_SHARDED_MAX - VK_MESSAGE_COST,
+	VK_CLIENT_FRAGMENTS_A_RING = 4, /* so many fit, or they are cut smaller */
 };
 
 /* A received record: the positions of its payload and end, and a copy of its descriptor. 64 bytes
@@ -29,8 +32,8 @@ struct vk_entry {
 /* A stream to send on, and what was sent: counted here, where it costs nothing. */
 struct vk_outlet {
 	struct vk_message head; /* descriptor of the next message, its sequence too */
-	uint32_t closed; /* 1: nothing more is sent */
-	uint32_t pad;
+	uint32_t closed; /* 1: nothing more is sent, but for the rest of what was begun */
+	uint32_t within; /* 1: a message was begun, and more fragments of it must come next */
 	uint64_t sent;
 	uint64_t sent_bytes;
 };
@@ -83,8 +86,9 @@ void vk_client_close(struct vk_client *client);
 int vk_client_put(struct vk_client *client, uint32_t kind, const struct vk_message *head,
 		  const uint8_t *payload, uint32_t size);
 
-/* vk_client_send is vk_client_put of a DATA record on a stream; -EPIPE if the outlet is closed.
- * The message takes the outlet's sequence, and the next one follows it (u32, wraps). */
+/* vk_client_send is vk_client_put of a DATA record on a stream; -EPIPE if the outlet is closed,
+ * -EBUSY if it is within a message of fragments. The message takes the outlet's sequence, and the
+ * next one follows it (u32, wraps). */
 int vk_client_send(struct vk_client *client, struct vk_outlet *outlet, const uint8_t *payload,
 		   uint32_t size);
 
@@ -94,6 +98,14 @@ int vk_client_send(struct vk_client *client, struct vk_outlet *outlet, const uin
  * full, or the next one is oversized), or -errno like vk_client_send if none did. */
 int vk_client_send_many(struct vk_client *client, struct vk_outlet *outlet, const uint8_t *payloads,
 			const uint32_t *sizes, uint32_t size, uint32_t count);
+
+/* vk_client_send_part publishes what there is room for of a message of size bytes, from byte `at`
+ * on, as fragments; each is published when it is written. A message begins with at = 0 and must be
+ * brought to its end before anything else is sent on the stream. EOS goes on the last fragment, the
+ * time on the first. Returns how many bytes went, or -errno like vk_client_send if none did:
+ * -EMSGSIZE also on logs and over VK_MESSAGE_MAX, -EPIPE also when the stream was reset. */
+int64_t vk_client_send_part(struct vk_client *client, struct vk_outlet *outlet,
+			    const uint8_t *payload, uint32_t size, uint32_t at);
 
 /* vk_client_room returns the free bytes of TX ring r, or -EPROTO. */
 int64_t vk_client_room(struct vk_client *client, uint32_t ring);
@@ -119,8 +131,8 @@ int vk_client_report(struct vk_client *client, struct vk_inlet *inlet);
  * them; they stay in the ring until vk_client_release. With a flow other than VK_CLIENT_ANY_FLOW
  * it stops before the first record that is not DATA of that flow, and with a sequence other than
  * VK_CLIENT_ANY_SEQUENCE before the first one that is out of sequence: the worker hands over what
- * comes as it comes. Returns how many; 0 = nothing (of that kind) is next now; -ESHUTDOWN =
- * nothing there and nothing will come; -EPROTO. */
+ * comes as it comes. With a flow it stops before fragments, too. Returns how many; 0 = nothing (of
+ * that kind) is next now; -ESHUTDOWN = nothing there and nothing will come; -EPROTO. */
 int vk_client_receive(struct vk_client *client, uint32_t ring, int64_t flow, int64_t sequence,
 		      struct vk_entry *entries, uint32_t max);
 
