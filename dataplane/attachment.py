@@ -16,13 +16,15 @@ from typing import Any, NamedTuple, TypeVar
 from . import appsocket
 from ._core import lib
 from .errors import LocalProtocolError
-from .events import Events, Incoming, Room
-from .flow import Flow, Outgoing
+from .events import Events, Incoming, Room, Turn
+from .flow import Flow
 from .message import Batch, Message, batch_of
+from .outgoing import Large, Outgoing, size_of
 from .refusal import (
     ApplicationGoneError,
     RefusedError,
     StreamInUseError,
+    StreamResetError,
     UnreachableError,
     WouldBlockError,
     refusal,
@@ -40,6 +42,7 @@ OPEN_IDS_MAX = 64
 """Stream ids that ``open`` tries before it says that the class is full."""
 TOKEN_MAX = 0xFFFF_FFFF
 CODE_MAX = 0xFFFF_FFFF
+FRAGMENT: int = lib.VK_CLIENT_FRAGMENT
 
 
 class Wait(NamedTuple):
@@ -69,13 +72,26 @@ class Attachment(Events):
     # Verbs: sending
 
     def wait_room(
-        self, flow: Flow, size: int, now_ns: int, deadline_ns: int | None, sent: int = 0
+        self,
+        flow: Flow,
+        size: int,
+        now_ns: int,
+        deadline_ns: int | None,
+        sent: int = 0,
+        *,
+        mine: bool = False,
     ) -> Verb[int]:
-        """Wait until a message of size bytes may fit; returns the time. WouldBlockError: late."""
+        """Wait until a message of size bytes may fit; returns the time. WouldBlockError: late.
+
+        mine: the message that the stream is within is the one that waits.
+        """
+        busy = flow.outlet.within and not mine
         if deadline_ns is not None and now_ns >= deadline_ns:
-            reason = self.rings.reason(flow.ring)
+            reason = "message" if busy else self.rings.reason(flow.ring)
             raise WouldBlockError(reason, Class(flow.ring).name.lower(), sent)
         self._check()
+        if busy:
+            return int((yield Wait(Turn(flow), deadline_ns)))
         self.rings.need(flow.ring, size)
         return int((yield Wait(Room(flow.ring), deadline_ns)))
 
@@ -84,6 +100,9 @@ class Attachment(Events):
     ) -> Verb[None]:
         """Send a message, with the keyword arguments of ``Flow.send_as`` if there are any."""
         deadline_ns = deadline(now_ns, timeout)
+        if flow.in_fragments(size_of(payload)):
+            yield from self._send_large(flow, Large(payload, options or {}), now_ns, deadline_ns)
+            return
         while True:
             try:
                 if options:
@@ -95,12 +114,49 @@ class Attachment(Events):
             else:
                 return
 
+    def _send_large(
+        self, flow: Flow, large: Large, now_ns: int, deadline_ns: int | None, sent: int = 0
+    ) -> Verb[int]:
+        """Send a message in fragments; returns the time. It is not late once it has begun."""
+        flow.check_sending()
+        try:
+            while not large.push(flow):
+                begun = large.sent > 0
+                now_ns = yield from self.wait_room(
+                    flow, FRAGMENT, now_ns, None if begun else deadline_ns, sent, mine=begun
+                )
+        except BaseException:
+            if large.sent and flow.outlet.within:
+                self._abandon(flow)
+            raise
+        finally:
+            if large.sent:
+                self.woken.add(Turn(flow))
+        if large.last:
+            yield from self._close_sending(flow, now_ns)
+        return now_ns
+
+    def _abandon(self, flow: Flow) -> None:
+        """End a stream of which a message is half sent and will not be finished."""
+        self.reset(flow, Code.CANCELLED)
+        flow.error = StreamResetError(
+            Code.CANCELLED,
+            f"stream {flow.stream}: a message was given up when a part of it had been sent: "
+            "open it again",
+        )
+
     def send_many(
         self, flow: Flow, outgoing: Outgoing, timeout: float | None, now_ns: int
     ) -> Verb[None]:
         """Send all messages of ``outgoing``; WouldBlockError.sent says how many went."""
         deadline_ns = deadline(now_ns, timeout)
         while not outgoing.push(flow):
+            if flow.in_fragments(outgoing.next_size):
+                now_ns = yield from self._send_large(
+                    flow, outgoing.next_large(), now_ns, deadline_ns, outgoing.sent
+                )
+                outgoing.skip()
+                continue
             now_ns = yield from self.wait_room(
                 flow, outgoing.next_size, now_ns, deadline_ns, outgoing.sent
             )
@@ -372,6 +428,7 @@ class Attachment(Events):
         flow.discard()
         flow.early.clear()
         flow.outlet.closed = 1
+        flow.outlet.within = 0
         self._forget(flow)
         self.woken.update((flow, Room(flow.ring)))
 

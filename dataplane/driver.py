@@ -232,12 +232,12 @@ class AsyncDriver(Driver):
                     self.turn_soon()
                 answer = await self._step(step)
         except StopIteration as stop:
-            if self.attachment.woken:
-                self.turn_soon()
             result: T = stop.value
             return result
         finally:
             verb.close()  # an error in between: the verb cleans up
+            if self.attachment.woken:
+                self.turn_soon()
 
     async def _step(self, step: Wait | Ask) -> object:
         if isinstance(step, Ask):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ._core import lib
 from .flow import Flow
-from .message import ENTRY, ENTRY_FIELDS, ENTRY_SIZE, message_of
+from .message import CODE, ENTRY, ENTRY_FIELDS, ENTRY_SIZE, message_of
 from .refusal import NodeGoneError
 from .rings import Rings, gone
 from .wire import Class, Code
@@ -25,6 +25,12 @@ class Room(NamedTuple):
     """Key of waiting for room in a class's ring."""
 
     ring: int
+
+
+class Turn(NamedTuple):
+    """Key of waiting for a large message of another task to be through."""
+
+    flow: Flow
 
 
 class Incoming:
@@ -121,9 +127,14 @@ class Events:
                 rings.pause(ring, True)
                 self._paused[ring] = flow
                 break
-            flow.receive(message_of(memory[offset : offset + size], entry))
+            message = message_of(memory[offset : offset + size], entry)
+            if entry[CODE]:
+                flow.receive_fragment(message, entry[CODE])
+            else:
+                flow.receive(message)
             if flow.careful and flow.over:
                 self._forget(flow)
+                self.woken.add(Room(ring))  # who sends has to know, if it was broken
             self.woken.add(flow)
             begin = end
         rings.consumed(ring)
@@ -155,6 +166,8 @@ class Events:
                 return
             if event.kind == lib.VK_RECORD_CLOSE:
                 flow.finish(event.sequence)
+                if flow.error is not None:
+                    self.woken.add(Room(ring))
             else:
                 flow.reset(event.code)
                 self.woken.add(Room(ring))
@@ -197,7 +210,7 @@ class Events:
         if old is not None and old.number >= 0:
             old.reset(Code.STREAM_UNKNOWN)
             self._forget(old)
-            self.woken.add(old)
+            self.woken.update((old, Room(ring)))
         self.flows[event.flow] = flow
         self.streams[event.peer, event.stream] = flow
         service.waiting.append(flow)

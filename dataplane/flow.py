@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import errno
 import time
-from array import array
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 import msgspec
 
 from ._core import ffi, lib
 from .errors import LocalProtocolError
+from .fragments import ContradictionError, Fragments, Joined
 from .message import Batch, Message
 from .refusal import CODE_NAMES, RefusedError, StreamResetError, WouldBlockError
 from .rings import Payload, Rings, span
@@ -41,6 +42,7 @@ MESSAGE_TYPES = frozenset(
     and kind not in {Type.STREAM_OPEN, Type.STREAM_CLOSE, Type.STREAM_ACK, Type.STREAM_RESET}
 )
 """Types that applications give to messages; the others are the nodes' own."""
+MESSAGE_MAX: int = lib.VK_MESSAGE_MAX
 _COST = lib.VK_MESSAGE_COST
 _REPORT = lib.VK_CLIENT_REPORT
 _send = lib.vk_client_send
@@ -65,6 +67,10 @@ class Counts(msgspec.Struct):
     """Messages that are here, and wait for others that were sent before them."""
     dropped: int = 0
     """Best effort: the oldest messages, left out because nobody read this stream."""
+    fragments: int = 0
+    """Parts of messages over 64 KiB that came."""
+    fragments_waiting: int = 0
+    """Those that are here, and wait for others of their messages."""
 
 
 def type_number(kind: int | str) -> int:
@@ -84,6 +90,10 @@ def type_number(kind: int | str) -> int:
     return found.value
 
 
+class LargeError(LocalProtocolError):
+    """A message is too large for one record, but can be sent in fragments."""
+
+
 class Flow:
     """The core of both kinds of Stream: no waiting happens here."""
 
@@ -101,6 +111,7 @@ class Flow:
         "error",
         "expected",
         "final",
+        "fragments",
         "generation",
         "halting",
         "head",
@@ -108,6 +119,7 @@ class Flow:
         "number",
         "ordered",
         "outlet",
+        "owed",
         "peer",
         "queue",
         "queue_size",
@@ -150,15 +162,22 @@ class Flow:
         self.outlet = ffi.new("struct vk_outlet *")
         self.head = ffi.addressof(self.outlet, "head")
         self.head.peer, self.head.stream = peer, stream
+        self._prepare_reading()
+
+    def _prepare_reading(self) -> None:
         self.inlet = ffi.new("struct vk_inlet *", {"windowed": self.windowed})
         self.untold = 0
         """Cost of what the reader has taken that ``inlet`` does not count yet."""
         self.careful = self.best_effort
-        """Messages cannot simply be queued: there is a bound, an end, or no reader any more."""
+        """Messages cannot simply be queued: a bound, an end, no reader, half a message."""
         self.expected = 0
         """Sequence of the first message that is missing."""
-        self.early: dict[int, Message | None] = {}
-        """What came ahead of it, by sequence; None: the reader has it already."""
+        self.early: dict[int, tuple[Message, int] | None] = {}
+        """What came ahead of it, by sequence, and as what fragment; None: it was taken on."""
+        self.fragments = Fragments()
+        self.owed: dict[int, int] = {}
+        """Joined messages that wait for the reader: by sequence, what taking them gives back to the
+        peer's window, less what a message of that size would. Meanwhile fragments give nothing."""
         self.final: int | None = None
         """How many messages there are, once the peer has said so."""
         self.queue: deque[Message] = deque()
@@ -187,6 +206,7 @@ class Flow:
             received=self.received,
             received_bytes=self.received_bytes,
             early=sum(message is not None for message in self.early.values()),
+            fragments_waiting=self.fragments.count,
         )
 
     def bind(self, number: int, generation: int) -> None:
@@ -224,11 +244,18 @@ class Flow:
         """Return the exception for a negative result of sending size bytes."""
         if error == -errno.EPIPE:
             self.check_sending()
+        if error == -errno.EBUSY:
+            return WouldBlockError("message", Class(self.ring).name.lower())
+        if error == -errno.EMSGSIZE and self.in_fragments(size):
+            return LargeError(f"a message of {size} bytes goes in fragments")
         return self.rings.failure(error, self.ring, size)
 
-    def send_as(
+    def in_fragments(self, size: int) -> bool:
+        """Say whether a message of size bytes is sent as fragments."""
+        return not self.best_effort and self.rings.record_max(self.ring) < size <= MESSAGE_MAX
+
+    def describe(
         self,
-        payload: Payload,
         *,
         kind: int | str = 0,
         correlation: int = 0,
@@ -237,12 +264,9 @@ class Flow:
         stamp: bool = False,
         lifetime: float | None = None,
     ) -> None:
-        """Send a message with a descriptor of its own, or raise WouldBlockError."""
+        """Give the messages sent from now on a descriptor of their own, until ``undescribe``."""
         number = type_number(kind)
         lifetime_us = 0 if lifetime is None else self._lifetime_us(lifetime)
-        last = flags & _EOS
-        if last and not self.outlet.closed:
-            self._check_room_for_last(len(payload))
         head = self.head
         head.type = number
         head.correlation = correlation
@@ -250,11 +274,22 @@ class Flow:
         head.priority = priority
         head.code = lifetime_us
         head.time_ns = time.time_ns() if stamp or lifetime_us else 0
+
+    def undescribe(self) -> None:
+        """Send plain messages again."""
+        head = self.head
+        head.type = head.correlation = head.flags = head.priority = head.time_ns = head.code = 0
+
+    def send_as(self, payload: Payload, *, flags: int = 0, **descriptor: Any) -> None:
+        """Send a message with a descriptor of its own (``describe``), or raise WouldBlockError."""
+        last = flags & _EOS
+        if last and not self.outlet.closed:
+            self._check_room_for_last(len(payload))
+        self.describe(flags=flags, **descriptor)
         try:
             self.send(payload)
         finally:
-            head.type = head.correlation = head.flags = head.priority = head.time_ns = 0
-            head.code = 0
+            self.undescribe()
         if last:
             self.send_close()
 
@@ -287,7 +322,9 @@ class Flow:
         return error != -errno.EAGAIN
 
     def send_close(self) -> bool:
-        """Say that this side sends no more; False = no room now."""
+        """Say that this side sends no more; False = no room now, or within a message."""
+        if self.outlet.within:
+            return False
         if not self.said_close:
             self.said_close = self.send_control(lib.VK_RECORD_CLOSE)
         if self.said_close:
@@ -313,7 +350,7 @@ class Flow:
     @property
     def astray(self) -> bool:
         """Whether what comes next has to be looked at before the reader may have it."""
-        return bool(self.early or self.replies or self.closed)
+        return bool(self.early or self.replies or self.closed or self.fragments)
 
     @property
     def full(self) -> bool:
@@ -338,39 +375,79 @@ class Flow:
         self.queue.append(message)
         self.queue_size += size
 
-    def _receive_carefully(self, message: Message) -> None:
+    def receive_fragment(self, message: Message, mark: int) -> None:
+        """Take a part of a larger message in; ``mark`` is its ``enum vk_fragment``."""
+        self.seen.fragments += 1
+        self._receive_carefully(message, mark)
+
+    def _receive_carefully(self, message: Message, mark: int = 0) -> None:
         """Take in any message: one that others are missing before, one that came before."""
         sequence = message.sequence
         if self.best_effort:
-            self._deliver(message)
+            self._accept(message, 0)
             return
         ahead = (sequence - self.expected) & SEQUENCE_MAX
         if ahead >= _HALF or sequence in self.early:
             self.seen.duplicates += 1
             return
-        self.early[sequence] = message if self.ordered else None
+        self.early[sequence] = (message, mark) if self.ordered else None
         if not self.ordered:
-            self._deliver(message)
+            self._accept(message, mark)
         while self.expected in self.early:
             waiting = self.early.pop(self.expected)
             self.expected = (self.expected + 1) & SEQUENCE_MAX
             if waiting is not None:
-                self._deliver(waiting)
+                self._accept(*waiting)
         if self.final is not None:
             self.finish(self.final)
         if self.halting and len(self.early) > QUEUE_MESSAGES_MAX:
-            self.reset(Code.FLOW_CONTROL)
-            self.rings.owe(
-                self.ring, partial(self.send_control, lib.VK_RECORD_RESET, Code.FLOW_CONTROL)
-            )
+            self._break(Code.FLOW_CONTROL)
 
-    def _deliver(self, message: Message) -> None:
-        size = len(message.payload)
-        flags = message.flags
-        if flags & _EOS:
+    def _break(self, code: int) -> None:
+        """End the stream because of what the peer sent."""
+        self.reset(code)
+        self.rings.owe(self.ring, partial(self.send_control, lib.VK_RECORD_RESET, code))
+
+    def _accept(self, message: Message, mark: int) -> None:
+        """Take a message on in its turn: to the reader, or to others of the same message."""
+        joined = None
+        try:
+            if mark and not self.closed:
+                joined = self._join(message, mark)
+            elif self.fragments:
+                self.fragments.check(message.sequence)
+        except ContradictionError:
+            self._break(Code.SHARDS)
+            return
+        if message.flags & _EOS:
             self.finish((message.sequence + 1) & SEQUENCE_MAX)
         elif self.final is not None:
             self.finish(self.final)
+        if joined is not None:
+            self._deliver(joined.message, joined.due)
+        elif not mark or self.closed:
+            self._deliver(message)
+
+    def _join(self, message: Message, mark: int) -> Joined | None:
+        size = len(message.payload)
+        due = size + _COST if self.owed else 0
+        if not due:
+            self.taken(size, 1)
+        joined = self.fragments.add(message, mark, due, self._came)
+        # Plain messages have to be looked at as long as one may stand where a fragment should.
+        self.careful = bool(self.fragments) or self.ended or self.final is not None
+        return joined
+
+    def _came(self, sequence: int) -> bool:
+        """Say whether a message was taken on before."""
+        if (sequence - self.expected) & SEQUENCE_MAX >= _HALF:
+            return True
+        return not self.ordered and sequence in self.early
+
+    def _deliver(self, message: Message, due: int | None = None) -> None:
+        """Hand a message to the reader; due: what a joined one still owes to the window."""
+        size = len(message.payload)
+        flags = message.flags
         if self.closed:
             self.seen.after_close += 1
             self.taken(size, 1)
@@ -380,8 +457,10 @@ class Flow:
         self.received_bytes += size
         if flags & _ACK and message.correlation in self.replies:
             self.replies[message.correlation] = message
-            self.taken(size, 1)
+            self.taken(size + _COST if due is None else due, 0)
             return
+        if due is not None:
+            self.owed[message.sequence] = due - size - _COST
         self.queue.append(message)
         self.queue_size += size
         if self.best_effort and self.full:
@@ -393,6 +472,8 @@ class Flow:
         self.final = count
         self.careful = True
         if self.best_effort or (self.expected - count) & SEQUENCE_MAX < _HALF:
+            if self.fragments and not self.ended:
+                self._break(Code.SHARDS)  # the end of a message was announced that never comes
             self.ended = True
 
     def reset(self, code: int) -> None:
@@ -400,7 +481,9 @@ class Flow:
         self.ended_well = self.ended
         self.ended = self.careful = True
         self.outlet.closed = 1
+        self.outlet.within = 0
         self.early.clear()
+        self.fragments.clear()
         if not self.closed:
             name = CODE_NAMES.get(code, "")
             self.error = StreamResetError(
@@ -410,6 +493,7 @@ class Flow:
     def discard(self) -> None:
         """Take nothing more in, and let go of what waits for the reader."""
         self.closed = self.careful = True
+        self.taken(self.fragments.clear() + self._settle(self.queue), 0)
         self.taken(self.queue_size, len(self.queue))
         self.queue.clear()
         self.queue_size = 0
@@ -445,9 +529,18 @@ class Flow:
         size = len(message.payload)
         self.queue_size -= size
         self.untold += size + _COST
+        if self.owed:
+            self.untold += self._settle((message,))
         if self.untold >= _REPORT:
             self.taken(0, 0)
         return message
+
+    def _settle(self, messages: Iterable[Message]) -> int:
+        """Return what taking messages gives back besides their size, if some were joined."""
+        if not self.owed:
+            return 0
+        owed = sum(self.owed.pop(message.sequence, 0) for message in messages)
+        return owed if self.owed else owed + self.fragments.settle()
 
     def take_many(self, count_max: int) -> list[Message]:
         """Return up to count_max messages."""
@@ -455,7 +548,7 @@ class Flow:
         taken = [queue.popleft() for _ in range(min(count_max, len(queue)))]
         size = sum(len(message.payload) for message in taken)
         self.queue_size -= size
-        self.taken(size, len(taken))
+        self.taken(size + self._settle(taken), len(taken))
         return taken
 
     def took_batch(self, batch: Batch) -> None:
@@ -477,61 +570,3 @@ class Flow:
             self.correlation = self.correlation % CORRELATION_MAX + 1
             if self.correlation not in self.replies:
                 return self.correlation
-
-
-class Outgoing:
-    """Messages of a ``send_many`` that are on their way into the ring."""
-
-    def __init__(
-        self, payloads: Sequence[Payload] | Payload, size: int, kind: int | str = 0
-    ) -> None:
-        """Take a sequence of messages, or one buffer of messages of ``size`` bytes each."""
-        self._type = type_number(kind)
-        if isinstance(payloads, (bytes, bytearray, memoryview)):
-            buffer: Payload = payloads
-            length = memoryview(payloads).nbytes
-            if size <= 0 or length % size:
-                raise LocalProtocolError(
-                    f"a buffer of {length} bytes is no multiple of size={size}: "
-                    "pass the size of each message"
-                )
-            self.count = length // size
-            self._sizes: array[int] | None = None
-        else:
-            buffer = b"".join(payloads)
-            self._sizes = array("I", map(len, payloads))
-            self.count = len(payloads)
-        self._size = size
-        self._data = ffi.from_buffer("uint8_t[]", buffer)  # keeps the buffer alive
-        self._size_data = ffi.from_buffer("uint32_t[]", self._sizes) if self._sizes else ffi.NULL
-        self.sent = 0
-        self._offset = 0
-
-    @property
-    def next_size(self) -> int:
-        """Bytes of the next message to go."""
-        return self._sizes[self.sent] if self._sizes else self._size
-
-    def push(self, flow: Flow) -> bool:
-        """Send what fits; True = all gone. Raises what ``Flow.send`` raises but WouldBlockError."""
-        left = self.count - self.sent
-        if not left:
-            return True
-        sizes = self._size_data + self.sent if self._sizes else ffi.NULL
-        flow.head.type = self._type
-        went = flow.rings.send_many(flow.outlet, self._data + self._offset, sizes, self._size, left)
-        flow.head.type = 0
-        if went < 0:
-            error = flow.failure(went, self.next_size)
-            if isinstance(error, WouldBlockError):
-                return False
-            raise error
-        if went == left:
-            size = len(self._data) - self._offset
-        elif self._sizes:
-            size = sum(self._sizes[self.sent : self.sent + went])
-        else:
-            size = self._size * went
-        self._offset += size
-        self.sent += went
-        return went == left

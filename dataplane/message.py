@@ -189,6 +189,8 @@ _TYPE = _ORDER.index("type")
 _FLAGS = _ORDER.index("flags")
 _PRIORITY = _ORDER.index("priority")
 _TIME_NS = _ORDER.index("time_ns")
+CODE = _ORDER.index("code")
+"""Where an unpacked ``struct vk_entry`` has its code: of DATA, ``enum vk_fragment``."""
 
 
 def message_of(payload: bytes, entry: tuple[int, ...]) -> Message:

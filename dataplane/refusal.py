@@ -17,8 +17,9 @@ ROOM_HINTS = {
     "answered yet: wait",
     "congestion": "the network on the way carries no more: wait, or send less",
     "memory": "the peer has no memory for a message of this size now: wait, or send parts",
+    "message": "a large message is on its way on this stream: wait for it, or use another stream",
 }
-"""Why a class's ring does not move (``enum vk_blocked``), and what to do."""
+"""Why a message has to wait (``enum vk_blocked``; "message" is the library's), and what to do."""
 
 
 class WouldBlockError(ValkyrieError, BlockingIOError):

@@ -110,6 +110,15 @@ class Rings:
         """Publish messages that lie one behind the other; returns how many, or -errno."""
         return int(lib.vk_client_send_many(self.client, outlet, payloads, sizes, size, count))
 
+    def send_part(self, outlet: Any, payload: Any, size: int, at: int) -> int:
+        """Publish fragments of a message from a byte on; returns bytes that went, or -errno."""
+        return int(lib.vk_client_send_part(self.client, outlet, payload, size, at))
+
+    def record_max(self, ring: int) -> int:
+        """Return the payload of the largest message that goes in one record."""
+        limit: int = min(lib.VK_SHARDED_MAX, self.tx_capacity[ring] - OVERHEAD)
+        return limit
+
     def owe(self, ring: int, record: Callable[[], bool]) -> None:
         """Put a record later that finds no room in a ring now; it says whether it went."""
         self._owed[record] = ring
@@ -129,9 +138,13 @@ class Rings:
         if error == -errno.EAGAIN:
             return WouldBlockError(self.reason(ring), name)
         if error == -errno.EMSGSIZE:
-            limit = min(lib.VK_SHARDED_MAX, self.tx_capacity[ring] - OVERHEAD)
+            logs = ring == Class.LOGS
+            limit = lib.VK_MESSAGE_MAX
+            if logs or size <= limit:
+                limit = self.record_max(ring)
+            why = ", best effort and so without fragments," if logs else ""
             return LocalProtocolError(
-                f"a message of {size} bytes; the {name} class takes {limit}: send parts"
+                f"a message of {size} bytes; the {name} class{why} takes {limit}: send parts"
             )
         if error == -errno.EACCES:
             return PolicyError(Code.POLICY, f"the policy gives this application no {name} class")

@@ -9,8 +9,9 @@ from typing import Any, Generic, Self, TypeVar
 
 from .attachment import Attachment
 from .driver import AsyncDriver, Driver, SyncDriver
-from .flow import Counts, Flow, Outgoing
+from .flow import Counts, Flow, LargeError
 from .message import Batch, Message
+from .outgoing import Outgoing
 from .refusal import WouldBlockError
 from .rings import Payload
 from .wire import Class, Code, Flag
@@ -115,7 +116,10 @@ class Stream(StreamFace[AsyncDriver]):
         lifetime: float | None = None,
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> None:
-        """Send one message, at most 64 KiB; returns once it is in the ring.
+        """Send one message, at most 64 MiB (logs: 64 KiB); returns once it is in the ring.
+
+        Over 64 KiB it goes in fragments, and other messages of the stream wait for it. Do not
+        change the payload before. Cancelled when it has begun, the stream is reset.
 
         Waits for room, for ever or ``timeout`` seconds (0: not at all), then raises
         WouldBlockError, which says why there is none. ``eos``: the last message from this side.
@@ -132,6 +136,8 @@ class Stream(StreamFace[AsyncDriver]):
             except WouldBlockError:
                 if timeout == 0:
                     raise
+            except LargeError:
+                pass
             else:
                 return
         await self._driver.run(
@@ -255,7 +261,7 @@ class SyncStream(StreamFace[SyncDriver]):
         lifetime: float | None = None,
         timeout: float | None = None,
     ) -> None:
-        """Send one message, at most 64 KiB, as ``Stream.send`` does."""
+        """Send one message, at most 64 MiB, as ``Stream.send`` does."""
         options = None
         if type or correlation or eos or urgent or priority or stamp or lifetime is not None:
             flags = (_EOS if eos else 0) | (_URG if urgent else 0)
@@ -266,6 +272,8 @@ class SyncStream(StreamFace[SyncDriver]):
             except WouldBlockError:
                 if timeout == 0:
                     raise
+            except LargeError:
+                pass
             else:
                 return
         self._driver.run(

@@ -486,6 +486,8 @@ class Fabric:
         flow = other.message(sequence=message.sequence)
         message.flow, message.flow_generation = flow.flow, flow.flow_generation
         message.peer = other.peer
+        if end.ring == Class.LOGS:
+            message.code = 0  # the lifetime
         node = other.app.node
         if node.disorder is not None and end.ring != Class.LOGS:
             node.mixed.append((other.app, end, (kind, message, payload)))

@@ -15,12 +15,11 @@ from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.errors import DataPlaneError, LocalProtocolError
 from valkyrie.dataplane.message import ENTRY_SIZE, Batch
 from valkyrie.dataplane.refusal import (
-    ROOM_HINTS,
     NodeGoneError,
     PolicyError,
     WouldBlockError,
 )
-from valkyrie.dataplane.rings import OVERHEAD, Rings
+from valkyrie.dataplane.rings import OVERHEAD, REASONS, Rings
 from valkyrie.dataplane.wire import Class
 
 ROOT = Path(__file__).parents[2]
@@ -106,7 +105,7 @@ def test_every_message_has_the_next_sequence(channel: Channel, rings: Rings) -> 
 def test_a_full_ring_says_what_it_waits_for(channel: Channel, rings: Rings) -> None:
     while send(rings, bytes(512)) == 0:
         pass
-    for reason, name in enumerate(ROOM_HINTS):
+    for reason, name in REASONS.items():
         channel.d.blocked[JOB] = reason
         error = rings.failure(send(rings, bytes(512)), JOB, 512)
         assert isinstance(error, WouldBlockError)
