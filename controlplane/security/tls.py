@@ -68,7 +68,7 @@ def make_context(credentials: TlsCredentials) -> SSL.Context:
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_options(SSL.OP_NO_TICKET)
     context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
-    context.set_verify_depth(CHAIN_MAX - 1)
+    context.set_verify_depth(CHAIN_MAX - 2)  # OpenSSL counts what is between root and node
     context.use_certificate(credentials.chain[0])
     for certificate in credentials.chain[1:]:
         context.add_extra_chain_cert(certificate)

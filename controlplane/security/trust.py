@@ -97,7 +97,9 @@ class Pins:
         if claim.card is None:
             for peer in self.peers.values():
                 known = peer.token_id.hex() if peer.token_id is not None else ""
-                if claim.name == (known if claim.mode is Mode.TOKEN else peer.certificate_name):
+                if claim.name and claim.name == (
+                    known if claim.mode is Mode.TOKEN else peer.certificate_name
+                ):
                     return peer
             raise SecurityError(Failure.IDENTITY, f"nobody here knows a peer {claim.name}")
         fingerprint = claim.card.fingerprint

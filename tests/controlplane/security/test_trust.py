@@ -1,0 +1,61 @@
+"""Who is let in."""
+
+from __future__ import annotations
+
+import pytest
+
+from valkyrie.controlplane.security.codes import Failure
+from valkyrie.controlplane.security.errors import SecurityError
+from valkyrie.controlplane.security.exchange import token_id
+from valkyrie.controlplane.security.modes import Mode
+from valkyrie.controlplane.security.trust import Claim, Pins
+
+from .parties import SECRET, identity, peer
+
+TOKEN = token_id(SECRET).hex()
+CARD = {name: identity(name).card.short() for name in ("alice", "bob", "eve")}
+PINS = {
+    "alice": peer("alice", certificate_name="alice", min_mode=Mode.NOISE),
+    "bob": peer("bob", token_id=b"other-id", certificate_name="", require_pq=True),
+}
+
+
+@pytest.mark.parametrize(
+    ("number", "claim", "expected"),
+    [
+        (1, Claim(Mode.NOISE, card=CARD["alice"]), "alice"),
+        (2, Claim(Mode.POST_QUANTUM, quantum_safe=True, card=CARD["bob"]), "bob"),
+        (3, Claim(Mode.NOISE, card=CARD["bob"]), Failure.FLOOR),
+        (4, Claim(Mode.NOISE, card=CARD["eve"]), Failure.IDENTITY),
+        (5, Claim(Mode.TOKEN, name=TOKEN), Failure.FLOOR),
+        (6, Claim(Mode.TOKEN, name=b"other-id".hex()), Failure.FLOOR),
+        (7, Claim(Mode.TOKEN, name="ff"), Failure.IDENTITY),
+        (8, Claim(Mode.MTLS, name="alice"), "alice"),
+        (9, Claim(Mode.MTLS, name="eve"), Failure.IDENTITY),
+        (10, Claim(Mode.MTLS, name=""), Failure.IDENTITY),
+        (11, Claim(Mode.TOKEN, name=""), Failure.IDENTITY),
+        (12, Claim(Mode.TOKEN, name="alice"), Failure.IDENTITY),
+        (13, Claim(Mode.MTLS, name=TOKEN), Failure.IDENTITY),
+        (14, Claim(Mode.PLAINTEXT), ""),
+    ],
+)
+def test_only_named_peers_are_let_in(number: int, claim: Claim, expected: object) -> None:
+    pins = Pins(PINS)
+    if isinstance(expected, Failure):
+        with pytest.raises(SecurityError) as caught:
+            pins.admit(claim)
+        assert caught.value.code is expected
+    else:
+        assert pins.admit(claim).peer == expected
+
+
+def test_strangers_in_plaintext_have_the_rights_that_are_said() -> None:
+    claim = Claim(Mode.PLAINTEXT)
+    assert Pins(PINS).admit(claim).rights == frozenset()
+    assert Pins(PINS, strangers=frozenset({"send"})).admit(claim).rights == {"send"}
+
+
+def test_a_revoked_fingerprint_is_not_let_in() -> None:
+    pins = Pins(PINS, revoked={CARD["alice"].fingerprint})
+    with pytest.raises(SecurityError, match="revoked"):
+        pins.admit(Claim(Mode.NOISE, card=CARD["alice"]))
