@@ -1,0 +1,150 @@
+"""The audit log's file. What is not on the disk has not been logged, and is not done.
+
+When a record cannot be written (full disk), ``record`` raises and administration is refused; what
+only concerns data, like a peer that was let in, is noted in memory by ``note`` and written when
+there is room again. Data flows on.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import deque
+from typing import TYPE_CHECKING
+
+from valkyrie.dataplane.errors import ConfigError, DataPlaneError
+
+from .audit import LINE_MAX, AuditError, AuditLog, Head, Redacted, Value, verify
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from .identity import Identity
+
+MODE = 0o600
+PENDING_MAX = 1024
+"""Notes kept while the disk is full; past that the oldest are counted and dropped."""
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a log; one that is too long comes cut, and is refused for it."""
+    with open(path, "rb") as file:
+        while line := file.readline(LINE_MAX + 1):
+            yield line
+
+
+class AuditFile:
+    """One node's log. Opening verifies all of it: a broken log is never written to."""
+
+    def __init__(self, path: Path, identity: Identity) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            self._descriptor = os.open(path, flags, MODE)
+        except OSError as error:
+            raise ConfigError(f"{path}: the audit log: {error.strerror}") from error
+        try:
+            head = self._open(path, identity)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        self._path = path
+        self._log = AuditLog(identity, head)
+        self._size = os.fstat(self._descriptor).st_size
+        self._pending: deque[tuple[str, int, dict[str, Value | Redacted]]] = deque()
+        self.dropped = 0
+        """Notes that were lost while the disk was full, since the last that was written."""
+
+    def _open(self, path: Path, identity: Identity) -> Head:
+        found = os.fstat(self._descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise ConfigError(f"{path}: the audit log is not a plain file")
+        if stat.S_IMODE(found.st_mode) & 0o022:
+            raise ConfigError(f"{path}: others may write to the audit log: `chmod 600 {path}`")
+        self._drop_torn_end(found.st_size)
+        return verify(read_lines(path), identity.card)
+
+    def _drop_torn_end(self, size: int) -> None:
+        """Remove a last line that a crash has left half written: it was never acknowledged."""
+        start = max(0, size - LINE_MAX)
+        tail = os.pread(self._descriptor, LINE_MAX, start)
+        if not tail or tail.endswith(b"\n"):
+            return
+        end = tail.rfind(b"\n")
+        if end < 0 and start:
+            raise AuditError(-1, "the last line is too long to be ours")
+        os.ftruncate(self._descriptor, start + end + 1)
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+    @property
+    def head(self) -> Head:
+        """Where the log ends."""
+        return self._log.head
+
+    @property
+    def pending(self) -> int:
+        """Notes that wait for room on the disk."""
+        return len(self._pending)
+
+    def record(self, event: str, now_ns: int, **fields: Value | Redacted) -> None:
+        """Write a record, and what waits before it; raises when it cannot be on the disk.
+
+        Administration calls this before it does what it logs.
+        """
+        self.flush(now_ns)
+        self._write(self._log.append(event, now_ns, **fields))
+        if self._log.wants_checkpoint:
+            self._write(self._log.checkpoint(now_ns))
+
+    def note(self, event: str, now_ns: int, **fields: Value | Redacted) -> None:
+        """Write a record now or later; never raises for the disk's sake."""
+        if len(self._pending) == PENDING_MAX:
+            self._pending.popleft()
+            self.dropped += 1
+        self._pending.append((event, now_ns, fields))
+        try:
+            self.flush(now_ns)
+        except DataPlaneError:
+            return
+
+    def flush(self, now_ns: int) -> None:
+        """Write what waits; raises DataPlaneError when there is still no room."""
+        while self._pending:
+            event, time_ns, fields = self._pending[0]
+            if self.dropped:
+                self._write(self._log.append("audit.dropped", now_ns, count=self.dropped))
+                self.dropped = 0
+            self._write(self._log.append(event, time_ns, **fields))
+            self._pending.popleft()
+            if self._log.wants_checkpoint:
+                self._write(self._log.checkpoint(now_ns))
+
+    def _write(self, lines: list[bytes]) -> None:
+        data = b"".join(lines)
+        try:
+            written = os.write(self._descriptor, data)
+            if written == len(data):
+                os.fsync(self._descriptor)
+        except OSError as error:
+            self._undo()
+            raise self._refusal(error.errno or 0) from error
+        if written != len(data):
+            self._undo()
+            raise self._refusal(28)
+        self._size += len(data)
+        self._log.commit(lines)
+
+    def _undo(self) -> None:
+        """Leave no half a line; shortening needs no room."""
+        os.ftruncate(self._descriptor, self._size)
+
+    def _refusal(self, errno: int) -> DataPlaneError:
+        return DataPlaneError.of(
+            errno,
+            f"{self._path}: the audit log cannot be written",
+            "Administration is refused until it can: make room. Data flows on",
+        )
