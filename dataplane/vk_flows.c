@@ -43,9 +43,7 @@ static void rebuild_index(struct vk_run *run)
 	for (uint32_t i = 0; i < VK_PEERS_MAX; i++)
 		run->work->packets[i].streams = 0;
 	for (uint32_t i = 0; i < VK_FLOWS_MAX; i++) {
-		if (run->work->flows[i].state == VK_ROW_CLOSING) /* of a worker before */
-			run->work->flows[i].state = VK_ROW_FREE;
-		if (run->work->flows[i].state != VK_ROW_LIVE)
+		if (run->work->flows[i].state == VK_ROW_FREE)
 			continue;
 		index_flow(run, i);
 		run->flow_high = i + 1;
@@ -79,13 +77,16 @@ void vk_flows_load(struct vk_run *run)
 		struct vk_flow *flow = &run->work->flows[i];
 		const struct vk_run_slot *slot;
 
-		if (flow->state != VK_ROW_LIVE)
+		if (flow->state == VK_ROW_FREE)
 			continue;
 		slot = flow->app < VK_APPS_MAX ? &run->slots[flow->app] : NULL;
-		if (!slot || !slot->attached || slot->generation != flow->app_generation ||
-		    flow->peer >= VK_PEERS_MAX ||
-		    run->peers[flow->peer].generation != flow->peer_generation)
+		if (!slot || flow->peer >= VK_PEERS_MAX ||
+		    run->peers[flow->peer].generation != flow->peer_generation ||
+		    (flow->state == VK_ROW_CLOSING && vk_flows_ended(flow)))
 			vk_flows_close(run, flow);
+		else if (flow->state == VK_ROW_CLOSING || !slot->attached ||
+			 slot->generation != flow->app_generation)
+			vk_flows_end(run, flow, VK_CODE_APPLICATION_GONE);
 	}
 	count_landed(run);
 	for (uint32_t peer = 0; peer < VK_PEERS_MAX; peer++) {

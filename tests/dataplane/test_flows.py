@@ -254,3 +254,20 @@ def test_ten_thousand_streams_find_their_messages(rig: Rig) -> None:
     assert {each.code for each in opened} == {lib.VK_CODE_OK}
     assert rig.gauge(1, Gauge.FLOWS_OPEN) == 8000
     assert len(rig.take(1, 1, Class.DATA)) == 8000
+
+
+def test_a_reset_that_is_owed_outlives_the_worker(rig: Rig) -> None:
+    ours = rig.open(0, 0, 1000, "svc")
+    rig.accept(1, 0, Class.DATA)
+    rig.settle()
+    rig.take(1, 0, Class.DATA)
+    rig.net(loss=1000)
+    rig.put(ours, 0, 0, kind=RESET, code=lib.VK_CODE_CANCELLED)
+    rig.turn(0, 2)
+    rig.ask("worker", 0, "kill")
+    rig.net()
+    rig.ask("worker", 0, "recover")
+    rig.settle()
+    kinds = [each.kind for each in rig.take(1, 0, Class.DATA)]
+    assert kinds == [RESET]
+    assert rig.gauge(1, Gauge.FLOWS_OPEN) == 0
