@@ -7,6 +7,7 @@ and nothing else. Whatever contradicts that is the peer's library's fault, and e
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BytesIO
 
 import msgspec
 
@@ -20,6 +21,10 @@ HELD_MAX = 2 * MESSAGE_MAX
 """Bytes of fragments, and what they cost besides, that wait on one stream for others."""
 OVERHEAD = 256
 """What a fragment costs in memory besides its payload, at least."""
+LOOSE_MAX = 16 * 1024 * 1024
+"""Bytes that are joined in one go. What is larger is gathered in a buffer that grows in place:
+joining all of it in the end would take as long as receiving it, and nothing is received meanwhile.
+Up to here that is faster, in memory that is used again and again."""
 _MORE = Fragment.MORE.value
 _CONTINUES = Fragment.CONTINUES.value
 _EOS = Flag.EOS.value
@@ -32,7 +37,19 @@ class ContradictionError(Exception):
 class _Run:
     """Fragments of one message that follow each other; more may come at its open ends."""
 
-    __slots__ = ("due", "end", "end_open", "first", "first_open", "head", "size", "tail_flags")
+    __slots__ = (
+        "body",
+        "due",
+        "end",
+        "end_open",
+        "first",
+        "first_open",
+        "head",
+        "loose",
+        "parts",
+        "size",
+        "tail_flags",
+    )
 
     def __init__(self, message: Message, mark: int) -> None:
         self.first = message.sequence
@@ -43,6 +60,33 @@ class _Run:
         self.tail_flags = message.flags
         self.size = len(message.payload)
         self.due = 0
+        self.parts: list[bytes] | None = None if self.first_open else []
+        """The payload from the beginning, if that is here, until ``body`` has it."""
+        self.loose = 0
+        """Bytes of ``parts``."""
+        self.body: BytesIO | None = None
+        if not self.first_open:
+            self.head = msgspec.structs.replace(message, payload=b"")
+
+    def write(self, payload: bytes) -> None:
+        """Put what comes next behind what there is from the beginning on."""
+        assert self.parts is not None
+        if self.body is not None:
+            self.body.write(payload)
+            return
+        self.parts.append(payload)
+        self.loose += len(payload)
+        if self.loose >= LOOSE_MAX:
+            self.body = BytesIO()
+            self.body.writelines(self.parts)
+            self.parts.clear()
+
+    def whole(self) -> bytes:
+        """Return the payload, once all is here; nothing may be written any more."""
+        assert self.parts is not None
+        if self.body is None:
+            return b"".join(self.parts)
+        return self.body.getvalue()  # no copy, as it was never asked for before
 
 
 class Joined(msgspec.Struct, frozen=True, gc=False):
@@ -64,6 +108,7 @@ class Fragments:
         self._ends: dict[int, _Run] = {}
         """Runs that go on, by the sequence that is missing next."""
         self._payloads: dict[int, bytes] = {}
+        """Of fragments before which others are missing."""
         self.count = 0
         """Fragments that wait."""
         self.size = 0
@@ -90,16 +135,13 @@ class Fragments:
         sequence = message.sequence
         run = _Run(message, mark)
         run.due = due
-        left = self._ends.get(sequence)
-        right = self._firsts.get(run.end)
-        if (left is not None) != run.first_open and (left or came((sequence - 1) & SEQUENCE_MAX)):
-            raise ContradictionError(f"fragment {sequence} does not follow the one before it")
-        if (right is not None) != run.end_open and (right or came(run.end)):
-            raise ContradictionError(f"fragment {sequence} is not followed by the one behind it")
+        left, right = self._neighbours(run, came)
         self._payloads[sequence] = message.payload
         self.count += 1
         self.size += run.size
         self.held += run.size + OVERHEAD
+        if run.parts is not None:
+            self._write(run, sequence, run.end)
         if left is not None:
             del self._ends[sequence]
             self._append(left, run)
@@ -119,8 +161,27 @@ class Fragments:
             self._ends[run.end] = run
         return None
 
-    @staticmethod
-    def _append(run: _Run, behind: _Run) -> None:
+    def _neighbours(
+        self, run: _Run, came: Callable[[int], bool]
+    ) -> tuple[_Run | None, _Run | None]:
+        """Return the runs that a new one joins; raises if it contradicts its neighbours."""
+        left = self._ends.get(run.first)
+        right = self._firsts.get(run.end)
+        if (left is not None) != run.first_open and (left or came((run.first - 1) & SEQUENCE_MAX)):
+            raise ContradictionError(f"fragment {run.first} does not follow the one before it")
+        if (right is not None) != run.end_open and (right or came(run.end)):
+            raise ContradictionError(f"fragment {run.first} is not followed by the one behind it")
+        return left, right
+
+    def _write(self, run: _Run, first: int, end: int) -> None:
+        """Put the payloads of [first, end) behind what there is of a message."""
+        while first != end:
+            run.write(self._payloads.pop(first))
+            first = (first + 1) & SEQUENCE_MAX
+
+    def _append(self, run: _Run, behind: _Run) -> None:
+        if run.parts is not None:
+            self._write(run, behind.first, behind.end)
         run.end = behind.end
         run.end_open = behind.end_open
         run.tail_flags = behind.tail_flags
@@ -128,14 +189,12 @@ class Fragments:
         run.due += behind.due
 
     def _join(self, run: _Run) -> Joined:
-        payloads = self._payloads
         count = (run.end - run.first) & SEQUENCE_MAX
-        parts = [payloads.pop((run.first + i) & SEQUENCE_MAX) for i in range(count)]
         self.count -= count
         self.size -= run.size
         self.held -= run.size + count * OVERHEAD
         flags = run.head.flags | (run.tail_flags & _EOS)
-        message = msgspec.structs.replace(run.head, payload=b"".join(parts), flags=flags)
+        message = msgspec.structs.replace(run.head, payload=run.whole(), flags=flags)
         return Joined(message, run.due)
 
     def settle(self) -> int:

@@ -139,6 +139,21 @@ def test_hostile_fragments_end_their_stream_exactly_when_they_contradict(
             return
 
 
+@pytest.mark.parametrize("loose_max", [1, 2500, 1 << 30])
+def test_a_payload_is_whole_however_it_is_gathered(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, loose_max: int
+) -> None:
+    monkeypatch.setattr(fragments, "LOOSE_MAX", loose_max)
+    marks = cut([9])
+    for order in (range(9), range(8, -1, -1), (4, 0, 2, 1, 8, 7, 3, 6, 5)):
+        end = make(pair[0], Class.DATA)
+        for number in order:
+            give(end, piece(number, bytes_of(number, 1000)), marks[number])
+        message = end.take()
+        assert message is not None
+        assert message.payload == b"".join(bytes_of(number, 1000) for number in range(9))
+
+
 def test_a_stream_that_ends_within_a_message_is_broken(pair: Pair) -> None:
     rings, channel = pair
     for ordered in (True, False):
