@@ -259,10 +259,22 @@ class Transport(Settings, frozen=True, kw_only=True):
             ge=lib.VK_WINDOW_START,
             le=1_073_741_824,
             description="How far the sender of a stream may be ahead of the application that reads"
-            " it, once that one has begun to.",
+            " it, at most. Streams begin with 64 KiB; on job and data their windows grow to about"
+            " twice what is read in a round trip, and no further than the application's ring"
+            " holds. System streams have a quarter of it, fixed.",
             extra={"live": True},
         ),
     ] = 1_048_576
+    memory_bytes: Annotated[
+        int,
+        Meta(
+            ge=1_048_576,
+            le=1_099_511_627_776,
+            description="What the senders of all streams may be ahead of their readers, beyond the"
+            " 64 KiB that every stream has. One peer gets as much of it as it leaves to others.",
+            extra={"live": True},
+        ),
+    ] = 268_435_456
 
 
 class Session(Settings, frozen=True, kw_only=True):

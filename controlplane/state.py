@@ -99,6 +99,7 @@ class State:
             row.controller = get_args(Controller).index(transport.controller)
             row.ack_delay_us = transport.ack_delay_us
             row.window_bytes = transport.window_bytes
+            row.memory_kib = transport.memory_bytes // 1024
             for klass in Class:
                 quantum = getattr(classes, klass.name.lower()).quantum_bytes
                 row.quantum_bytes[klass] = quantum

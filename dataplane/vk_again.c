@@ -2,6 +2,7 @@
 #include "vk_again.h"
 
 #include "vk_content.h"
+#include "vk_credit.h"
 #include "vk_flows.h"
 #include "vk_out.h"
 
@@ -142,6 +143,16 @@ static enum vk_outcome held_shards(struct vk_run *run, const struct vk_out *out,
 	return VK_WENT;
 }
 
+/* Whether credit pays for a message, or for the beginning of a large one. */
+static int may_begin(struct vk_run *run, const struct vk_out *out)
+{
+	uint64_t cost = vk_out_cost(out->size);
+
+	return (out->size > run->peers[out->flow->peer].payload_max ||
+		vk_out_affordable(run, out->flow, cost)) &&
+	       vk_credit_begin(run, out->flow, cost);
+}
+
 static enum vk_outcome held_one(struct vk_run *run, struct vk_flow *flow, uint32_t number,
 				int64_t budget, int64_t *bytes)
 {
@@ -155,9 +166,7 @@ static enum vk_outcome held_one(struct vk_run *run, struct vk_flow *flow, uint32
 	if (!vk_out_read(run, slot, ring, entry, &message, &out))
 		return VK_WENT;
 	if (entry->kind == VK_RECORD_DATA && !entry->shards &&
-	    entry->sequence == flow->tx_sequence &&
-	    !vk_out_affordable(run, flow, vk_out_cost(out.size)) &&
-	    out.size <= run->peers[flow->peer].payload_max)
+	    entry->sequence == flow->tx_sequence && !may_begin(run, &out))
 		return VK_HOLD;
 	sent = entry->shards ? -1 : send_entry(run, &out, entry, number, 0);
 	if (sent < 0)

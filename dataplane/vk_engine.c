@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "vk_engine.h"
 
+#include "vk_credit.h"
 #include "vk_flows.h"
 #include "vk_peers.h"
 #include "vk_reassembly.h"
@@ -30,6 +31,7 @@ static const struct vk_params safe_params = {
 	.controller = VK_CONTROLLER_CUBIC,
 	.ack_delay_us = 1000,
 	.window_bytes = 1 << 20,
+	.memory_kib = 256 << 10,
 };
 
 const struct vk_params *vk_engine_params(void)
@@ -61,8 +63,10 @@ static void take_params(struct vk_run *run)
 	params.controller = clamp(params.controller, 0, VK_CONTROLLER_COUNT - 1);
 	params.ack_delay_us = clamp(params.ack_delay_us, 10, 100000);
 	params.window_bytes = clamp(params.window_bytes, VK_WINDOW_START, 1u << 30);
+	params.memory_kib = clamp(params.memory_kib, 1 << 10, 1u << 30);
 	params.reassembly_bytes = clamp(params.reassembly_bytes, 1 << 17, 1u << 30);
 	run->params = params;
+	vk_credit_tune(run);
 	vk_signals_tick(run, leased);
 	vk_reassembly_limit(run->reassembly, params.reassembly_bytes);
 }
@@ -101,6 +105,7 @@ int vk_engine_start(struct vk_run *run, struct vk_boot *boot, uint64_t now_ns)
 	if (!run->reassembly || !run->flows)
 		return -ENOMEM;
 	run->now_ns = now_ns;
+	vk_credit_tune(run);
 	run->random = now_ns;
 	run->work->magic = VK_SHM_MAGIC;
 	run->work->abi = VK_SHM_ABI;

@@ -2,6 +2,7 @@
 #include "vk_flows.h"
 
 #include "vk_content.h"
+#include "vk_credit.h"
 #include "vk_peers.h"
 #include "vk_reassembly.h"
 #include "vk_session.h"
@@ -89,6 +90,10 @@ void vk_flows_load(struct vk_run *run)
 			vk_flows_end(run, flow, VK_CODE_APPLICATION_GONE);
 	}
 	count_landed(run);
+	for (uint32_t i = 0; i < run->flow_high; i++) {
+		if (run->work->flows[i].state == VK_ROW_LIVE)
+			vk_credit_load(run, &run->work->flows[i]);
+	}
 	for (uint32_t peer = 0; peer < VK_PEERS_MAX; peer++) {
 		if (run->peers[peer].state == VK_ROW_LIVE)
 			vk_flows_retell(run, peer);
@@ -161,6 +166,10 @@ static void forget(struct vk_flow_run *own)
 	own->owes = 0;
 	own->closing = 0;
 	own->code = 0;
+	own->pooled = 0;
+	own->taken = 0;
+	own->quiet = 0;
+	own->promised = 0;
 }
 
 struct vk_flow *vk_flows_open(struct vk_run *run, uint32_t peer, uint32_t stream, uint32_t slot,
@@ -189,6 +198,7 @@ struct vk_flow *vk_flows_open(struct vk_run *run, uint32_t peer, uint32_t stream
 		.opener = opener != 0,
 		.token = token,
 	};
+	vk_credit_open(run, flow);
 	if (!run->slots[slot].some_peer)
 		run->slots[slot].some_peer = peer + 1;
 	run->slots[slot].many_peers |= run->slots[slot].some_peer != peer + 1;
@@ -206,6 +216,7 @@ void vk_flows_close(struct vk_run *run, struct vk_flow *flow)
 {
 	uint32_t number = vk_flow_number(run, flow), at = bucket_of(flow->peer, flow->stream);
 
+	vk_credit_close(run, flow);
 	vk_content_forget(run, flow);
 	if (run->reassembly)
 		vk_reassembly_forget(run->reassembly, number);
@@ -232,6 +243,7 @@ void vk_flows_end(struct vk_run *run, struct vk_flow *flow, uint32_t code)
 		vk_flows_close(run, flow);
 		return;
 	}
+	vk_credit_close(run, flow);
 	vk_content_forget(run, flow);
 	VK_STORE_RELEASE(&flow->state, VK_ROW_CLOSING);
 	run->flows[vk_flow_number(run, flow)].code = code;
@@ -335,6 +347,7 @@ void vk_flows_settle(struct vk_run *run, struct vk_flow *flow)
 
 	if (flow->state != VK_ROW_LIVE || !vk_flows_ended(flow) || own->unacked || own->held_count)
 		return;
+	vk_credit_close(run, flow);
 	VK_STORE_RELEASE(&flow->state, VK_ROW_CLOSING);
 	linger(run, number, flow->generation);
 }
@@ -361,8 +374,6 @@ void vk_flows_entry_done(struct vk_run *run, uint32_t number)
 		vk_flows_settle(run, &run->work->flows[number]);
 }
 
-/* ---- Credit ---- */
-
 void vk_flows_ready(struct vk_run *run, struct vk_flow *flow)
 {
 	uint32_t number = vk_flow_number(run, flow);
@@ -378,38 +389,6 @@ void vk_flows_ready(struct vk_run *run, struct vk_flow *flow)
 	else
 		ledger->ready_first = number + 1;
 	ledger->ready_last = number + 1;
-}
-
-/* A limit is worth a frame when it moves by a quarter of the window. */
-static void offer(struct vk_run *run, struct vk_flow *flow)
-{
-	struct vk_flow_run *own = &run->flows[vk_flow_number(run, flow)];
-	uint64_t limit = flow->rx_consumed + own->landed + run->params.window_bytes;
-
-	if (limit < flow->rx_limit + run->params.window_bytes / 4)
-		return;
-	flow->rx_limit = limit;
-	vk_session_owe(run, flow, VK_OWE_CREDIT);
-}
-
-void vk_flows_consumed(struct vk_run *run, uint32_t slot, const struct vk_consumed *report)
-{
-	struct vk_flow *flow;
-
-	if (report->flow >= VK_FLOWS_MAX)
-		return;
-	flow = &run->work->flows[report->flow];
-	if (flow->state != VK_ROW_LIVE || flow->generation != report->flow_generation ||
-	    flow->app != slot || report->cost <= flow->rx_consumed || report->cost > flow->rx_cost)
-		return;
-	flow->rx_consumed = report->cost;
-	offer(run, flow);
-}
-
-void vk_flows_grow(struct vk_run *run, struct vk_flow *flow, uint32_t bytes)
-{
-	run->flows[vk_flow_number(run, flow)].landed += bytes;
-	offer(run, flow);
 }
 
 /* ---- Best effort ---- */

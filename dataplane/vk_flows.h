@@ -75,12 +75,6 @@ void vk_flows_ready(struct vk_run *run, struct vk_flow *flow);
 /* vk_flows_entry_done notes that one more of a flow's records is acknowledged. */
 void vk_flows_entry_done(struct vk_run *run, uint32_t number);
 
-/* vk_flows_consumed takes an application's report; the peer may be owed credit then. */
-void vk_flows_consumed(struct vk_run *run, uint32_t slot, const struct vk_consumed *report);
-
-/* vk_flows_grow gives the peer more credit as its message lands in memory of its own. */
-void vk_flows_grow(struct vk_run *run, struct vk_flow *flow, uint32_t bytes);
-
 /* vk_services_find returns the slot that listens on a name and is attached, or -1. */
 int vk_services_find(struct vk_run *run, const uint8_t *name, uint32_t size);
 

@@ -2,6 +2,7 @@
 #include "vk_outgoing.h"
 
 #include "vk_content.h"
+#include "vk_credit.h"
 #include "vk_flows.h"
 #include "vk_out.h"
 #include "vk_slots.h"
@@ -316,7 +317,8 @@ static enum vk_outcome take_data(struct vk_run *run, uint32_t slot, uint32_t rin
 	}
 	holds = vk_flows_holds(run, flow);
 	if (holds && run->flows[vk_flow_number(run, flow)].held_count >= HOLD_MAX) {
-		run->refused = VK_BLOCKED_CREDIT;
+		run->refused = run->flows[vk_flow_number(run, flow)].waiting ? VK_BLOCKED_SESSION :
+									       VK_BLOCKED_CREDIT;
 		return VK_LATER;
 	}
 	if (ring == VK_CLASS_LOGS && !holds) {
@@ -329,7 +331,8 @@ static enum vk_outcome take_data(struct vk_run *run, uint32_t slot, uint32_t rin
 		run->refused = VK_BLOCKED_MEMORY;
 		return VK_LATER;
 	}
-	if (!holds && vk_out_affordable(run, flow, vk_out_cost(size)))
+	if (!holds && vk_out_affordable(run, flow, vk_out_cost(size)) &&
+	    vk_credit_begin(run, flow, vk_out_cost(size)))
 		outcome = take_now(run, &out, entry, alone);
 	if (outcome == VK_HOLD) {
 		hold(run, flow, ledger->next - 1, ledger);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "vk_receive.h"
 
+#include "vk_credit.h"
 #include "vk_flows.h"
 #include "vk_peers.h"
 #include "vk_python.h"
@@ -143,7 +144,7 @@ static int receive_shard(struct vk_run *run, struct vk_flow *flow, struct vk_fra
 			vk_flows_break(run, flow, VK_CODE_FLOW_CONTROL);
 			return 1;
 		}
-		vk_flows_grow(run, flow, vk_reassembly_stored(run->reassembly));
+		vk_credit_grow(run, flow, vk_reassembly_stored(run->reassembly));
 		return 1;
 	case VK_SHARD_COMPLETE:
 		break;

@@ -11,6 +11,7 @@
 #include "vk_sequences.h"
 #include "vk_shards.h"
 #include "vk_timers.h"
+#include "vk_window.h"
 #include "vk_worker.h"
 
 #include <stddef.h>
@@ -47,6 +48,7 @@ struct vk_run_slot {
 	uint32_t some_peer; /* + 1: that it has or had a stream with */
 	uint32_t many_peers; /* there is another, which a slow one must not keep waiting */
 	uint64_t leaving_ns; /* it leaves, at the latest then; 0 = it stays */
+	uint64_t promised[VK_CLASS_COUNT]; /* bytes beyond the starts of its streams */
 };
 
 /* What a worker knows of a flow besides its row. */
@@ -62,7 +64,24 @@ struct vk_flow_run {
 	uint8_t owing;
 	uint8_t owes; /* enum vk_owe */
 	uint8_t closing; /* its application closed it: no message comes behind */
+	uint8_t pooled; /* the peer never told a limit of it */
+	uint8_t waiting; /* it is in its pool's list */
+	uint32_t wait_next; /* flow + 1 behind it there */
+	uint32_t quiet; /* bytes consumed that its peer knows nothing of */
+	uint64_t taken; /* bytes, from its pool */
+	uint64_t promised; /* bytes that may come beyond its start */
 	uint64_t landed; /* bytes of messages of which more is missing */
+	struct vk_window window;
+};
+
+/* What streams with a peer may be sent before their first limits, and are promised beyond. */
+struct vk_pool {
+	uint64_t taken; /* bytes */
+	uint64_t app_taken[VK_APPS_MAX]; /* of these */
+	uint64_t promised; /* bytes, by us */
+	uint64_t quiet; /* bytes consumed here that the peer knows nothing of */
+	uint32_t first; /* flow + 1 of the list of those that wait for the pool */
+	uint32_t last;
 };
 
 /* A flow whose both directions have ended. */
@@ -146,6 +165,9 @@ struct vk_run {
 	uint16_t busy[VK_PEERS_MAX]; /* sessions with something to send besides new messages */
 	uint32_t busy_count;
 	struct vk_flow_run *flows; /* VK_FLOWS_MAX, beside the rows in vk_work */
+	struct vk_window_rule windows[VK_CLASS_COUNT];
+	struct vk_pool pools[VK_PEERS_MAX];
+	uint64_t promised; /* bytes beyond the starts of all streams */
 	struct vk_lingering lingering;
 	struct vk_shard_table shards;
 	uint64_t random; /* state of a generator: nothing secret comes from it */

@@ -3,6 +3,7 @@
 #include "vk_send.h"
 
 #include "vk_again.h"
+#include "vk_credit.h"
 #include "vk_flows.h"
 #include "vk_outgoing.h"
 #include "vk_session.h"
@@ -249,7 +250,7 @@ static void take_reports(struct vk_run *run, uint32_t number)
 		memcpy(&report, body, sizeof report);
 		vk_rx_advance(in, &record);
 		slot->consumed |= 1u << VK_CLASS_CONTROL;
-		vk_flows_consumed(run, number, &report);
+		vk_credit_consumed(run, number, &report);
 	}
 	if (found < 0)
 		vk_slots_violation(run, number);

@@ -2,6 +2,7 @@
 #include "vk_session.h"
 
 #include "vk_content.h"
+#include "vk_credit.h"
 #include "vk_flows.h"
 #include "vk_signals.h"
 
@@ -293,9 +294,8 @@ static void take_credits(struct vk_run *run, struct vk_session *session,
 
 		if (!flow || limit <= flow->tx_limit)
 			continue; /* RFC 9000, 4.1: a limit never shrinks */
-		flow->tx_limit = limit;
 		session->creditless = 0;
-		vk_flows_ready(run, flow);
+		vk_credit_told(run, flow, limit);
 	}
 }
 

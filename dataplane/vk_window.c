@@ -44,9 +44,8 @@ void vk_window_consumed(struct vk_window *window, const struct vk_window_rule *r
 	} else if (took_ns > VK_WINDOW_ROUNDS * round_ns) {
 		want = wanted(used, round_ns, took_ns);
 		if (want < window->size)
-			window->size = clamp(window->size -
-						     (window->size - want) / VK_WINDOW_SHRINK,
-					     rule);
+			window->size = clamp(
+				window->size - (window->size - want) / VK_WINDOW_SHRINK, rule);
 	} else {
 		return; /* the span goes on */
 	}

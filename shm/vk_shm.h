@@ -233,7 +233,8 @@ struct vk_params {
 	uint32_t stamp; /* 1: a TIME extension on every message */
 	uint32_t controller; /* enum vk_controller of all sessions */
 	uint32_t ack_delay_us; /* how long an acknowledgement may wait for company */
-	uint32_t window_bytes; /* a stream may be ahead of its reader */
+	uint32_t window_bytes; /* that a stream may be ahead of its reader, at most */
+	uint32_t memory_kib; /* that all streams may be ahead of theirs, beyond VK_WINDOW_START */
 };
 
 /* What differs from vk_params for the session with one peer; 0 = nothing. Seqlocked. */

@@ -1,4 +1,4 @@
-"""vk_window: about twice what is consumed in a round trip, against a model made of exact numbers."""
+"""vk_window: about twice what is consumed in a round trip, against a model in exact numbers."""
 
 from __future__ import annotations
 
