@@ -188,9 +188,38 @@ static void check_spurious(struct vk_lab *lab)
 			    (unsigned long long)spurious, (unsigned long long)sent);
 }
 
+/* Sums that workers keep of what streams hold, against the streams; and no budget is overdrawn. */
+static void check_credit(struct vk_lab *lab, uint32_t node)
+{
+	const struct vk_run *run = lab->nodes[node].run;
+	uint64_t promised = 0, taken = 0, quiet = 0, over = 0;
+
+	for (uint32_t i = 0; run && i < run->flow_high; i++) {
+		promised += run->flows[i].promised;
+		taken += run->flows[i].taken;
+		quiet += run->flows[i].quiet;
+	}
+	for (uint32_t i = 0; run && i < VK_PEERS_MAX; i++) {
+		taken -= run->pools[i].taken;
+		quiet -= run->pools[i].quiet;
+	}
+	for (uint32_t i = 0; run && i < VK_APPS_MAX * VK_CLASS_COUNT; i++) {
+		const struct vk_run_slot *slot = &run->slots[i / VK_CLASS_COUNT];
+		uint32_t class = i % VK_CLASS_COUNT;
+
+		over += slot->attached && slot->promised[class] > slot->capacity[class];
+	}
+	if (run && (promised != run->promised || taken || quiet || over ||
+		    promised > (uint64_t)run->params.memory_kib * 1024))
+		vk_lab_fail(lab, "node %u: %llu bytes are promised, %llu by streams; %u rings over",
+			    node, (unsigned long long)run->promised, (unsigned long long)promised,
+			    (uint32_t)over);
+}
+
 void vk_lab_check(struct vk_lab *lab)
 {
 	for (uint32_t i = 0; i < lab->scenario.node_count; i++) {
+		check_credit(lab, i);
 		if (!whole(lab, i))
 			continue;
 		check_received(lab, i);
