@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .lab import Outcome
 
 T = TypeVar("T")
+R = TypeVar("R", Link, Scenario)
 
 Events = tuple[Event, ...]
 
@@ -28,6 +29,8 @@ GOLDEN = 0x9E3779B97F4A7C15
 BYTES_MAX = 400_000
 """Payload of all messages of a short scenario: what keeps it short."""
 CLASSES = ("critical", "system", "job", "data", "logs")
+MTU_MIN = 1280
+"""IPv6 promises it, and the first datagrams of a session fit."""
 HEADS_BYTES = 160
 """Around a message, at most, with its share of acknowledgements."""
 
@@ -204,6 +207,23 @@ def _limit_s(scenario: Scenario, bytes_all: int) -> float:
     return (last_ms * 4 + paced_ms * 2 + sending_ms * 20 + trips * trip_ms + bad_ms) / 1000 + 30
 
 
+def _narrowed(dice: Dice, scenario: Scenario) -> Scenario:
+    """Let some links carry less than the interfaces on their ends, from the beginning or later."""
+    most = scenario.nodes[0].mtu
+    if most <= MTU_MIN or not dice.chance(20):
+        return scenario
+    narrow = _with(scenario.link, mtu=dice.between(MTU_MIN, most - 1))
+    if scenario.events or dice.chance(50):
+        return _with(scenario, link=narrow)
+    at_ms = dice.magnitude(100, 100_000) / 1000
+    a, b = scenario.nodes[0].name, scenario.nodes[1].name
+    ends = [(a, b), (b, a)][: dice.between(1, 2)]
+    events = tuple(
+        Event(at_ms=at_ms, kind="link", source=x, target=y, link=narrow) for x, y in ends
+    )
+    return _with(scenario, events=events)
+
+
 def short(seed: int, *, reliable: bool = True) -> Scenario:
     """Draw a scenario that takes a few milliseconds to run."""
     dice = Dice(seed)
@@ -265,6 +285,7 @@ def short(seed: int, *, reliable: bool = True) -> Scenario:
     if reliable and dice.chance(40):
         events = _events(dice, names, link)
         scenario = _with(scenario, events=events)
+    scenario = _narrowed(dice, scenario)
     steady = not (scenario.events or link.jitter_ms or link.reorder or link.duplicate)
     return _with(
         scenario,
@@ -273,9 +294,9 @@ def short(seed: int, *, reliable: bool = True) -> Scenario:
     )
 
 
-def _with(scenario: Scenario, **changes: object) -> Scenario:
-    fields = {name: getattr(scenario, name) for name in Scenario.__struct_fields__}
-    return Scenario(**(fields | changes))
+def _with(row: R, **changes: object) -> R:
+    fields = {name: getattr(row, name) for name in row.__struct_fields__}
+    return type(row)(**(fields | changes))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 
 #include "vk_content.h"
 #include "vk_credit.h"
+#include "vk_fit.h"
 #include "vk_flows.h"
 #include "vk_out.h"
 
@@ -148,7 +149,7 @@ static int may_begin(struct vk_run *run, const struct vk_out *out)
 {
 	uint64_t cost = vk_out_cost(out->size);
 
-	return (out->size > run->peers[out->flow->peer].payload_max ||
+	return (out->size > vk_fit_payload(run, out->flow->peer) ||
 		vk_out_affordable(run, out->flow, cost)) &&
 	       vk_credit_begin(run, out->flow, cost);
 }

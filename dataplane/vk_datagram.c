@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "vk_datagram.h"
 
+#include "vk_fit.h"
 #include "vk_python.h"
 #include "vk_session.h"
 
@@ -39,6 +40,10 @@ static void commit(struct vk_run *run, uint64_t number, int paddable)
 
 	if (open->class == VK_CLASS_CRITICAL)
 		flags |= VK_SENT_CRITICAL;
+	if (open->run_count && open->runs[0].kind == VK_CONTENT_MTU)
+		flags |= VK_SENT_MTU;
+	else
+		vk_mtu_sent(&session->mtu, open->used, run->now_ns);
 	open->path->ops->tx_commit(open->path, open->used, paddable);
 	vk_count_row(run, open->class)[VK_TX_FRAMES]++;
 	open->data = NULL;
@@ -114,7 +119,7 @@ static int begin(struct vk_run *run, const struct vk_part *part)
 	}
 	open->session = session;
 	open->used = VK_OUTER_SIZE;
-	open->limit = peer->payload_max;
+	open->limit = session->mtu.size;
 	open->inner = 0;
 	open->peer = part->peer;
 	open->class = part->class;
@@ -246,18 +251,18 @@ static int feedback_due(const struct vk_run *run, const struct vk_part *part)
 int vk_datagram_add(struct vk_run *run, const struct vk_part *part, int alone)
 {
 	struct vk_datagram *open = &run->datagram;
-	uint32_t size = inner_size(part);
+	uint32_t size = inner_size(part), payload = vk_fit_payload(run, part->peer);
 
 	if (!fits(open, part, size)) {
 		const struct vk_session *session = run->sessions[part->peer];
 		int company = feedback_due(run, part) &&
 			      VK_OUTER_SIZE + size + FEEDBACK_ROOM + VK_HEADER_SIZE + VK_AGG_ALIGN <
-				      run->peers[part->peer].payload_max;
+				      payload;
 
 		/* Two of this size must fit, or sharing only costs a header. */
 		if (!company &&
 		    (alone || !session || !session->aggregate ||
-		     VK_OUTER_SIZE + 2 * size + VK_AGG_ALIGN > run->peers[part->peer].payload_max))
+		     VK_OUTER_SIZE + 2 * size + VK_AGG_ALIGN > payload))
 			return add_alone(run, part);
 		if (!begin(run, part))
 			return 0;

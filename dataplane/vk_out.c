@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "vk_out.h"
 
+#include "vk_fit.h"
 #include "vk_flows.h"
 #include "vk_session.h"
 
@@ -90,7 +91,7 @@ struct vk_part vk_out_part(struct vk_run *run, const struct vk_out *out, uint32_
 
 int vk_out_fits(const struct vk_run *run, const struct vk_part *part)
 {
-	return vk_part_overhead(&part->frame) + part->size <= run->peers[part->peer].payload_max;
+	return vk_part_overhead(&part->frame) + part->size <= vk_fit_payload(run, part->peer);
 }
 
 int vk_out_affordable(struct vk_run *run, const struct vk_flow *flow, uint64_t cost)
@@ -184,7 +185,7 @@ struct vk_part vk_out_shard(struct vk_run *run, const struct vk_out *out, uint32
 	part.frame.total = out->size;
 	if (part.content.kind != VK_CONTENT_NONE)
 		part.content.kind = VK_CONTENT_SHARD;
-	*chunk = run->peers[part.peer].payload_max - vk_part_overhead(&part.frame);
+	*chunk = vk_fit_payload(run, part.peer) - vk_part_overhead(&part.frame);
 	return part;
 }
 

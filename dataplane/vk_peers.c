@@ -2,6 +2,7 @@
 #include "vk_peers.h"
 
 #include "vk_content.h"
+#include "vk_fit.h"
 #include "vk_flows.h"
 
 #include <assert.h>
@@ -60,8 +61,10 @@ static void adopt_session(struct vk_run *run, uint32_t peer)
 	struct vk_session *session = run->sessions[peer];
 
 	if (session && row->state == VK_ROW_LIVE && row->joined &&
-	    row->session_local == session->id)
+	    row->session_local == session->id) {
+		vk_fit_bound(run, session);
 		return;
+	}
 	vk_session_forget(run, peer);
 	session = vk_session_of(run, peer); /* now: nobody else asks for what was under way */
 	if (!session)

@@ -200,6 +200,22 @@ static uint64_t pto_ns(const struct vk_recovery *recovery)
 	return recovery->rtt.smoothed_ns + spread_ns + recovery->params.max_ack_delay_ns;
 }
 
+static void tally(struct vk_recovery *recovery, const struct vk_sent_packet *packet,
+		  struct harvest *harvest)
+{
+	/* RFC 8899, 3: loss of a probe packet "SHOULD NOT trigger a congestion control
+	 * reaction". */
+	if (packet->flags & VK_SENT_MTU)
+		return;
+	if (!harvest->lost_bytes || packet->sent_ns < harvest->lost_first_ns)
+		harvest->lost_first_ns = packet->sent_ns;
+	if (packet->sent_ns > harvest->lost_sent_ns)
+		harvest->lost_sent_ns = packet->sent_ns;
+	harvest->lost_bytes += packet->size;
+	recovery->count.lost++;
+	recovery->count.lost_bytes += packet->size;
+}
+
 /* Declares lost what is old or far enough behind; forgets what was lost long ago. */
 static void detect(struct vk_recovery *recovery, uint32_t space, uint64_t now_ns,
 		   struct harvest *harvest, const struct vk_recovery_events *events)
@@ -226,13 +242,7 @@ static void detect(struct vk_recovery *recovery, uint32_t space, uint64_t now_ns
 		packet->state = VK_SENT_LOST;
 		sent->eliciting--;
 		*flying(recovery, packet) -= packet->size;
-		if (!harvest->lost_bytes || packet->sent_ns < harvest->lost_first_ns)
-			harvest->lost_first_ns = packet->sent_ns;
-		if (packet->sent_ns > harvest->lost_sent_ns)
-			harvest->lost_sent_ns = packet->sent_ns;
-		harvest->lost_bytes += packet->size;
-		recovery->count.lost++;
-		recovery->count.lost_bytes += packet->size;
+		tally(recovery, packet, harvest);
 		events->lost(events->context, space, packet);
 	}
 	vk_sent_settle(sent);

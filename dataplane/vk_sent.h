@@ -24,6 +24,7 @@ enum vk_sent_flag {
 	VK_SENT_APP_LIMITED = 2, /* there was no more to send */
 	VK_SENT_SKIPPED = 4, /* the number was left out on purpose */
 	VK_SENT_CRITICAL = 8, /* beside the window: others do not wait for it */
+	VK_SENT_MTU = 16, /* a probe of the path: its loss says nothing about congestion */
 };
 
 /* A part of what a packet carries; see enum vk_content. */

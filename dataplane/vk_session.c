@@ -3,6 +3,7 @@
 
 #include "vk_content.h"
 #include "vk_credit.h"
+#include "vk_fit.h"
 #include "vk_flows.h"
 #include "vk_signals.h"
 
@@ -26,7 +27,7 @@ static void begin(struct vk_run *run, struct vk_session *session, uint32_t peer)
 	struct vk_recovery_params params = {
 		.max_ack_delay_ns = (uint64_t)run->peers[peer].ack_delay_us * 1000,
 		.controller = (enum vk_controller)run->params.controller,
-		.datagram_size = run->peers[peer].payload_max,
+		.datagram_size = vk_fit_payload(run, peer),
 		.detect_loss = 1,
 	};
 
@@ -36,6 +37,7 @@ static void begin(struct vk_run *run, struct vk_session *session, uint32_t peer)
 		params.max_ack_delay_ns = (uint64_t)run->params.ack_delay_us * 1000;
 	vk_recovery_init(&session->recovery, &params, run->now_ns);
 	vk_signals_begin(run, session);
+	vk_mtu_init(&session->mtu, run->peers[peer].payload_max);
 	session->ack_stream[VK_SPACE_E] = VK_FIRST_SYSTEM;
 	session->ack_stream[VK_SPACE_B] = VK_FIRST_DATA;
 	session->ack_stream[VK_SPACE_L] = VK_FIRST_LOGS;
@@ -223,6 +225,7 @@ static void on_acked(void *context, uint32_t space, struct vk_sent_packet *packe
 	struct vk_run *run = context;
 
 	(void)space;
+	vk_fit_acked(run, run->acking, packet);
 	for (uint32_t i = 0; i < packet->run_count; i++)
 		vk_content_acked(run, &packet->runs[i]);
 }
@@ -232,6 +235,7 @@ static void on_lost(void *context, uint32_t space, struct vk_sent_packet *packet
 	struct vk_run *run = context;
 
 	(void)space;
+	vk_fit_lost(run, run->acking, packet);
 	for (uint32_t i = 0; i < packet->run_count; i++)
 		vk_session_lost(run, run->acking, &packet->runs[i]);
 }
@@ -310,6 +314,7 @@ int vk_session_acked(struct vk_run *run, struct vk_session *session, const struc
 	if (view.flags & VK_ACK_HAS_RANGES) {
 		run->acking = session;
 		error = vk_recovery_ack(&session->recovery, &view, run->now_ns, &events);
+		vk_fit_settle(run, session);
 		vk_session_touch(run, session);
 		if (error)
 			return error;
@@ -432,8 +437,10 @@ static void probe(struct vk_run *run, struct vk_session *session)
 		.class = vk_stream_class(session->ack_stream[session->probe_space]),
 		.forced = 1,
 	};
+	/* Another is small then, which a path lets through that no longer carries large ones. */
+	uint32_t small = session->recovery.pto_count > 1 || session->mtu.bursts;
 
-	for (uint64_t n = sent->oldest; n != sent->next && session->probes; n++) {
+	for (uint64_t n = sent->oldest; n != sent->next && session->probes > small; n++) {
 		struct vk_sent_packet *packet = vk_sent_get(sent, n);
 		struct vk_sent_run runs[VK_SENT_RUNS_MAX];
 		uint64_t before = session->recovery.count.sent;
@@ -500,8 +507,10 @@ static void end_turn(struct vk_run *run, struct vk_session *session)
 {
 	struct vk_packet *packet = &run->work->packets[session->peer];
 	uint64_t delay_ns = session->ack_delay_ns;
-	uint64_t due_ns = vk_recovery_deadline(&session->recovery);
+	uint64_t due_ns;
 
+	vk_fit_probe(run, session);
+	due_ns = vk_recovery_deadline(&session->recovery);
 	for (uint32_t s = 0; s < VK_SPACE_COUNT; s++) {
 		struct vk_received *received = &session->received[s];
 		uint64_t ack_ns;

@@ -105,7 +105,7 @@ static void write_signals(struct vk_run *run, const struct vk_session *session)
 		.alive_ns = run->now_ns - session->began_ns,
 		.heard_ns = run->work->packets[session->peer].heard_ns,
 		.reordering = recovery->threshold,
-		.payload_max = peer->payload_max,
+		.payload_max = session->mtu.size,
 	};
 
 	memcpy(now.address, peer->address, sizeof now.address);

@@ -224,7 +224,7 @@ def test_a_full_path_leaves_records_in_their_ring_and_says_so(rig: Rig) -> None:
 
 
 def test_records_stay_in_their_ring_until_they_are_acknowledged(rig: Rig) -> None:
-    assert rig.app(0, 0, ring=1 << 14) == rig.app(1, 0) == 0
+    assert rig.app(0, 0, ring=1 << 13) == rig.app(1, 0) == 0
     rig.service(1, 0, "svc")
     ours = rig.open(0, 0, 1000, "svc")
     rig.accept(1, 0, Class.DATA)
