@@ -291,6 +291,8 @@ def short(seed: int, *, reliable: bool = True) -> Scenario:
         scenario,
         limit_s=_limit_s(scenario, share * kinds * 2),
         spurious=0.01 if steady and not slow else 0,
+        # What nobody waits for has to be out of the rings, however slow the path is.
+        linger_ms=50 if reliable else 2000,
     )
 
 

@@ -260,9 +260,8 @@ int vk_datagram_add(struct vk_run *run, const struct vk_part *part, int alone)
 				      payload;
 
 		/* Two of this size must fit, or sharing only costs a header. */
-		if (!company &&
-		    (alone || !session || !session->aggregate ||
-		     VK_OUTER_SIZE + 2 * size + VK_AGG_ALIGN > payload))
+		if (!company && (alone || !session || !session->aggregate ||
+				 VK_OUTER_SIZE + 2 * size + VK_AGG_ALIGN > payload))
 			return add_alone(run, part);
 		if (!begin(run, part))
 			return 0;

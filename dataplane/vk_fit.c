@@ -27,15 +27,9 @@ void vk_fit_acked(struct vk_run *run, struct vk_session *session,
 void vk_fit_lost(struct vk_run *run, struct vk_session *session,
 		 const struct vk_sent_packet *packet)
 {
-	if (packet->flags & VK_SENT_MTU)
-		vk_mtu_probe_lost(&session->mtu, packet->size, run->now_ns);
-	else
+	if (!(packet->flags & VK_SENT_MTU))
 		vk_mtu_lost(&session->mtu, packet->size, packet->sent_ns);
-}
-
-void vk_fit_settle(struct vk_run *run, struct vk_session *session)
-{
-	if (vk_mtu_settle(&session->mtu, run->now_ns))
+	else if (vk_mtu_probe_lost(&session->mtu, packet->size, run->now_ns))
 		resize(session);
 }
 
@@ -63,4 +57,11 @@ void vk_fit_probe(struct vk_run *run, struct vk_session *session)
 		return;
 	vk_mtu_probed(&session->mtu);
 	vk_count_row(run, part.class)[VK_TX_CONTROL]++;
+	if (session->mtu.state != VK_MTU_CONFIRMING)
+		return;
+	/* What is small, and behind it, shows soon that it is lost: nothing else may arrive. */
+	part.size = 0;
+	part.content.kind = VK_CONTENT_NONE;
+	if (vk_datagram_add(run, &part, 1))
+		vk_count_row(run, part.class)[VK_TX_CONTROL]++;
 }

@@ -19,13 +19,11 @@ static inline uint32_t vk_fit_payload(const struct vk_run *run, uint32_t peer)
 /* vk_fit_bound lets a session follow its peer's row. */
 void vk_fit_bound(struct vk_run *run, struct vk_session *session);
 
-/* vk_fit_acked and vk_fit_lost take the fate of a packet; vk_fit_settle is called behind all that
- * one acknowledgement or time-out told. */
+/* vk_fit_acked and vk_fit_lost take the fate of a packet. */
 void vk_fit_acked(struct vk_run *run, struct vk_session *session,
 		  const struct vk_sent_packet *packet);
 void vk_fit_lost(struct vk_run *run, struct vk_session *session,
 		 const struct vk_sent_packet *packet);
-void vk_fit_settle(struct vk_run *run, struct vk_session *session);
 
 /* vk_fit_probe sends the probe that is due. */
 void vk_fit_probe(struct vk_run *run, struct vk_session *session);

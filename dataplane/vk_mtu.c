@@ -78,7 +78,8 @@ int vk_mtu_bound(struct vk_mtu *mtu, uint32_t max)
 
 void vk_mtu_sent(struct vk_mtu *mtu, uint32_t size, uint64_t now_ns)
 {
-	if (mtu->state == VK_MTU_SEARCHING || mtu->size == mtu->max || size < mtu->size / 8 * 7)
+	if (mtu->state == VK_MTU_SEARCHING || mtu->state == VK_MTU_CONFIRMING ||
+	    mtu->size == mtu->max || size < mtu->size / 8 * 7)
 		return;
 	/* RFC 8899, 5.2: in Search Complete the PMTU_RAISE_TIMER brings the next search. */
 	if (mtu->state == VK_MTU_BASE || now_ns >= mtu->raise_ns)
@@ -97,8 +98,12 @@ void vk_mtu_probed(struct vk_mtu *mtu)
 
 int vk_mtu_probe_acked(struct vk_mtu *mtu, uint32_t size, uint64_t now_ns)
 {
+	uint32_t before = mtu->size;
+
 	/* One that was taken for lost may be late: it came all the same. */
-	if (size <= mtu->size || size > mtu->max || mtu->state == VK_MTU_BASE)
+	if (size < mtu->size || size > mtu->max || mtu->state == VK_MTU_BASE)
+		return 0;
+	if (size == mtu->size && mtu->state != VK_MTU_CONFIRMING)
 		return 0;
 	mtu->size = size;
 	mtu->bursts = 0;
@@ -106,7 +111,25 @@ int vk_mtu_probe_acked(struct vk_mtu *mtu, uint32_t size, uint64_t now_ns)
 		mtu->ceiling = mtu->max;
 	if (mtu->state != VK_MTU_SEARCHING || mtu->probe <= size)
 		go_on(mtu, now_ns);
-	return 1;
+	return size != before;
+}
+
+/* RFC 8899, 5.2: a black hole leads to the Base state; and from there to the Error state when the
+ * base is too large. */
+static void shrink(struct vk_mtu *mtu, uint64_t now_ns)
+{
+	uint32_t base = base_of(mtu);
+
+	mtu->bursts = 0;
+	if (mtu->size > base) {
+		mtu->size = base;
+		mtu->state = VK_MTU_BASE;
+		mtu->probe = 0;
+		mtu->flying = 0;
+	} else {
+		mtu->size = VK_MTU_MIN_SIZE;
+		complete(mtu, now_ns);
+	}
 }
 
 int vk_mtu_probe_lost(struct vk_mtu *mtu, uint32_t size, uint64_t now_ns)
@@ -117,6 +140,10 @@ int vk_mtu_probe_lost(struct vk_mtu *mtu, uint32_t size, uint64_t now_ns)
 	/* RFC 8899, 5.1.2: MAX_PROBES "is the maximum value of the PROBE_COUNT counter". */
 	if (++mtu->tries < VK_MTU_PROBES_MAX)
 		return 0;
+	if (mtu->state == VK_MTU_CONFIRMING) {
+		shrink(mtu, now_ns);
+		return 1;
+	}
 	mtu->ceiling = size - 1;
 	if (mtu->size < base_of(mtu))
 		complete(mtu, now_ns); /* it was the base that was tried */
@@ -140,25 +167,15 @@ void vk_mtu_lost(struct vk_mtu *mtu, uint32_t size, uint64_t sent_ns)
 		mtu->suspect = 1;
 }
 
-int vk_mtu_settle(struct vk_mtu *mtu, uint64_t now_ns)
+void vk_mtu_settle(struct vk_mtu *mtu)
 {
-	uint32_t base = base_of(mtu);
-
-	mtu->bursts += mtu->suspect;
+	mtu->bursts += mtu->suspect && mtu->bursts < VK_MTU_BURSTS;
 	mtu->suspect = 0;
-	if (mtu->bursts < VK_MTU_BURSTS || mtu->size <= VK_MTU_MIN_SIZE)
-		return 0;
-	/* RFC 8899, 5.2: a black hole leads to the Base state; and from there to the Error state
-	 * when the base is too large. */
-	mtu->bursts = 0;
-	if (mtu->size > base) {
-		mtu->size = base;
-		mtu->state = VK_MTU_BASE;
-		mtu->probe = 0;
-		mtu->flying = 0;
-	} else {
-		mtu->size = VK_MTU_MIN_SIZE;
-		complete(mtu, now_ns);
-	}
-	return 1;
+	if (mtu->bursts < VK_MTU_BURSTS || mtu->state == VK_MTU_CONFIRMING ||
+	    mtu->size <= VK_MTU_MIN_SIZE)
+		return;
+	/* RFC 8899, 4.3: losses in a row are one of the signs of a black hole; receivers that have
+	 * no room for a message do not acknowledge it either, so a probe has to confirm it. */
+	try_size(mtu, mtu->size);
+	mtu->state = VK_MTU_CONFIRMING;
 }

@@ -8,12 +8,15 @@
  *   SEARCHING  a probe is out, or due
  *   COMPLETE   found; looked for again after VK_MTU_RAISE_MS
  *   ERROR      not even the base gets through
+ *   CONFIRMING only what is small seems to arrive: probes of the size in use tell whether
  *
  *   BASE -> SEARCHING        the first datagram as large as allowed, when more may be possible
  *   SEARCHING -> COMPLETE    the ceiling came close
  *   COMPLETE -> SEARCHING    the raise timer, or a new bound
- *   any but ERROR -> BASE    a black hole: only what is small arrives
- *   BASE -> ERROR            the same at the base
+ *   any but ERROR -> CONFIRMING   bursts of losses of what is large
+ *   CONFIRMING -> SEARCHING  it arrives: others are to blame, congestion or a reader's full ring
+ *   CONFIRMING -> BASE       a black hole
+ *   CONFIRMING -> ERROR      the same at the base
  *   ERROR -> SEARCHING       the raise timer
  *
  * Probes begin with the ceiling: where the interface's MTU is the path's, one is enough.
@@ -27,6 +30,7 @@ enum vk_mtu_state {
 	VK_MTU_SEARCHING = 1,
 	VK_MTU_COMPLETE = 2,
 	VK_MTU_ERROR = 3,
+	VK_MTU_CONFIRMING = 4,
 };
 
 enum vk_mtu_const {
@@ -36,9 +40,10 @@ enum vk_mtu_const {
 	/* RFC 8899, 5.1.2: "The default value of MAX_PROBES is 3." */
 	VK_MTU_PROBES_MAX = 3,
 	VK_MTU_STEP = 16, /* bytes that are not worth a probe */
-	/* A black hole is this often in a row that what was lost is large, and of what is large and
-	 * younger than the last that came, all was. One burst is all that an ACK shows lost. */
-	VK_MTU_BURSTS = 3,
+	/* So often in a row must what was lost be large, and of what is large and younger than
+	 * the last that came, all be lost, to look like a black hole. One burst is all that an
+	 * ACK shows lost. */
+	VK_MTU_BURSTS = 2,
 	/* RFC 8899, 5.1.1: the period of PMTU_RAISE_TIMER is 600 seconds; and how soon the base is
 	 * tried again on a path that did not carry it. */
 	VK_MTU_RAISE_MS = 600000,
@@ -85,7 +90,6 @@ int vk_mtu_probe_lost(struct vk_mtu *mtu, uint32_t size, uint64_t now_ns);
 void vk_mtu_acked(struct vk_mtu *mtu, uint32_t size, uint64_t sent_ns);
 void vk_mtu_lost(struct vk_mtu *mtu, uint32_t size, uint64_t sent_ns);
 
-/* vk_mtu_settle is called behind all that one acknowledgement told. Returns whether that shows a
- * black hole: the size changed. */
-int vk_mtu_settle(struct vk_mtu *mtu, uint64_t now_ns);
+/* vk_mtu_settle is called behind all that one acknowledgement told. */
+void vk_mtu_settle(struct vk_mtu *mtu);
 #endif

@@ -314,7 +314,7 @@ int vk_session_acked(struct vk_run *run, struct vk_session *session, const struc
 	if (view.flags & VK_ACK_HAS_RANGES) {
 		run->acking = session;
 		error = vk_recovery_ack(&session->recovery, &view, run->now_ns, &events);
-		vk_fit_settle(run, session);
+		vk_mtu_settle(&session->mtu);
 		vk_session_touch(run, session);
 		if (error)
 			return error;

@@ -12,7 +12,7 @@ from tests.dataplane.native import library
 
 BASE, LEAST, STEP = 1200, 512, 16
 SECOND = 1_000_000_000
-BASE_STATE, SEARCHING, COMPLETE, ERROR = range(4)
+BASE_STATE, SEARCHING, COMPLETE, ERROR, CONFIRMING = range(5)
 
 
 class Mtu:
@@ -38,7 +38,7 @@ class Mtu:
             self.lib.vk_mtu_acked(self.it, size, self.now)
         else:
             self.lib.vk_mtu_lost(self.it, size, self.now)
-        self.lib.vk_mtu_settle(self.it, self.now)
+        self.lib.vk_mtu_settle(self.it)
 
     def probe(self, *, lost: bool = False) -> int:
         """Send the probe that is due, if one is, and hear of it."""
@@ -105,7 +105,7 @@ def test_whatever_the_path_does_the_size_comes_to_it(
             mtu.send(data.draw(st.sampled_from([100, None])), lost=data.draw(st.booleans()))
             mtu.probe(lost=data.draw(st.booleans()))
             assert LEAST <= mtu.size <= most
-            assert mtu.it.probe == 0 or mtu.size < mtu.it.probe <= most
+            assert mtu.it.probe == 0 or mtu.size <= mtu.it.probe <= most
     mtu.settle()
     assert mtu.size <= mtu.path
     mtu.now += 700 * SECOND  # the raise timer
@@ -130,15 +130,32 @@ def test_a_probe_that_comes_late_counts() -> None:
     assert (mtu.size, mtu.state) == (9000, COMPLETE)
 
 
-def test_three_bursts_of_large_ones_are_a_black_hole() -> None:
-    mtu = Mtu(9000, 9000)
+def black_hole(most: int, path: int) -> Mtu:
+    mtu = Mtu(most, most)
     mtu.settle()
-    mtu.path = 1500
-    for bursts in range(3):
-        assert (mtu.size, mtu.bursts) == (9000, bursts)
+    mtu.path = path
+    for bursts in range(2):
+        assert (mtu.size, mtu.state, mtu.bursts) == (most, COMPLETE, bursts)
         mtu.send(100)
-        mtu.send(9000)
+        mtu.send()
+    assert (mtu.size, mtu.state) == (most, CONFIRMING)
+    return mtu
+
+
+def test_bursts_of_large_ones_and_three_lost_probes_are_a_black_hole() -> None:
+    mtu = black_hole(9000, 1500)
+    assert [mtu.probe() for _ in range(3)] == [9000] * 3
     assert (mtu.size, mtu.state) == (BASE, BASE_STATE)
+    mtu.settle()
+    assert 1500 - STEP < mtu.size <= 1500
+
+
+def test_a_probe_that_arrives_clears_the_path_of_suspicion() -> None:
+    mtu = black_hole(9000, 1500)
+    assert mtu.probe() == 9000
+    mtu.path = 9000
+    assert mtu.probe() == 9000
+    assert (mtu.size, mtu.state, mtu.bursts) == (9000, COMPLETE, 0)
 
 
 def test_a_burst_with_one_that_came_is_none() -> None:
@@ -156,7 +173,7 @@ def test_losses_older_than_what_came_say_nothing() -> None:
     mtu.settle()
     for _ in range(20):
         mtu.lib.vk_mtu_lost(mtu.it, 9000, mtu.large_ns - 1)
-        mtu.lib.vk_mtu_settle(mtu.it, mtu.now)
+        mtu.lib.vk_mtu_settle(mtu.it)
     assert mtu.size == 9000
 
 

@@ -20,6 +20,7 @@ from valkyrie.dataplane.wire import (
     Seq,
     Session,
     Shard,
+    Type,
     class_space,
     make_frame,
     parse_frame,
@@ -51,6 +52,11 @@ def inner(sent: Sent) -> list[Frame]:
     found = list(outer.inner())
     assert len(found) == outer.header.correlation
     return found
+
+
+def is_probe(sent: Sent) -> bool:
+    """Say whether a datagram is only there to see how large they may be."""
+    return bool(parse_frame(sent.data).header.type == Type.PING)
 
 
 def messages(sent: list[Sent]) -> Iterator[tuple[Sent, Frame]]:
@@ -314,7 +320,7 @@ def test_a_datagram_holds_no_more_inner_frames_than_the_format_allows(rig: Rig, 
     for mark in range(count):
         rig.put(ours, 0, mark)
     rig.turn(0)
-    sizes = [len(inner(each)) for each in rig.log()]
+    sizes = [len(inner(each)) for each in rig.log() if not is_probe(each)]
     assert sum(sizes) == count
     assert max(sizes) <= lib.VK_AGG_MAX
 
