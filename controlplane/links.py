@@ -86,6 +86,7 @@ class Links:
         return Terms(
             limits=Limits(
                 payload_max=self._payload_max,
+                session_window=self._config.transport.session_bytes,
                 ack_delay_e_us=delay_us,
                 ack_delay_b_us=delay_us,
                 ack_delay_l_us=delay_us,

@@ -275,6 +275,15 @@ class Transport(Settings, frozen=True, kw_only=True):
             extra={"live": True},
         ),
     ] = 268_435_456
+    session_bytes: Annotated[
+        int,
+        Meta(
+            ge=lib.VK_CREDIT_POOL_MIN,
+            le=1_099_511_627_776,
+            description="What a peer may send on all those streams of which nothing was read yet."
+            " One of its applications gets as much of it as it leaves to the others.",
+        ),
+    ] = 16_777_216
 
 
 class Session(Settings, frozen=True, kw_only=True):

@@ -156,7 +156,7 @@ class Limits:
     """UDP payload bytes that it takes; 0 = not said."""
     window_start: int = lib.VK_WINDOW_START
     session_window: int = 0
-    """Bytes that all streams together may be sent at first; 0 = no limit."""
+    """Bytes that may be sent on all streams that were never told a limit; 0 = no limit."""
     streams_max: int = lib.VK_FLOWS_MAX
     ack_delay_e_us: int = 1000
     ack_delay_b_us: int = 1000

@@ -27,7 +27,6 @@ enum vk_credit_const {
 	/* A peer is told a limit of a stream that has consumed little only when so much was
 	 * consumed on such streams: short ones come and go without. */
 	VK_CREDIT_QUIET = 65536,
-	VK_CREDIT_POOL_MIN = 1048576, /* bytes of a pool, whatever a peer says: see above */
 };
 
 /* vk_credit_tune makes the classes' rules from run->params. */

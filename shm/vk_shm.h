@@ -157,6 +157,7 @@ enum vk_node_const {
 	VK_MESSAGE_COST = 64, /* bytes a message counts in windows besides its payload */
 	VK_COOKIE_BYTES = 20, /* VK_COOKIE_SIZE: this header knows nothing of frames */
 	VK_WINDOW_START = 65536, /* bytes a stream may be sent before its first credit */
+	VK_CREDIT_POOL_MIN = 1048576, /* bytes of session_window, whatever a peer says */
 };
 
 enum vk_row_state { VK_ROW_FREE = 0, VK_ROW_LIVE = 1, VK_ROW_CLOSING = 2 };
@@ -193,7 +194,7 @@ struct vk_peer {
 	uint32_t session_local; /* id on the frames we get: ours; the top bits are a queue */
 	uint32_t ack_delay_us; /* how long the peer may hold back an acknowledgement */
 	uint32_t window_start; /* bytes that the peer lets every stream begin with */
-	uint64_t session_window; /* bytes that the peer lets all streams begin with */
+	uint64_t session_window; /* bytes on streams that it never told a limit of; 0 = any */
 };
 
 struct vk_app {
