@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cryptography import x509
 from OpenSSL import SSL, crypto
 
+from .certificates import CHAIN_MAX, UNREADABLE, node_name
 from .codes import Failure
 from .errors import MisuseError, SecurityError
 from .exchange import Exchange, Outcome
@@ -19,31 +19,13 @@ from .exchange import Exchange, Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-NODE_URI = "valkyrie://node/"
-"""A node's certificate has its name behind this, as a URI among its alternative names."""
 HYBRID_GROUP = "X25519MLKEM768"
-CHAIN_MAX = 3
-"""Certificates from root to node."""
 _LABEL = b"EXPORTER-valkyrie-handshake"
 _READ_SIZE = 65536
-
-
-def node_name(certificate: x509.Certificate) -> str:
-    """Return the one name that a node's certificate is for."""
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except (x509.ExtensionNotFound, ValueError):
-        uris = []
-    found = [uri.removeprefix(NODE_URI) for uri in uris if uri.startswith(NODE_URI)]
-    if len(found) != 1 or not found[0]:
-        raise SecurityError(
-            Failure.CREDENTIAL, f"a certificate does not name one node as {NODE_URI}NAME"
-        )
-    return found[0]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -153,7 +135,10 @@ class TlsExchange(Exchange):
             self._check(self._certificate())
 
     def _certificate(self) -> x509.Certificate:
-        certificate = self._connection.get_peer_certificate(as_cryptography=True)
+        try:
+            certificate = self._connection.get_peer_certificate(as_cryptography=True)
+        except UNREADABLE:
+            raise SecurityError(Failure.CREDENTIAL, "a certificate cannot be read") from None
         assert certificate is not None
         return certificate
 

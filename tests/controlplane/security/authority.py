@@ -9,7 +9,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 
-from valkyrie.controlplane.security.tls import NODE_URI, TlsCredentials
+from valkyrie.controlplane.security.certificates import NODE_URI
+from valkyrie.controlplane.security.tls import TlsCredentials
 
 
 @functools.cache

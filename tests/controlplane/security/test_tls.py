@@ -11,11 +11,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from OpenSSL import SSL
 
 from valkyrie.controlplane.security import tls
+from valkyrie.controlplane.security.certificates import NODE_URI, node_name
 from valkyrie.controlplane.security.codes import Failure
 from valkyrie.controlplane.security.errors import MisuseError, SecurityError
 from valkyrie.controlplane.security.handshake import Established
 from valkyrie.controlplane.security.modes import Mode
-from valkyrie.controlplane.security.tls import TlsCredentials, TlsExchange, node_name
+from valkyrie.controlplane.security.tls import TlsCredentials, TlsExchange
 from valkyrie.controlplane.security.trust import Peer
 
 from .authority import authority, certificate, credentials
@@ -59,7 +60,7 @@ def between(one: TlsCredentials, other: TlsCredentials, asked: Peer | None = Non
         (2, lambda name: issued(name, days=(-3, -1))),
         (3, lambda name: issued(name, days=(1, 3))),
         (4, lambda name: issued(name, uri="https://example/")),
-        (5, lambda name: issued(name, uri=tls.NODE_URI)),
+        (5, lambda name: issued(name, uri=NODE_URI)),
         (6, lambda _name: issued("mallory")),
         (7, lambda name: issued(name, length=4)),
     ],
