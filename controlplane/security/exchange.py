@@ -42,6 +42,8 @@ class Outcome:
     """The other's X25519 key, proven."""
     name: str = ""
     """The other's name, proven by certificate or token."""
+    serial: int | None = None
+    """Of the other's certificate."""
     quantum_safe: bool = False
 
 

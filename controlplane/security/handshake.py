@@ -21,6 +21,7 @@ from typing import ClassVar
 
 from valkyrie.dataplane.wire import Type
 
+from .claim import Claim
 from .codes import Failure
 from .errors import SecurityError
 from .exchange import Exchange, Outcome
@@ -43,7 +44,7 @@ from .messages import (
 from .modes import SIGNED, ZERO_TRUST_LIFETIME_NS, Mode
 from .offer import Choice, Offer, Reader, choose, sized
 from .proof import Proof, Seal, sign, verify
-from .trust import Claim, Grant, Peer
+from .trust import Grant, Peer
 
 _MS = 1_000_000
 _LABEL = b"valkyrie handshake 1"
@@ -92,8 +93,8 @@ class Established:
     choice: Choice
     grant: Grant
     schedule: Schedule | None
-    card: Card | None
-    """The other's."""
+    claim: Claim
+    """What the other has proven: with it a revocation finds the session."""
     terms: bytes
     """The other's."""
     lifetime_ns: int | None
@@ -462,7 +463,7 @@ class Handshake:
         self._flight = []
         self._establish(event, outcome)
 
-    def _judge(self, sealed: bytes, outcome: Outcome) -> tuple[Grant, bytes]:
+    def _judge(self, sealed: bytes, outcome: Outcome) -> tuple[Grant, Claim, bytes]:
         """Open the other's proof, verify it, and ask whether it is let in."""
         assert self._seal is not None
         assert self._choice is not None
@@ -481,11 +482,11 @@ class Handshake:
                 Failure.IDENTITY,
                 f"{self._peer.name} should be {self._peer.certificate_name} and is {outcome.name}",
             )
-        claim = Claim(choice.mode, outcome.quantum_safe, self._card, outcome.name)
-        return self._local.trust.admit(claim), proof.terms
+        claim = Claim(choice.mode, outcome.quantum_safe, self._card, outcome.name, outcome.serial)
+        return self._local.trust.admit(claim), claim, proof.terms
 
-    def _establish(self, judged: tuple[Grant, bytes], outcome: Outcome) -> None:
-        grant, terms = judged
+    def _establish(self, judged: tuple[Grant, Claim, bytes], outcome: Outcome) -> None:
+        grant, claim, terms = judged
         assert self._choice is not None
         schedule = None
         if outcome.secret is not None:
@@ -495,9 +496,7 @@ class Handshake:
             lifetimes.append(ZERO_TRUST_LIFETIME_NS)
         lifetime_ns = min(lifetimes, default=None)
         self._forget()
-        self._events.append(
-            Established(self._choice, grant, schedule, self._card, terms, lifetime_ns)
-        )
+        self._events.append(Established(self._choice, grant, schedule, claim, terms, lifetime_ns))
 
     TRANSITIONS: ClassVar[dict[tuple[State, int], str]] = {
         (State.GREETING, Type.HELLO_ACK): "_choose",

@@ -151,6 +151,7 @@ class TlsExchange(Exchange):
             exported[:32],
             exported[32:],
             name=node_name(self._certificate()),
+            serial=self._certificate().serial_number,
             quantum_safe=self._connection.get_group_name() == HYBRID_GROUP,
         )
 

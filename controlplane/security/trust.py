@@ -8,24 +8,14 @@ from typing import TYPE_CHECKING, Protocol
 from .codes import Failure
 from .errors import SecurityError
 from .modes import Mode, NoisePattern
+from .revocation import Revocations
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .claim import Claim
     from .fingerprint import Fingerprint
     from .identity import Card
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What a peer has proven, and how."""
-
-    mode: Mode
-    quantum_safe: bool = False
-    card: Card | None = None
-    """Its identity, in the modes that use Noise."""
-    name: str = ""
-    """Of its certificate (mtls) or of the shared secret (token)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +66,14 @@ class Pins:
     """
 
     peers: Mapping[str, Peer]
-    revoked: set[Fingerprint] = field(default_factory=set)
+    revocations: Revocations = field(default_factory=Revocations)
     strangers: frozenset[str] = frozenset()
 
     def admit(self, claim: Claim) -> Grant:
         """Return what the peer may do."""
         if claim.mode is Mode.PLAINTEXT:
             return Grant("", self.strangers)
+        self.revocations.check(claim)
         peer = self._find(claim)
         if claim.mode < (peer.min_mode or Mode.PLAINTEXT):
             raise SecurityError(
@@ -103,8 +94,6 @@ class Pins:
                     return peer
             raise SecurityError(Failure.IDENTITY, f"nobody here knows a peer {claim.name}")
         fingerprint = claim.card.fingerprint
-        if fingerprint in self.revoked:
-            raise SecurityError(Failure.CREDENTIAL, f"{fingerprint} is revoked")
         for peer in self.peers.values():
             if peer.pin == fingerprint:
                 return peer

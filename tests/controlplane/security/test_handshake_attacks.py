@@ -21,6 +21,7 @@ from valkyrie.controlplane.security.modes import (
     Policy,
 )
 from valkyrie.controlplane.security.offer import Offer
+from valkyrie.controlplane.security.revocation import Revocations
 from valkyrie.controlplane.security.trust import Pins
 from valkyrie.dataplane.wire import Type
 
@@ -271,7 +272,9 @@ def test_a_pin_may_demand_more_than_the_policy() -> None:
 
 def test_a_revoked_peer_is_refused() -> None:
     base = wire(Mode.NOISE)
-    pins = Pins({"alice": peer("alice")}, revoked={identity("alice").card.fingerprint})
+    pins = Pins(
+        {"alice": peer("alice")}, revocations=Revocations({identity("alice").card.fingerprint: ""})
+    )
     _, back = Wire(
         base.initiator, dataclasses.replace(base.responder, trust=pins), base.asked
     ).run()

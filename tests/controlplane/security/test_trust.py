@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from valkyrie.controlplane.security.claim import Claim
 from valkyrie.controlplane.security.codes import Failure
 from valkyrie.controlplane.security.errors import SecurityError
 from valkyrie.controlplane.security.exchange import token_id
 from valkyrie.controlplane.security.modes import Mode
-from valkyrie.controlplane.security.trust import Claim, Pins
+from valkyrie.controlplane.security.revocation import Revocations
+from valkyrie.controlplane.security.trust import Pins
 
 from .parties import SECRET, identity, peer
 
@@ -56,6 +58,6 @@ def test_strangers_in_plaintext_have_the_rights_that_are_said() -> None:
 
 
 def test_a_revoked_fingerprint_is_not_let_in() -> None:
-    pins = Pins(PINS, revoked={CARD["alice"].fingerprint})
-    with pytest.raises(SecurityError, match="revoked"):
+    pins = Pins(PINS, revocations=Revocations({CARD["alice"].fingerprint: "lost"}))
+    with pytest.raises(SecurityError, match="revoked: lost"):
         pins.admit(Claim(Mode.NOISE, card=CARD["alice"]))

@@ -1,0 +1,151 @@
+"""Who is let in no more: `revoked.toml`, which also ends sessions that are there already.
+
+    [[revoked]]
+    fingerprint = "abcde-..."      # or: certificate = "0f3a..." (serial number, hexadecimal)
+    reason = "laptop lost"         # or: name = "build-7" (of a certificate), token = "0123..."
+
+A file that cannot be read takes nothing back: what was revoked stays revoked until it can be.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from valkyrie.dataplane.errors import ConfigError
+
+from .codes import Failure
+from .errors import SecurityError
+from .fingerprint import Fingerprint, parse_fingerprint
+from .modes import Mode
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cryptography import x509
+
+    from .claim import Claim
+
+SIZE_MAX = 4 << 20
+
+
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One of the file's tables: exactly one of the first four is given."""
+
+    fingerprint: str = ""
+    certificate: str = ""
+    name: str = ""
+    token: str = ""
+    reason: str = ""
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    revoked: list[Entry] = []
+
+
+@dataclass(frozen=True, slots=True)
+class Revocations:
+    """All that is revoked, with the reasons."""
+
+    fingerprints: dict[Fingerprint, str] = field(default_factory=dict)
+    serials: dict[int, str] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    tokens: dict[str, str] = field(default_factory=dict)
+
+    def reason(self, claim: Claim) -> str | None:
+        """Return why a peer is not let in; None: it is not revoked."""
+        if claim.card is not None:
+            return self.fingerprints.get(claim.card.fingerprint)
+        if claim.mode is Mode.TOKEN:
+            return self.tokens.get(claim.name)
+        if claim.serial is not None and claim.serial in self.serials:
+            return self.serials[claim.serial]
+        return self.names.get(claim.name) if claim.mode is Mode.MTLS else None
+
+    def check(self, claim: Claim) -> None:
+        """Raise SecurityError for a peer that is revoked."""
+        reason = self.reason(claim)
+        if reason is not None:
+            why = f": {reason}" if reason else ""
+            raise SecurityError(Failure.CREDENTIAL, f"the peer is revoked{why}")
+
+    def check_certificate(self, certificate: x509.Certificate) -> None:
+        """Raise SecurityError for a certificate that is revoked, of a node or an authority."""
+        if certificate.serial_number in self.serials:
+            raise SecurityError(Failure.CREDENTIAL, "the certificate is revoked")
+
+
+def parse_revocations(data: bytes, name: str) -> Revocations:
+    """Return what a file revokes; ConfigError names the place."""
+    try:
+        parsed = msgspec.convert(tomllib.loads(data.decode()), _File, strict=True)
+    except (ValueError, msgspec.ValidationError, RecursionError) as error:
+        raise ConfigError(f"{name}: {error}: what was revoked before stays so") from None
+    found = Revocations()
+    for number, entry in enumerate(parsed.revoked):
+        place = f"{name}: revoked[{number}]"
+        given = (entry.fingerprint, entry.certificate, entry.name, entry.token)
+        if sum(map(bool, given)) != 1:
+            raise ConfigError(
+                f"{place}: give one of fingerprint, certificate, name or token, and only one"
+            )
+        _add(found, entry, place)
+    return found
+
+
+def _add(found: Revocations, entry: Entry, place: str) -> None:
+    try:
+        if entry.fingerprint:
+            found.fingerprints[parse_fingerprint(entry.fingerprint)] = entry.reason
+        elif entry.certificate:
+            found.serials[int(entry.certificate.replace(":", ""), 16)] = entry.reason
+        elif entry.token:
+            found.tokens[bytes.fromhex(entry.token).hex()] = entry.reason
+        else:
+            found.names[entry.name] = entry.reason
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from None
+    except ValueError:
+        raise ConfigError(f"{place}: is not in hexadecimal") from None
+
+
+class RevocationFile:
+    """The file as it is at the moment; ``poll`` is cheap enough to be called all the time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: tuple[int, int, int] | None = None
+        self.revocations = Revocations()
+        self.poll()
+
+    def poll(self) -> bool:
+        """Read the file if it is another one than before; returns whether it was.
+
+        Raises ConfigError, once for each change, for a file that cannot be read; one that is gone
+        is such, unless there never was any.
+        """
+        try:
+            found = self._path.stat()
+            seen = (found.st_mtime_ns, found.st_size, found.st_ino)
+            if seen == self._seen:
+                return False
+            with open(self._path, "rb") as file:
+                data = file.read(SIZE_MAX + 1)
+        except FileNotFoundError:
+            seen, before = None, self._seen
+            self._seen = seen
+            if before is not None:
+                raise ConfigError(
+                    f"{self._path}: is gone: what was revoked stays so until the node starts anew"
+                ) from None
+            return False
+        except OSError as error:
+            raise ConfigError(f"{self._path}: {error.strerror}") from error
+        self._seen = seen
+        if len(data) > SIZE_MAX:
+            raise ConfigError(f"{self._path}: has more than {SIZE_MAX} bytes")
+        self.revocations = parse_revocations(data, str(self._path))
+        return True
