@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,3 +22,6 @@ class Claim:
     """Of its certificate (mtls) or of the shared secret (token)."""
     serial: int | None = None
     """Of its certificate."""
+    evidence: bytes = field(default=b"", repr=False)
+    """Of an authentication provider, for ``binding``; not verified yet."""
+    binding: bytes = b""

@@ -430,7 +430,11 @@ class Handshake:
         assert self._choice is not None
         card = self._own_card() if self._role == INITIATOR else b""
         signatures = sign(self._local.identity, self._role, self._choice, self._binding)
-        return Proof(self._terms, card, signatures)
+        evidence, prover = b"", self._local.prover
+        sealed = self._outcome is not None and self._outcome.secret is not None
+        if self._role == INITIATOR and prover is not None and sealed:
+            evidence = prover.prove(self._binding)
+        return Proof(self._terms, card, signatures, evidence)
 
     # ---- The proofs ----
 
@@ -482,7 +486,15 @@ class Handshake:
                 Failure.IDENTITY,
                 f"{self._peer.name} should be {self._peer.certificate_name} and is {outcome.name}",
             )
-        claim = Claim(choice.mode, outcome.quantum_safe, self._card, outcome.name, outcome.serial)
+        claim = Claim(
+            choice.mode,
+            outcome.quantum_safe,
+            self._card,
+            outcome.name,
+            outcome.serial,
+            proof.evidence,
+            self._binding,
+        )
         return self._local.trust.admit(claim), claim, proof.terms
 
     def _establish(self, judged: tuple[Grant, Claim, bytes], outcome: Outcome) -> None:

@@ -23,6 +23,7 @@ from .offer import NONCE_SIZE, Choice, Offer
 
 if TYPE_CHECKING:
     from .identity import Identity
+    from .providers import Prover
     from .tls import TlsCredentials
     from .trust import Peer, Trust
 
@@ -40,6 +41,8 @@ class Local:
     secrets: tuple[bytes, ...] = field(default=(), repr=False)
     """Shared with others, for token mode."""
     tls: TlsCredentials | None = None
+    prover: Prover | None = None
+    """Shows evidence beside our keys, where we ask."""
 
     def __post_init__(self) -> None:
         for secret in self.secrets:

@@ -63,13 +63,18 @@ class Reader:
             raise SecurityError(Failure.MALFORMED, f"{self._what} has a list that makes no sense")
         return found
 
+    @property
+    def left(self) -> int:
+        """Bytes that have not been taken."""
+        return len(self._data) - self._at
+
     def rest(self) -> bytes:
         """Return all that is left."""
-        return self.take(len(self._data) - self._at)
+        return self.take(self.left)
 
     def end(self) -> None:
         """Refuse what is left over."""
-        if self._at != len(self._data):
+        if self.left:
             raise SecurityError(Failure.MALFORMED, f"{self._what} is longer than it should be")
 
 

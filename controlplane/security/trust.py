@@ -11,11 +11,12 @@ from .modes import Mode, NoisePattern
 from .revocation import Revocations
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from .claim import Claim
     from .fingerprint import Fingerprint
     from .identity import Card
+    from .providers import Verifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class Grant:
     peer: str
     rights: frozenset[str] = frozenset()
     lifetime_ns: int | None = None
+    subject: str = ""
+    """On whose behalf, where there was evidence."""
 
 
 class Trust(Protocol):
@@ -50,6 +53,8 @@ class Peer:
     """The one to ask with when the card is known."""
     rights: frozenset[str] = frozenset()
     lifetime_ns: int | None = None
+    evidence: bool = False
+    """It must also show evidence, when it asks, which the verifier takes."""
 
     @property
     def pin(self) -> Fingerprint | None:
@@ -68,6 +73,12 @@ class Pins:
     peers: Mapping[str, Peer]
     revocations: Revocations = field(default_factory=Revocations)
     strangers: frozenset[str] = frozenset()
+    verifier: Verifier | None = None
+    clock: Callable[[], int] | None = None
+    """Unix time, nanoseconds; goes with the verifier."""
+
+    def __post_init__(self) -> None:
+        assert (self.verifier is None) == (self.clock is None)
 
     def admit(self, claim: Claim) -> Grant:
         """Return what the peer may do."""
@@ -82,7 +93,24 @@ class Pins:
             )
         if peer.require_pq and not claim.quantum_safe:
             raise SecurityError(Failure.FLOOR, f"{peer.name} is pinned to post-quantum keys")
-        return Grant(peer.name, peer.rights, peer.lifetime_ns)
+        grant = Grant(peer.name, peer.rights, peer.lifetime_ns)
+        return self._narrowed(grant, claim) if peer.evidence else grant
+
+    def _narrowed(self, grant: Grant, claim: Claim) -> Grant:
+        """Return what both the peer and the subject of its evidence may do."""
+        if self.verifier is None or self.clock is None:
+            raise SecurityError(
+                Failure.CREDENTIAL,
+                f"{grant.peer} is to show evidence and nobody here can check any: configure a "
+                "provider",
+            )
+        now_ns = self.clock()
+        subject = self.verifier.check(claim.evidence, claim.binding, now_ns)
+        lifetimes = [grant.lifetime_ns, (subject.expires_ns or 0) - now_ns]
+        if subject.expires_ns is None:
+            lifetimes.pop()
+        lifetime_ns = min((each for each in lifetimes if each is not None), default=None)
+        return Grant(grant.peer, grant.rights & subject.rights, lifetime_ns, subject.name)
 
     def _find(self, claim: Claim) -> Peer:
         if claim.card is None:
