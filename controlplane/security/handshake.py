@@ -495,7 +495,12 @@ class Handshake:
             proof.evidence,
             self._binding,
         )
-        return self._local.trust.admit(claim), claim, proof.terms
+        grant = self._local.trust.admit(claim)
+        if self._peer is not None and grant.peer not in ("", self._peer.name):
+            raise SecurityError(
+                Failure.IDENTITY, f"{self._peer.name} was asked, and {grant.peer} has answered"
+            )
+        return grant, claim, proof.terms
 
     def _establish(self, judged: tuple[Grant, Claim, bytes], outcome: Outcome) -> None:
         grant, claim, terms = judged

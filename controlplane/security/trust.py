@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from valkyrie.dataplane.errors import ConfigError
+
 from .codes import Failure
 from .errors import SecurityError
 from .modes import Mode, NoisePattern
@@ -79,6 +81,16 @@ class Pins:
 
     def __post_init__(self) -> None:
         assert (self.verifier is None) == (self.clock is None)
+        for what in ("pin", "token_id", "certificate_name"):
+            seen: dict[object, str] = {}
+            for peer in self.peers.values():
+                value = getattr(peer, what)
+                if value and value in seen:
+                    raise ConfigError(
+                        f"peers {seen[value]} and {peer.name} have the same {what}: nobody could "
+                        "tell them apart"
+                    )
+                seen[value] = peer.name
 
     def admit(self, claim: Claim) -> Grant:
         """Return what the peer may do."""

@@ -22,7 +22,7 @@ from valkyrie.controlplane.security.modes import (
 )
 from valkyrie.controlplane.security.offer import Offer
 from valkyrie.controlplane.security.revocation import Revocations
-from valkyrie.controlplane.security.trust import Pins
+from valkyrie.controlplane.security.trust import Peer, Pins
 from valkyrie.dataplane.wire import Type
 
 from .parties import (
@@ -340,3 +340,11 @@ def test_a_recorded_initiator_played_again_gets_nowhere() -> None:
         found.door.receive(SOURCE, message, found.now_ns)
     assert found.door.next_event() is None
     assert len(found.door) == 0
+
+
+@pytest.mark.parametrize("mode", [Mode.TOKEN, Mode.NOISE])
+def test_another_peer_that_is_known_is_not_the_one_that_was_asked(mode: Mode) -> None:
+    base = wire(mode)
+    unpinned = Peer("carol", token_id=base.asked.token_id)
+    there, _ = Wire(base.initiator, base.responder, unpinned).run()
+    assert code(there) is Failure.IDENTITY

@@ -11,6 +11,7 @@ from valkyrie.controlplane.security.exchange import token_id
 from valkyrie.controlplane.security.modes import Mode
 from valkyrie.controlplane.security.revocation import Revocations
 from valkyrie.controlplane.security.trust import Pins
+from valkyrie.dataplane.errors import ConfigError
 
 from .parties import SECRET, identity, peer
 
@@ -61,3 +62,12 @@ def test_a_revoked_fingerprint_is_not_let_in() -> None:
     pins = Pins(PINS, revocations=Revocations({CARD["alice"].fingerprint: "lost"}))
     with pytest.raises(SecurityError, match="revoked: lost"):
         pins.admit(Claim(Mode.NOISE, card=CARD["alice"]))
+
+
+@pytest.mark.parametrize(
+    "same", [{"card": CARD["alice"]}, {"token_id": token_id(SECRET)}, {"certificate_name": "alice"}]
+)
+def test_two_peers_that_nobody_could_tell_apart_are_refused(same: dict[str, object]) -> None:
+    own = {"token_id": b"other-id", "certificate_name": "bob"}
+    with pytest.raises(ConfigError, match="alice and bob have the same"):
+        Pins({"alice": peer("alice"), "bob": peer("bob", **(own | same))})
