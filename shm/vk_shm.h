@@ -103,6 +103,11 @@ enum vk_code {
 	VK_CODE_VERSION = 104, /* no common version, or capabilities that one side requires */
 	VK_CODE_ACK_INVALID = 105, /* an acknowledgement of what was never sent */
 	VK_CODE_PEER_RESTARTED = 106, /* the peer's node started anew: its streams are gone */
+	VK_CODE_UNPROVEN = 201, /* a proof does not verify: other keys, or somebody in between */
+	VK_CODE_IDENTITY = 202, /* proven, but not who is expected, or somebody nobody knows */
+	VK_CODE_CREDENTIAL = 203, /* missing, expired, revoked, or not for this use */
+	VK_CODE_HANDSHAKE_TIMEOUT = 204, /* the other side did not finish its handshake */
+	VK_CODE_COOKIE = 205, /* too old, or from before a restart: begin anew */
 	VK_CODE_NO_SERVICE = 301, /* nobody listens under that name */
 	VK_CODE_STREAM_IN_USE = 302,
 	VK_CODE_STREAM_UNKNOWN = 303,
@@ -114,6 +119,7 @@ enum vk_code {
 	VK_CODE_OVERLOAD = 501, /* too many requests at once: try again later */
 	VK_CODE_FAILED = 502, /* the node could not do it */
 	VK_CODE_POLICY = 701, /* policy refuses class, stream, peer or service */
+	VK_CODE_SECURITY_FLOOR = 702, /* both could agree only below what one's policy demands */
 	VK_CODE_NO_PEER = 601,
 	VK_CODE_UNREACHABLE = 602, /* the peer does not answer */
 };

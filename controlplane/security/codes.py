@@ -1,4 +1,4 @@
-"""Why a handshake failed: numbers of the 2xx (authentication) and 7xx (security) families."""
+"""Why a handshake failed: the codes that AUTH_FAILURE carries."""
 
 from __future__ import annotations
 
@@ -8,22 +8,16 @@ from valkyrie.dataplane.wire import Code
 
 
 class Failure(IntEnum):
-    """Carried by AUTH_FAILURE; what the 1xx family has is from there."""
+    """Numbers of enum vk_code, where each is explained: authentication 2xx, security 7xx."""
 
     MALFORMED = Code.MALFORMED
     VERSION = Code.VERSION
-    UNPROVEN = 201
-    """A proof, a tag or a signature does not verify: other keys, or somebody in between."""
-    IDENTITY = 202
-    """The identity is proven, but it is not the one that is expected, or nobody knows it."""
-    CREDENTIAL = 203
-    """A credential is missing, expired, revoked or not for this use."""
-    TIMEOUT = 204
-    """The other side did not finish in time."""
-    COOKIE = 205
-    """The cookie is too old, or from before a restart: begin anew."""
+    UNPROVEN = Code.UNPROVEN
+    IDENTITY = Code.IDENTITY
+    CREDENTIAL = Code.CREDENTIAL
+    TIMEOUT = Code.HANDSHAKE_TIMEOUT
+    COOKIE = Code.COOKIE
     OVERLOAD = Code.OVERLOAD
-    FLOOR = 702
-    """What both sides could agree on is below what one side's policy demands."""
     DENIED = Code.POLICY
     """Policy refuses a peer that has proven who it is."""
+    FLOOR = Code.SECURITY_FLOOR
