@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from valkyrie.controlplane.security.audit import (
@@ -119,6 +119,7 @@ def test_names_and_sizes_are_kept() -> None:
         log.append("x", 0, text="x" * 5000)
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=80), max_size=4))
 def test_any_lines_are_verified_or_refused(lines: list[bytes]) -> None:
     try:
@@ -127,6 +128,7 @@ def test_any_lines_are_verified_or_refused(lines: list[bytes]) -> None:
         assert 0 <= error.record < len(lines)  # noqa: PT017
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60), st.integers(-(2**70), 2**70), st.booleans())
 def test_any_values_come_through(text: str, number: int, truth: bool) -> None:
     log = AuditLog(NODE)

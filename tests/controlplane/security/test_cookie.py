@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from valkyrie.controlplane.security.cookie import SIZE, SLOT_NS, CookieJar
@@ -32,6 +32,7 @@ def test_everything_about_a_cookie_counts() -> None:
             assert not JAR.good(bytes(changed), b"source", b"said", NOW_NS)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40))
 def test_no_bytes_are_a_cookie_by_chance(data: bytes) -> None:
     assert not JAR.good(data, b"source", b"said", NOW_NS)

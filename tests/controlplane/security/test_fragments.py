@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from valkyrie.controlplane.security.errors import SecurityError
 from valkyrie.controlplane.security.fragments import BODY_MAX, PIECES_MAX, Assembly, split
 
 
+@settings(deadline=None)
 @given(st.integers(0, 6000), st.integers(256, 1400), st.randoms(use_true_random=False))
 def test_pieces_come_together_in_any_order_with_any_copies(
     size: int, piece: int, chance: random.Random
@@ -58,6 +59,7 @@ def test_pieces_that_make_no_sense_are_refused(
         assembly.add(*pieces[-1])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 70), st.integers(0, 64), st.binary(max_size=9))))
 def test_any_pieces_are_taken_or_refused(pieces: list[tuple[int, int, bytes]]) -> None:
     assembly = Assembly()

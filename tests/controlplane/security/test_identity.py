@@ -6,7 +6,7 @@ import copy
 import pickle
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from valkyrie.controlplane.security.errors import MisuseError, SecurityError
@@ -23,6 +23,7 @@ def test_a_fingerprint_reads_in_groups() -> None:
     assert text == text.lower()
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=SIZE, max_size=SIZE), st.sampled_from(["upper", "spaces", "bare"]))
 def test_a_fingerprint_is_read_as_people_type_it(digest: bytes, way: str) -> None:
     text = str(Fingerprint(digest))
@@ -32,6 +33,7 @@ def test_a_fingerprint_is_read_as_people_type_it(digest: bytes, way: str) -> Non
     assert parse_fingerprint(typed) == Fingerprint(digest)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_other_text_is_no_fingerprint(text: str) -> None:
     try:
@@ -71,6 +73,7 @@ def test_a_card_with_another_long_key_is_refused() -> None:
         Card.parse(twice)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_any_bytes_are_a_card_or_are_refused(data: bytes) -> None:
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from valkyrie.controlplane.security.keys import (
@@ -25,6 +25,7 @@ def test_extract_is_that_of_rfc_5869() -> None:
     assert extract(SALT, IKM).hex() == PRK
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.text("ab ", max_size=4), st.binary(max_size=4)), max_size=4))
 def test_labels_and_contexts_are_never_mistaken_for_another(
     inputs: list[tuple[str, bytes]],

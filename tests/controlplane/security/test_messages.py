@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from valkyrie.controlplane.security.codes import Failure
@@ -39,6 +39,7 @@ PARSERS: list[Callable[[bytes], object]] = [
 ]
 
 
+@settings(deadline=None)
 @given(st.sampled_from(range(len(PARSERS))), st.binary(max_size=700))
 def test_any_bytes_are_a_message_or_are_refused(index: int, data: bytes) -> None:
     try:
@@ -47,12 +48,14 @@ def test_any_bytes_are_a_message_or_are_refused(index: int, data: bytes) -> None
         assert error.code in (Failure.MALFORMED, Failure.VERSION)  # noqa: PT017
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=100), st.binary(min_size=21, max_size=200), st.binary(max_size=64))
 def test_a_negotiate_comes_back_as_it_was(hello: bytes, answer: bytes, choice: bytes) -> None:
     said = Negotiate(hello, HelloAck.parse(answer), choice)
     assert Negotiate.parse(said.pack()) == said
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**64 - 1), st.binary(max_size=64))
 def test_a_whole_message_is_one_piece(attempt: int, body: bytes) -> None:
     found = parse(whole(Type.HELLO, attempt, body))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from valkyrie.controlplane.security.codes import Failure
@@ -28,11 +28,13 @@ offers = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(offers)
 def test_an_offer_comes_back_as_it_was(offer: Offer) -> None:
     assert Offer.parse(offer.pack()) == offer
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=120))
 def test_any_bytes_are_an_offer_or_are_refused(data: bytes) -> None:
     try:
@@ -43,6 +45,7 @@ def test_any_bytes_are_an_offer_or_are_refused(data: bytes) -> None:
         assert offer.pack() == data
 
 
+@settings(deadline=None)
 @given(offers, st.data())
 def test_an_offer_that_was_cut_or_grew_is_refused(offer: Offer, data: st.DataObject) -> None:
     packed = offer.pack()
@@ -91,6 +94,7 @@ def test_the_choice_follows_from_both_offers(
         assert choose(one, other) == Choice(*expected)  # type: ignore[misc]
 
 
+@settings(deadline=None)
 @given(offers, offers)
 def test_the_choice_is_in_both_offers(one: Offer, other: Offer) -> None:
     try:

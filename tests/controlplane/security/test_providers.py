@@ -8,7 +8,7 @@ import json
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from valkyrie.controlplane.security.certificates import issue, make_crl, make_root
@@ -107,6 +107,7 @@ def test_bound_evidence_is_of_no_use_elsewhere(way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
+@settings(deadline=None)
 @given(evidence=st.binary(max_size=200))
 def test_any_bytes_are_refused(way: str, evidence: bytes) -> None:
     with pytest.raises(SecurityError):

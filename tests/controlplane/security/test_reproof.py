@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from valkyrie.controlplane.security.codes import Failure
@@ -100,6 +100,7 @@ def test_only_this_peer_in_this_session_in_its_role_can_answer(wrong: str) -> No
     assert a.failure.code is Failure.UNPROVEN
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_no_changed_byte_proves_anything(data: st.DataObject) -> None:
     a, b = side(True), side(False)
@@ -112,6 +113,7 @@ def test_no_changed_byte_proves_anything(data: st.DataObject) -> None:
     assert (a.failure is None) == (at < NONCE_SIZE)
 
 
+@settings(deadline=None)
 @given(st.sampled_from([Type.AUTH_CHALLENGE, Type.AUTH_RESPONSE, Type.PING]), st.binary())
 def test_any_message_is_survived(kind: int, body: bytes) -> None:
     a = side(True)

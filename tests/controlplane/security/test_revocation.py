@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from valkyrie.controlplane.security.claim import Claim
@@ -102,6 +102,7 @@ def test_a_wrong_file_says_where(number: int, text: str, what: str) -> None:
     assert str(caught.value).startswith("revoked.toml: ")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_file_or_are_refused(data: bytes) -> None:
     try:
