@@ -180,6 +180,20 @@ enum vk_space {
 	VK_SPACE_COUNT = 3,
 };
 
+/* How the frames of a session are sealed: what both agreed on when they shook hands. The nonce is
+ * the epoch's mask, XORed with the space in the first 4 bytes and the packet number in the last 8;
+ * additional data is all that lies before the payload. */
+enum vk_cipher {
+	VK_CIPHER_NONE = 0, /* they are not: plaintext */
+	VK_CIPHER_CHACHA20_POLY1305 = 1,
+	VK_CIPHER_AES_256_GCM = 2,
+};
+
+enum vk_cipher_const {
+	VK_CIPHER_KEY_SIZE = 32,
+	VK_CIPHER_NONCE_SIZE = 12,
+};
+
 struct vk_header {
 	uint16_t magic;
 	uint8_t version;

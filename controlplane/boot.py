@@ -26,7 +26,10 @@ _libc.mmap.argtypes = (
     ctypes.c_int64,
 )
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _FAILED = ctypes.c_void_p(-1).value
+_MEMFD_SECRET = 447  # on every architecture (asm-generic/unistd.h)
+_MADV_DONTDUMP = 16  # linux/mman.h
 
 
 class Mapping:
@@ -78,6 +81,41 @@ class _Shared:
         return self.readable.cast(self.struct)
 
 
+def _secret_memory(size: int) -> int:
+    """Return a descriptor of memory that not even the kernel maps, where there is such.
+
+    memfd_secret(2), Linux 5.14, and enabled by default since 6.5; elsewhere common shared memory.
+    """
+    fd = _libc.syscall(_MEMFD_SECRET, os.O_CLOEXEC)
+    if fd >= 0:
+        try:
+            os.ftruncate(fd, size)
+            probe = Mapping(fd, size, writable=True)
+        except (OSError, DataPlaneError):  # over the limit of locked memory
+            os.close(fd)
+        else:
+            probe.unmap()
+            return int(fd)
+    fd = os.memfd_create("vk_secrets", os.MFD_CLOEXEC)
+    os.ftruncate(fd, size)
+    return fd
+
+
+def _make_secrets() -> Mapping:
+    size = ffi.sizeof("struct vk_secrets")
+    fd = _secret_memory(size)
+    try:
+        mapping = Mapping(fd, size, writable=True)
+    finally:
+        os.close(fd)
+    _libc.madvise(mapping.address, _whole_pages(size), _MADV_DONTDUMP)
+    return mapping
+
+
+def _whole_pages(size: int) -> int:
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
 class Boot:
     """Everything that outlives the broker's children."""
 
@@ -91,11 +129,14 @@ class Boot:
         self.state = self._state.write()
         self.work = self._work.write()
         self.counters = self._counters.cast("vk_counters")
-        for shared in (self.state, self.work):
+        self._secrets = _make_secrets()
+        self.secrets = self._secrets.cast("vk_secrets")
+        for shared in (self.state, self.work, self.secrets):
             shared.magic, shared.abi = lib.VK_SHM_MAGIC, lib.VK_SHM_ABI
         boot = self.struct
         boot.abi = lib.VK_WORKER_ABI
         boot.state, boot.work, boot.counters = self._state.read(), self.work, self.counters
+        boot.secrets = self.secrets
         boot.control_fd = boot.python_fd = boot.cpu = -1
 
     def _make_counters(self, gid: int) -> Mapping:
@@ -129,3 +170,4 @@ class Boot:
             shared.writable.unmap()
             shared.readable.unmap()
         self._counters.unmap()
+        self._secrets.unmap()

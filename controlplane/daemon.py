@@ -29,6 +29,7 @@ from valkyrie.dataplane.wire import Class, FrameError, Type, parse_frame
 from . import config as configuration
 from . import messages, policy, status, tuning
 from .appserver import Answer, AppServer, Connection
+from .keyring import Keyring
 from .links import Links
 from .messages import Kind, Message
 from .peers import Peers, PortFacts
@@ -154,6 +155,7 @@ class Daemon:
         self.state = State(inherited.boot.state)
         self.counters = inherited.boot.counters
         self.work = inherited.boot.work
+        self.keyring = Keyring(inherited.boot.secrets)
         self.broker = BrokerLink(inherited.link)
         self.figures = Figures(
             worker_pid=inherited.worker_pid, worker_deaths=inherited.worker_deaths

@@ -134,20 +134,26 @@ class State:
             row.udp_port = row.home_port = udp_port
             row.resolved = 0
             row.session = row.session_local = 0
-            row.joined = 0
+            row.joined = row.cipher = row.keys = 0
             row.cookie_size = row.refuse = row.end_code = 0
             row.incarnation = 0
             row.generation += 1
             row.state = lib.VK_ROW_LIVE
         self._changed_peers()
 
-    def join(self, index: int, link: Link, *, lost: bool) -> None:
-        """Enter a session; ``lost``: the peer has forgotten the streams of the one before."""
+    def join(
+        self, index: int, link: Link, *, lost: bool, cipher: int = lib.VK_CIPHER_NONE, keys: int = 0
+    ) -> None:
+        """Enter a session; ``lost``: the peer has forgotten the streams of the one before.
+
+        Its frames are sealed by ``cipher`` (enum vk_cipher) with row ``keys`` of the key ring.
+        """
         with writing(self.rows.peers[index]) as row:
             if lost:
                 row.generation += 1
                 row.end_code = lib.VK_CODE_PEER_RESTARTED
             row.session, row.session_local = link.remote, link.local
+            row.cipher, row.keys = cipher, keys
             row.incarnation = link.incarnation
             row.since_ns = link.since_ns
             row.ack_delay_us = min(link.limits.ack_delay_us, _ACK_DELAY_MAX_US)

@@ -78,6 +78,10 @@ class UnreachableError(RefusedError):
     """The peer does not answer: check that its node is up and the path to it."""
 
 
+class UntrustedError(RefusedError):
+    """The two nodes did not prove to each other who they are: see their logs."""
+
+
 class StreamResetError(RefusedError):
     """An open stream was reset by the peer or the node."""
 
@@ -91,6 +95,12 @@ _BY_CODE: dict[int, type[RefusedError]] = {
     Code.POLICY: PolicyError,
     Code.NO_PEER: NoPeerError,
     Code.UNREACHABLE: UnreachableError,
+    Code.UNPROVEN: UntrustedError,
+    Code.IDENTITY: UntrustedError,
+    Code.CREDENTIAL: UntrustedError,
+    Code.HANDSHAKE_TIMEOUT: UntrustedError,
+    Code.COOKIE: UntrustedError,
+    Code.SECURITY_FLOOR: UntrustedError,
 }
 
 

@@ -32,6 +32,8 @@ static const struct vk_params safe_params = {
 	.ack_delay_us = 1000,
 	.window_bytes = 1 << 20,
 	.memory_kib = 256 << 10,
+	.rotate_ms = VK_ROTATE_MS,
+	.rotate_packets = VK_ROTATE_PACKETS_MAX,
 };
 
 const struct vk_params *vk_engine_params(void)
@@ -42,6 +44,11 @@ const struct vk_params *vk_engine_params(void)
 static uint32_t clamp(uint32_t value, uint32_t low, uint32_t high)
 {
 	return value < low ? low : value > high ? high : value;
+}
+
+static uint32_t at_most(uint32_t value, uint32_t most)
+{
+	return value && value < most ? value : most;
 }
 
 static void take_params(struct vk_run *run)
@@ -65,6 +72,8 @@ static void take_params(struct vk_run *run)
 	params.window_bytes = clamp(params.window_bytes, VK_WINDOW_START, 1u << 30);
 	params.memory_kib = clamp(params.memory_kib, 1 << 10, 1u << 30);
 	params.reassembly_bytes = clamp(params.reassembly_bytes, 1 << 17, 1u << 30);
+	params.rotate_ms = at_most(params.rotate_ms, VK_ROTATE_MS);
+	params.rotate_packets = at_most(params.rotate_packets, VK_ROTATE_PACKETS_MAX);
 	run->params = params;
 	vk_credit_tune(run);
 	vk_signals_tick(run, leased);

@@ -7,7 +7,7 @@
 #include "vk_path.h"
 
 enum vk_worker_const {
-	VK_WORKER_ABI = 1,
+	VK_WORKER_ABI = 2,
 };
 
 /* Where an application's regions are mapped. The broker reserves address space for every slot
@@ -31,6 +31,7 @@ struct vk_boot {
 	const struct vk_state *state; /* read-only mapping */
 	struct vk_work *work;
 	struct vk_counters *counters;
+	struct vk_secrets *secrets;
 	int control_fd; /* SEQPACKET socket to the broker: struct vk_order with descriptors */
 	int python_fd; /* SEQPACKET socket to the daemon: handshake (control class) frames */
 	int32_t cpu; /* pin to this CPU; -1 = do not */

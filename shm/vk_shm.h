@@ -185,7 +185,8 @@ struct vk_peer {
 	uint32_t generation; /* another one: the peer's node started anew, its streams are gone */
 	uint8_t joined; /* there is a session: frames may be sent and taken */
 	uint8_t cookie_size; /* 0 = there is none */
-	uint8_t pad[2];
+	uint8_t cipher; /* enum vk_cipher of the session's frames */
+	uint8_t keys; /* which of the peer's two vk_keys are the session's */
 	uint8_t cookie[VK_COOKIE_BYTES]; /* for the peer whose session nobody here knows */
 	uint32_t end_code; /* enum vk_code that streams of earlier generations end with */
 	uint32_t refuse; /* enum vk_code that streams are refused with while not joined; 0 = wait */
@@ -242,6 +243,8 @@ struct vk_params {
 	uint32_t ack_delay_us; /* how long an acknowledgement may wait for company */
 	uint32_t window_bytes; /* that a stream may be ahead of its reader, at most */
 	uint32_t memory_kib; /* that all streams may be ahead of theirs, beyond VK_WINDOW_START */
+	uint32_t rotate_ms; /* a key seals no new frame after that, if the next one can */
+	uint32_t rotate_packets; /* the same; 0 of either: as long as is safe */
 };
 
 /* What differs from vk_params for the session with one peer; 0 = nothing. Seqlocked. */
@@ -270,6 +273,44 @@ struct vk_state {
 	struct vk_tuning tunings[VK_PEERS_MAX]; /* by peer */
 	struct vk_app apps[VK_APPS_MAX];
 	struct vk_service services[VK_SERVICES_MAX];
+};
+
+/* ---- Secrets: memory that only daemon and workers map ---- */
+
+enum vk_secret_const {
+	VK_SECRET_SIZE = 32,
+	VK_EPOCHS = 256, /* of a session: it ends before they wrap */
+	VK_ROTATE_PACKETS_MAX = 67108864, /* 2^26: frames under one key */
+	VK_ROTATE_MS = 120000, /* a key is used so long ... */
+	VK_ROTATE_HARD_MS = 180000, /* ... and seals nothing after this time */
+};
+
+/* An epoch's secret. What a key is made of is in vk_keyring.h. */
+struct vk_secret {
+	uint32_t epoch;
+	uint8_t bytes[VK_SECRET_SIZE];
+};
+
+/* One direction of a session. The daemon writes epoch 0 before the session has joined; then the
+ * worker goes from epoch to epoch: it writes the secret that is not live, and says so last. Who
+ * has an epoch's secret can compute later ones, and no earlier one. */
+struct vk_ratchet {
+	uint32_t live; /* index into secrets (release) */
+	struct vk_secret secrets[2];
+};
+
+/* Of one session. A peer has two: a session is made anew while the old one is still in use. */
+struct vk_keys {
+	uint32_t session; /* vk_peer.session_local that they are for; 0 = none. Published last */
+	uint32_t pad;
+	struct vk_ratchet seal; /* what we send */
+	struct vk_ratchet open; /* what we get */
+};
+
+struct vk_secrets {
+	uint32_t magic;
+	uint32_t abi;
+	struct vk_keys keys[VK_PEERS_MAX][2];
 };
 
 /* Which messages of a stream came: see vk_sequences.h. On a multiple of 8 bytes. */
@@ -426,7 +467,10 @@ enum vk_counter {
 	VK_REFUSED_LATE = 29, /* messages whose lifetime had passed */
 	VK_DROP_FRAME_SESSION = 30, /* frames of a session that is not known (any more) */
 	VK_DROP_FRAME_TWICE = 31, /* frames whose packet number came before */
-	VK_COUNTER_COUNT = 32,
+	VK_DROP_FRAME_PLAIN = 32, /* frames that are not sealed on a session whose frames are */
+	VK_DROP_FRAME_EPOCH = 33, /* frames sealed with a key that is not known (any more) */
+	VK_DROP_FRAME_TAG = 34, /* frames whose tag does not verify: damaged, or forged */
+	VK_COUNTER_COUNT = 35,
 };
 
 /* Per node, written by the worker. */
@@ -500,6 +544,11 @@ struct vk_signals {
 	uint64_t heard_ns; /* CLOCK_MONOTONIC: when a frame of the peer last came */
 	uint32_t reordering; /* packets by which one may come late before it counts as lost */
 	uint32_t payload_max; /* UDP payload bytes of a packet */
+	uint8_t cipher; /* enum vk_cipher */
+	uint8_t epoch_seal; /* of the keys in use */
+	uint8_t epoch_open;
+	uint8_t pad2[5];
+	uint64_t rotations; /* both directions */
 };
 
 struct vk_counters {
@@ -513,7 +562,7 @@ struct vk_counters {
 	uint64_t daemon_frames; /* control frames that the daemon sent by itself */
 	uint8_t pad0[24];
 	/* worker */
-	uint64_t classes[8][32]; /* [enum vk_class][enum vk_counter] */
+	uint64_t classes[8][40]; /* [enum vk_class][enum vk_counter] */
 	uint64_t gauges[VK_GAUGE_COUNT];
 	struct vk_app_count apps[VK_APPS_MAX][8];
 	/* daemon */
@@ -532,6 +581,6 @@ _Static_assert(sizeof(struct vk_region) == 256, "shm: region header is four line
 _Static_assert(sizeof(struct vk_record) == VK_RECORD_ALIGN, "shm: record header is one unit");
 _Static_assert(__builtin_offsetof(struct vk_flow, rx) % 8 == 0, "shm: one store for two fields");
 _Static_assert(sizeof(struct vk_message) == 40, "shm: message descriptor is 40 bytes");
-_Static_assert((int)VK_COUNTER_COUNT <= 32 && (int)VK_GAUGE_COUNT <= 16, "shm: counter rows");
+_Static_assert((int)VK_COUNTER_COUNT <= 40 && (int)VK_GAUGE_COUNT <= 16, "shm: counter rows");
 #endif
 #endif

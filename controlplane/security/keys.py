@@ -18,10 +18,12 @@ from enum import IntEnum
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-SECRET_SIZE = 32
-KEY_SIZE = 32
-NONCE_SIZE = 12
-EPOCHS = 256
+from valkyrie.dataplane import lib
+
+SECRET_SIZE: int = lib.VK_SECRET_SIZE
+KEY_SIZE: int = lib.VK_CIPHER_KEY_SIZE
+NONCE_SIZE: int = lib.VK_CIPHER_NONCE_SIZE
+EPOCHS: int = lib.VK_EPOCHS
 """The epoch is 8 bits on the wire and never wraps: a session ends before."""
 _LABEL = struct.Struct(">HBB")
 

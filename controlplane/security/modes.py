@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import ConfigError
 
 ZERO_TRUST_LIFETIME_NS = 300 * 1_000_000_000
@@ -44,8 +45,8 @@ class NoisePattern(IntEnum):
 class Cipher(IntEnum):
     """Of handshake proofs and packets; the numbers cross the wire."""
 
-    CHACHA20_POLY1305 = 1
-    AES_256_GCM = 2
+    CHACHA20_POLY1305 = lib.VK_CIPHER_CHACHA20_POLY1305
+    AES_256_GCM = lib.VK_CIPHER_AES_256_GCM
 
 
 NOISE_CIPHERS = {Cipher.CHACHA20_POLY1305: "ChaChaPoly", Cipher.AES_256_GCM: "AESGCM"}

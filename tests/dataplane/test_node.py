@@ -290,7 +290,7 @@ async def test_a_refused_open_says_why(nodes: Nodes, code: Code) -> None:
         nodes[0].open_code = code.value
         kind = type(refusal(code.value))
         late = (Code.FLOW_CONTROL, Code.SHARDS, Code.CANCELLED)  # only an open stream meets these
-        if code // 100 in (3, 6, 7) and code not in late:  # streams, peers, policy
+        if code // 100 in (2, 3, 6, 7) and code not in late:  # security, streams, peers, policy
             assert kind is not RefusedError
         with pytest.raises(kind, match=code.name.lower()) as caught:
             await (await left.connect("right")).open("echo", stream=100)
