@@ -59,14 +59,18 @@ def c(
     *,
     sources: Sequence[Path] = (),
     include: Sequence[Path] = (),
+    run_by: tuple[str, ...] = (),
 ) -> Callable[[], tuple[str, ...]]:
-    """Return the command of a side in C or C++, compiled when first asked for."""
+    """Return the command of a side in C or C++, compiled when first asked for.
+
+    With *run_by* it is that command, and what is compiled is a library for it.
+    """
 
     @functools.cache
     def command() -> tuple[str, ...]:
         if package in lacking():
             raise MissingError(f"{package}: {lacking()[package]}")
-        binary = BUILD / "sides" / side
+        binary = BUILD / "sides" / (f"{side}.so" if run_by else side)
         binary.parent.mkdir(parents=True, exist_ok=True)
         source = next(SOURCES.glob(f"{side}.c*"))
         compiler, language = ("g++", "c++") if source.suffix == ".cpp" else ("cc", "c")
@@ -82,8 +86,9 @@ def c(
             "none",
         ]
         where = [f"-I{folder}" for folder in include]
+        shared = ["-fPIC", "-shared", "-Wl,-Bsymbolic"] if run_by else []
         done = subprocess.run(
-            [compiler, "-O2", "-Wall", *where, *files, "-o", binary, *libraries],
+            [compiler, "-O2", "-Wall", *shared, *where, *files, "-o", binary, *libraries],
             check=False,
             capture_output=True,
             text=True,
@@ -92,7 +97,7 @@ def c(
         if done.returncode:
             first = next((line for line in done.stderr.splitlines() if "error" in line), "failed")
             raise MissingError(f"{package or side}: does not compile: {first}")
-        return (str(binary),)
+        return run_by or (str(binary),)
 
     return command
 

@@ -37,7 +37,20 @@ def _nodes(path: str) -> Callable[[Arena], None]:
     return prepare
 
 
-def _network(language: str, how: str, path: str, module: str, shapes: set[str]) -> Contestant:
+_C = sides.c(
+    "valkyrie",
+    sources=[
+        *(ROOT / "shm" / f"{name}.c" for name in ("vk_channel", "vk_row")),
+        ROOT / "dataplane" / "vk_client.c",
+    ],
+    include=[ROOT / layer for layer in ("bpf", "shm", "dataplane")],
+    run_by=_ours("valkyrie_c")(),
+)
+
+
+def _network(
+    language: str, how: str, path: str, side: Callable[[], tuple[str, ...]], shapes: set[str]
+) -> Contestant:
     return Contestant(
         name="-".join(["valkyrie", language.lower(), *([how] if how == "batch" else []), path]),
         title=f"Valkyrie ({language}{', batches' if how == 'batch' else ''}), {path}",
@@ -45,13 +58,13 @@ def _network(language: str, how: str, path: str, module: str, shapes: set[str]) 
         language=language,
         place="network",
         transport=how,
-        side=_ours(module),
+        side=side,
         address=lambda arena: arena.facts["nodes"],
         prepare=_nodes(path),
         shapes=frozenset(shapes),
         size_max=65_000,
         ours=True,
-        batched=how in ("batch", "blast"),
+        batched=how in ("batch", "rings"),
         shares=f"valkyrie-{path}",
     )
 
@@ -86,12 +99,12 @@ def _local(
 ALL, BULK = {"stream", "request", "open"}, {"stream"}
 CONTESTANTS = (
     *(
-        _network(*how, path=path, module=module, shapes=shapes)
+        _network(*how, path=path, side=side, shapes=shapes)
         for path in ("udp", "xdp")
-        for how, module, shapes in (
-            (("C", "blast"), "valkyrie_c", {"stream", "request"}),
-            (("Python", "single"), "valkyrie", ALL),
-            (("Python", "batch"), "valkyrie", BULK),
+        for how, side, shapes in (
+            (("C", "rings"), _C, ALL),
+            (("Python", "single"), _ours("valkyrie"), ALL),
+            (("Python", "batch"), _ours("valkyrie"), {"stream", "open"}),
         )
     ),
     _local("C", "pipe", _PIPE, ALL),

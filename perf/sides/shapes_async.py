@@ -56,14 +56,16 @@ async def open_out(end: AsyncEnd, order: Order) -> Result:
         meter.start()
         for number in range(count):
             due_ns = begin_ns + round(number * 1e9 / order.rate)
+            if now_ns() < due_ns:
+                await end.flush()
             while (now := now_ns()) < due_ns:  # noqa: ASYNC110  # a time is no event
                 await asyncio.sleep(max((due_ns - now - 100_000) / 1e9, 0))
             if now > give_up_ns:
                 break
             HEAD.pack_into(message, 0, word | number, due_ns)
             await end.send(bytes(message))
-            await end.flush()
             result.messages = number + 1
+        await end.flush()
     meter.stop(result)
     await _say_end(end, message)
     return result

@@ -47,6 +47,9 @@ extern const struct side_transport side_transport;
 /* side_ready tells the harness, once, that a sender may start. */
 void side_ready(void);
 
+/* side_said notes that somebody else has told it. */
+void side_said(void);
+
 /* side_fail writes what could not be done, with errno's text, and ends the process. */
 void side_fail(const char *what) __attribute__((noreturn));
 
