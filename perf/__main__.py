@@ -16,9 +16,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import markdown, page, regression, report
+from . import charts, load, markdown, page, regression, report
 from .comparison import Suite
 from .contestant import BUILD, Contestant
+from .curve import Curve
 from .match import Run
 from .peers import CONTESTANTS
 from .scenario import PROFILES, SCENARIOS, Profile, Scenario
@@ -34,6 +35,7 @@ CLOSE_UPS = {
 }
 """Parts of Valkyrie beside the nearest thing to a limit; each module's ``run`` gives rows."""
 QUICK_CLOSE_UPS = ("classifier", "rings")
+SWEEPS = {sweep.name: sweep for sweep in load.SWEEPS}
 
 
 def _arguments() -> argparse.Namespace:
@@ -44,7 +46,7 @@ def _arguments() -> argparse.Namespace:
     length = parser.add_mutually_exclusive_group()
     for name in ("quick", "full"):
         length.add_argument(f"--{name}", dest="profile", action="store_const", const=name)
-    known = [*(scenario.name for scenario in SCENARIOS), *CLOSE_UPS]
+    known = [*(scenario.name for scenario in SCENARIOS), *SWEEPS, *CLOSE_UPS]
     parser.add_argument("--scenario", action="append", choices=known, help="only this")
     parser.add_argument("--only", metavar="WORD", action="append", help="names that contain WORD")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the report")
@@ -68,7 +70,8 @@ def _say(run: Run) -> None:
     latency = f"{run.latency_ns['p50'] / 1e3:10,.1f} µs" if run.latency_ns else ""
     lost = f"  lost {run.lost / (run.received + run.lost):.1%}" if run.lost else ""
     doubt = f"  (others used {run.foreign_share:.0%} of the machine)" if run.noisy else ""
-    figures = f"{markdown.number(run.rate):>10}/s{latency}{lost}"
+    offered = f" of {markdown.number(run.offered)} due" if run.offered else ""
+    figures = f"{markdown.number(run.rate):>10}/s{offered}{latency}{lost}"
     print(
         f"{run.scenario:<9}{run.contestant:<28}{run.error or figures}{doubt}",
         flush=True,
@@ -76,15 +79,22 @@ def _say(run: Run) -> None:
 
 
 def _compete(
-    profile: Profile, scenarios: Sequence[Scenario], contestants: Sequence[Contestant]
-) -> Suite:
+    profile: Profile,
+    scenarios: Sequence[Scenario],
+    sweeps: Sequence[load.Sweep],
+    contestants: Sequence[Contestant],
+) -> tuple[Suite, list[Curve]]:
+    curves = []
     with Suite(contestants, profile, _say) as suite:
         for scenario in scenarios:
             print(f"\n{scenario.title}")
             suite.compete(scenario)
+        for sweep in sweeps:
+            print(f"\n{sweep.title}")
+            curves.append(load.measure(suite, sweep, max(profile.curve_repetitions, 1)))
     for name, why in suite.missing.items():
         print(f"missing: {name}: {why}")
-    return suite
+    return suite, curves
 
 
 def _close_ups(names: Iterable[str], *, quick: bool, document: str) -> list[dict[str, Any]]:
@@ -113,16 +123,21 @@ def _command(options: argparse.Namespace) -> str:
 def _run(options: argparse.Namespace) -> int:
     profile = PROFILES[options.profile]
     quick = profile.name == "quick"
-    wanted = options.scenario or [*profile.scenarios, *(QUICK_CLOSE_UPS if quick else CLOSE_UPS)]
+    sweeps = SWEEPS if profile.curve_repetitions else {}
+    close_ups = QUICK_CLOSE_UPS if quick else CLOSE_UPS
+    wanted = options.scenario or [*profile.scenarios, *sweeps, *close_ups]
     scenarios = [scenario for scenario in SCENARIOS if scenario.name in wanted]
     words = options.only or [""]
     contestants = [one for one in CONTESTANTS if any(word in one.name for word in words)]
-    suite = _compete(profile, scenarios, contestants)
+    chosen = [sweep for name, sweep in SWEEPS.items() if name in wanted]
+    suite, curves = _compete(profile, scenarios, chosen, contestants)
     command = _command(options)
     document = command if options.performance else ""
     names = (name for name in CLOSE_UPS if name in wanted)
     rows = _close_ups(names, quick=quick, document=document)
-    made = report.build(suite, scenarios, contestants, profile, command=command, rows=rows)
+    made = report.build(
+        suite, scenarios, contestants, profile, command=command, rows=rows, curves=curves
+    )
     path = options.json or BUILD / "report.json"
     report.save(made, path)
     if options.keep:
@@ -133,7 +148,9 @@ def _run(options: argparse.Namespace) -> int:
 
 def _render(path: Path) -> int:
     document = report.load(path)
-    path.with_suffix(".md").write_text(markdown.full(document), "utf-8")
+    curves = (line for curve in document["curves"] for line in charts.markdown(document, curve))
+    whole = "\n".join([markdown.full(document), *curves]) + "\n"
+    path.with_suffix(".md").write_text(whole, "utf-8")
     html = path.with_suffix(".html")
     html.write_text(page.render(document), "utf-8")
     print(f"\nreport: {path}, {path.with_suffix('.md').name}\nopen:   {html.resolve()}")

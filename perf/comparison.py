@@ -173,17 +173,26 @@ class Suite:
 
         The order turns by one place with every repetition, so nobody is always the first.
         """
-        able = [one for one in self._contestants if one.fits(scenario) and self._arena(one)]
+        able = self.able(scenario)
         begin, budget_s = time.monotonic(), self._profile.budget_s
         for repetition in range(self._profile.repetitions):
             if repetition and budget_s and time.monotonic() - begin > budget_s:
                 break
             turn = repetition % max(len(able), 1)
             for contestant in able[turn:] + able[:turn]:
-                arena = self._arenas[contestant.arena]
-                run = play(arena, contestant, scenario, self._profile, repetition)
-                self.runs.append(run)
-                self._say(run)
+                self.runs.append(self.play(contestant, scenario, repetition))
+
+    def able(self, scenario: Scenario, names: Sequence[str] = ()) -> list[Contestant]:
+        """Return who can answer *scenario*, of *names* if there are any, each with its hosts."""
+        fit = (one for one in self._contestants if one.fits(scenario))
+        return [one for one in fit if (not names or one.name in names) and self._arena(one)]
+
+    def play(self, contestant: Contestant, scenario: Scenario, repetition: int) -> Run:
+        """Let one of those that are able run once."""
+        arena = self._arenas[contestant.arena]
+        run = play(arena, contestant, scenario, self._profile, repetition)
+        self._say(run)
+        return run
 
     def standings(self, scenario: Scenario) -> list[Standing]:
         """Return how everybody did in *scenario*, the best first."""

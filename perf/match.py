@@ -36,6 +36,8 @@ class Run:
     repetition: int
     rate: float = 0.0
     """Messages a second at the receiver; of ``request``, answers a second."""
+    offered: float = 0.0
+    """Messages a second that were due; of ``open``, else 0."""
     lost: int = 0
     sent: int = 0
     received: int = 0
@@ -141,7 +143,7 @@ def play(
     arena: Arena, contestant: Contestant, scenario: Scenario, profile: Profile, repetition: int
 ) -> Run:
     """Run both sides once."""
-    run = Run(contestant.name, scenario.name, repetition)
+    run = Run(contestant.name, scenario.name, repetition, offered=scenario.rate)
     order = [scenario.shape, contestant.transport, contestant.address(arena), str(scenario.size)]
     order += [str(profile.warm_s), str(profile.run_s), str(scenario.rate)]
     machine = _Machine(arena.helper_pids)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
 
-from . import machine, markdown
+from . import charts, machine, markdown
 from .histogram import Histogram
 from .report import Document, main_figure, of_scenario
 from .svg import Bar, Curve, bars, curves
@@ -138,6 +138,8 @@ def render(document: Document) -> str:
         parts.append("</ul>")
     for scenario in document["scenarios"]:
         parts += _scenario(document, scenario)
+    for curve in document["curves"]:
+        parts += charts.html(document, curve)
     if document["rows"]:
         cells = [
             (

@@ -12,6 +12,7 @@ from typing import Any
 from . import machine
 from .comparison import Suite
 from .contestant import Contestant
+from .curve import Curve
 from .scenario import Profile, Scenario
 
 FORMAT = 1
@@ -37,6 +38,7 @@ def build(
     *,
     command: str,
     rows: Sequence[dict[str, Any]] = (),
+    curves: Sequence[Curve] = (),
 ) -> Document:
     """Return the report of a finished suite; *rows* are the close-ups' figures."""
     runs = [run.dumps() for run in suite.runs]
@@ -54,6 +56,7 @@ def build(
         "standings": [asdict(one) for scenario in scenarios for one in suite.standings(scenario)],
         "runs": runs,
         "rows": list(rows),
+        "curves": [asdict(curve) for curve in curves],
     }
 
 
@@ -68,7 +71,7 @@ def load(path: Path) -> Document:
     wanted = {field.name for field in fields(Scenario)}
     if any(wanted - scenario.keys() for scenario in document["scenarios"]):
         raise ReportError(f"{path} has scenarios without {sorted(wanted)}: make a new one")
-    return dict(document)
+    return {"curves": [], **document}  # reports that were made before there were curves
 
 
 def save(document: Document, path: Path) -> None:

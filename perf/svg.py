@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -12,6 +12,8 @@ BAR = 22
 LABEL = 250
 NOTE = 250
 COLOURS = ("#0b6e4f", "#b5432a", "#2b5c8a", "#8a6d1f", "#6b3f87", "#3a7d7c", "#a1456e", "#5a5a5a")
+Place = Callable[[float], float]
+"""Where a value lies along an axis."""
 NINES = (50.0, 90.0, 99.0, 99.9, 99.99)
 
 
@@ -29,7 +31,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a percentile plot: (percent, microseconds)."""
+    """One line of a plot; of percentiles the points are (percent, microseconds)."""
 
     label: str
     points: Sequence[tuple[float, float]]
@@ -96,9 +98,7 @@ def curves(items: Sequence[Curve], title: str) -> str:
     return "\n".join([*lines, "</svg>"])
 
 
-def _lines(items: Sequence[Curve], x: object, y: object, right: float) -> Iterator[str]:
-    assert callable(x)
-    assert callable(y)
+def _lines(items: Sequence[Curve], x: Place, y: Place, right: float) -> Iterator[str]:
     for index, curve in enumerate(items):
         colour = COLOURS[index % len(COLOURS)]
         dash = "" if index < len(COLOURS) else ' stroke-dasharray="5 3"'
@@ -117,3 +117,61 @@ def _open(height: float, title: str) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">'
         f"<title>{escape(title)}</title>"
     )
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a plot, logarithmic."""
+
+    title: str
+    unit: str = ""
+
+
+def _short(value: float) -> str:
+    """Return a power of ten as axes have it."""
+    for most, word in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= most:
+            return f"{value / most:g} {word}"
+    return f"{value:g}"
+
+
+def _decades(values: Sequence[float]) -> tuple[int, int]:
+    low = math.floor(math.log10(min(values)))
+    return low, max(math.ceil(math.log10(max(values))), low + 1)
+
+
+def plot(items: Sequence[Curve], title: str, across: Axis, upward: Axis) -> str:
+    """Return lines over two logarithmic axes; what is not above zero is left out."""
+    kept = [
+        Curve(item.label, [(x, y) for x, y in item.points if x > 0 and y > 0], item.ours)
+        for item in items
+    ]
+    kept = [item for item in kept if item.points]
+    if not kept:
+        return ""
+    first, last = _decades([x for item in kept for x, _ in item.points])
+    low, high = _decades([y for item in kept for _, y in item.points])
+    left, top, height = 90, 10, 320
+    right, bottom = WIDTH - 240, height - 40
+
+    def x(value: float) -> float:
+        return left + (right - left) * (math.log10(value) - first) / (last - first)
+
+    def y(value: float) -> float:
+        return bottom - (bottom - top) * (math.log10(value) - low) / (high - low)
+
+    lines = [_open(max(height, 16 * len(kept) + 40), title)]
+    for power in range(low, high + 1):
+        at = y(10**power)
+        text = f"{_short(10**power)}{upward.unit and ' ' + upward.unit}"
+        lines.append(f'<path d="M{left} {at:.1f}H{right}" stroke="#ddd"/>')
+        lines.append(f'<text x="{left - 6}" y="{at + 4:.1f}" text-anchor="end">{text}</text>')
+    for power in range(first, last + 1):
+        at, text = x(10**power), f"{_short(10**power)}{across.unit and ' ' + across.unit}"
+        lines.append(f'<path d="M{at:.1f} {top}V{bottom}" stroke="#eee"/>')
+        lines.append(f'<text x="{at:.1f}" y="{bottom + 16}" text-anchor="middle">{text}</text>')
+    name = f"{escape(upward.title)} over {escape(across.title)}"
+    middle = (left + right) / 2
+    lines.append(f'<text x="{middle}" y="{bottom + 34}" text-anchor="middle">{name}</text>')
+    lines += _lines(kept, x, y, right)
+    return "\n".join([*lines, "</svg>"])
