@@ -26,7 +26,7 @@ from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import ConfigError, DataPlaneError
 from valkyrie.dataplane.wire import Class
 
-from . import children, daemon, interfaces, messages, policy, privileges, worker
+from . import auditor, children, daemon, interfaces, messages, privileges, worker
 from .boot import Boot
 from .children import Budget, Identity, StoppedError
 from .claim import Claim
@@ -35,7 +35,7 @@ from .journal import Journal
 from .messages import Kind, Message
 from .netlink import Netlink
 from .notify import notify
-from .slots import Slots, span
+from .slots import Slots, largest_span
 from .worker import Order, OrderKind, Worker
 
 if TYPE_CHECKING:
@@ -61,21 +61,6 @@ _LISTEN_BACKLOG = 128
 def _identity(config: Config) -> Identity:
     entry = pwd.getpwnam(config.node.user)
     return Identity(entry.pw_uid, entry.pw_gid, config.worker.cpu)
-
-
-def _slot_span(config: Config) -> int:
-    """Return the address space of the largest region that any rule allows."""
-    largest = span(1, lib.VK_RING_CAPACITY_MIN)
-    for rule in rules(config):
-        count = len(rule.grant.classes)
-        size = lib.VK_RING_CAPACITY_MIN
-        while (
-            size * 2 <= lib.VK_RING_CAPACITY_MAX
-            and policy.memory_bytes(count, size * 2) <= rule.grant.memory_bytes_max
-        ):
-            size *= 2
-        largest = max(largest, span(count, size))
-    return largest
 
 
 def _open_library(path: Path) -> int:
@@ -130,13 +115,14 @@ class Broker:
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         claim = Claim(directory / f"{node.name}.lock")
         defer(claim.release)
+        auditor.prepare(self.config)
         journal = Journal(directory / f"{node.name}.journal")
         self._library = _open_library(self._library_path)
         defer(lambda: os.close(self._library))
         defer(self._selector.close)
         self.boot = Boot(node.name, self._identity.gid)
         defer(self.boot.close)
-        self._slots = Slots(self.boot, _slot_span(self.config))
+        self._slots = Slots(self.boot, largest_span(rules(self.config)))
         defer(self._slots.close)
         with Netlink() as netlink:
             for interface in journal.undo(netlink):
@@ -270,6 +256,7 @@ class Broker:
         )
 
         def child(parent: int) -> NoReturn:
+            inherited.audit = auditor.open_log(self.config)
             kept = [0, 1, 2, *inherited.descriptors()]
             self._slots.leave()
             for each in self._interfaces:

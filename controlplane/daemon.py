@@ -29,11 +29,14 @@ from valkyrie.dataplane.wire import Class, FrameError, Type, parse_frame
 from . import config as configuration
 from . import messages, policy, status, tuning
 from .appserver import Answer, AppServer, Connection
+from .auditor import FLUSH_S, Auditor
 from .keyring import Keyring
 from .links import Links
 from .messages import Kind, Message
 from .peers import Peers, PortFacts
 from .policy import Grant, Refusal
+from .session import Event, Joined, Left
+from .sessions import Moved
 from .state import State, get, set_application_name
 
 if TYPE_CHECKING:
@@ -72,13 +75,15 @@ class Inherited:
     restarts: int
     worker_pid: int
     worker_deaths: int
+    audit: Auditor = field(default_factory=lambda: Auditor(None))
+    """Opened by the daemon itself, while it has the right."""
 
     def descriptors(self) -> list[int]:
         """Return the descriptors a daemon keeps."""
         ends = [self.link, self.listener, self.frames]
         ends += [connection for _, connection in self.connections.values()]
         spoken = [fd for voice in self.voices for fd in voice.descriptors()]
-        return [end.fileno() for end in ends] + spoken
+        return [end.fileno() for end in ends] + spoken + self.audit.descriptors()
 
 
 class BrokerLink:
@@ -148,6 +153,7 @@ class Daemon:
 
     def __init__(self, inherited: Inherited) -> None:
         self.inherited = inherited
+        self.audit = inherited.audit
         self.config = inherited.config
         if inherited.tuned:
             self.config = configuration.tuned(self.config, json.loads(inherited.tuned))
@@ -175,6 +181,7 @@ class Daemon:
             voices=inherited.voices,
             payload_max=_payload_max(inherited.interfaces),
         )
+        self.links.observe = self._peer_event
         self.apps = AppServer(inherited.listener, self._answer, self._ended)
         self._stop = asyncio.Event()
 
@@ -185,11 +192,13 @@ class Daemon:
         loop.add_reader(self.inherited.frames, self._control_frames)
         self.counters.daemon_pid = os.getpid()
         self._beat()
+        self.audit.note("daemon.start", restarts=self.inherited.restarts, pid=os.getpid())
         self.apps.start(self._adopted())
         tasks = [
             loop.create_task(each)
             for each in (
                 self._heart(),
+                self._put_on_record(),
                 self.peers.run(),
                 self.links.run(),
                 self._hear(),
@@ -203,6 +212,8 @@ class Daemon:
         await self.apps.stop()
         if self._stop.is_set():
             self.links.leave()
+            self.audit.note("node.stop")
+        self.audit.close()
         for task in done:
             task.result()
 
@@ -218,11 +229,18 @@ class Daemon:
             self._beat()
             await asyncio.sleep(_BEAT_S)
 
+    async def _put_on_record(self) -> None:
+        while True:
+            self.audit.flush()
+            await asyncio.sleep(FLUSH_S)
+
     async def _hear(self) -> None:
         while (news := await self.broker.news.get()) is not None:
             if news.kind == Kind.STOPPING:
                 break
             if news.kind == Kind.WORKER:
+                if news.second > self.figures.worker_deaths:
+                    self.audit.note("worker.death", deaths=news.second, pid=self.figures.worker_pid)
                 self.figures.worker_pid, self.figures.worker_deaths = news.first, news.second
             elif news.kind == Kind.VIOLATION:
                 self._violated(news)
@@ -232,6 +250,7 @@ class Daemon:
         for connection in self.apps.connections:
             if (connection.slot, connection.generation) == (news.slot, news.generation):
                 self.figures.violations += 1
+                self.audit.note("application.violation", "", **_whose(connection))
                 log.warning(
                     "application '%s' (pid %d, uid %d) broke the rules of its rings: cut off",
                     connection.name,
@@ -239,6 +258,20 @@ class Daemon:
                     connection.who.uid,
                 )
                 self.apps.cut(connection)
+
+    def _peer_event(self, index: int, event: Event | Moved) -> None:
+        name = self.config.peers[index].name
+        match event:
+            case Joined():
+                self.audit.note("peer.join", name, peer=name, anew=event.lost)
+            case Left(joined=True):
+                self.audit.note("peer.leave", name, peer=name, code=event.code)
+            case Left():
+                self.audit.note("peer.refuse", name, peer=name, code=event.code)
+            case Moved():
+                place = event.place
+                where = f"{place.address} port {place.udp_port}"
+                self.audit.note("peer.move", name, peer=name, place=where)
 
     def _control_frames(self) -> None:
         head = ffi.sizeof("struct vk_control_frame")
@@ -294,6 +327,7 @@ class Daemon:
         for name in connection.services:
             self.state.remove_service(name)
         slot = connection.slot
+        self.audit.note("application.detach", f"uid {connection.who.uid}", **_whose(connection))
         self.state.set_application_state(slot, lib.VK_ROW_CLOSING)
         message = Message(Kind.DETACH, slot=slot, generation=connection.generation)
         try:
@@ -303,6 +337,20 @@ class Daemon:
         self._forget(slot)
 
     async def _answer(self, connection: Connection, request: AnyRequest) -> Answer:
+        answer = await self._try(connection, request)
+        if answer[0].code == lib.VK_CODE_POLICY:
+            who = _whose(connection)
+            request_name = type(request).__name__.lower()
+            self.audit.note(
+                "policy.refuse",
+                f"uid {connection.who.uid} {request_name}",
+                request=request_name,
+                reason=answer[0].message,
+                **who,
+            )
+        return answer
+
+    async def _try(self, connection: Connection, request: AnyRequest) -> Answer:
         try:
             if isinstance(request, appsocket.Attach):
                 return await self._attach(connection, request)
@@ -370,6 +418,9 @@ class Daemon:
             raise
         connection.capacity = capacity
         set_application_name(self.counters, slot, connection.name, who.uid, who.pid)
+        self.audit.note(
+            "application.attach", f"uid {who.uid}", rule=grant.rule, **_whose(connection)
+        )
         reply = Reply(slot=slot, generation=generation, capacity=list(capacity))
         return reply, answer.descriptors
 
@@ -419,6 +470,12 @@ class Daemon:
         if connection.who.uid not in (0, os.getuid()):
             message = f"only root and '{self.config.node.user}' may do that"
             return Reply(code=lib.VK_CODE_POLICY, message=message)
+        self.audit.require(
+            f"admin.{type(request).__name__.lower()}",
+            uid=connection.who.uid,
+            pid=connection.who.pid,
+            asked=appsocket.encode(request).decode(),
+        )
         match request:
             case appsocket.Tune() if request.session:
                 return await self._tune_session(request)
@@ -472,6 +529,12 @@ class Daemon:
 
     async def _police(self, which: int, rate: int, burst: int) -> None:
         await self.broker.ask(Message(Kind.POLICE, slot=which, first=rate, second=burst))
+
+
+def _whose(connection: Connection) -> dict[str, str | int]:
+    """Return what the audit log says of an application."""
+    who = connection.who
+    return {"uid": who.uid, "pid": who.pid, "name": connection.name, "slot": connection.slot}
 
 
 def _payload_max(rows: list[dict[str, object]]) -> int:

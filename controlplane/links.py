@@ -16,11 +16,11 @@ from valkyrie.dataplane.wire import Code
 
 from .cookie import SLOT_NS
 from .liveness import Patience
-from .session import Joined, Left, Session, State, Terms
+from .session import Event, Joined, Left, Session, State, Terms
 from .sessions import Moved, Place, Sessions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from .peers import Peers
     from .settings import Config, Peer
@@ -75,6 +75,8 @@ class Links:
                 peers.limit(index, link.limits.payload_max)
             else:
                 rows.wait(index)
+        self.observe: Callable[[int, Event | Moved], None] = lambda _index, _event: None
+        """Hears what happens to sessions."""
         peers.on_way = self._found_way
 
     def _terms(self, peer: Peer, *, wan: bool) -> Terms:
@@ -176,6 +178,7 @@ class Links:
 
     def _settle(self) -> None:
         for index, event in self.sessions.take_events():
+            self.observe(index, event)
             if isinstance(event, Joined):
                 self._refusing.pop(index, None)
                 self._rows.join(index, event.link, lost=event.lost)

@@ -343,6 +343,19 @@ class Session(Settings, frozen=True, kw_only=True):
     ] = 3
 
 
+class Security(Settings, frozen=True, kw_only=True):
+    """Who is let in, and what is kept of it."""
+
+    audit_file: Annotated[
+        str,
+        Meta(
+            pattern=r"^(|off|/.*[^/])$",
+            description="The audit log (docs/AUDIT.md). Empty:"
+            " `/var/lib/valkyrie/<name of the node>/audit.jsonl`. `off` keeps none.",
+        ),
+    ] = ""
+
+
 class Peer(Settings, frozen=True, kw_only=True):
     """Another node that applications of this one may talk to."""
 
@@ -441,6 +454,7 @@ class Config(Settings, frozen=True, kw_only=True):
     worker: Worker = Worker()
     transport: Transport = Transport()
     session: Session = Session()
+    security: Security = Security()
     peers: Annotated[list[Peer], Meta(max_length=lib.VK_PEERS_MAX, description="Known nodes.")] = (
         field(name="peer", default_factory=list)
     )

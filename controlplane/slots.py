@@ -18,9 +18,10 @@ from valkyrie.dataplane.errors import DataPlaneError
 from valkyrie.dataplane.wire import Class
 
 from . import boot as memory
+from . import policy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 
 def span(class_count: int, ring_bytes: int) -> int:
@@ -28,6 +29,21 @@ def span(class_count: int, ring_bytes: int) -> int:
     capacity = [lib.VK_CONTROL_RING] + [ring_bytes] * class_count
     capacity += [0] * (lib.VK_RINGS_MAX - len(capacity))
     return int(shm.lib.vk_channel_span(capacity))
+
+
+def largest_span(rules: Iterable[policy.Rule]) -> int:
+    """Return the address space of the largest region that any rule allows."""
+    largest = span(1, lib.VK_RING_CAPACITY_MIN)
+    for rule in rules:
+        count = len(rule.grant.classes)
+        size = lib.VK_RING_CAPACITY_MIN
+        while (
+            size * 2 <= lib.VK_RING_CAPACITY_MAX
+            and policy.memory_bytes(count, size * 2) <= rule.grant.memory_bytes_max
+        ):
+            size *= 2
+        largest = max(largest, span(count, size))
+    return largest
 
 
 @dataclass(slots=True)

@@ -23,6 +23,9 @@ CONFIGURATION = """\
 [node]
 name = "{node}-{host}"
 
+[security]
+audit_file = "off"
+
 {interfaces}
 [worker]
 cpu = {cpu}

@@ -181,6 +181,9 @@ name = "{name}"
 run_directory = "{run}"
 user = "{user}"
 
+[security]
+audit_file = "{directory}/audit-{link.host.name}.jsonl"
+
 [[interface]]
 name = "{interface or link.name}"
 path = "{path}"

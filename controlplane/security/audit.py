@@ -22,7 +22,7 @@ from .errors import MisuseError, SecurityError
 from .identity import Algorithm
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from .identity import Card, Identity
 
@@ -186,6 +186,33 @@ def verify(lines: Iterable[bytes], card: Card, *, kept: Head | None = None) -> H
     if kept is not None and head.count < kept.count:
         raise AuditError(head.count, f"is missing: there were {kept.count} records once")
     return head
+
+
+def resume(lines: Sequence[bytes], card: Card) -> Head:
+    """Return where a chain ends of which only the last lines are at hand, the first one whole.
+
+    Trusts what stands before the last signed checkpoint: ``verify`` reads everything. AuditError
+    numbers the records as they number themselves.
+    """
+    for at in reversed(range(len(lines))):
+        if (head := _before(lines[at])) is None:
+            continue
+        _verify_checkpoint(_parse(lines[at], head), head, card)
+        for line in lines[at:]:
+            head = _behind(head, _parse(line, head))
+        return head
+    raise AuditError(-1, f"there is no checkpoint among the last {len(lines)} records")
+
+
+def _before(line: bytes) -> Head | None:
+    """Return where the chain would end before a line, if that is a checkpoint."""
+    try:
+        record = json.loads(line)
+        if record["event"] != CHECKPOINT or type(record["n"]) is not int or record["n"] < 0:
+            return None
+        return Head(record["n"], str(record["previous"]))
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return None
 
 
 def _verify_checkpoint(record: Mapping[str, object], head: Head, card: Card) -> None:

@@ -1,12 +1,13 @@
 """The audit log's file. What is not on the disk has not been logged, and is not done.
 
 When a record cannot be written (full disk), ``record`` raises and administration is refused; what
-only concerns data, like a peer that was let in, is noted in memory by ``note`` and written when
-there is room again. Data flows on.
+only concerns data, like a peer that was let in, is kept in memory by ``note`` and written by
+``flush`` when there is room again. Data flows on.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections import deque
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from valkyrie.dataplane.errors import ConfigError, DataPlaneError
 
-from .audit import LINE_MAX, AuditError, AuditLog, Head, Redacted, Value, verify
+from .audit import LINE_MAX, AuditError, AuditLog, Head, Redacted, Value, resume, verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,8 +24,25 @@ if TYPE_CHECKING:
     from .identity import Identity
 
 MODE = 0o600
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 PENDING_MAX = 1024
 """Notes kept while the disk is full; past that the oldest are counted and dropped."""
+
+
+TAIL_SIZE = 2 << 20
+"""Of a longer log only so much is read when it is opened: CHECKPOINT_EVERY records and more."""
+
+
+def prepare(path: Path) -> None:
+    """Make a log's directory, for its owner only, and find out whether it can be written."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, _FLAGS, MODE))
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: the audit log cannot be made: {error.strerror}: name another file with "
+            "security.audit_file"
+        ) from error
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
@@ -35,12 +53,11 @@ def read_lines(path: Path) -> Iterator[bytes]:
 
 
 class AuditFile:
-    """One node's log. Opening verifies all of it: a broken log is never written to."""
+    """One node's log. Opening verifies its end: a log that is broken there is never written to."""
 
     def __init__(self, path: Path, identity: Identity) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
-            self._descriptor = os.open(path, flags, MODE)
+            self._descriptor = os.open(path, _FLAGS, MODE)
         except OSError as error:
             raise ConfigError(f"{path}: the audit log: {error.strerror}") from error
         try:
@@ -62,7 +79,11 @@ class AuditFile:
         if stat.S_IMODE(found.st_mode) & 0o022:
             raise ConfigError(f"{path}: others may write to the audit log: `chmod 600 {path}`")
         self._drop_torn_end(found.st_size)
-        return verify(read_lines(path), identity.card)
+        size = os.fstat(self._descriptor).st_size
+        if size <= TAIL_SIZE:
+            return verify(read_lines(path), identity.card)
+        tail = os.pread(self._descriptor, TAIL_SIZE, size - TAIL_SIZE)
+        return resume(tail.splitlines(keepends=True)[1:], identity.card)
 
     def _drop_torn_end(self, size: int) -> None:
         """Remove a last line that a crash has left half written: it was never acknowledged."""
@@ -75,6 +96,11 @@ class AuditFile:
             raise AuditError(-1, "the last line is too long to be ours")
         os.ftruncate(self._descriptor, start + end + 1)
         os.fsync(self._descriptor)
+
+    @property
+    def descriptor(self) -> int:
+        """Of the open file."""
+        return self._descriptor
 
     def close(self) -> None:
         """Close the file."""
@@ -99,20 +125,18 @@ class AuditFile:
         self._write(self._log.append(event, now_ns, **fields))
         if self._log.wants_checkpoint:
             self._write(self._log.checkpoint(now_ns))
+        self._sync()
 
     def note(self, event: str, now_ns: int, **fields: Value | Redacted) -> None:
-        """Write a record now or later; never raises for the disk's sake."""
+        """Remember a record for the next ``flush`` or ``record``; never fails."""
         if len(self._pending) == PENDING_MAX:
             self._pending.popleft()
             self.dropped += 1
         self._pending.append((event, now_ns, fields))
-        try:
-            self.flush(now_ns)
-        except DataPlaneError:
-            return
 
     def flush(self, now_ns: int) -> None:
-        """Write what waits; raises DataPlaneError when there is still no room."""
+        """Write what waits, to the disk at once; raises DataPlaneError when there is no room."""
+        written = False
         while self._pending:
             event, time_ns, fields = self._pending[0]
             if self.dropped:
@@ -120,31 +144,44 @@ class AuditFile:
                 self.dropped = 0
             self._write(self._log.append(event, time_ns, **fields))
             self._pending.popleft()
+            written = True
             if self._log.wants_checkpoint:
                 self._write(self._log.checkpoint(now_ns))
+        if written:
+            self._sync()
+
+    def seal(self, now_ns: int) -> None:
+        """Write a signed checkpoint, after what waits; raises DataPlaneError like ``record``."""
+        self.flush(now_ns)
+        self._write(self._log.checkpoint(now_ns))
+        self._sync()
 
     def _write(self, lines: list[bytes]) -> None:
         data = b"".join(lines)
         try:
             written = os.write(self._descriptor, data)
-            if written == len(data):
-                os.fsync(self._descriptor)
         except OSError as error:
             self._undo()
             raise self._refusal(error.errno or 0) from error
         if written != len(data):
             self._undo()
-            raise self._refusal(28)
+            raise self._refusal(errno.ENOSPC)
         self._size += len(data)
         self._log.commit(lines)
+
+    def _sync(self) -> None:
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise self._refusal(error.errno or 0) from error
 
     def _undo(self) -> None:
         """Leave no half a line; shortening needs no room."""
         os.ftruncate(self._descriptor, self._size)
 
-    def _refusal(self, errno: int) -> DataPlaneError:
+    def _refusal(self, number: int) -> DataPlaneError:
         return DataPlaneError.of(
-            errno,
+            number,
             f"{self._path}: the audit log cannot be written",
             "Administration is refused until it can: make room. Data flows on",
         )

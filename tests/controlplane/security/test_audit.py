@@ -14,6 +14,7 @@ from valkyrie.controlplane.security.audit import (
     AuditLog,
     Head,
     redact,
+    resume,
     verify,
 )
 from valkyrie.controlplane.security.errors import MisuseError
@@ -87,6 +88,30 @@ def test_a_checkpoint_is_only_for_its_place() -> None:
     log = AuditLog(NODE, verify(lines[:4], NODE.card))
     forged = log._line(log.head, "checkpoint", record["time_ns"], stolen)
     assert first_bad([*lines[:4], forged]) == 4
+
+
+def test_the_end_of_a_log_is_enough_to_go_on() -> None:
+    lines = written(12, (3, 6))
+    whole = verify(lines, NODE.card)
+    for begin in range(7):
+        assert resume(lines[begin:], NODE.card) == whole
+    with pytest.raises(AuditError, match="no checkpoint among the last 5"):
+        resume(lines[7:], NODE.card)
+    with pytest.raises(AuditError, match="did not sign"):
+        resume(written(12, (3, 6), who="mallory"), NODE.card)
+    for at in range(6, 12):
+        changed = [*lines[:at], lines[at].replace(b'"time_ns":', b'"time_ns":9'), *lines[at + 1 :]]
+        with pytest.raises(AuditError):
+            resume(changed[5:], NODE.card)
+
+
+@given(st.lists(st.binary(max_size=80) | st.sampled_from(written(5)), max_size=6))
+def test_no_end_of_a_log_is_taken_that_does_not_lead_to_a_checkpoint(lines: list[bytes]) -> None:
+    try:
+        head = resume(lines, NODE.card)
+    except AuditError:
+        return
+    assert head.checkpoint is not None
 
 
 def test_checkpoints_are_due_now_and_then() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from valkyrie.controlplane.security import audit_file
 from valkyrie.controlplane.security.audit import AuditError, verify
 from valkyrie.controlplane.security.audit_file import PENDING_MAX, AuditFile, read_lines
 from valkyrie.dataplane.errors import ConfigError, DataPlaneError
@@ -140,3 +141,24 @@ def test_a_log_that_others_may_write_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ConfigError, match="plain file"):
         AuditFile(tmp_path / "pipe", NODE)
+
+
+def test_of_a_long_log_only_the_end_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "audit.log"
+    log = AuditFile(path, NODE)
+    for number in range(600):
+        log.note("start", number)
+        log.flush(number)
+    log.close()
+    monkeypatch.setattr(audit_file, "TAIL_SIZE", path.stat().st_size * 3 // 4)
+    path.write_bytes(path.read_bytes().replace(b'"time_ns":1}', b'"time_ns":9}'))
+    log = AuditFile(path, NODE)
+    log.record("again", 0)
+    log.close()
+    with pytest.raises(AuditError, match="audit record 1: was changed"):
+        events(path)
+    path.write_bytes(path.read_bytes().replace(b'"time_ns":590}', b'"time_ns":591}'))
+    with pytest.raises(AuditError, match="was changed"):
+        AuditFile(path, NODE)
