@@ -142,13 +142,17 @@ static void resend_ring(struct vk_run *run, struct vk_session *session, uint32_t
 					       .first = n,
 					       .a = 1 };
 
-		if (entry->flow == VK_NO_FLOW || entry->state != VK_ENTRY_FLYING ||
+		if (entry->flow == VK_NO_FLOW || entry->state == VK_ENTRY_DONE ||
 		    run->work->flows[entry->flow].peer != session->peer)
 			continue;
-		if (entry->shards) {
+		if (entry->shards) { /* the beginning of one that is held, too */
 			content.kind = VK_CONTENT_SHARD;
 			content.a = 0;
 			content.b = run->shards.rows[entry->shards - 1].sent;
+		} else if (entry->state == VK_ENTRY_HELD) {
+			continue;
+		} else { /* what the old session was to send again is known to nobody else */
+			entry->state = VK_ENTRY_FLYING;
 		}
 		entry->copies = 1;
 		vk_session_lost(run, session, &content);
