@@ -29,6 +29,7 @@ class Keyring:
             ffi.memmove(ratchet.secrets[0].bytes, secret, len(secret))
             ratchet.secrets[0].epoch = 0
             ratchet.live = 0
+            ratchet.began_ns = ratchet.before = 0
         row.session = session
         return which
 

@@ -2,8 +2,7 @@
 
 An application connects to the node's socket (``/run/valkyrie/<node>.sock``), asks with one of the
 requests below and gets exactly one reply to each, in order. The connection is the lease: when it
-closes, its streams end and its slot is freed. Requests marked with a role
-are for who has it: uid 0, the daemon's, and ``[[operator]]`` rules.
+closes, its streams end and its slot is freed. Requests marked *admin* need uid 0 or the daemon's.
 """
 
 from __future__ import annotations
@@ -48,11 +47,11 @@ class Unlisten(Request):
 
 
 class Status(Request):
-    """*read*: ask for the node's status document."""
+    """Ask for the node's status document."""
 
 
 class Tune(Request):
-    """*tune*: change live parameters, ``{"class.logs.rate": 1000000, "spin_ns": 0}``."""
+    """*admin*: change live parameters, ``{"class.logs.rate": 1000000, "spin_ns": 0}``."""
 
     values: dict[str, int | str]
     session: str = ""
@@ -60,11 +59,11 @@ class Tune(Request):
 
 
 class Upgrade(Request):
-    """*load*: start a new worker and program under traffic."""
+    """*admin*: start a new worker and program under traffic."""
 
 
 class Stop(Request):
-    """*administer*: stop the node."""
+    """*admin*: stop the node."""
 
 
 AnyRequest = Attach | Connect | Listen | Unlisten | Status | Tune | Upgrade | Stop

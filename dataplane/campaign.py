@@ -8,11 +8,11 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 from . import lib
 from .lab import Lab
-from .scenario import App, Event, Link, Node, Path, Scenario, Traffic
+from .scenario import App, Cipher, Event, Link, Node, Path, Scenario, Traffic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .lab import Outcome
 
 T = TypeVar("T")
-R = TypeVar("R", Link, Scenario)
+R = TypeVar("R", Link, Node, Scenario)
 
 Events = tuple[Event, ...]
 
@@ -166,6 +166,7 @@ def _events(dice: Dice, nodes: Sequence[str], link: Link) -> Events:
         _pause(dice, source, at_ms, for_ms),
         (Event(at_ms=at_ms, kind="stop-worker", node=source, for_ms=away_ms),),
         (Event(at_ms=at_ms, kind="rebind", node=source, for_ms=away_ms),),
+        (Event(at_ms=at_ms, kind="renew", node=source, for_ms=away_ms),),
         (Event(at_ms=at_ms, kind="restart-node", node=source, for_ms=for_ms),),
         (Event(at_ms=at_ms, kind="kill-worker", node=source, for_ms=away_ms),),
     )
@@ -222,6 +223,15 @@ def _narrowed(dice: Dice, scenario: Scenario) -> Scenario:
         Event(at_ms=at_ms, kind="link", source=x, target=y, link=narrow) for x, y in ends
     )
     return _with(scenario, events=events)
+
+
+def _sealed(dice: Dice, scenario: Scenario) -> Scenario:
+    """Let some scenarios seal their frames, with keys that are used for a short time only."""
+    if not dice.chance(50):
+        return scenario
+    rotate = {"rotate_packets": dice.magnitude(1, 10_000), "rotate_ms": dice.magnitude(1, 1_000)}
+    nodes = tuple(_with(node, params=node.params | rotate) for node in scenario.nodes)
+    return _with(scenario, nodes=nodes, cipher=dice.choose(get_args(Cipher)[1:]))
 
 
 def short(seed: int, *, reliable: bool = True) -> Scenario:
@@ -285,7 +295,7 @@ def short(seed: int, *, reliable: bool = True) -> Scenario:
     if reliable and dice.chance(40):
         events = _events(dice, names, link)
         scenario = _with(scenario, events=events)
-    scenario = _narrowed(dice, scenario)
+    scenario = _sealed(dice, _narrowed(dice, scenario))
     steady = not (scenario.events or link.jitter_ms or link.reorder or link.duplicate)
     return _with(
         scenario,

@@ -157,6 +157,7 @@ Kind = Literal[
     "detach",
     "link",
     "rebind",
+    "renew",
 ]
 
 KINDS: dict[str, int] = {
@@ -170,9 +171,10 @@ KINDS: dict[str, int] = {
     "detach": lib.VK_LAB_DETACH,
     "link": lib.VK_LAB_LINK,
     "rebind": lib.VK_LAB_REBIND,
+    "renew": lib.VK_LAB_RENEW,
 }
 
-OF_NODES = ("kill-worker", "stop-worker", "restart-node", "rebind")
+OF_NODES = ("kill-worker", "stop-worker", "restart-node", "rebind", "renew")
 
 
 class Event(_Row, frozen=True, kw_only=True):
@@ -189,6 +191,9 @@ class Event(_Row, frozen=True, kw_only=True):
     link: Link | None = None
     """What the link from one node to another becomes."""
 
+
+Cipher = Literal["none", "chacha20-poly1305", "aes-256-gcm"]
+"""In the order of enum vk_cipher."""
 
 Without = Literal["nothing", "recovery", "credit"]
 """In the order of enum vk_lab_without."""
@@ -207,6 +212,8 @@ class Scenario(_Row, frozen=True, kw_only=True):
     """Everything of a reliable class has to arrive, once."""
     corrupt_through: bool = False
     """Damaged packets pass the checksum."""
+    cipher: Cipher = "none"
+    """What all sessions' frames are sealed with."""
     unchecked: bool = False
     """Content is not looked at."""
     without: Without = "nothing"
@@ -375,6 +382,7 @@ def fill(raw: Any, scenario: Scenario, seed: int | None = None) -> None:
     raw.sample_ns = round(scenario.sample_ms * NS_PER_MS)
     raw.reliable, raw.timed = scenario.reliable, scenario.timed
     raw.corrupt_through, raw.unchecked = scenario.corrupt_through, scenario.unchecked
+    raw.cipher = get_args(Cipher).index(scenario.cipher)
     raw.without = get_args(Without).index(scenario.without)
     raw.spurious_ppm = round(scenario.spurious * 1_000_000)
     raw.held_bytes = scenario.held_bytes

@@ -3,6 +3,7 @@
 
 #include "vk_fit.h"
 #include "vk_python.h"
+#include "vk_sealing.h"
 #include "vk_session.h"
 
 #include <string.h>
@@ -14,8 +15,10 @@ enum {
 
 static uint8_t *put_session(struct vk_run *run, uint8_t *at, uint32_t class, uint64_t number)
 {
-	return vk_put_session(at, run->peers[run->datagram.peer].session, vk_class_space(class),
-			      number);
+	const struct vk_datagram *open = &run->datagram;
+
+	return vk_put_session(at, run->peers[open->peer].session, open->session->keyring.sealing,
+			      vk_class_space(class), number);
 }
 
 static uint8_t *put_extensions(uint8_t *at, const struct vk_frame *frame)
@@ -37,20 +40,22 @@ static void commit(struct vk_run *run, uint64_t number, int paddable)
 	uint32_t space = vk_class_space(open->class);
 	uint32_t flags = VK_SENT_ELICITING;
 	struct vk_sent_packet *packet;
+	uint32_t size = vk_sealing_seal(session, space, number, open->data, open->used);
 
 	if (open->class == VK_CLASS_CRITICAL)
 		flags |= VK_SENT_CRITICAL;
 	if (open->run_count && open->runs[0].kind == VK_CONTENT_MTU)
 		flags |= VK_SENT_MTU;
 	else
-		vk_mtu_sent(&session->mtu, open->used, run->now_ns);
-	open->path->ops->tx_commit(open->path, open->used, paddable);
-	vk_count_row(run, open->class)[VK_TX_FRAMES]++;
+		vk_mtu_sent(&session->mtu, size, run->now_ns);
+	if (size) { /* else it is as if it was lost: no frame goes in the clear by mistake */
+		open->path->ops->tx_commit(open->path, size, paddable && size == open->used);
+		vk_count_row(run, open->class)[VK_TX_FRAMES]++;
+	}
 	open->data = NULL;
 	if (!open->eliciting)
 		return;
-	packet =
-		vk_recovery_sent(&session->recovery, space, number, open->used, flags, run->now_ns);
+	packet = vk_recovery_sent(&session->recovery, space, number, size, flags, run->now_ns);
 	vk_session_touch(run, session);
 	for (uint32_t i = 0; i < open->run_count; i++) {
 		if (packet)
@@ -67,7 +72,6 @@ void vk_datagram_close(struct vk_run *run)
 	struct vk_datagram *open = &run->datagram;
 	struct vk_frame outer = {
 		.type = VK_STREAM_DATA,
-		.flags = VK_FLAG_AGG,
 		.priority = open->priority,
 		.stream = open->stream,
 		.length = open->used - VK_OUTER_SIZE,
@@ -78,6 +82,7 @@ void vk_datagram_close(struct vk_run *run)
 
 	if (!open->data)
 		return;
+	outer.flags = VK_FLAG_AGG | vk_sealing_flags(open->session);
 	number = vk_session_number(run, open->session, vk_class_space(open->class));
 	at = vk_put_header(open->data, &outer, sizeof(struct vk_ext_session) / VK_EXT_WORD,
 			   (uint32_t)(run->real_ns / 1000000000));
@@ -110,6 +115,10 @@ static int begin(struct vk_run *run, const struct vk_part *part)
 		run->refused = VK_BLOCKED_CONGESTION;
 		return 0;
 	}
+	if (!vk_sealing_ready(run, session)) {
+		run->refused = VK_BLOCKED_SESSION;
+		return 0;
+	}
 	open->path = run->tx[peer->port_index];
 	open->data = open->path->ops->tx_reserve(open->path, peer, part->class);
 	if (!open->data) {
@@ -119,7 +128,7 @@ static int begin(struct vk_run *run, const struct vk_part *part)
 	}
 	open->session = session;
 	open->used = VK_OUTER_SIZE;
-	open->limit = session->mtu.size;
+	open->limit = vk_fit_payload(run, part->peer);
 	open->inner = 0;
 	open->peer = part->peer;
 	open->class = part->class;
@@ -165,6 +174,7 @@ static int add_alone(struct vk_run *run, const struct vk_part *part)
 		return 0;
 	note(open, part);
 	frame.length = part->size;
+	frame.flags |= vk_sealing_flags(open->session);
 	number = vk_session_number(run, open->session, vk_class_space(part->class));
 	at = vk_put_header(open->data, &frame, (overhead - VK_HEADER_SIZE) / VK_EXT_WORD,
 			   (uint32_t)(run->real_ns / 1000000000));
@@ -248,12 +258,27 @@ static int feedback_due(const struct vk_run *run, const struct vk_part *part)
 	       session->received[vk_class_space(part->class)].eliciting;
 }
 
+/* The kernel cuts datagrams of one size from one buffer; sealed ones cannot be padded any more when
+ * they are gathered. So one that is full, but for less than the next part, is filled before. */
+static void fill(struct vk_datagram *open, const struct vk_part *part)
+{
+	uint32_t left = open->limit - open->used;
+
+	if (!open->data || open->peer != part->peer || open->class != part->class ||
+	    !open->session->keyring.cipher || open->path->port->tx_path != VK_PATH_UDP ||
+	    left > open->limit / 4)
+		return;
+	memset(open->data + open->used, 0, left);
+	open->used = open->limit;
+}
+
 int vk_datagram_add(struct vk_run *run, const struct vk_part *part, int alone)
 {
 	struct vk_datagram *open = &run->datagram;
 	uint32_t size = inner_size(part), payload = vk_fit_payload(run, part->peer);
 
 	if (!fits(open, part, size)) {
+		fill(open, part);
 		const struct vk_session *session = run->sessions[part->peer];
 		int company = feedback_due(run, part) &&
 			      VK_OUTER_SIZE + size + FEEDBACK_ROOM + VK_HEADER_SIZE + VK_AGG_ALIGN <

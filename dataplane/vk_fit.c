@@ -52,7 +52,7 @@ void vk_fit_probe(struct vk_run *run, struct vk_session *session)
 	if (!size)
 		return;
 	part.frame.priority = vk_priority_lowest(part.class);
-	part.size = size - vk_part_overhead(&part.frame);
+	part.size = size - vk_part_overhead(&part.frame) - vk_fit_tag(run, session->peer);
 	if (!vk_datagram_add(run, &part, 1))
 		return;
 	vk_mtu_probed(&session->mtu);

@@ -6,14 +6,22 @@
  */
 #include "vk_session.h"
 
-/* vk_fit_payload returns the bytes of a peer's next datagram, at most. */
+/* vk_fit_tag returns the bytes behind the payload of a peer's frames. */
+static inline uint32_t vk_fit_tag(const struct vk_run *run, uint32_t peer)
+{
+	return run->peers[peer].cipher ? VK_TAG_SIZE : 0;
+}
+
+/* vk_fit_payload returns the bytes of a peer's next datagram, at most, without the tag. */
 static inline uint32_t vk_fit_payload(const struct vk_run *run, uint32_t peer)
 {
 	uint32_t max = run->peers[peer].payload_max;
 
 	if (run->sessions[peer])
-		return run->sessions[peer]->mtu.size;
-	return max < VK_MTU_BASE_SIZE ? max : VK_MTU_BASE_SIZE;
+		max = run->sessions[peer]->mtu.size;
+	else if (max > VK_MTU_BASE_SIZE)
+		max = VK_MTU_BASE_SIZE;
+	return max - vk_fit_tag(run, peer);
 }
 
 /* vk_fit_bound lets a session follow its peer's row. */

@@ -21,6 +21,7 @@ struct vk_frame {
 	/* SESSION */
 	uint32_t session;
 	uint32_t space;
+	uint32_t epoch;
 	uint64_t number;
 	/* SEQ or SHARD */
 	uint32_t fragment; /* enum vk_fragment */
@@ -111,11 +112,11 @@ static inline void vk_put_ext(uint8_t *at, uint8_t kind, uint32_t bytes, uint16_
 }
 
 /* vk_put_session writes a SESSION extension and returns where the next one goes. */
-static inline uint8_t *vk_put_session(uint8_t *at, uint32_t session, uint32_t space,
+static inline uint8_t *vk_put_session(uint8_t *at, uint32_t session, uint32_t epoch, uint32_t space,
 				      uint64_t number)
 {
 	vk_put_ext(at, VK_EXT_SESSION, sizeof(struct vk_ext_session),
-		   (uint16_t)(space << VK_SESSION_SPACE_SHIFT));
+		   (uint16_t)(epoch << VK_SESSION_EPOCH_SHIFT | space << VK_SESSION_SPACE_SHIFT));
 	vk_put32(at + 4, session);
 	vk_put32(at + 8, (uint32_t)(number >> 32));
 	vk_put32(at + 12, (uint32_t)number);

@@ -100,6 +100,9 @@ static void strike(struct vk_lab *lab, const struct vk_lab_fault *fault)
 		node->address++;
 		lab->rows_ns[target] = lab->now_ns + fault->value;
 		break;
+	case VK_LAB_RENEW:
+		vk_lab_node_renew(lab, target, lab->now_ns + fault->value);
+		break;
 	case VK_LAB_FAULT_COUNT:
 		break;
 	}

@@ -39,7 +39,8 @@ enum vk_lab_fault_kind {
 	VK_LAB_LINK = 8, /* link: becomes `link` */
 	VK_LAB_REBIND = 9, /* node: its address and port as others see it change; their daemons
 			    * know after value ns */
-	VK_LAB_FAULT_COUNT = 10,
+	VK_LAB_RENEW = 10, /* node: new sessions with all others, who know after value ns */
+	VK_LAB_FAULT_COUNT = 11,
 };
 
 struct vk_lab_node {
@@ -112,6 +113,7 @@ struct vk_lab_scenario {
 	uint32_t fault_count;
 	uint32_t reliable; /* 1: everything of a reliable class has to arrive, once */
 	uint32_t corrupt_through; /* 1: damaged packets pass the checksum */
+	uint32_t cipher; /* enum vk_cipher of all sessions */
 	uint32_t unchecked; /* 1: content is not looked at */
 	uint32_t without; /* enum vk_lab_without: the engine is broken on purpose */
 	uint32_t spurious_ppm; /* packets declared lost that were not, in millionths; 0 = any */

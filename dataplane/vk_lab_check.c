@@ -55,10 +55,11 @@ static void check_received(struct vk_lab *lab, uint32_t node)
 /* What engines send, engines understand. */
 static void check_understood(struct vk_lab *lab, uint32_t node)
 {
-	static const uint32_t drops[] = { VK_DROP_FRAME_INVALID, VK_DROP_INNER_INVALID };
+	static const uint32_t drops[] = { VK_DROP_FRAME_INVALID, VK_DROP_INNER_INVALID,
+					  VK_DROP_FRAME_PLAIN, VK_DROP_FRAME_TAG };
 
 	for (uint32_t c = 0; c < VK_CLASS_COUNT; c++) {
-		uint64_t count = sum_of(lab->nodes[node].counters->classes[c], drops, 2);
+		uint64_t count = sum_of(lab->nodes[node].counters->classes[c], drops, 4);
 
 		if (count)
 			vk_lab_fail(lab, "node %u, class %u: %llu frames or messages are malformed",

@@ -45,8 +45,10 @@ static int make_memory(struct vk_lab_node_run *node)
 	node->state = map(sizeof *node->state);
 	node->work = map(sizeof *node->work);
 	node->counters = map(sizeof *node->counters);
+	node->secrets = map(sizeof *node->secrets);
 	node->flows = map(VK_FLOWS_MAX * sizeof *node->flows);
-	if (!node->boot || !node->state || !node->work || !node->counters || !node->flows)
+	if (!node->boot || !node->state || !node->work || !node->counters || !node->secrets ||
+	    !node->flows)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < VK_LAB_APPS_MAX; i++) {
 		struct vk_slot *slot = &node->boot->slots[i];
@@ -79,6 +81,8 @@ void vk_lab_node_free(struct vk_lab *lab, uint32_t number)
 		munmap(node->work, sizeof *node->work);
 	if (node->counters)
 		munmap(node->counters, sizeof *node->counters);
+	if (node->secrets)
+		munmap(node->secrets, sizeof *node->secrets);
 	if (node->flows)
 		munmap(node->flows, VK_FLOWS_MAX * sizeof *node->flows);
 	node->boot = NULL;
@@ -90,15 +94,6 @@ static void address_of(const struct vk_lab_node_run *node, uint8_t address[16])
 	address[0] = 10;
 	address[2] = (uint8_t)node->address;
 	address[3] = (uint8_t)(node->number + 1);
-}
-
-/* The session id that one node gives another for its frames. */
-static uint32_t session_id(const struct vk_lab_node_run *from, const struct vk_lab_node_run *to)
-{
-	uint64_t seed = from->incarnation << 32 | to->incarnation << 16 | from->number << 8 |
-			to->number;
-
-	return (uint32_t)vk_random_mix(seed + 1) | 1;
 }
 
 /* Writes what a node knows of another. */
@@ -117,8 +112,10 @@ static void write_row(const struct vk_lab_node_run *node, const struct vk_lab_no
 		.payload_max = (uint16_t)(mtu - HEADS_SIZE),
 		.generation = (uint32_t)other->incarnation,
 		.joined = 1,
-		.session = session_id(node, other),
-		.session_local = session_id(other, node),
+		.session = vk_lab_session(node, other),
+		.session_local = vk_lab_session(other, node),
+		.cipher = (uint8_t)node->lab->scenario.cipher,
+		.keys = vk_lab_keys(node, other, vk_lab_session(other, node)),
 		.ack_delay_us = other->config->ack_delay_us,
 		.window_start = other->config->window_start,
 		.session_window = other->config->session_window,
@@ -143,6 +140,20 @@ void vk_lab_node_learn(struct vk_lab *lab, uint32_t number)
 	vk_lab_wake_node(lab, number, lab->now_ns);
 }
 
+void vk_lab_node_renew(struct vk_lab *lab, uint32_t number, uint64_t known_ns)
+{
+	struct vk_lab_node_run *node = &lab->nodes[number];
+
+	if (node->down)
+		return;
+	node->renewals++;
+	for (uint32_t i = 0; i < lab->scenario.node_count; i++)
+		if (i != number && !lab->nodes[i].down)
+			write_row(node, &lab->nodes[i]);
+	lab->rows_ns[number] = known_ns;
+	vk_lab_wake_node(lab, number, lab->now_ns);
+}
+
 static void begin_memory(struct vk_lab_node_run *node)
 {
 	node->state->magic = VK_SHM_MAGIC;
@@ -161,6 +172,7 @@ static void begin_memory(struct vk_lab_node_run *node)
 	node->boot->state = node->state;
 	node->boot->work = node->work;
 	node->boot->counters = node->counters;
+	node->boot->secrets = node->secrets;
 	node->boot->control_fd = -1;
 	node->boot->python_fd = -1;
 	node->boot->cpu = -1;
@@ -182,7 +194,7 @@ int vk_lab_node_open(struct vk_lab *lab, uint32_t number)
 	node->lab = lab;
 	node->number = number;
 	node->config = &lab->scenario.nodes[number];
-	node->address = node->incarnation = 0;
+	node->address = node->incarnation = node->renewals = 0;
 	node->busy_ns = node->start_ns = 0;
 	node->killed = node->leaving = node->recover = node->down = 0;
 	memset(node->apps, 0, sizeof node->apps);
@@ -487,6 +499,7 @@ void vk_lab_node_turn(struct vk_lab *lab, uint32_t number)
 	done = vk_engine_turn(node->run, begun_ns, begun_ns + real_offset_ns, &kept);
 	if (done < 0)
 		vk_lab_fail(lab, "node %u: its worker ends with %d", number, done);
+	vk_lab_keys_look(lab, number);
 	node->run->consumers_behind = 0;
 	node->busy_ns = lab->now_ns + node->config->turn_ns +
 			node->config->packet_ns * (node->kernel.moved - moved);

@@ -101,10 +101,12 @@ struct vk_lab_node_run {
 	struct vk_state *state;
 	struct vk_work *work;
 	struct vk_counters *counters;
+	struct vk_secrets *secrets;
 	struct vk_run *run; /* NULL = no worker */
 	uint64_t busy_ns; /* its last turn ends */
 	uint64_t begun_ns; /* its worker read the clock and stands still since; 0 = it does not */
 	uint64_t incarnation; /* of the node: another one has forgotten everything */
+	uint64_t renewals; /* of its sessions */
 	uint64_t address; /* low byte of it, and of its port, as others see it */
 	uint32_t *flows; /* flow -> stream * 2 + side + 1 */
 	uint32_t apps[VK_APPS_MAX]; /* slot -> app + 1 */
@@ -165,6 +167,20 @@ struct vk_lab {
 };
 
 extern const uint64_t vk_lab_start_ns; /* what clocks show at the beginning */
+
+/* vk_lab_session returns the session id that one node gives another for its frames. */
+uint32_t vk_lab_session(const struct vk_lab_node_run *from, const struct vk_lab_node_run *to);
+
+/* vk_lab_keys enters the keys of a session, beside those of the one before; returns which row has
+ * them. */
+uint8_t vk_lab_keys(const struct vk_lab_node_run *node, const struct vk_lab_node_run *other,
+		    uint32_t session);
+
+/* vk_lab_keys_look renews the sessions of a node before their keys are used up. */
+void vk_lab_keys_look(struct vk_lab *lab, uint32_t number);
+
+/* vk_lab_node_renew gives a node new sessions; the others know at known_ns. */
+void vk_lab_node_renew(struct vk_lab *lab, uint32_t number, uint64_t known_ns);
 
 /* vk_lab_fail notes that something is wrong. */
 void vk_lab_fail(struct vk_lab *lab, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -42,14 +42,25 @@ void vk_python_frame(struct vk_run *run, uint32_t port, const struct vk_rx_frame
 		vk_count_row(run, VK_CLASS_CONTROL)[VK_DROP_APP_RING]++;
 }
 
-void vk_python_want(struct vk_run *run, uint32_t peer)
+/* Tells the daemon something about a peer, not too often. */
+static void mention(struct vk_run *run, uint32_t peer, uint32_t kind)
 {
-	struct vk_control_frame head = { .kind = VK_CONTROL_WANTED, .peer = peer };
+	struct vk_control_frame head = { .kind = kind, .peer = peer };
 
 	if (run->now_ns < run->want_due_ns[peer])
 		return;
 	run->want_due_ns[peer] = run->now_ns + WANT_EVERY_NS;
 	tell(run, &head, NULL, 0);
+}
+
+void vk_python_want(struct vk_run *run, uint32_t peer)
+{
+	mention(run, peer, VK_CONTROL_WANTED);
+}
+
+void vk_python_spent(struct vk_run *run, uint32_t peer)
+{
+	mention(run, peer, VK_CONTROL_SPENT);
 }
 
 void vk_python_elsewhere(struct vk_run *run, uint32_t port, const struct vk_rx_frame *datagram,

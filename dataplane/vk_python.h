@@ -10,6 +10,9 @@
 /* vk_python_frame hands a frame of the control class to the daemon. */
 void vk_python_frame(struct vk_run *run, uint32_t port, const struct vk_rx_frame *datagram);
 
+/* vk_python_spent tells the daemon that a session's keys are used up. */
+void vk_python_spent(struct vk_run *run, uint32_t peer);
+
 /* vk_python_want tells the daemon that there is something to send to a peer without a session. */
 void vk_python_want(struct vk_run *run, uint32_t peer);
 

@@ -6,6 +6,7 @@
 #include "vk_peers.h"
 #include "vk_python.h"
 #include "vk_reassembly.h"
+#include "vk_sealing.h"
 #include "vk_session.h"
 #include "vk_slots.h"
 
@@ -443,7 +444,7 @@ static void receive_packet(struct vk_run *run, uint32_t peer, uint32_t class,
 	struct vk_packet *packet = &run->work->packets[peer];
 	int eliciting = 0, accepted;
 
-	if (!session)
+	if (!session || !vk_sealing_open(run, session, class, frame))
 		return;
 	packet->heard_ns = run->now_ns;
 	packet->rx_packets[frame->space]++;
@@ -471,12 +472,16 @@ void vk_receive_frame(struct vk_run *run, uint32_t port, uint32_t class,
 	int peer;
 
 	if (vk_frame_parse(&frame, datagram->data, datagram->size, 1) ||
-	    vk_frame_class(&frame) != class || frame.flags & VK_FLAG_ENC) {
+	    vk_frame_class(&frame) != class) {
 		row[VK_DROP_FRAME_INVALID]++;
 		return;
 	}
 	peer = vk_peers_find(run, datagram->family, datagram->source);
 	if (class == VK_CLASS_CONTROL) {
+		if (frame.flags & VK_FLAG_ENC) {
+			row[VK_DROP_FRAME_INVALID]++;
+			return;
+		}
 		if (peer < 0 || !vk_python_pong(run, (uint32_t)peer, &frame))
 			vk_python_frame(run, port, datagram);
 		return;

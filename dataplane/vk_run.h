@@ -179,6 +179,7 @@ struct vk_run {
 	uint32_t leaving; /* applications that leave */
 	uint64_t critical_ns; /* when a critical message last came or went */
 	int consumers_behind; /* a ring to an application is more than half full */
+	uint8_t opened[UINT16_MAX]; /* payload of the sealed frame that is being handled */
 	uint64_t idle_short; /* the last 64 idle periods: bit = it was short */
 };
 

@@ -5,6 +5,7 @@
 #include "vk_credit.h"
 #include "vk_fit.h"
 #include "vk_flows.h"
+#include "vk_sealing.h"
 #include "vk_signals.h"
 
 #include <stdlib.h>
@@ -38,6 +39,7 @@ static void begin(struct vk_run *run, struct vk_session *session, uint32_t peer)
 	vk_recovery_init(&session->recovery, &params, run->now_ns);
 	vk_signals_begin(run, session);
 	vk_mtu_init(&session->mtu, run->peers[peer].payload_max);
+	vk_sealing_begin(run, session);
 	session->ack_stream[VK_SPACE_E] = VK_FIRST_SYSTEM;
 	session->ack_stream[VK_SPACE_B] = VK_FIRST_DATA;
 	session->ack_stream[VK_SPACE_L] = VK_FIRST_LOGS;
@@ -68,6 +70,7 @@ void vk_session_forget(struct vk_run *run, uint32_t peer)
 		return;
 	vk_datagram_close(run);
 	vk_recovery_free(&session->recovery);
+	vk_keyring_free(&session->keyring);
 	for (uint32_t c = 0; c < VK_CLASS_COUNT; c++)
 		free(session->resend[c].runs);
 	vk_timers_clear(&run->timers, peer);

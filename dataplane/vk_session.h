@@ -6,6 +6,7 @@
  * with what it finds in vk_work. Time is an argument (run->now_ns).
  */
 #include "vk_datagram.h"
+#include "vk_keyring.h"
 #include "vk_mtu.h"
 #include "vk_received.h"
 #include "vk_recovery.h"
@@ -39,6 +40,7 @@ struct vk_session {
 	uint32_t id; /* on the frames that the peer sends */
 	struct vk_recovery recovery;
 	struct vk_mtu mtu;
+	struct vk_keyring keyring;
 	struct vk_received received[VK_SPACE_COUNT];
 	uint32_t ack_stream[VK_SPACE_COUNT]; /* whose class acknowledgements of a space take */
 	uint64_t skip[VK_SPACE_COUNT]; /* next packet number to leave out */

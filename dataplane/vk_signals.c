@@ -106,6 +106,10 @@ static void write_signals(struct vk_run *run, const struct vk_session *session)
 		.heard_ns = run->work->packets[session->peer].heard_ns,
 		.reordering = recovery->threshold,
 		.payload_max = session->mtu.size,
+		.cipher = (uint8_t)session->keyring.cipher,
+		.epoch_seal = (uint8_t)session->keyring.sealing,
+		.epoch_open = (uint8_t)session->keyring.opening,
+		.rotations = session->keyring.rotations,
 	};
 
 	memcpy(now.address, peer->address, sizeof now.address);

@@ -58,6 +58,7 @@ enum vk_control_kind {
 	VK_CONTROL_FRAME = 0, /* a control-class frame follows, as it came or is to go */
 	VK_CONTROL_ELSEWHERE = 1, /* to the daemon: a peer's session is used from this address */
 	VK_CONTROL_WANTED = 2, /* to the daemon: there is something to send to a peer */
+	VK_CONTROL_SPENT = 3, /* to the daemon: the keys of a peer's session are used up */
 };
 
 /* A message on python_fd, both directions. */

@@ -285,7 +285,7 @@ enum vk_secret_const {
 	VK_ROTATE_HARD_MS = 180000, /* ... and seals nothing after this time */
 };
 
-/* An epoch's secret. What a key is made of is in vk_keyring.h. */
+/* An epoch's secret. Keys are derived from it: vk_aead.h. */
 struct vk_secret {
 	uint32_t epoch;
 	uint8_t bytes[VK_SECRET_SIZE];
@@ -297,6 +297,9 @@ struct vk_secret {
 struct vk_ratchet {
 	uint32_t live; /* index into secrets (release) */
 	struct vk_secret secrets[2];
+	uint32_t pad;
+	uint64_t began_ns; /* CLOCK_MONOTONIC: when the live one first sealed; 0 = not yet */
+	uint64_t before; /* frames that were sealed before, of all epochs */
 };
 
 /* Of one session. A peer has two: a session is made anew while the old one is still in use. */
@@ -378,7 +381,7 @@ struct vk_packet {
 	uint32_t flying; /* nonzero: packets of which it is not known whether they came */
 	uint32_t streams; /* open with it */
 	uint32_t peer_generation;
-	uint32_t pad;
+	uint32_t rx_session; /* vk_peer.session_local that rx_number is about */
 };
 
 /* A message of which shards have come. */

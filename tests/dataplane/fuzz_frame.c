@@ -23,7 +23,7 @@ static void rebuild(const struct vk_frame *frame)
 	bare.flags &= (uint8_t)~VK_FLAG_ENC;
 	bare.length = 0;
 	at = vk_put_header(bytes, &bare, (sizeof bytes - VK_HEADER_SIZE) / VK_EXT_WORD, 0);
-	at = vk_put_session(at, frame->session, frame->space, frame->number);
+	at = vk_put_session(at, frame->session, frame->epoch, frame->space, frame->number);
 	at = vk_put_shard(at, frame);
 	at = vk_put_time(at, frame->time_ns);
 	require(at == bytes + sizeof bytes);

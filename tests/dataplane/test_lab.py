@@ -11,7 +11,7 @@ import pytest
 from valkyrie.dataplane import campaign, scenario
 from valkyrie.dataplane.errors import ConfigError
 from valkyrie.dataplane.lab import Lab, Outcome
-from valkyrie.dataplane.scenario import App, Link, Node, Scenario, Traffic
+from valkyrie.dataplane.scenario import App, Event, Link, Node, Scenario, Traffic
 
 SEEDS = 10_000
 ROOT = Path(__file__).parents[2]
@@ -217,3 +217,33 @@ def test_draws_are_the_same_everywhere() -> None:
     dice = campaign.Dice(1)
     # splitmix64 from state 0x9E3779B97F4A7C15, its second and following outputs for seed 0.
     assert [dice.draw() for _ in range(2)] == [0x6E789E6AA1B965F4, 0x06C45D188009454F]
+
+
+@pytest.mark.parametrize("cipher", ["chacha20-poly1305", "aes-256-gcm"])
+def test_sealed_frames_show_damage_that_checksums_do_not(lab: Lab, cipher: str) -> None:
+    for seed in range(20):
+        row = Scenario(
+            seed=seed,
+            cipher=cipher,  # type: ignore[arg-type]
+            corrupt_through=True,
+            link=Link(corrupt=0.05),
+            traffic=pair(size=(1, 5000), streams=5, concurrent=5),
+        )
+        outcome = lab.run(row)
+        wrong = [line for line in outcome.failures if "malformed" not in line]
+        assert not wrong, (seed, wrong)
+
+
+def test_sessions_are_made_anew_under_traffic_with_nothing_lost(lab: Lab) -> None:
+    for seed in range(20):
+        row = Scenario(
+            seed=seed,
+            cipher="aes-256-gcm",
+            link=Link(delay_ms=1, loss=0.02, reorder=0.2, reorder_ms=1),
+            traffic=pair(size=(1, 30_000), streams=4, concurrent=4),
+            events=tuple(
+                Event(at_ms=at, kind="renew", node="left", for_ms=at % 3) for at in range(1, 30, 4)
+            ),
+        )
+        outcome = lab.run(row)
+        assert outcome.ok, (seed, outcome.failures)

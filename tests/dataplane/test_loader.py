@@ -31,16 +31,9 @@ def test_maps_have_the_documented_names_and_shapes() -> None:
         "vk_source": 1,
         "vk_sources": lib.VK_SOURCES_MAX,
         "vk_counts": lib.VK_CLASS_COUNT * lib.VK_VERDICT_COUNT,
-        "vk_guard": 1,
-        "vk_denied": lib.VK_DENIED_MAX,
     }
     assert sizes["vk_lanes"] == pairs * ffi.sizeof("struct vk_lane")
-    for name, struct in (
-        ("source", "police"),
-        ("sources", "bucket"),
-        ("counts", "count"),
-        ("guard", "guard"),
-    ):
+    for name, struct in (("source", "police"), ("sources", "bucket"), ("counts", "count")):
         assert sizes[f"vk_{name}"] == ffi.sizeof(f"struct vk_{struct}")
 
 

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: MIT */
+#include "vk_lab_world.h"
+
+#include "vk_random.h"
+#include "vk_session.h"
+
+#include <string.h>
+
+enum {
+	EPOCHS_ENOUGH = 240, /* of a session: its daemons shake hands anew */
+};
+
+uint32_t vk_lab_session(const struct vk_lab_node_run *from, const struct vk_lab_node_run *to)
+{
+	uint64_t seed = from->incarnation << 32 | to->incarnation << 16 | from->number << 8 |
+			to->number;
+
+	seed |= (from->renewals + to->renewals) << 48;
+	return (uint32_t)vk_random_mix(seed + 1) | 1;
+}
+
+/* What frames from one node to another are sealed with at first. */
+static void make_secret(const struct vk_lab_node_run *from, const struct vk_lab_node_run *to,
+			struct vk_ratchet *ratchet)
+{
+	memset(ratchet, 0, sizeof *ratchet);
+	for (uint32_t i = 0; i < VK_SECRET_SIZE / 8; i++) {
+		uint64_t word = vk_random_mix(((uint64_t)vk_lab_session(from, to) << 8) + i);
+
+		memcpy(ratchet->secrets[0].bytes + 8 * (size_t)i, &word, sizeof word);
+	}
+}
+
+uint8_t vk_lab_keys(const struct vk_lab_node_run *node, const struct vk_lab_node_run *other,
+		    uint32_t session)
+{
+	struct vk_keys *rows = node->secrets->keys[other->number];
+	uint8_t which = node->state->peers[other->number].keys;
+
+	if (rows[which].session == session)
+		return which;
+	which = !which;
+	make_secret(node, other, &rows[which].seal);
+	make_secret(other, node, &rows[which].open);
+	rows[which].session = session;
+	return which;
+}
+
+void vk_lab_keys_look(struct vk_lab *lab, uint32_t number)
+{
+	const struct vk_run *run = lab->nodes[number].run;
+
+	if (!lab->scenario.cipher || lab->rows_ns[number] != UINT64_MAX)
+		return;
+	for (uint32_t i = 0; i < lab->scenario.node_count; i++) {
+		const struct vk_session *session = run->sessions[i];
+
+		if (session && (session->keyring.sealing >= EPOCHS_ENOUGH ||
+				session->keyring.opening >= EPOCHS_ENOUGH)) {
+			vk_lab_node_renew(lab, number, lab->now_ns);
+			return;
+		}
+	}
+}
