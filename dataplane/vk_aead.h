@@ -19,7 +19,8 @@ int vk_aead_init(struct vk_aead *aead, uint32_t cipher, const uint8_t secret[32]
 void vk_aead_free(struct vk_aead *aead);
 
 /* vk_aead_seal encrypts size bytes from `from` to `to`, which may be the same, writes the tag
- * behind them and binds head. A pair of space and number is used once a context. Returns 0, or -EIO. */
+ * behind them and binds head. A pair of space and number is used once a context. Returns 0, or
+ * -EIO. */
 int vk_aead_seal(const struct vk_aead *aead, uint32_t space, uint64_t number, const uint8_t *head,
 		 uint32_t head_size, const uint8_t *from, uint8_t *to, uint32_t size);
 
