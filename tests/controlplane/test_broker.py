@@ -19,6 +19,7 @@ from tests.nodes import NodeUnderTest, make_node, make_pair, running
 from valkyrie.controlplane import interfaces, settings
 from valkyrie.controlplane.journal import Journal
 from valkyrie.controlplane.netlink import Netlink
+from valkyrie.dataplane import lib
 
 
 @pytest.fixture
@@ -254,7 +255,7 @@ def test_the_service_manager_hears_ready_and_stopping(node: NodeUnderTest, tmp_p
 def test_a_worker_that_always_dies_ends_the_node(node: NodeUnderTest, tmp_path: Path) -> None:
     needs("clang-19")
     library = tmp_path / "vk_worker.so"
-    compile_library(library, "uint32_t vk_worker_abi(void) { return 1; }"
+    compile_library(library, f"uint32_t vk_worker_abi(void) {{ return {lib.VK_WORKER_ABI}; }}"
                     "int vk_worker_run(void *boot) { (void)boot; return -5; }")  # fmt: skip
     node.library = library
     node.up()
