@@ -56,7 +56,7 @@ class Local:
         """Return the policy with what is demanded of the peer."""
         if peer is None:
             return self.policy
-        return self.policy.tightened(peer.min_mode, require_pq=peer.require_pq)
+        return self.policy.tightened(peer.min_mode, require_pq=peer.require_pq, modes=peer.modes)
 
     def offer(self, peer: Peer | None, entropy: Entropy, extra: bytes = b"") -> Offer:
         """Return what we would do, only what we have the credentials for."""

@@ -90,10 +90,16 @@ class Policy:
             and (not self.require_pq or mode in QUANTUM_SAFE)
         )
 
-    def tightened(self, min_mode: Mode | None, *, require_pq: bool) -> Policy:
+    def tightened(
+        self,
+        min_mode: Mode | None,
+        *,
+        require_pq: bool,
+        modes: frozenset[Mode] | None = None,
+    ) -> Policy:
         """Return the policy for a peer with demands of its own; they can only add."""
         return Policy(
-            modes=self.modes,
+            modes=self.modes if modes is None else self.modes & modes,
             min_mode=max(self.min_mode, min_mode or Mode.PLAINTEXT),
             require_pq=self.require_pq or require_pq,
             patterns=self.patterns,

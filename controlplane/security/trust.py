@@ -49,6 +49,8 @@ class Peer:
     """Known in full: spares the first contact."""
     token_id: bytes | None = None
     certificate_name: str = ""
+    modes: frozenset[Mode] | None = None
+    """What may be with it, of what the node takes part in; None: all."""
     min_mode: Mode | None = None
     require_pq: bool = False
     pattern: NoisePattern = NoisePattern.XK
@@ -62,6 +64,11 @@ class Peer:
     def pin(self) -> Fingerprint | None:
         """The fingerprint that the peer must have."""
         return self.card.fingerprint if self.card is not None else self.fingerprint
+
+    @property
+    def unprotected(self) -> bool:
+        """Whether it is talked to in plaintext only: whoever has its address is it."""
+        return self.modes == frozenset({Mode.PLAINTEXT})
 
 
 @dataclass(slots=True)
@@ -102,6 +109,10 @@ class Pins:
             raise SecurityError(
                 Failure.FLOOR,
                 f"{peer.name} is pinned to {peer.min_mode!r} and came with {claim.mode!r}",
+            )
+        if peer.modes is not None and claim.mode not in peer.modes:
+            raise SecurityError(
+                Failure.FLOOR, f"{peer.name} is not known by what {claim.mode!r} proves"
             )
         if peer.require_pq and not claim.quantum_safe:
             raise SecurityError(Failure.FLOOR, f"{peer.name} is pinned to post-quantum keys")
