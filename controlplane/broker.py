@@ -26,7 +26,7 @@ from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import ConfigError, DataPlaneError
 from valkyrie.dataplane.wire import Class
 
-from . import auditor, children, daemon, interfaces, messages, privileges, worker
+from . import auditor, children, credentials, daemon, interfaces, messages, privileges, worker
 from .boot import Boot
 from .children import Budget, Identity, StoppedError
 from .claim import Claim
@@ -108,6 +108,7 @@ class Broker:
             raise DataPlaneError.of(
                 errno.EPERM, "start a node", f"Run it as root, or give it {', '.join(lacking)}"
             )
+        credentials.refuse_unjoined(self.config)
         defer = self._cleanup.callback
         node = self.config.node
         self._identity = _identity(self.config)

@@ -24,8 +24,10 @@ from valkyrie.dataplane.errors import ConfigError
 from valkyrie.dataplane.ports import Rings
 from valkyrie.dataplane.wire import FIRST_STREAMS, Class, stream_class
 
+from . import credentials
 from .policy import STREAM_MAX, Grant, Rule, StreamRange
-from .settings import Application, ClassLimits, Config, Interface, Settings
+from .settings import Application, ClassLimits, Config, Interface
+from .settings_base import Settings, WrongKeyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -97,16 +99,9 @@ def parse(text: str, file: str = "valkyrie.toml") -> Config:
         _refuse_unknown(Config, given, "")
         config = _convert(given)
         _check(config)
-    except _WrongError as error:
+    except WrongKeyError as error:
         raise ConfigError(f"{file}: {error}") from None
     return msgspec.structs.replace(config, file=file)
-
-
-class _WrongError(Exception):
-    """A key and what is wrong with it."""
-
-    def __init__(self, key: str, what: str) -> None:
-        super().__init__(f"{key}: {what}")
 
 
 # ---- Shape: unknown keys, types, ranges ----
@@ -119,12 +114,12 @@ def _refuse_unknown(table: type[Settings], given: Mapping[str, Any], where: str)
         if key not in fields:
             near = difflib.get_close_matches(key, fields, 1)
             hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(fields)}"
-            raise _WrongError(path, f"unknown key: {hint}")
+            raise WrongKeyError(path, f"unknown key: {hint}")
         child, many = nested(fields[key].type)
         if child is None:
             continue
         if many and isinstance(value, dict):
-            raise _WrongError(path, f"write [[{path}]], with two brackets: there may be several")
+            raise WrongKeyError(path, f"write [[{path}]], with two brackets: there may be several")
         for i, item in enumerate(value if many and isinstance(value, list) else [value]):
             if isinstance(item, dict):
                 _refuse_unknown(child, item, f"{path}[{i}]" if many else path)
@@ -157,7 +152,7 @@ def _convert(given: Mapping[str, Any]) -> Config:
         path = path.rstrip("`").lstrip(".").replace("[...]", "")
         found = _found(tree, path)
         message = message[:1].lower() + message[1:]
-        raise _WrongError(path, f"{message}, found {found}" if found else message) from error
+        raise WrongKeyError(path, f"{message}, found {found}" if found else message) from error
 
 
 def _overlay(defaults: Any, given: Any) -> Any:
@@ -185,6 +180,8 @@ def _check(config: Config) -> None:
         name = klass.name.lower()
         _check_power_of_two(f"class.{name}.ring_frames", limits(config, klass).ring_frames)
     _check_peers(config)
+    credentials.policy(config.security)
+    credentials.pins(config)
     _refuse_twins("application", "name", [rule.name for rule in config.applications])
     for i, application in enumerate(config.applications):
         _rule(application, f"application[{i}]")
@@ -194,16 +191,16 @@ def _check_user(user: str) -> None:
     try:
         entry = pwd.getpwnam(user)
     except KeyError:
-        raise _WrongError("node.user", f"this host has no user '{user}'") from None
+        raise WrongKeyError("node.user", f"this host has no user '{user}'") from None
     if entry.pw_uid == 0:
-        raise _WrongError("node.user", "daemon and workers need no rights: name another than root")
+        raise WrongKeyError("node.user", "daemon and workers need no rights: name another user")
 
 
 def _check_interfaces(interfaces: list[Interface]) -> None:
     _refuse_twins("interface", "name", [each.name for each in interfaces])
     ports = sum(each.queues for each in interfaces)
     if ports > lib.VK_PORTS_MAX:
-        raise _WrongError("interface", f"{ports} queues in all, {lib.VK_PORTS_MAX} can be served")
+        raise WrongKeyError("interface", f"{ports} queues in all, {lib.VK_PORTS_MAX} can be served")
     for i, each in enumerate(interfaces):
         _check_power_of_two(f"interface[{i}].tx_frames", each.tx_frames)
 
@@ -217,9 +214,9 @@ def _check_peers(config: Config) -> None:
             address = ipaddress.ip_address(peer.address)
         except ValueError:
             found = f"'{peer.address}' is no IPv4 or IPv6 address (names are not looked up)"
-            raise _WrongError(key, found) from None
+            raise WrongKeyError(key, found) from None
         if address.is_multicast or address.is_unspecified:
-            raise _WrongError(key, f"'{peer.address}' is not the address of one node")
+            raise WrongKeyError(key, f"'{peer.address}' is not the address of one node")
         addresses.append(str(address))
     _refuse_twins("peer", "address", addresses)
 
@@ -228,13 +225,13 @@ def _refuse_twins(table: str, key: str, values: list[str]) -> None:
     for i, value in enumerate(values):
         if value in values[:i]:
             first = f"{table}[{values.index(value)}]"
-            raise _WrongError(f"{table}[{i}].{key}", f"'{value}' is {first}'s already")
+            raise WrongKeyError(f"{table}[{i}].{key}", f"'{value}' is {first}'s already")
 
 
 def _check_power_of_two(key: str, value: int) -> None:
     if value & (value - 1):
         near = 1 << value.bit_length() - 1
-        raise _WrongError(key, f"{value} is no power of two: take {near} or {near * 2}")
+        raise WrongKeyError(key, f"{value} is no power of two: take {near} or {near * 2}")
 
 
 # ---- Views ----
@@ -262,7 +259,7 @@ def rules(config: Config) -> tuple[Rule, ...]:
     """Return the policy: the application rules with users and groups as numbers."""
     try:
         return tuple(_rule(each, f"application[{i}]") for i, each in enumerate(config.applications))
-    except _WrongError as error:  # a user was removed since the file was read
+    except WrongKeyError as error:  # a user was removed since the file was read
         raise ConfigError(f"{config.file}: {error}") from None
 
 
@@ -275,16 +272,16 @@ def _rule(application: Application, where: str) -> Rule:
             uids.add(pwd.getpwnam(application.user).pw_uid)
         except KeyError:
             what = f"this host has no user '{application.user}'"
-            raise _WrongError(f"{where}.user", what) from None
+            raise WrongKeyError(f"{where}.user", what) from None
     if application.group:
         try:
             gids.add(grp.getgrnam(application.group).gr_gid)
         except KeyError:
             what = f"this host has no group '{application.group}'"
-            raise _WrongError(f"{where}.group", what) from None
+            raise WrongKeyError(f"{where}.group", what) from None
     if bool(uids or gids) == application.anybody:
         what = "matches nobody" if not application.anybody else "names somebody and anybody"
-        raise _WrongError(where, f"{what}: write user, uid or group, or else anybody = true")
+        raise WrongKeyError(where, f"{what}: write user, uid or group, or else anybody = true")
     classes, streams = _streams(application, where)
     return Rule(
         Grant(
@@ -320,25 +317,25 @@ def _streams(
     if not ranges:
         ranges = [whole for klass, whole in _class_streams() if klass in classes]
     if not ranges:
-        raise _WrongError(where, "grants nothing: write classes, or streams, or both")
+        raise WrongKeyError(where, "grants nothing: write classes, or streams, or both")
     if classes and touched - classes:
         names = ", ".join(sorted(klass.name.lower() for klass in touched - classes))
         what = f"some lie in {names}, which classes does not grant: add the class, or cut the range"
-        raise _WrongError(f"{where}.streams", what)
+        raise WrongKeyError(f"{where}.streams", what)
     merged = tuple(_merge(ranges))
     if len(merged) > lib.VK_RANGES_MAX:
         what = f"{len(merged)} ranges that do not touch, {lib.VK_RANGES_MAX} can be kept"
-        raise _WrongError(f"{where}.streams", what)
+        raise WrongKeyError(f"{where}.streams", what)
     return classes or frozenset(touched), merged
 
 
 def _stream_range(text: str, key: str) -> StreamRange:
     match = re.fullmatch(r"(\d{1,10})(?:-(\d{1,10}))?", text)
     if not match:
-        raise _WrongError(key, f"'{text}' is no stream: write 7 or \"100-199\"")
+        raise WrongKeyError(key, f"'{text}' is no stream: write 7 or \"100-199\"")
     first, last = int(match[1]), int(match[2] or match[1])
     if first > last or last > STREAM_MAX:
-        raise _WrongError(key, f"'{text}': streams ascend from 0 to {STREAM_MAX}")
+        raise WrongKeyError(key, f"'{text}': streams ascend from 0 to {STREAM_MAX}")
     return StreamRange(first, last)
 
 
@@ -406,5 +403,5 @@ def tuned(config: Config, values: Mapping[str, int | str]) -> Config:
         table[last] = bool(value) if isinstance(table[last], bool) and value in (0, 1) else value
     try:
         return _convert(tree)
-    except _WrongError as error:
+    except WrongKeyError as error:
         raise ConfigError(f"tune: {error}") from None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 import msgspec
 
 from . import config, settings
+from .settings_base import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +41,7 @@ name = "eth0"
 [[peer]]
 name = "other"
 address = "10.9.0.2"
+fingerprint = "cfeul-dkrdu-bmexq-tbgpu-uqrqp-xdpjj-xwyq2-tqoxq"
 
 [[application]]
 name = "everybody-here"
@@ -93,7 +95,7 @@ def _classes(name: str) -> Iterator[str]:
     yield _rows(rows)
 
 
-def _table(table: type[settings.Settings], *, hide_default: bool = False) -> str:
+def _table(table: type[Settings], *, hide_default: bool = False) -> str:
     rows = [["key", "what it is", "takes", "default"], ["---"] * 4]
     for field in msgspec.structs.fields(table):
         metas = list(config.metadata(field.type))
@@ -111,7 +113,7 @@ def _rows(rows: list[list[str]]) -> str:
 
 def _default(field: Any) -> str:
     if field.default_factory is not msgspec.NODEFAULT:
-        return "`[]`"
+        return f"`{msgspec.json.encode(field.default_factory()).decode()}`"
     if field.default is msgspec.NODEFAULT:
         return "*required*"
     if field.default is None or field.default == "":

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, field
 
 from valkyrie.dataplane import appsocket, lib
 from valkyrie.dataplane.ports import Rings
 from valkyrie.dataplane.wire import Class
 
 from .policy import STREAM_MAX
+from .settings_base import Settings
+from .settings_security import ModeName, Security
 
 _RINGS = Rings()
 
@@ -29,10 +31,6 @@ Burst = Annotated[int, Meta(ge=1, le=1_000_000)]
 ByteRate = Annotated[int, Meta(ge=0, le=1_000_000_000_000)]
 Quantum = Annotated[int, Meta(ge=1, le=16_777_216)]
 UserId = Annotated[int, Meta(ge=0, le=0xFFFFFFFE)]
-
-
-class Settings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of all tables: immutable, and unknown keys are an error."""
 
 
 class Node(Settings, frozen=True, kw_only=True):
@@ -343,19 +341,6 @@ class Session(Settings, frozen=True, kw_only=True):
     ] = 3
 
 
-class Security(Settings, frozen=True, kw_only=True):
-    """Who is let in, and what is kept of it."""
-
-    audit_file: Annotated[
-        str,
-        Meta(
-            pattern=r"^(|off|/.*[^/])$",
-            description="The audit log (docs/AUDIT.md). Empty:"
-            " `/var/lib/valkyrie/<name of the node>/audit.jsonl`. `off` keeps none.",
-        ),
-    ] = ""
-
-
 class Peer(Settings, frozen=True, kw_only=True):
     """Another node that applications of this one may talk to."""
 
@@ -376,6 +361,41 @@ class Peer(Settings, frozen=True, kw_only=True):
             description="No handshake: frames carry session 0, nobody notices that the peer is dead"
             " or has started anew. For tools that speak to a node by themselves."
         ),
+    ] = False
+    fingerprint: Annotated[
+        str,
+        Meta(description="Who it is: what `valkyrie key fingerprint` prints on it."),
+    ] = ""
+    card: Annotated[
+        str,
+        Meta(
+            description="Instead of the fingerprint, its card as `valkyrie key show` prints it:"
+            " hides who we are from whoever answers in its place."
+        ),
+    ] = ""
+    token: Annotated[
+        str,
+        Meta(
+            pattern="^([0-9a-f]{16})?$",
+            description="For `token`: the id of the secret that is shared with it, as `valkyrie"
+            " key token` prints it.",
+        ),
+    ] = ""
+    certificate: Annotated[
+        str, Meta(description="For `mtls`: the node's name in its certificate.")
+    ] = ""
+    plaintext: Annotated[
+        bool,
+        Meta(
+            description="Talk to it unprotected, and believe whoever has its address. Wants"
+            " `plaintext` among `security.modes`."
+        ),
+    ] = False
+    min_mode: Annotated[
+        ModeName | None, Meta(description="As `security.min_mode`; it can only ask for more.")
+    ] = None
+    require_pq: Annotated[
+        bool, Meta(description="As `security.require_pq`; it can only ask for more.")
     ] = False
 
 

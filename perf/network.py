@@ -25,6 +25,7 @@ name = "{node}-{host}"
 
 [security]
 audit_file = "off"
+modes = ["plaintext"]
 
 {interfaces}
 [worker]

@@ -32,6 +32,9 @@ attachments_max = 64
 """
 """A policy that allows everything."""
 
+PLAIN = 'modes = ["plaintext"]'
+"""Sessions in the clear: for tests of something else."""
+
 PATIENT = "[session]\nkeepalive_ms = 60000\n"
 """A peer that stands still for seconds is not dead: for tests that have a worker hang."""
 
@@ -169,6 +172,7 @@ def make_node(
     interface: str = "",
     library: Path | None = None,
     user: str = "nobody",
+    security: str = PLAIN,
 ) -> NodeUnderTest:
     """Return a node of a host, not started; ``peers`` are addresses by name."""
     name = f"{NODE_PREFIX}{link.host.name}"
@@ -183,6 +187,7 @@ user = "{user}"
 
 [security]
 audit_file = "{directory}/audit-{link.host.name}.jsonl"
+{security}
 
 [[interface]]
 name = "{interface or link.name}"

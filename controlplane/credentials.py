@@ -1,0 +1,271 @@
+"""What a node brings to every handshake (``Local``), made from its configuration and its files.
+
+The files are read by root in a process that gives its rights up afterwards: the daemon. The broker
+and the workers never hold what is in them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from valkyrie.dataplane.errors import ConfigError
+
+from .security.fingerprint import parse_fingerprint
+from .security.modes import SIGNED, Cipher, Mode, Policy
+from .security.trust import Peer, Pins
+from .settings_base import WrongKeyError
+
+if TYPE_CHECKING:
+    from .security.fingerprint import Fingerprint
+    from .security.identity import Card, Identity
+    from .security.local import Local
+    from .security.tls import TlsCredentials
+    from .settings import Config
+    from .settings import Peer as PeerSettings
+    from .settings_security import Security
+
+_BY_KEY = frozenset({Mode.NOISE, *SIGNED})
+"""Modes in which a peer proves the key that its fingerprint is of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a node is and whom it knows, in the words of the handshake."""
+
+    local: Local
+    """Its ``trust`` is ``pins``."""
+    pins: Pins
+    peers: tuple[Peer | None, ...]
+    """In the order of the configuration; None: a static one, which has no handshake.
+
+    Whoever comes in plaintext is granted no name: only a peer that is ``unprotected`` is to be
+    taken for who has its address.
+    """
+    made: bool = False
+    """The identity was made now, for want of a file."""
+
+
+# ---- From the configuration alone ----
+
+
+def policy(security: Security) -> Policy:
+    """Return what the node demands; WrongKeyError when no session could ever be."""
+    modes = frozenset(Mode[name.upper()] for name in security.modes)
+    min_mode = Mode[security.min_mode.upper()] if security.min_mode else min(modes)
+    ciphers = tuple(dict.fromkeys(Cipher[name.upper()] for name in security.ciphers))
+    try:
+        return Policy(modes, min_mode, require_pq=security.require_pq, ciphers=ciphers)
+    except ConfigError as error:
+        raise WrongKeyError("security.modes", str(error).removeprefix("security: ")) from None
+
+
+def pins(config: Config) -> tuple[Peer | None, ...]:
+    """Return how each peer is known; WrongKeyError for one that nobody could know or talk to."""
+    security = config.security
+    _check_files(security)
+    ours = policy(security)
+    found = tuple(
+        None if peer.static else _pin(peer, f"peer[{i}]", ours)
+        for i, peer in enumerate(config.peers)
+    )
+    try:
+        Pins({peer.name: peer for peer in found if peer is not None})
+    except ConfigError as error:
+        raise WrongKeyError("peer", str(error)) from None
+    return found
+
+
+def _check_files(security: Security) -> None:
+    needs = {
+        "token": ("secrets_file",),
+        "mtls": ("certificate_file", "certificate_key_file", "roots_file"),
+    }
+    for mode, keys in needs.items():
+        for key in keys:
+            if mode in security.modes and not getattr(security, key):
+                raise WrongKeyError(f"security.{key}", f"is missing, and modes has {mode!r}")
+            if mode not in security.modes and getattr(security, key):
+                raise WrongKeyError(
+                    f"security.{key}", f"is of no use: add {mode!r} to modes, or take it away"
+                )
+
+
+def _pin(peer: PeerSettings, where: str, ours: Policy) -> Peer:
+    named = [key for key in ("fingerprint", "card", "token", "certificate") if getattr(peer, key)]
+    if peer.plaintext and named:
+        raise WrongKeyError(
+            f"{where}.plaintext", f"it has a {named[0]} too: which one? take the other away"
+        )
+    if {"fingerprint", "card"} <= set(named):
+        raise WrongKeyError(f"{where}.card", "says the fingerprint already: take that away")
+    if peer.plaintext and not ours.allows(Mode.PLAINTEXT):
+        raise WrongKeyError(
+            f"{where}.plaintext",
+            'this node takes part in none: add "plaintext" to security.modes (and have no'
+            " min_mode and no require_pq above it)",
+        )
+    if not named and not peer.plaintext and ours.allowed() != (Mode.PLAINTEXT,):
+        raise WrongKeyError(
+            where,
+            f"nothing tells '{peer.name}' from somebody who has its address: run `valkyrie key"
+            ' fingerprint` on it and write fingerprint = "..." here; or, to talk to it unprotected,'
+            ' plaintext = true here and "plaintext" in security.modes',
+        )
+    found = Peer(
+        name=peer.name,
+        fingerprint=_fingerprint(peer, where),
+        card=_card(peer, where),
+        token_id=bytes.fromhex(peer.token) or None,
+        certificate_name=peer.certificate,
+        min_mode=Mode[peer.min_mode.upper()] if peer.min_mode else None,
+        require_pq=peer.require_pq,
+    )
+    return replace(found, modes=_modes(found, where, named, ours))
+
+
+def _fingerprint(peer: PeerSettings, where: str) -> Fingerprint | None:
+    try:
+        return parse_fingerprint(peer.fingerprint) if peer.fingerprint else None
+    except ConfigError as error:
+        raise WrongKeyError(f"{where}.fingerprint", str(error)) from None
+
+
+def _card(peer: PeerSettings, where: str) -> Card | None:
+    if not peer.card:
+        return None
+    from .security.identity import Card
+
+    try:
+        return Card.of_text(peer.card)
+    except ConfigError as error:
+        raise WrongKeyError(f"{where}.card", str(error)) from None
+
+
+def _modes(peer: Peer, where: str, named: list[str], ours: Policy) -> frozenset[Mode]:
+    """Return what may be with a peer: what the node allows, and the peer's table is good for."""
+    try:
+        allowed = set(ours.tightened(peer.min_mode, require_pq=peer.require_pq).allowed())
+    except ConfigError:
+        raise WrongKeyError(
+            where, "security.modes has nothing that its min_mode and require_pq allow"
+        ) from None
+    good = set(_BY_KEY if peer.pin is not None else ())
+    good |= {Mode.TOKEN} if peer.token_id is not None else set()
+    good |= {Mode.MTLS} if peer.certificate_name else set()
+    good |= set() if named else {Mode.PLAINTEXT}
+    if not good & allowed:
+        what = " and ".join(named) or "plaintext"
+        names = ", ".join(mode.name.lower() for mode in sorted(allowed))
+        raise WrongKeyError(where, f"its {what} is of no use for what may be with it: {names}")
+    return frozenset(good & allowed)
+
+
+def refuse_unjoined(config: Config) -> None:
+    """Raise ConfigError for a peer that is not to be talked to in plaintext.
+
+    Sessions do not begin with the handshake yet, so there is no other way: nobody is to believe
+    that there were.
+    """
+    for peer, known in zip(config.peers, pins(config), strict=True):
+        if known is not None and not known.unprotected:
+            raise ConfigError(
+                f"{config.file}: peer '{peer.name}' wants an encrypted session, which this version"
+                ' has not: write modes = ["plaintext"] in [security] on both hosts, where the'
+                " network between them is trusted"
+            )
+
+
+# ---- With the files ----
+
+
+def beside(config: Config, name: str) -> Path:
+    """Return the path of a file that the configuration names."""
+    return Path(config.file).parent / name
+
+
+def assemble(
+    config: Config,
+    identity: Identity,
+    secrets: tuple[bytes, ...] = (),
+    tls: TlsCredentials | None = None,
+    *,
+    made: bool = False,
+) -> Credentials:
+    """Return the credentials of a node whose secrets are these."""
+    from .security.exchange import token_id
+    from .security.local import Local
+
+    try:
+        peers = pins(config)
+        ours = policy(config.security)
+    except WrongKeyError as error:
+        raise ConfigError(f"{config.file}: {error}") from None
+    shared = {token_id(secret) for secret in secrets}
+    for peer in peers:
+        if peer is not None and peer.token_id is not None and peer.token_id not in shared:
+            raise ConfigError(
+                f"{beside(config, config.security.secrets_file)}: has no secret with the id"
+                f" {peer.token_id.hex()}, which is shared with peer '{peer.name}': put it there"
+            )
+    trust = Pins({peer.name: peer for peer in peers if peer is not None})
+    return Credentials(Local(identity, trust, ours, secrets, tls), trust, peers, made)
+
+
+def load(config: Config) -> Credentials:
+    """Return a node's credentials; its identity is made if it has none yet.
+
+    Reads files for root only: call it before rights are dropped. ConfigError says what is wrong.
+    """
+    from .security.identity import Identity
+    from .security.identity_file import load_or_make
+
+    security, made = config.security, False
+    if set(security.modes) == {"plaintext"}:
+        identity = Identity.generate()  # nobody asks for proof of it
+    else:
+        path = beside(config, security.identity_file)
+        try:
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{path.parent}: cannot be made: {error.strerror}") from error
+        identity, made = load_or_make(path)
+    secrets = _read_secrets(config) if security.secrets_file else ()
+    tls = _read_tls(config) if security.certificate_file else None
+    return assemble(config, identity, secrets, tls, made=made)
+
+
+def _read_secrets(config: Config) -> tuple[bytes, ...]:
+    from .security.token_file import parse_secrets
+
+    path = beside(config, config.security.secrets_file)
+    return parse_secrets(_read(path), str(path))
+
+
+def _read_tls(config: Config) -> TlsCredentials:
+    from .security.tls_files import parse_credentials
+
+    security = config.security
+    chain = beside(config, security.certificate_file)
+    key = beside(config, security.certificate_key_file)
+    roots = beside(config, security.roots_file)
+    return parse_credentials(
+        (chain, _read_public(chain)), (key, _read(key)), (roots, _read_public(roots))
+    )
+
+
+def _read(path: Path) -> bytes:
+    from .security.identity_file import read_private
+
+    try:
+        return read_private(path)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file") from None
+
+
+def _read_public(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error

@@ -1,0 +1,16 @@
+"""What all tables of the settings are made of."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all tables: immutable, and unknown keys are an error."""
+
+
+class WrongKeyError(Exception):
+    """A key of the configuration and what is wrong with it."""
+
+    def __init__(self, key: str, what: str) -> None:
+        super().__init__(f"{key}: {what}")

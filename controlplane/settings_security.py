@@ -1,0 +1,79 @@
+"""The table ``[security]``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, field
+
+from .settings_base import Settings
+
+ModeName = Literal["plaintext", "token", "noise", "mtls", "post_quantum", "zero_trust"]
+"""The names of security/modes.py, weakest first."""
+CipherName = Literal["aes_256_gcm", "chacha20_poly1305"]
+
+
+class Security(Settings, frozen=True, kw_only=True):
+    """Who this node is, and how its sessions are protected. Encrypted and authenticated unless
+    `modes` says otherwise; what peers would do with less does not matter. Files are looked for
+    beside the configuration unless their paths are absolute.
+    """
+
+    identity_file: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="The node's private keys, for its owner only (mode 0600). Made on the first"
+            " start, unless `modes` is only `plaintext`.",
+        ),
+    ] = "/etc/valkyrie/identity.key"
+    modes: Annotated[
+        list[ModeName],
+        Meta(
+            min_length=1,
+            description="What sessions may be; two nodes take the strongest that both have."
+            ' With `["plaintext"]` alone nothing is protected, and peers need no fingerprint.',
+        ),
+    ] = field(default_factory=lambda: ["noise", "post_quantum"])
+    min_mode: Annotated[
+        ModeName | None,
+        Meta(description="The least that will do; without it the weakest of `modes`."),
+    ] = None
+    require_pq: Annotated[
+        bool,
+        Meta(
+            description="Only keys that a quantum computer cannot find: `post_quantum`,"
+            " `zero_trust`, and `mtls` with X25519MLKEM768."
+        ),
+    ] = False
+    ciphers: Annotated[
+        list[CipherName], Meta(min_length=1, description="Of frames, best first.")
+    ] = field(default_factory=lambda: ["aes_256_gcm", "chacha20_poly1305"])
+    secrets_file: Annotated[
+        str,
+        Meta(
+            description="For `token`: secrets shared with peers, one a line as `valkyrie key"
+            " token` prints them; mode 0600."
+        ),
+    ] = ""
+    certificate_file: Annotated[
+        str,
+        Meta(
+            description="For `mtls`: this node's certificate and what is between it and the root,"
+            " in PEM."
+        ),
+    ] = ""
+    certificate_key_file: Annotated[
+        str, Meta(description="For `mtls`: the certificate's private key, in PEM; mode 0600.")
+    ] = ""
+    roots_file: Annotated[
+        str, Meta(description="For `mtls`: certificates of the roots that peers' lead to, in PEM.")
+    ] = ""
+    audit_file: Annotated[
+        str,
+        Meta(
+            pattern=r"^(|off|/.*[^/])$",
+            description="The audit log (docs/AUDIT.md). Empty:"
+            " `/var/lib/valkyrie/<name of the node>/audit.jsonl`. `off` keeps none.",
+        ),
+    ] = ""
