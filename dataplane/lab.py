@@ -84,6 +84,10 @@ class Outcome:
     delivered: int
     socket_drops: int
     checksum_drops: int
+    replayed: int
+    refused: int
+    """Packets that nodes took for no part of their sessions."""
+    rotations: int
     turns: int
     events: int
     held_bytes: int
@@ -157,6 +161,9 @@ class Lab:
             delivered=report.delivered,
             socket_drops=report.socket_drops,
             checksum_drops=report.checksum_drops,
+            replayed=report.replayed,
+            refused=report.refused,
+            rotations=report.rotations,
             turns=report.turns,
             events=report.events,
             held_bytes=report.held_max,

@@ -158,6 +158,7 @@ Kind = Literal[
     "link",
     "rebind",
     "renew",
+    "replay",
 ]
 
 KINDS: dict[str, int] = {
@@ -172,9 +173,10 @@ KINDS: dict[str, int] = {
     "link": lib.VK_LAB_LINK,
     "rebind": lib.VK_LAB_REBIND,
     "renew": lib.VK_LAB_RENEW,
+    "replay": lib.VK_LAB_REPLAY,
 }
 
-OF_NODES = ("kill-worker", "stop-worker", "restart-node", "rebind", "renew")
+OF_NODES = ("kill-worker", "stop-worker", "restart-node", "rebind", "renew", "replay")
 
 
 class Event(_Row, frozen=True, kw_only=True):
@@ -186,6 +188,8 @@ class Event(_Row, frozen=True, kw_only=True):
     app: str = ""
     source: str = msgspec.field(name="from", default="")
     target: str = msgspec.field(name="to", default="")
+    packets: int = 1000
+    """To send once more, at most."""
     for_ms: float = 0
     """How long a worker or node is away, or until others know a node's new address."""
     link: Link | None = None
@@ -358,7 +362,7 @@ def _fill_traffic(row: Any, traffic: Traffic, scenario: Scenario, ids: _Ids) -> 
 def _fill_event(row: Any, event: Event, scenario: Scenario, raw: Any) -> None:
     row.at_ns = round(event.at_ms * NS_PER_MS)
     row.kind = KINDS[event.kind]
-    row.value = round(event.for_ms * NS_PER_MS)
+    row.value = event.packets if event.kind == "replay" else round(event.for_ms * NS_PER_MS)
     if event.kind == "link":
         source = _index(scenario.nodes, event.source, "node")
         target = _index(scenario.nodes, event.target, "node")

@@ -103,6 +103,9 @@ static void strike(struct vk_lab *lab, const struct vk_lab_fault *fault)
 	case VK_LAB_RENEW:
 		vk_lab_node_renew(lab, target, lab->now_ns + fault->value);
 		break;
+	case VK_LAB_REPLAY:
+		vk_lab_wire_replay(lab, target, fault->value);
+		break;
 	case VK_LAB_FAULT_COUNT:
 		break;
 	}
@@ -223,6 +226,7 @@ static void unload(struct vk_lab *lab)
 {
 	for (uint32_t i = 0; i < VK_LAB_LINKS_MAX; i++)
 		vk_lab_wire_empty(lab, i);
+	vk_lab_wire_forget(lab);
 	for (uint32_t i = 0; i < VK_LAB_NODES_MAX; i++)
 		vk_lab_node_close(lab, i);
 	vk_lab_streams_free(lab);
@@ -314,6 +318,9 @@ int vk_lab_load(struct vk_lab *lab, const struct vk_lab_scenario *scenario)
 	lab->scenario = *scenario;
 	begin(lab);
 	error = make_room(lab);
+	for (uint32_t i = 0; i < scenario->fault_count && !error; i++)
+		if (scenario->faults[i].kind == VK_LAB_REPLAY && !lab->recorded)
+			error = vk_lab_wire_listen(lab);
 	for (uint32_t i = 0; i < scenario->node_count && !error; i++)
 		error = vk_lab_node_open(lab, i);
 	for (uint32_t i = 0; i < scenario->node_count && !error; i++)

@@ -40,7 +40,8 @@ enum vk_lab_fault_kind {
 	VK_LAB_REBIND = 9, /* node: its address and port as others see it change; their daemons
 			    * know after value ns */
 	VK_LAB_RENEW = 10, /* node: new sessions with all others, who know after value ns */
-	VK_LAB_FAULT_COUNT = 11,
+	VK_LAB_REPLAY = 11, /* node: what came last for it comes again, up to value packets */
+	VK_LAB_FAULT_COUNT = 12,
 };
 
 struct vk_lab_node {
@@ -152,6 +153,9 @@ struct vk_lab_report {
 	uint64_t delivered; /* put into sockets */
 	uint64_t socket_drops;
 	uint64_t checksum_drops;
+	uint64_t replayed; /* packets that somebody sent once more */
+	uint64_t refused; /* by their session, epoch, number or tag, of all that were delivered */
+	uint64_t rotations; /* keys that workers changed, where they seal and where they open */
 	uint64_t turns;
 	uint64_t app_runs;
 	uint64_t events;

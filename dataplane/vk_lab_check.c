@@ -217,9 +217,25 @@ static void check_credit(struct vk_lab *lab, uint32_t node)
 			    (uint32_t)over);
 }
 
+/* What sessions refused, and how often they changed their keys. */
+static void count_sealed(struct vk_lab *lab, uint32_t node)
+{
+	static const uint32_t refusals[] = { VK_DROP_FRAME_SESSION, VK_DROP_FRAME_TWICE,
+					     VK_DROP_FRAME_PLAIN, VK_DROP_FRAME_EPOCH,
+					     VK_DROP_FRAME_TAG };
+	const struct vk_run *run = lab->nodes[node].run;
+
+	for (uint32_t c = 0; c < VK_CLASS_COUNT; c++)
+		lab->report.refused += sum_of(lab->nodes[node].counters->classes[c], refusals, 5);
+	for (uint32_t i = 0; run && i < VK_PEERS_MAX; i++)
+		if (run->sessions[i])
+			lab->report.rotations += run->sessions[i]->keyring.rotations;
+}
+
 void vk_lab_check(struct vk_lab *lab)
 {
 	for (uint32_t i = 0; i < lab->scenario.node_count; i++) {
+		count_sealed(lab, i);
 		check_credit(lab, i);
 		if (!whole(lab, i))
 			continue;

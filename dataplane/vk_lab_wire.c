@@ -3,11 +3,14 @@
 
 #include "vk_wire.h"
 
+#include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum {
 	WIRE_MIN = 256, /* packets of a wire's first ring */
 	PS_PER_NS = 1000,
+	RECORDED_MAX = 1024, /* packets that an eavesdropper keeps */
 	FLIPS_MAX = 4, /* bits that a damaged packet has changed */
 };
 
@@ -137,6 +140,50 @@ void vk_lab_transmit(void *context, const struct vk_peer *peer, struct vk_sim_pa
 	}
 }
 
+/* Keeps a copy of what an eavesdropper could send again. */
+static void record(struct vk_lab *lab, const struct vk_sim_packet *packet)
+{
+	struct vk_sim_packet **at = &lab->recorded[lab->recorded_next++ % RECORDED_MAX];
+
+	if (*at)
+		vk_sim_give(&lab->pool, *at);
+	*at = copy_of(&lab->pool, packet);
+}
+
+void vk_lab_wire_replay(struct vk_lab *lab, uint32_t node, uint64_t most)
+{
+	for (uint32_t i = 0; i < RECORDED_MAX && most; i++) {
+		const struct vk_sim_packet *old =
+			lab->recorded[(lab->recorded_next + i) % RECORDED_MAX];
+		struct vk_sim_packet *copy;
+
+		if (!old || old->to != node)
+			continue;
+		copy = copy_of(&lab->pool, old);
+		if (!copy || !vk_sim_deliver(&lab->nodes[node].kernel, copy))
+			continue;
+		lab->report.replayed++;
+		most--;
+	}
+	vk_lab_wake_node(lab, node, lab->now_ns);
+}
+
+void vk_lab_wire_forget(struct vk_lab *lab)
+{
+	for (uint32_t i = 0; lab->recorded && i < RECORDED_MAX; i++)
+		if (lab->recorded[i])
+			vk_sim_give(&lab->pool, lab->recorded[i]);
+	free(lab->recorded);
+	lab->recorded = NULL;
+}
+
+int vk_lab_wire_listen(struct vk_lab *lab)
+{
+	lab->recorded = calloc(RECORDED_MAX, sizeof(struct vk_sim_packet *));
+	lab->recorded_next = 0;
+	return lab->recorded ? 0 : -ENOMEM;
+}
+
 /* A packet arrives: what its header says goes into the digest. */
 static void arrive(struct vk_lab *lab, struct vk_sim_packet *packet)
 {
@@ -148,6 +195,8 @@ static void arrive(struct vk_lab *lab, struct vk_sim_packet *packet)
 	vk_lab_note(lab, words[0] ^ vk_random_rotate(words[1], 16) ^
 				 vk_random_rotate(words[2], 32) ^ vk_random_rotate(words[3], 48) ^
 				 packet->size);
+	if (lab->recorded)
+		record(lab, packet);
 	if (node->down || (packet->corrupt && !lab->scenario.corrupt_through)) {
 		lab->report.checksum_drops += !node->down;
 		vk_sim_give(&lab->pool, packet);

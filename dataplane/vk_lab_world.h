@@ -157,6 +157,8 @@ struct vk_lab {
 	uint32_t stream_count;
 	uint32_t stream_capacity;
 	uint64_t unfinished; /* streams under way or to come */
+	struct vk_sim_packet **recorded; /* copies of what arrived, ring; NULL = nobody listens */
+	uint32_t recorded_next;
 	struct vk_lab_sample *samples;
 	uint32_t sample_count;
 	uint32_t sample_capacity;
@@ -167,6 +169,15 @@ struct vk_lab {
 };
 
 extern const uint64_t vk_lab_start_ns; /* what clocks show at the beginning */
+
+/* vk_lab_wire_replay delivers what was recorded for a node once more, the last `most` of it. */
+void vk_lab_wire_replay(struct vk_lab *lab, uint32_t node, uint64_t most);
+
+/* vk_lab_wire_listen begins to record what arrives. Returns 0, or -ENOMEM. */
+int vk_lab_wire_listen(struct vk_lab *lab);
+
+/* vk_lab_wire_forget gives what was recorded back. */
+void vk_lab_wire_forget(struct vk_lab *lab);
 
 /* vk_lab_session returns the session id that one node gives another for its frames. */
 uint32_t vk_lab_session(const struct vk_lab_node_run *from, const struct vk_lab_node_run *to);

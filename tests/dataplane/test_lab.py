@@ -234,6 +234,49 @@ def test_sealed_frames_show_damage_that_checksums_do_not(lab: Lab, cipher: str) 
         assert not wrong, (seed, wrong)
 
 
+def test_what_was_recorded_and_sent_again_is_refused_even_behind_a_crash(lab: Lab) -> None:
+    for seed in range(20):
+        row = Scenario(
+            seed=seed,
+            cipher="aes-256-gcm",
+            link=Link(delay_ms=0.1, rate_mbps=1000),
+            traffic=pair(messages=2000, size=(1, 3000)),
+            linger_ms=100,
+            events=(
+                Event(at_ms=1, kind="replay", node="right"),
+                Event(at_ms=200, kind="replay", node="right"),
+                Event(at_ms=201, kind="kill-worker", node="right", for_ms=1),
+                Event(at_ms=210, kind="replay", node="right", packets=500),
+                Event(at_ms=211, kind="renew", node="right"),
+                Event(at_ms=215, kind="replay", node="right", packets=500),
+            ),
+        )
+        outcome = lab.run(row)
+        assert outcome.ok, (seed, outcome.failures)
+        assert outcome.finished
+        assert outcome.replayed > 1000
+        # What a worker had taken from its sockets dies with it.
+        assert outcome.refused >= outcome.replayed - 32
+        assert outcome.traffic[0].repeated == 0
+
+
+def test_ten_thousand_rotations_under_load_both_ways_lose_nothing(lab: Lab) -> None:
+    rotations = seed = 0
+    nodes = tuple(Node(name=name, params={"rotate_packets": 1}) for name in ("left", "right"))
+    while rotations < 10_000:
+        seed += 1
+        row = Scenario(
+            seed=seed,
+            cipher=("aes-256-gcm", "chacha20-poly1305")[seed % 2],
+            nodes=nodes,
+            link=Link(delay_ms=0.05, reorder=0.2, reorder_ms=0.1, rate_mbps=100),
+            traffic=pair(messages=3000, size=(1, 1000), reply=True),
+        )
+        outcome = lab.run(row)
+        assert outcome.ok, (seed, outcome.failures)
+        rotations += outcome.rotations
+
+
 def test_sessions_are_made_anew_under_traffic_with_nothing_lost(lab: Lab) -> None:
     for seed in range(20):
         row = Scenario(
