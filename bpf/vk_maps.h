@@ -11,10 +11,12 @@
  * | vk_lanes   | ARRAY, MMAPABLE, 1 entry | 0                           | vk_lane[]         |
  * | vk_source  | ARRAY, MMAPABLE, 1 entry | 0                           | vk_police         |
  * | vk_sources | LRU_PERCPU_HASH          | vk_source_key               | vk_bucket         |
+ * | vk_guard   | ARRAY, MMAPABLE, 1 entry | 0                           | vk_guard          |
+ * | vk_denied  | HASH                     | session id, network order   | u32, unused       |
  * | vk_counts  | PERCPU_ARRAY             | class * VK_VERDICT_COUNT + verdict | vk_count   |
  *
- * A lane is a class on a queue, at queue * VK_CLASS_COUNT + class. vk_lanes and vk_source are
- * variables of the programs (.data.vk_lanes, .data.vk_source to libbpf and the kernel): the code
+ * A lane is a class on a queue, at queue * VK_CLASS_COUNT + class. vk_lanes, vk_source and vk_guard
+ * are variables of the programs (.data.vk_lanes and so on to libbpf and the kernel): the code
  * has their address, and a packet needs no lookup. User space maps vk_lanes into its memory.
  *
  * User space divides a class's rate by the number of queues before it writes vk_lane.police: a
@@ -39,6 +41,8 @@ enum vk_map_const {
 	VK_REFILL_NS_MAX = 1000000000, /* a bucket refills for at most this long at once */
 	VK_POLICE_BITS =
 		33, /* vk_police.rate and .burst are below 1 << 33: a refill fits 64 bits */
+	VK_DENIED_MAX = 4096, /* sessions that are dropped at once */
+	VK_MASTERS = 2, /* generations of the key that are good at a time */
 	VK_SAMPLE_NEVER = 32, /* vk_sample_shift: stamp no frame */
 	VK_META_MAGIC = 0x564b,
 };
@@ -64,7 +68,12 @@ enum vk_verdict {
 	VK_DROP_CREDIT = 15, /* the class has spent its frames: its consumer is behind */
 	VK_DROP_NO_SOCKET = 16, /* nobody listens on this queue and class */
 	VK_PASS_QUEUE = 17, /* a valid frame on a queue beyond VK_QUEUES_MAX */
-	VK_VERDICT_COUNT = 18,
+	VK_DROP_DENIED = 18, /* its session was ended, and is to be heard no more */
+	VK_DROP_TOKEN_MISSING = 19, /* its class takes no frame without a token */
+	VK_DROP_TOKEN_GENERATION = 20, /* of a key that is not known, or not any more */
+	VK_DROP_TOKEN_EXPIRED = 21,
+	VK_DROP_TOKEN_FORGED = 22, /* of another address or session, or simply made up */
+	VK_VERDICT_COUNT = 23,
 };
 
 /* A token bucket's configuration. rate 0 = no limit. */
@@ -96,6 +105,25 @@ struct vk_lane {
 	uint64_t pad1[5];
 };
 
+/* A key of tokens, its 16 bytes as two little-endian numbers. */
+struct vk_master {
+	uint64_t key[2];
+	uint32_t generation; /* the low 16 bits are in tokens */
+	uint32_t valid; /* 0: there is none. Written first and last when the key changes */
+};
+
+/* What is asked of frames before they are charged to anybody. All zeros: nothing. */
+struct vk_guard {
+	uint32_t checks; /* bit enum vk_class: its frames need a token; or VK_GUARD_DENIED */
+	uint32_t pad0;
+	struct vk_master masters[VK_MASTERS]; /* of a generation: at generation % VK_MASTERS */
+	uint64_t pad1;
+};
+
+enum vk_guard_check {
+	VK_GUARD_DENIED = 0x80, /* vk_denied is not empty */
+};
+
 struct vk_count {
 	uint64_t packets;
 	uint64_t bytes; /* of the whole packet as XDP sees it; of the UDP payload in select */
@@ -120,6 +148,8 @@ struct vk_meta {
 _Static_assert(sizeof(struct vk_meta) == 16, "maps: metadata is 16 bytes");
 _Static_assert((int)VK_SOCKS_MAX == 2 * (int)VK_CLASS_COUNT, "maps: a socket per class and family");
 _Static_assert((int)VK_LANES_MAX == (int)VK_QUEUES_MAX * (int)VK_CLASS_COUNT, "maps: lanes");
+_Static_assert(sizeof(struct vk_guard) == 64, "maps: the guard is one cache line");
+_Static_assert((int)VK_GUARD_DENIED >= 1 << (int)VK_CLASS_COUNT, "maps: classes have bits");
 _Static_assert(sizeof(struct vk_lane) == 128, "maps: a lane is two cache lines");
 _Static_assert(__builtin_offsetof(struct vk_lane, used) == 64, "maps: a line for each writer");
 #endif

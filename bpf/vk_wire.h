@@ -221,11 +221,37 @@ struct vk_ext_session {
 	uint32_t number_low;
 };
 
+/* The receiver's own word that it has let the sender in: it gives the sender these 16 bytes, the
+ * sender puts them on its frames as they are, right behind SESSION, which is then the first
+ * extension. So the kernel can refuse all others before anything is spent on them, and keeps
+ * nothing for a session. It says nothing of a frame's content: that is for the cipher. The tag is
+ * SipHash-2-4 of a struct vk_mac under the receiver's master key of the generation in arg. Two
+ * generations are good at a time, so that a key can be replaced while frames come. */
 struct vk_ext_token {
-	struct vk_ext ext; /* arg: key generation */
-	uint32_t expiry;
+	struct vk_ext ext; /* arg: generation of the key */
+	uint32_t expiry; /* the first tick of the receiver's clock at which it is refused */
 	uint32_t tag_high;
 	uint32_t tag_low;
+};
+
+/* What the tag of a token covers, in network order. From another address, in another session or
+ * with a later expiry the tag is another one. The source's port is not in it: routers that
+ * translate addresses change it when they like. */
+struct vk_mac {
+	uint8_t address[16]; /* source; IPv4 mapped into IPv6 (::ffff:a.b.c.d) */
+	uint32_t subject; /* of a token: the session id on the frame */
+	uint32_t expiry; /* as in the token */
+	uint16_t generation; /* as in the token */
+	uint16_t purpose; /* enum vk_mac_purpose */
+};
+
+/* One key has several uses; no tag is good for another one. */
+enum vk_mac_purpose {
+	VK_MAC_TOKEN = 1,
+};
+
+enum vk_token_const {
+	VK_TICK_SHIFT = 30, /* a tick is 2^30 ns (1.07 s) of CLOCK_MONOTONIC */
 };
 
 struct vk_ext_seq {
@@ -485,6 +511,7 @@ _Static_assert(__builtin_offsetof(struct vk_header, stream) == 8, "wire: stream 
 _Static_assert(sizeof(struct vk_ext) == VK_EXT_WORD, "wire: an extension header is one word");
 _Static_assert(sizeof(struct vk_ext_session) == 16, "wire: SESSION is 4 words");
 _Static_assert(sizeof(struct vk_ext_token) == 16, "wire: TOKEN is 4 words");
+_Static_assert(sizeof(struct vk_mac) == 28, "wire: a tag covers 28 bytes");
 _Static_assert(sizeof(struct vk_ext_seq) == 8, "wire: SEQ is 2 words");
 _Static_assert(sizeof(struct vk_ext_shard) == 16, "wire: SHARD is 4 words");
 _Static_assert(sizeof(struct vk_ext_time) == 12, "wire: TIME is 3 words");
