@@ -4,7 +4,7 @@
  * malformed is dropped; everything is counted once, by class and verdict.
  */
 #include "vk_direct.h"
-#include "vk_tables.h"
+#include "vk_guard.h"
 
 /* Read-only after load, so that the verifier folds them into the code. */
 const volatile __u16 vk_udp_port = VK_PORT;
@@ -24,20 +24,48 @@ static __always_inline int credit_spent(const struct vk_lane *lane)
 	return (__s64)(lane->used - *(volatile const uint64_t *)&lane->granted) >= 0;
 }
 
-/* police_source says whether a frame's source address may go on. In both versions of IP the packet
- * has the source, then the destination, then the UDP header in front of the frame. */
-static __noinline int police_source(const struct vk_header *header, uint32_t family)
+/* source_of returns a frame's source address. In both versions of IP the packet has the source,
+ * then the destination, then the UDP header in front of the frame. */
+static __always_inline struct vk_source_key source_of(const struct vk_header *header,
+						      uint32_t family)
 {
 	const void *udp = (const void *)header - sizeof(struct udphdr);
+
+	return family == 4 ? vk_source_ip4(((const __be32 *)udp)[-2]) :
+			     ((const struct vk_source_key *)udp)[-2];
+}
+
+/* police_source says whether a frame's source address may go on. */
+static __noinline int police_source(const struct vk_header *header, uint32_t family)
+{
 	struct vk_source_key key;
 
 	if (!vk_source_limited())
 		return 1;
-	if (family == 4)
-		key = vk_source_ip4(((const __be32 *)udp)[-2]);
-	else
-		key = ((const struct vk_source_key *)udp)[-2];
+	key = source_of(header, family);
 	return vk_police_source(&key, 1);
+}
+
+/* guard asks of a well-formed frame what its class's checks say. */
+static __noinline uint32_t guard(const struct vk_header *header, const void *end, uint32_t family,
+				 uint32_t checks)
+{
+	const struct vk_lead *lead = (const void *)(header + 1);
+	struct vk_source_key source;
+
+	if (checks & VK_GUARD_DENIED) {
+		const struct vk_ext_session *session = vk_chain_session(header, end);
+
+		if (session && vk_guard_session(session->session) != VK_STEER)
+			return VK_DROP_DENIED;
+		if (checks == VK_GUARD_DENIED)
+			return VK_STEER;
+	}
+	if (header->ext < sizeof(*lead) / VK_EXT_WORD || (const void *)(lead + 1) > end ||
+	    !vk_lead_ok(lead))
+		return VK_DROP_TOKEN_MISSING;
+	source = source_of(header, family);
+	return vk_guard_token(lead, &source);
 }
 
 /* count adds a steered frame to this CPU's counters. */
@@ -123,7 +151,7 @@ static __always_inline int steer(struct xdp_md *ctx, const struct vk_view *view,
 static __noinline int judge(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	uint32_t queue = ctx->rx_queue_index, key, verdict;
+	uint32_t queue = ctx->rx_queue_index, key, verdict, family, checks;
 	struct vk_lane *lane;
 	struct vk_view view;
 
@@ -134,7 +162,14 @@ static __noinline int judge(struct xdp_md *ctx)
 		return refuse(ctx, VK_CLASS_CONTROL, VK_PASS_QUEUE);
 	key = queue * VK_CLASS_COUNT + view.class;
 	lane = &vk_lanes[key];
-	if (!police_source(view.header, view.place >> VK_PLACE_SHIFT(family) & 0xff))
+	family = view.place >> VK_PLACE_SHIFT(family) & 0xff;
+	checks = vk_guard_checks(view.class);
+	if (checks) {
+		verdict = guard(view.header, end, family, checks);
+		if (verdict != VK_STEER)
+			return refuse(ctx, view.class, verdict);
+	}
+	if (!police_source(view.header, family))
 		return refuse(ctx, view.class, VK_DROP_SOURCE_RATE);
 	if (!vk_bucket_take(&lane->police, &lane->bucket, 1))
 		return refuse(ctx, view.class, VK_DROP_CLASS_RATE);
@@ -154,7 +189,7 @@ int vk_classify(struct xdp_md *ctx)
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct vk_lane *lane;
 	struct vk_view view;
-	uint32_t queue, key;
+	uint32_t queue, key, checks, verdict;
 	uint64_t tokens;
 
 	if (vk_source_limited() ||
@@ -168,6 +203,13 @@ int vk_classify(struct xdp_md *ctx)
 		return judge(ctx);
 	key = queue * VK_CLASS_COUNT + view.class;
 	lane = &vk_lanes[key];
+	checks = vk_guard_checks(view.class);
+	if (VK_UNLIKELY(checks)) {
+		verdict = guard(view.header, end, view.place >> VK_PLACE_SHIFT(family) & 0xff,
+				checks);
+		if (verdict != VK_STEER)
+			return refuse(ctx, view.class, verdict);
+	}
 	if (credit_spent(lane))
 		return judge(ctx);
 	if (*(volatile uint64_t *)&lane->police.rate) {

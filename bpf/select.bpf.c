@@ -2,11 +2,12 @@
 /* select: on the kernel's UDP path, reads the Valkyrie header of every datagram (or super-packet:
  * the first segment's) and picks the socket of its class. The same rules as classify, except that
  * what one run sees may be up to VK_AGG_MAX datagrams: the frame must fit, not fill, and the number
- * of datagrams is estimated from the size of the first. The worker checks each of them again.
+ * of datagrams is estimated from the size of the first. The worker checks each of them again, but
+ * tokens: only the first one's is looked at, and the others come from the same address and port.
  * The kernel answers a datagram refused here by an ICMP port unreachable (limited by its own rate),
  * which only connected senders notice.
  */
-#include "vk_tables.h"
+#include "vk_guard.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_REUSEPORT_SOCKARRAY);
@@ -21,11 +22,14 @@ struct select_view {
 	uint32_t class;
 	uint32_t messages; /* of one datagram */
 	uint32_t datagrams; /* as estimated from the first one's size */
+	uint32_t has_session;
+	uint32_t session; /* network order */
+	uint32_t ext; /* words of extensions */
 };
 
 /* select_chain walks the extensions of a frame, whose header says that the datagram holds them. */
 static __always_inline uint32_t select_chain(struct sk_reuseport_md *ctx, uint32_t left,
-					     uint32_t *session)
+					     struct select_view *view)
 {
 	uint32_t offset = sizeof(struct udphdr) + VK_HEADER_SIZE;
 
@@ -38,7 +42,12 @@ static __always_inline uint32_t select_chain(struct sk_reuseport_md *ctx, uint32
 		verdict = vk_ext_check(&ext, left);
 		if (verdict != VK_STEER)
 			return verdict;
-		*session |= ext.kind == VK_EXT_SESSION;
+		if (ext.kind == VK_EXT_SESSION && !view->has_session) {
+			view->has_session = 1;
+			if (bpf_skb_load_bytes(ctx, offset + sizeof(ext), &view->session,
+					       sizeof(view->session)))
+				return VK_DROP_TRUNCATED;
+		}
 		left -= ext.words;
 		offset += ext.words * VK_EXT_WORD;
 	}
@@ -50,7 +59,7 @@ static __always_inline uint32_t select_frame(struct sk_reuseport_md *ctx, uint32
 					     struct select_view *view)
 {
 	struct vk_header header;
-	uint32_t verdict, session = 0;
+	uint32_t verdict;
 	uint64_t first;
 
 	if (size < VK_HEADER_SIZE ||
@@ -59,45 +68,83 @@ static __always_inline uint32_t select_frame(struct sk_reuseport_md *ctx, uint32
 	verdict = vk_parse_fields(&header, size);
 	if (verdict != VK_STEER)
 		return verdict;
-	verdict = select_chain(ctx, header.ext, &session);
+	verdict = select_chain(ctx, header.ext, view);
 	if (verdict != VK_STEER)
 		return verdict;
 	first = vk_frame_size(&header);
 	if (first > size)
 		return VK_DROP_LENGTH;
-	view->class = vk_frame_class(&header, session);
+	view->class = vk_frame_class(&header, view->has_session);
+	view->ext = header.ext;
 	view->messages = vk_frame_messages(&header);
 	view->datagrams = (size + (uint32_t)first - 1) / (uint32_t)first;
 	return VK_STEER;
 }
 
-/* select_source says whether that many datagrams from the packet's source address may go on. */
-static __always_inline int select_source(struct sk_reuseport_md *ctx, uint32_t family,
-					 uint32_t datagrams)
+/* select_source returns the packet's source address. */
+static __always_inline struct vk_source_key select_source(struct sk_reuseport_md *ctx,
+							  uint32_t family)
 {
 	struct vk_source_key key = {};
 	__be32 address = 0;
 
-	if (!vk_source_limited())
-		return 1;
 	if (family == 4) {
 		bpf_skb_load_bytes_relative(ctx, __builtin_offsetof(struct iphdr, saddr), &address,
 					    sizeof(address), BPF_HDR_START_NET);
-		key = vk_source_ip4(address);
-	} else {
-		bpf_skb_load_bytes_relative(ctx, __builtin_offsetof(struct ipv6hdr, saddr), &key,
-					    sizeof(key), BPF_HDR_START_NET);
+		return vk_source_ip4(address);
 	}
-	return vk_police_source(&key, datagrams);
+	bpf_skb_load_bytes_relative(ctx, __builtin_offsetof(struct ipv6hdr, saddr), &key,
+				    sizeof(key), BPF_HDR_START_NET);
+	return key;
+}
+
+/* select_guard asks of the first frame what its class's checks say. */
+static __always_inline uint32_t select_guard(struct sk_reuseport_md *ctx,
+					     const struct select_view *view)
+{
+	uint32_t checks = vk_guard_checks(view->class);
+	struct vk_source_key source;
+	struct vk_lead lead;
+
+	if (checks & VK_GUARD_DENIED && view->has_session &&
+	    vk_guard_session(view->session) != VK_STEER)
+		return VK_DROP_DENIED;
+	if (!(checks & ~(uint32_t)VK_GUARD_DENIED))
+		return VK_STEER;
+	if (view->ext < sizeof(lead) / VK_EXT_WORD ||
+	    bpf_skb_load_bytes(ctx, sizeof(struct udphdr) + VK_HEADER_SIZE, &lead, sizeof(lead)) ||
+	    !vk_lead_ok(&lead))
+		return VK_DROP_TOKEN_MISSING;
+	source = select_source(ctx, view->family);
+	return vk_guard_token(&lead, &source);
+}
+
+/* select_police_source says whether the datagrams may go on, as far as their source goes. */
+static __always_inline int select_police_source(struct sk_reuseport_md *ctx,
+						const struct select_view *view)
+{
+	struct vk_source_key key;
+
+	if (!vk_source_limited())
+		return 1;
+	key = select_source(ctx, view->family);
+	return vk_police_source(&key, view->datagrams);
 }
 
 /* select_police decides whether the datagrams may go on. */
 static __always_inline uint32_t select_police(struct sk_reuseport_md *ctx,
 					      const struct select_view *view)
 {
-	struct vk_lane *lane = &vk_lanes[view->class];
+	uint32_t class = view->class;
+	struct vk_lane *lane;
 
-	if (!select_source(ctx, view->family, view->datagrams))
+	/* The compiler knows that it is a class and would leave the check out; the verifier does
+	 * not know. */
+	asm volatile("" : "+r"(class));
+	if (class >= VK_CLASS_COUNT)
+		return VK_DROP_NO_SOCKET;
+	lane = &vk_lanes[class];
+	if (!select_police_source(ctx, view))
 		return VK_DROP_SOURCE_RATE;
 	return vk_bucket_take(&lane->police, &lane->bucket, view->datagrams) ? VK_STEER :
 									       VK_DROP_CLASS_RATE;
@@ -114,6 +161,8 @@ int vk_select(struct sk_reuseport_md *ctx)
 
 	verdict = ctx->len < sizeof(struct udphdr) ? VK_DROP_TRUNCATED :
 						     select_frame(ctx, size, &view);
+	if (verdict == VK_STEER)
+		verdict = select_guard(ctx, &view);
 	if (verdict == VK_STEER)
 		verdict = select_police(ctx, &view);
 	key = view.class + (view.family == 4 ? 0 : VK_CLASS_COUNT);

@@ -22,27 +22,34 @@ enum vk_chain { VK_CHAIN_ANY, VK_CHAIN_USUAL };
 /* An extension's first two bytes, read as one number. */
 #define VK_EXT_HEAD(kind, type) ((kind) | sizeof(struct type) / VK_EXT_WORD << 8)
 
-/* vk_chain_usual says whether a chain is one that workers write: SESSION, and SEQ or SHARD if the
- * datagram is one message. Three comparisons instead of a walk; a chain that is not usual may be
- * well-formed all the same. */
+/* vk_chain_usual says whether a chain is one that workers write: SESSION, a TOKEN if the peer asks
+ * for it, and SEQ or SHARD if the datagram is one message. A few comparisons instead of a walk; a
+ * chain that is not usual may be well-formed all the same. */
 static __always_inline int vk_chain_usual(const struct vk_header *header, const void *end)
 {
-	const uint16_t *first = (const void *)(header + 1);
-	const uint16_t *second = (const void *)first + sizeof(struct vk_ext_session);
+	const uint16_t *head = (const void *)(header + 1);
+	uint32_t words = sizeof(struct vk_ext_session) / VK_EXT_WORD;
 
-	if ((const void *)first + sizeof(struct vk_ext_session) > end ||
-	    *first != VK_EXT_HEAD(VK_EXT_SESSION, vk_ext_session))
+	if ((const void *)head + sizeof(struct vk_ext_session) > end ||
+	    *head != VK_EXT_HEAD(VK_EXT_SESSION, vk_ext_session))
 		return 0;
-	if (header->ext == sizeof(struct vk_ext_session) / VK_EXT_WORD)
+	if (header->ext == words)
 		return 1;
-	if ((const void *)(second + 1) > end)
+	head = (const void *)head + sizeof(struct vk_ext_session);
+	if ((const void *)(head + 1) > end)
 		return 0;
-	if (*second == VK_EXT_HEAD(VK_EXT_SEQ, vk_ext_seq))
-		return header->ext ==
-		       (sizeof(struct vk_ext_session) + sizeof(struct vk_ext_seq)) / VK_EXT_WORD;
-	return *second == VK_EXT_HEAD(VK_EXT_SHARD, vk_ext_shard) &&
-	       header->ext ==
-		       (sizeof(struct vk_ext_session) + sizeof(struct vk_ext_shard)) / VK_EXT_WORD;
+	if (*head == VK_EXT_HEAD(VK_EXT_TOKEN, vk_ext_token)) {
+		words += sizeof(struct vk_ext_token) / VK_EXT_WORD;
+		if (header->ext == words)
+			return 1;
+		head = (const void *)head + sizeof(struct vk_ext_token);
+		if ((const void *)(head + 1) > end)
+			return 0;
+	}
+	if (*head == VK_EXT_HEAD(VK_EXT_SEQ, vk_ext_seq))
+		return header->ext == words + sizeof(struct vk_ext_seq) / VK_EXT_WORD;
+	return *head == VK_EXT_HEAD(VK_EXT_SHARD, vk_ext_shard) &&
+	       header->ext == words + sizeof(struct vk_ext_shard) / VK_EXT_WORD;
 }
 
 /* vk_parse_chain walks the extensions of a frame whose header says that the datagram holds them. */
@@ -64,20 +71,21 @@ static __always_inline uint32_t vk_parse_chain(const struct vk_header *header, c
 	return at == size ? VK_STEER : VK_DROP_EXTENSION;
 }
 
-/* vk_chain_session says whether a well-formed chain has a SESSION. Not inline, and not done by the
- * way in vk_parse_chain: only frames of control types need to know. */
-static __noinline __attribute__((pure)) uint32_t vk_chain_session(const struct vk_header *header,
-								  const void *end)
+/* vk_chain_session returns the first SESSION of a well-formed chain, NULL without one. Not inline,
+ * and not done by the way in vk_parse_chain: few frames need it. */
+static __noinline __attribute__((pure)) const struct vk_ext_session *
+vk_chain_session(const struct vk_header *header, const void *end)
 {
 	uint32_t at = 0;
 
 	for (int i = 0; i < VK_EXT_KINDS_MAX && at < header->ext; i++) {
 		const struct vk_ext *ext = (const struct vk_ext *)(header + 1) + (at & 0xff);
+		const struct vk_ext_session *session = (const void *)ext;
 
 		if ((const void *)(ext + 1) > end)
 			return 0;
 		if (ext->kind == VK_EXT_SESSION)
-			return 1;
+			return (const void *)(session + 1) > end ? 0 : session;
 		at += ext->words;
 	}
 	return 0;
@@ -108,7 +116,7 @@ static __always_inline uint32_t vk_parse_frame(struct vk_cursor *cursor, struct 
 	view->place = cursor->place;
 	view->frame_size = size;
 	view->class = vk_frame_class(header, header->type >= VK_TYPE_CONTROL_END ||
-						     vk_chain_session(header, cursor->end));
+						     vk_chain_session(header, cursor->end) != 0);
 	return VK_STEER;
 }
 

@@ -144,8 +144,8 @@ class Explainer:
             ffi.release(rows)
 
     def _copy(self, live: Mapping[str, Map]) -> None:
-        """Copy a node's rates, buckets and credits."""
-        for name in ("vk_lanes", "vk_source"):
+        """Copy a node's rates, buckets and credits, and what it asks of frames."""
+        for name in ("vk_lanes", "vk_source", "vk_guard", "vk_denied"):
             if name not in live:
                 raise CaptureError(f"the running node has no map {name}: is it another version?")
             target = self._program.maps[name]
@@ -188,6 +188,11 @@ _CLASSIFIED = frozenset(
         Verdict.DROP_SOURCE_RATE,
         Verdict.DROP_CREDIT,
         Verdict.DROP_NO_SOCKET,
+        Verdict.DROP_DENIED,
+        Verdict.DROP_TOKEN_MISSING,
+        Verdict.DROP_TOKEN_GENERATION,
+        Verdict.DROP_TOKEN_EXPIRED,
+        Verdict.DROP_TOKEN_FORGED,
     }
 )
 """Verdicts on valid frames; the others are counted in the control class for want of one."""
@@ -216,4 +221,4 @@ def run(
             yield explainer.explain(index, packet)
 
 
-_LIVE = ("vk_xsks", "vk_lanes", "vk_source")
+_LIVE = ("vk_xsks", "vk_lanes", "vk_source", "vk_guard", "vk_denied")

@@ -10,8 +10,11 @@ static const uint8_t ext_bytes[] = {
 	[VK_EXT_TRACE] = sizeof(struct vk_ext_trace),
 };
 
+/* The first of a kind counts: it is the one that the kernel's program has checked. */
 static void take_ext(struct vk_frame *frame, const uint8_t *at, uint32_t kind)
 {
+	if (frame->present & 1u << kind)
+		return;
 	switch (kind) {
 	case VK_EXT_SESSION:
 		frame->epoch = at[2]; /* VK_SESSION_EPOCH_SHIFT */

@@ -7,7 +7,9 @@ it must not share a mistake with the headers.
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from tests.bpf.siphash import siphash
 
 DOCUMENTED_PORT = 0x5243
 DOCUMENTED_MAGIC = b"RC"
@@ -32,6 +34,22 @@ class Opinion:
     frame: bytes = b""
     layer3: int = 0
     payload: bytes = b""
+
+
+@dataclass(frozen=True)
+class Demands:
+    """What is asked of frames beyond their form."""
+
+    classes: frozenset[str] = frozenset()
+    """Whose frames need a token."""
+    masters: dict[int, bytes] = field(default_factory=dict)
+    """Keys by generation."""
+    denied: frozenset[int] = frozenset()
+    tick: int = 0
+    """Now, in units of 2^30 ns."""
+
+
+NOTHING = Demands()
 
 
 class Ended(Exception):  # noqa: N818
@@ -152,7 +170,40 @@ def frame_messages(data: bytes) -> int:
     return min(_number(data[16:20]), 64) if data[4] & 0x80 else 1
 
 
-def opinion(packet: bytes, port: int = DOCUMENTED_PORT) -> Opinion:
+def extensions(data: bytes) -> list[bytes]:
+    """Return the extensions of a frame whose chain is well-formed, in order."""
+    chain, found = data[24 : 24 + data[7] * 4], []
+    while chain:
+        size = chain[1] * 4
+        found.append(chain[:size])
+        chain = chain[size:]
+    return found
+
+
+def guard(data: bytes, klass: str, source: str, demands: Demands) -> None:
+    """End the matter when a well-formed frame lacks what is asked of it."""
+    chain = extensions(data)
+    sessions = [_number(each[4:8]) for each in chain if each[0] == 1]
+    if sessions and sessions[0] in demands.denied:
+        raise Ended("drop_denied")
+    if klass not in demands.classes:
+        return
+    if [each[0] for each in chain[:2]] != [1, 2]:
+        raise Ended("drop_token_missing")
+    generation, expiry, tag = chain[1][2:4], chain[1][4:8], chain[1][8:16]
+    key = demands.masters.get(_number(generation))
+    if key is None:
+        raise Ended("drop_token_generation")
+    if demands.tick >= _number(expiry):
+        raise Ended("drop_token_expired")
+    address = ipaddress.ip_address(source)
+    mapped = address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
+    covered = mapped + chain[0][4:8] + expiry + generation + b"\0\1"
+    if siphash(key, covered) != _number(tag):
+        raise Ended("drop_token_forged")
+
+
+def opinion(packet: bytes, port: int = DOCUMENTED_PORT, demands: Demands = NOTHING) -> Opinion:
     """Return what should happen to a packet, from its first Ethernet byte."""
     try:
         layer3, layer4, source, announced = _network(packet)
@@ -162,9 +213,14 @@ def opinion(packet: bytes, port: int = DOCUMENTED_PORT) -> Opinion:
         return Opinion(str(end))
     if size != len(data):
         return Opinion("drop_length")
+    klass = frame_class(data, session)
+    try:
+        guard(data, klass, source, demands)
+    except Ended as end:
+        return Opinion(str(end), klass)
     return Opinion(
         "steer",
-        frame_class(data, session),
+        klass,
         frame_messages(data),
         source,
         data,

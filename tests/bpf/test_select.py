@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from functools import partial
 
@@ -13,7 +14,8 @@ from tests.bpf.bases import SEQ, SESSION
 from tests.bpf.rig import extension, frame
 from tests.census import needs
 from tests.lab import Link, wait_until
-from valkyrie.dataplane import lib
+from valkyrie.dataplane import lib, wire
+from valkyrie.dataplane.guard import Guard, Master, tick
 from valkyrie.dataplane.loader import Program, cpus, open_selector
 from valkyrie.dataplane.wire import PORT, Class
 
@@ -84,6 +86,7 @@ class Sender:
         self.version = version
         self.socket = a.host.socket(FAMILIES[version])
         self.target = (str((b.v4 if version == 4 else b.v6).ip), PORT)
+        self.address = (a.v4 if version == 4 else a.v6).ip
 
     def send(self, data: bytes) -> None:
         self.socket.sendto(data, self.target)
@@ -196,6 +199,40 @@ def test_sources_are_policed(receiver: Receiver, sender: Sender) -> None:
     assert sum(row[0] for row in receiver.counted().values()) == ceiling + 5
     assert 3 <= receiver.counted()["system", "steer"][0] <= ceiling
     assert receiver.counted()["system", "drop_source_rate"][0] >= 5
+
+
+def test_frames_without_a_good_token_reach_nobody(receiver: Receiver, sender: Sender) -> None:
+    guard, master = Guard(receiver.program), Master(3, bytes(range(16)))
+    guard.enter(master)
+    guard.demand({Class.DATA})
+    guard.deny(99)
+    expiry = tick(time.monotonic_ns()) + 1000
+    session = wire.Session(7, 1).pack()
+    good, stale, other = (
+        session + each.pack()
+        for each in (
+            master.token(7, expiry, sender.address),
+            master.token(7, 1, sender.address),
+            Master(4, bytes(16)).token(7, expiry, sender.address),
+        )
+    )
+    forged = good[:-1] + bytes((good[-1] ^ 1,))
+    refused = {
+        "drop_token_missing": frame(0x31, 7000, b"x", session),
+        "drop_token_expired": frame(0x31, 7000, b"x", stale),
+        "drop_token_generation": frame(0x31, 7000, b"x", other),
+        "drop_token_forged": frame(0x31, 7000, b"x", forged),
+        "drop_denied": frame(0x31, 7000, b"x", wire.Session(99, 1).pack()),
+    }
+    for verdict, data in refused.items():
+        sender.send(data)
+        wait_until(partial(has, receiver, ("data", verdict), 1), what=verdict)
+    segments = [frame(0x31, 7000, bytes(900), good)] * 20
+    sender.send_segments(segments)
+    wait_until(partial(has, receiver, ("data", "steer"), 20))
+    sender.send(frame(0x31, 7, b"x", session))  # a class that wants none
+    wait_until(partial(has, receiver, ("system", "steer"), 1))
+    assert receiver.take(sender.version, "data") == segments
 
 
 def test_a_class_without_a_socket_drops(receiver: Receiver, sender: Sender) -> None:

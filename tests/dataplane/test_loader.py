@@ -31,9 +31,16 @@ def test_maps_have_the_documented_names_and_shapes() -> None:
         "vk_source": 1,
         "vk_sources": lib.VK_SOURCES_MAX,
         "vk_counts": lib.VK_CLASS_COUNT * lib.VK_VERDICT_COUNT,
+        "vk_guard": 1,
+        "vk_denied": lib.VK_DENIED_MAX,
     }
     assert sizes["vk_lanes"] == pairs * ffi.sizeof("struct vk_lane")
-    for name, struct in (("source", "police"), ("sources", "bucket"), ("counts", "count")):
+    for name, struct in (
+        ("source", "police"),
+        ("sources", "bucket"),
+        ("counts", "count"),
+        ("guard", "guard"),
+    ):
         assert sizes[f"vk_{name}"] == ffi.sizeof(f"struct vk_{struct}")
 
 
