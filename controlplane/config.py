@@ -25,8 +25,8 @@ from valkyrie.dataplane.ports import Rings
 from valkyrie.dataplane.wire import FIRST_STREAMS, Class, stream_class
 
 from . import credentials
-from .policy import STREAM_MAX, Grant, Rule, StreamRange
-from .settings import Application, ClassLimits, Config, Interface
+from .policy import STREAM_MAX, Grant, Operator, Role, Rule, StreamRange, Whom
+from .settings import Application, ClassLimits, Config, Interface, OperatorRule
 from .settings_base import Settings, WrongKeyError
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ __all__ = [
     "limits",
     "live_keys",
     "load",
+    "operators",
     "parse",
     "ring_sizes",
     "rules",
@@ -185,6 +186,9 @@ def _check(config: Config) -> None:
     _refuse_twins("application", "name", [rule.name for rule in config.applications])
     for i, application in enumerate(config.applications):
         _rule(application, f"application[{i}]")
+    _refuse_twins("operator", "name", [rule.name for rule in config.operators])
+    for i, operator in enumerate(config.operators):
+        _operator(operator, f"operator[{i}]")
 
 
 def _check_user(user: str) -> None:
@@ -265,23 +269,7 @@ def rules(config: Config) -> tuple[Rule, ...]:
 
 def _rule(application: Application, where: str) -> Rule:
     _check_power_of_two(f"{where}.ring_bytes", application.ring_bytes)
-    uids = set() if application.uid is None else {application.uid}
-    gids = set()
-    if application.user:
-        try:
-            uids.add(pwd.getpwnam(application.user).pw_uid)
-        except KeyError:
-            what = f"this host has no user '{application.user}'"
-            raise WrongKeyError(f"{where}.user", what) from None
-    if application.group:
-        try:
-            gids.add(grp.getgrnam(application.group).gr_gid)
-        except KeyError:
-            what = f"this host has no group '{application.group}'"
-            raise WrongKeyError(f"{where}.group", what) from None
-    if bool(uids or gids) == application.anybody:
-        what = "matches nobody" if not application.anybody else "names somebody and anybody"
-        raise WrongKeyError(where, f"{what}: write user, uid or group, or else anybody = true")
+    whom = _whom(application, where)
     classes, streams = _streams(application, where)
     return Rule(
         Grant(
@@ -297,10 +285,41 @@ def _rule(application: Application, where: str) -> Rule:
             memory_bytes_max=application.memory_bytes_max,
             attachments_max=application.attachments_max,
         ),
-        frozenset(uids),
-        frozenset(gids),
-        application.anybody,
+        whom,
     )
+
+
+def operators(config: Config) -> tuple[Operator, ...]:
+    """Return who may do what beside applications, with users and groups as numbers."""
+    try:
+        return tuple(_operator(each, f"operator[{i}]") for i, each in enumerate(config.operators))
+    except WrongKeyError as error:
+        raise ConfigError(f"{config.file}: {error}") from None
+
+
+def _operator(given: OperatorRule, where: str) -> Operator:
+    return Operator(frozenset(Role(role) for role in given.roles), _whom(given, where))
+
+
+def _whom(given: Application | OperatorRule, where: str) -> Whom:
+    uids = set() if given.uid is None else {given.uid}
+    gids = set()
+    if given.user:
+        try:
+            uids.add(pwd.getpwnam(given.user).pw_uid)
+        except KeyError:
+            what = f"this host has no user '{given.user}'"
+            raise WrongKeyError(f"{where}.user", what) from None
+    if given.group:
+        try:
+            gids.add(grp.getgrnam(given.group).gr_gid)
+        except KeyError:
+            what = f"this host has no group '{given.group}'"
+            raise WrongKeyError(f"{where}.group", what) from None
+    if bool(uids or gids) == given.anybody:
+        what = "matches nobody" if not given.anybody else "names somebody and anybody"
+        raise WrongKeyError(where, f"{what}: write user, uid or group, or else anybody = true")
+    return Whom(frozenset(uids), frozenset(gids), given.anybody)
 
 
 def _streams(

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING
 from valkyrie.dataplane import appsocket, ffi, lib
 from valkyrie.dataplane.appsocket import AnyRequest, Reply
 from valkyrie.dataplane.errors import ConfigError, DataPlaneError
-from valkyrie.dataplane.wire import Class, FrameError, Type, parse_frame
+from valkyrie.dataplane.wire import FrameError, Type, parse_frame
 
+from . import administration, messages, policy
 from . import config as configuration
-from . import messages, policy, status, tuning
 from .appserver import Answer, AppServer, Connection
 from .auditor import FLUSH_S, Auditor
 from .keyring import Keyring
@@ -48,11 +48,7 @@ log = logging.getLogger("valkyrie")
 
 _BEAT_S = 0.1
 _BROKER_S = 10.0
-_UPGRADE_S = 30.0
-_TUNED_TRY_S = 0.02
-_TUNED_TRIES = 25
-"""A worker looks every 100 ms."""
-"""How long the broker may take to answer; an upgrade waits for the old worker and the new one."""
+"""How long the broker may take to answer."""
 _FRAMES_A_TURN = 64
 
 
@@ -158,6 +154,7 @@ class Daemon:
         if inherited.tuned:
             self.config = configuration.tuned(self.config, json.loads(inherited.tuned))
         self.rules = configuration.rules(self.config)
+        self.operators = configuration.operators(self.config)
         self.state = State(inherited.boot.state)
         self.counters = inherited.boot.counters
         self.work = inherited.boot.work
@@ -187,7 +184,7 @@ class Daemon:
 
     async def run(self) -> None:
         """Serve until the broker says goodbye."""
-        self._set_parameters()
+        self.set_parameters()
         loop = asyncio.get_running_loop()
         loop.add_reader(self.inherited.frames, self._control_frames)
         self.counters.daemon_pid = os.getpid()
@@ -368,10 +365,8 @@ class Daemon:
                 return self._listen(connection, request)
             case appsocket.Unlisten():
                 return self._unlisten(connection, request)
-            case appsocket.Status():
-                return Reply(document=await status.document(self))
             case _:
-                return await self._administer(connection, request)
+                return await administration.answer(self, connection, request)
 
     def _grant(self, connection: Connection) -> Grant | Refusal:
         return connection.grant or policy.decide(
@@ -464,71 +459,10 @@ class Daemon:
         self.state.remove_service(request.service)
         return Reply()
 
-    # ---- Administration ----
-
-    async def _administer(self, connection: Connection, request: AnyRequest) -> Reply:
-        if connection.who.uid not in (0, os.getuid()):
-            message = f"only root and '{self.config.node.user}' may do that"
-            return Reply(code=lib.VK_CODE_POLICY, message=message)
-        self.audit.require(
-            f"admin.{type(request).__name__.lower()}",
-            uid=connection.who.uid,
-            pid=connection.who.pid,
-            asked=appsocket.encode(request).decode(),
-        )
-        match request:
-            case appsocket.Tune() if request.session:
-                return await self._tune_session(request)
-            case appsocket.Tune():
-                return Reply(document=await self._tune(request.values))
-            case appsocket.Upgrade():
-                answer = await self.broker.ask(Message(Kind.RENEW), _UPGRADE_S)
-                return Reply(document={"upgraded": answer.text})
-            case appsocket.Stop():
-                await self.broker.ask(Message(Kind.STOP))
-                return Reply()
-        raise AssertionError(request)
-
-    def _set_parameters(self) -> None:
+    def set_parameters(self) -> None:
+        """Tell the worker what the configuration says now."""
         config = self.config
         self.state.set_parameters(config.worker, config.transport, config.classes)
-
-    async def _tune(self, values: dict[str, int | str]) -> dict[str, object]:
-        before = self.config
-        self.config = configuration.tuned(before, values)
-        self._set_parameters()
-        for klass in Class:
-            limits = configuration.limits(self.config, klass)
-            if limits != configuration.limits(before, klass):
-                await self._police(klass, limits.rate_packets, limits.burst_packets)
-        source = self.config.source
-        if source != before.source:
-            await self._police(messages.SOURCE, source.rate_packets, source.burst_packets)
-        live = configuration.live_keys(self.config)
-        original = configuration.live_keys(self.inherited.config)
-        changed = {key: value for key, value in live.items() if original[key] != value}
-        await self.broker.ask(Message(Kind.TUNED, text=json.dumps(changed)))
-        return dict(live)
-
-    async def _tune_session(self, request: appsocket.Tune) -> Reply:
-        """Tune the session with a peer; the reply says whether the worker has taken it."""
-        index = self.peers.find(request.session)
-        if index is None:
-            known = ", ".join(peer.name for peer in self.config.peers[:16]) or "none"
-            message = f"no session with '{request.session}'; peers are: {known}"
-            return Reply(code=lib.VK_CODE_NO_PEER, message=message)
-        wanted = tuning.changed(self.state.tuning(index), request.values)
-        version = self.state.set_tuning(index, wanted)
-        signals = self.counters.signals[index]
-        for _ in range(_TUNED_TRIES):
-            if signals.live and signals.tuning == version:
-                break
-            await asyncio.sleep(_TUNED_TRY_S)
-        applied = bool(signals.live and signals.tuning == version)
-        return Reply(document={**tuning.document(wanted), "version": version, "applied": applied})
-
-    async def _police(self, which: int, rate: int, burst: int) -> None:
-        await self.broker.ask(Message(Kind.POLICE, slot=which, first=rate, second=burst))
 
 
 def _whose(connection: Connection) -> dict[str, str | int]:

@@ -7,6 +7,7 @@ is refused. Nothing here reads a file, a clock or the user database; the rules c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -61,18 +62,44 @@ class Grant:
         return sum(1 << klass for klass in self.classes)
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """A grant and whom it is for: any of the users, or members of any of the groups."""
+class Role(Enum):
+    """What somebody may ask of a node. Attaching is granted in detail, by a Grant."""
 
-    grant: Grant
+    READ = "read"
+    TUNE = "tune"
+    LOAD = "load"
+    ATTACH = "attach"
+    ADMINISTER = "administer"
+    """The rest, and all of the others but attaching."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whom:
+    """Any of the users, or members of any of the groups."""
+
     uids: frozenset[int] = frozenset()
     gids: frozenset[int] = frozenset()
     anybody: bool = False
 
     def matches(self, uid: int, gids: Iterable[int]) -> bool:
-        """Say whether the rule is for these credentials."""
+        """Say whether these credentials are among them."""
         return self.anybody or uid in self.uids or not self.gids.isdisjoint(gids)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A grant and whom it is for."""
+
+    grant: Grant
+    whom: Whom
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """Roles and whom they are for."""
+
+    roles: frozenset[Role]
+    whom: Whom
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +114,34 @@ def decide(rules: Sequence[Rule], uid: int, gids: Iterable[int]) -> Grant | Refu
     """Return the grant of the first rule that matches, or the refusal of the rest."""
     gids = frozenset(gids)
     for rule in rules:
-        if rule.matches(uid, gids):
+        if rule.whom.matches(uid, gids):
             return rule.grant
     return Refusal(f"no [[application]] rule matches uid {uid}: add one to the configuration")
+
+
+def roles(
+    operators: Iterable[Operator],
+    rules: Sequence[Rule],
+    uid: int,
+    gids: Iterable[int],
+    owners: Iterable[int],
+) -> frozenset[Role]:
+    """Return the roles of all operator rules that match; ``owners`` are users that have them all.
+
+    Who may attach, or has any role, may read.
+    """
+    gids = frozenset(gids)
+    found: set[Role] = set()
+    for operator in operators:
+        if operator.whom.matches(uid, gids):
+            found |= operator.roles
+    if uid in owners:
+        found.add(Role.ADMINISTER)
+    if Role.ADMINISTER in found:
+        found |= set(Role) - {Role.ATTACH}
+    if isinstance(decide(rules, uid, gids), Grant):
+        found.add(Role.ATTACH)
+    return frozenset(found | {Role.READ} if found else found)
 
 
 def rings(grant: Grant, attached: int, ring_bytes: int = 0) -> tuple[int, ...] | Refusal:

@@ -26,6 +26,7 @@ Path = Literal["auto", "xdp", "udp"]
 Controller = Literal["fixed", "delay", "cubic"]
 """In the order of enum vk_controller."""
 ClassName = Literal["critical", "system", "job", "data", "logs"]
+RoleName = Literal["read", "tune", "load", "administer"]
 Rate = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 Burst = Annotated[int, Meta(ge=1, le=1_000_000)]
 ByteRate = Annotated[int, Meta(ge=0, le=1_000_000_000_000)]
@@ -461,6 +462,27 @@ class Application(Settings, frozen=True, kw_only=True):
     ] = 4
 
 
+class OperatorRule(Settings, frozen=True, kw_only=True):
+    """A rule: who may look at the node and change it. Root and `node.user` may do everything;
+    others have the roles of all rules that match them.
+    """
+
+    name: Annotated[Name, Meta(description="Name of the rule.")]
+    user: Annotated[str, Meta(description="The rule is for this user.")] = ""
+    uid: Annotated[UserId | None, Meta(description="The same, by number.")] = None
+    group: Annotated[str, Meta(description="The rule is for members of this group.")] = ""
+    anybody: Annotated[bool, Meta(description="The rule is for every user of the host.")] = False
+    roles: Annotated[
+        list[RoleName],
+        Meta(
+            min_length=1,
+            description="`read`: status. `tune`: live keys. `load`: upgrade worker and programs."
+            " `administer`: all that, stop, and what concerns peers. Who has any, or may attach,"
+            " may read; attaching is for `[[application]]` to grant.",
+        ),
+    ]
+
+
 class Config(Settings, frozen=True, kw_only=True):
     """Everything a node is told."""
 
@@ -482,5 +504,9 @@ class Config(Settings, frozen=True, kw_only=True):
         list[Application],
         Meta(max_length=256, description="Rules, in order. None: nobody may attach."),
     ] = field(name="application", default_factory=list)
+    operators: Annotated[
+        list[OperatorRule],
+        Meta(max_length=256, description="Without any only root and `node.user` administer."),
+    ] = field(name="operator", default_factory=list)
     file: str = ""
     """Where it was read, for messages; not a key."""

@@ -2,7 +2,8 @@
 
 An application connects to the node's socket (``/run/valkyrie/<node>.sock``), asks with one of the
 requests below and gets exactly one reply to each, in order. The connection is the lease: when it
-closes, its streams end and its slot is freed. Requests marked *admin* need uid 0 or the daemon's.
+closes, its streams end and its slot is freed. Requests marked with a role
+are for who has it: uid 0, the daemon's, and ``[[operator]]`` rules.
 """
 
 from __future__ import annotations
@@ -47,11 +48,11 @@ class Unlisten(Request):
 
 
 class Status(Request):
-    """Ask for the node's status document."""
+    """*read*: ask for the node's status document."""
 
 
 class Tune(Request):
-    """*admin*: change live parameters, ``{"class.logs.rate": 1000000, "spin_ns": 0}``."""
+    """*tune*: change live parameters, ``{"class.logs.rate": 1000000, "spin_ns": 0}``."""
 
     values: dict[str, int | str]
     session: str = ""
@@ -59,11 +60,11 @@ class Tune(Request):
 
 
 class Upgrade(Request):
-    """*admin*: start a new worker and program under traffic."""
+    """*load*: start a new worker and program under traffic."""
 
 
 class Stop(Request):
-    """*admin*: stop the node."""
+    """*administer*: stop the node."""
 
 
 AnyRequest = Attach | Connect | Listen | Unlisten | Status | Tune | Upgrade | Stop

@@ -138,9 +138,9 @@ def test_users_and_groups_become_numbers() -> None:
     nobody = pwd.getpwnam("nobody")
     text = '[[application]]\nname = "n"\nuser = "nobody"\nuid = 7\ngroup = "nogroup"\nstreams = [0]'
     (rule,) = config.rules(config.parse(LEAST + text))
-    assert rule.uids == {nobody.pw_uid, 7}
-    assert rule.gids == {nobody.pw_gid}
-    assert not rule.anybody
+    assert rule.whom.uids == {nobody.pw_uid, 7}
+    assert rule.whom.gids == {nobody.pw_gid}
+    assert not rule.whom.anybody
 
 
 def test_a_file_is_read_from_its_path(tmp_path: Path) -> None:
@@ -205,3 +205,19 @@ def test_the_documentation_is_what_the_settings_say() -> None:
 
 def test_the_documented_example_is_accepted() -> None:
     assert config.rules(config.parse(config_doc.EXAMPLE))
+
+
+def test_operators_have_roles_and_are_somebody() -> None:
+    text = LEAST + '[[operator]]\nname = "o"\nroles = ["read", "load"]\n'
+    (operator,) = config.operators(config.parse(text + "uid = 7\n"))
+    assert {role.value for role in operator.roles} == {"read", "load"}
+    assert operator.whom.uids == {7}
+    for wrong, said in (
+        ("", r"operator\[0\]: matches nobody"),
+        ('user = "root"\nanybody = true\n', "names somebody and anybody"),
+        ('user = "no-such-user"\n', r"operator\[0\]\.user"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            config.parse(text + wrong)
+    with pytest.raises(ConfigError, match=r"operator\.roles|operator\[0\]\.roles"):
+        config.parse(text.replace('"load"', '"attach"') + "uid = 7\n")

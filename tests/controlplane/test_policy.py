@@ -7,7 +7,16 @@ from dataclasses import replace
 import pytest
 
 from valkyrie.controlplane import policy
-from valkyrie.controlplane.policy import STREAM_MAX, Grant, Refusal, Rule, StreamRange
+from valkyrie.controlplane.policy import (
+    STREAM_MAX,
+    Grant,
+    Operator,
+    Refusal,
+    Role,
+    Rule,
+    StreamRange,
+    Whom,
+)
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.wire import Class
 
@@ -33,11 +42,11 @@ def named(name: str) -> Grant:
 
 
 RULES = (
-    Rule(named("root"), uids=frozenset({0})),
-    Rule(named("staff"), uids=frozenset({7}), gids=frozenset({50, 51})),
-    Rule(named("seven"), uids=frozenset({7})),
+    Rule(named("root"), Whom(uids=frozenset({0}))),
+    Rule(named("staff"), Whom(uids=frozenset({7}), gids=frozenset({50, 51}))),
+    Rule(named("seven"), Whom(uids=frozenset({7}))),
 )
-OPEN = (*RULES, Rule(named("rest"), anybody=True))
+OPEN = (*RULES, Rule(named("rest"), Whom(anybody=True)))
 
 ATTACH = {
     # number: (rules, uid, gids, rule that decides; "" = refused)
@@ -155,3 +164,31 @@ def test_a_grant_of_nothing_lets_nothing_through() -> None:
 
 def test_classes_become_the_bits_of_the_shared_row() -> None:
     assert GRANT.class_mask == 1 << Class.SYSTEM | 1 << Class.JOB
+
+
+OPERATORS = (
+    Operator(frozenset({Role.READ}), Whom(uids=frozenset({20}))),
+    Operator(frozenset({Role.TUNE}), Whom(gids=frozenset({60}))),
+    Operator(frozenset({Role.LOAD}), Whom(uids=frozenset({20, 21}))),
+    Operator(frozenset({Role.ADMINISTER}), Whom(uids=frozenset({22}))),
+)
+ALL = {Role.READ, Role.TUNE, Role.LOAD, Role.ADMINISTER}
+ROLES = {
+    # number: (rules, uid, gids, roles)
+    1: (RULES, 99, {99}, set()),
+    2: (RULES, 20, {20}, {Role.READ, Role.LOAD}),  # all rules that match, not the first
+    3: (RULES, 21, {60}, {Role.READ, Role.LOAD, Role.TUNE}),  # any role may read
+    4: (RULES, 22, {22}, ALL),
+    5: (RULES, 7, {7}, {Role.READ, Role.ATTACH}),
+    6: (RULES, 0, {0}, ALL | {Role.ATTACH}),
+    7: ((), 0, {0}, ALL),  # root too attaches by rules only
+    8: ((), 65534, {65534}, ALL),
+    9: ((), 60, {20}, set()),  # a uid is no gid
+    10: (OPEN, 99, {99}, {Role.READ, Role.ATTACH}),
+}
+
+
+@pytest.mark.parametrize("number", ROLES)
+def test_roles_add_up(number: int) -> None:
+    rules, uid, gids, expected = ROLES[number]
+    assert policy.roles(OPERATORS, rules, uid, gids, (0, 65534)) == expected
