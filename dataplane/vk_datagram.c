@@ -32,15 +32,16 @@ static uint8_t *put_extensions(uint8_t *at, const struct vk_frame *frame)
 	return at;
 }
 
-/* Hands the datagram to the path and enters it among the packets in flight. */
-static void commit(struct vk_run *run, uint64_t number, int paddable)
+/* Hands the datagram to the path and enters it among the packets in flight. Its payload lies at
+ * `from`, in it or elsewhere. */
+static void commit(struct vk_run *run, uint64_t number, const uint8_t *from, int paddable)
 {
 	struct vk_datagram *open = &run->datagram;
 	struct vk_session *session = open->session;
 	uint32_t space = vk_class_space(open->class);
 	uint32_t flags = VK_SENT_ELICITING;
 	struct vk_sent_packet *packet;
-	uint32_t size = vk_sealing_seal(session, space, number, open->data, open->used);
+	uint32_t size = vk_sealing_seal(session, space, number, open->data, from, open->used);
 
 	if (open->class == VK_CLASS_CRITICAL)
 		flags |= VK_SENT_CRITICAL;
@@ -86,8 +87,8 @@ void vk_datagram_close(struct vk_run *run)
 	number = vk_session_number(run, open->session, vk_class_space(open->class));
 	at = vk_put_header(open->data, &outer, sizeof(struct vk_ext_session) / VK_EXT_WORD,
 			   (uint32_t)(run->real_ns / 1000000000));
-	put_session(run, at, open->class, number);
-	commit(run, number, 1);
+	at = put_session(run, at, open->class, number);
+	commit(run, number, at, 1);
 }
 
 /* What may use the reserve: urgent classes, and what keeps streams going. */
@@ -178,11 +179,9 @@ static int add_alone(struct vk_run *run, const struct vk_part *part)
 	number = vk_session_number(run, open->session, vk_class_space(part->class));
 	at = vk_put_header(open->data, &frame, (overhead - VK_HEADER_SIZE) / VK_EXT_WORD,
 			   (uint32_t)(run->real_ns / 1000000000));
-	at = put_extensions(put_session(run, at, part->class, number), &frame);
-	if (part->size)
-		memcpy(at, part->payload, part->size);
+	put_extensions(put_session(run, at, part->class, number), &frame);
 	open->used = overhead + part->size;
-	commit(run, number, 0);
+	commit(run, number, part->payload, 0);
 	return 1;
 }
 

@@ -151,12 +151,10 @@ int vk_keyring_ready(struct vk_keyring *keyring, const struct vk_rotation *rotat
 }
 
 int vk_keyring_seal(struct vk_keyring *keyring, uint32_t space, uint64_t number, uint8_t *frame,
-		    uint32_t head_size, uint32_t size)
+		    uint32_t head_size, const uint8_t *from, uint32_t size)
 {
-	uint8_t *payload = frame + head_size;
-
-	return vk_aead_seal(&keyring->seal, space, number, frame, head_size, payload, payload,
-			    size);
+	return vk_aead_seal(&keyring->seal, space, number, frame, head_size, from,
+			    frame + head_size, size);
 }
 
 /* Follows the peer to the next epoch. */

@@ -56,10 +56,11 @@ void vk_keyring_free(struct vk_keyring *keyring);
 int vk_keyring_ready(struct vk_keyring *keyring, const struct vk_rotation *rotation,
 		     uint64_t now_ns);
 
-/* vk_keyring_seal seals a frame in place: head_size bytes of header and extensions, then size bytes
- * of payload, behind which there is room for the tag. Returns 0, or -EIO. */
+/* vk_keyring_seal seals size bytes of payload from `from` to behind head_size bytes of header and
+ * extensions, where there is room for the tag, too; they may be there already. Returns 0, or
+ * -EIO. */
 int vk_keyring_seal(struct vk_keyring *keyring, uint32_t space, uint64_t number, uint8_t *frame,
-		    uint32_t head_size, uint32_t size);
+		    uint32_t head_size, const uint8_t *from, uint32_t size);
 
 /* vk_keyring_open opens such a frame into `to`. Returns 0, -ENOKEY for an epoch whose key is not at
  * hand, or -EBADMSG. */

@@ -4,6 +4,7 @@
 #include "vk_python.h"
 
 #include <errno.h>
+#include <string.h>
 
 void vk_sealing_begin(struct vk_run *run, struct vk_session *session)
 {
@@ -47,13 +48,16 @@ int vk_sealing_ready(struct vk_run *run, struct vk_session *session)
 }
 
 uint32_t vk_sealing_seal(struct vk_session *session, uint32_t space, uint64_t number, uint8_t *data,
-			 uint32_t size)
+			 const uint8_t *from, uint32_t size)
 {
 	uint32_t head = VK_HEADER_SIZE + (uint32_t)data[7] * VK_EXT_WORD;
 
-	if (!session->keyring.cipher)
+	if (!session->keyring.cipher) {
+		if (from != data + head && size > head)
+			memcpy(data + head, from, size - head);
 		return size;
-	if (vk_keyring_seal(&session->keyring, space, number, data, head, size - head))
+	}
+	if (vk_keyring_seal(&session->keyring, space, number, data, head, from, size - head))
 		return 0;
 	return size + VK_TAG_SIZE;
 }

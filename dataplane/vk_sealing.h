@@ -19,10 +19,11 @@ static inline uint8_t vk_sealing_flags(const struct vk_session *session)
 	return session->keyring.cipher ? VK_FLAG_ENC : 0;
 }
 
-/* vk_sealing_seal seals a finished frame of size bytes, ENC in its flags; there is room for the tag
- * behind it. Returns its size now, or 0: it must not go. */
+/* vk_sealing_seal finishes a frame of size bytes whose payload lies at `from`, in the frame or
+ * elsewhere, and seals it if ENC is in its flags; there is room for the tag behind it. Returns its
+ * size now, or 0: it must not go. */
 uint32_t vk_sealing_seal(struct vk_session *session, uint32_t space, uint64_t number, uint8_t *data,
-			 uint32_t size);
+			 const uint8_t *from, uint32_t size);
 
 /* vk_sealing_open lets frame->payload be what was sealed, in memory that holds until the next call.
  * Returns whether the frame is its peer's; if not, it was counted. */

@@ -69,7 +69,11 @@ class Peer:
         number = self.numbers[space]
         self.numbers[space] += 1
         frame = ffi.from_buffer("uint8_t[]", bytearray(HEAD + payload + bytes(16)))
-        assert lib.vk_keyring_seal(self.ring, space, number, frame, len(HEAD), len(payload)) == 0
+        size = len(payload)
+        assert (
+            lib.vk_keyring_seal(self.ring, space, number, frame, len(HEAD), frame + len(HEAD), size)
+            == 0
+        )
         return self.ring.sealing, space, number, bytes(frame)
 
     def open(self, epoch: int, space: int, number: int, frame: bytes) -> bytes | int:
