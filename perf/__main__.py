@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import charts, load, markdown, page, regression, report
+from . import charts, load, markdown, page, regression, report, scale
 from .comparison import Suite
 from .contestant import BUILD, Contestant
 from .curve import Curve
@@ -35,7 +35,7 @@ CLOSE_UPS = {
 }
 """Parts of Valkyrie beside the nearest thing to a limit; each module's ``run`` gives rows."""
 QUICK_CLOSE_UPS = ("classifier", "rings")
-SWEEPS = {sweep.name: sweep for sweep in load.SWEEPS}
+CURVES = {one.name: one for one in (*load.SWEEPS, *scale.SCALES)}
 
 
 def _arguments() -> argparse.Namespace:
@@ -46,7 +46,7 @@ def _arguments() -> argparse.Namespace:
     length = parser.add_mutually_exclusive_group()
     for name in ("quick", "full"):
         length.add_argument(f"--{name}", dest="profile", action="store_const", const=name)
-    known = [*(scenario.name for scenario in SCENARIOS), *SWEEPS, *CLOSE_UPS]
+    known = [*(scenario.name for scenario in SCENARIOS), *CURVES, *CLOSE_UPS]
     parser.add_argument("--scenario", action="append", choices=known, help="only this")
     parser.add_argument("--only", metavar="WORD", action="append", help="names that contain WORD")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the report")
@@ -81,7 +81,7 @@ def _say(run: Run) -> None:
 def _compete(
     profile: Profile,
     scenarios: Sequence[Scenario],
-    sweeps: Sequence[load.Sweep],
+    chosen: Sequence[load.Sweep | scale.Scale],
     contestants: Sequence[Contestant],
 ) -> tuple[Suite, list[Curve]]:
     curves = []
@@ -89,9 +89,12 @@ def _compete(
         for scenario in scenarios:
             print(f"\n{scenario.title}")
             suite.compete(scenario)
-        for sweep in sweeps:
-            print(f"\n{sweep.title}")
-            curves.append(load.measure(suite, sweep, max(profile.curve_repetitions, 1)))
+        for one in chosen:
+            print(f"\n{one.title}")
+            if isinstance(one, scale.Scale):
+                curves.append(scale.measure(suite, one, profile))
+            else:
+                curves.append(load.measure(suite, one, profile))
     for name, why in suite.missing.items():
         print(f"missing: {name}: {why}")
     return suite, curves
@@ -123,20 +126,20 @@ def _command(options: argparse.Namespace) -> str:
 def _run(options: argparse.Namespace) -> int:
     profile = PROFILES[options.profile]
     quick = profile.name == "quick"
-    sweeps = SWEEPS if profile.curve_repetitions else {}
+    curves = CURVES if profile.curve_repetitions else {}
     close_ups = QUICK_CLOSE_UPS if quick else CLOSE_UPS
-    wanted = options.scenario or [*profile.scenarios, *sweeps, *close_ups]
+    wanted = options.scenario or [*profile.scenarios, *curves, *close_ups]
     scenarios = [scenario for scenario in SCENARIOS if scenario.name in wanted]
     words = options.only or [""]
     contestants = [one for one in CONTESTANTS if any(word in one.name for word in words)]
-    chosen = [sweep for name, sweep in SWEEPS.items() if name in wanted]
-    suite, curves = _compete(profile, scenarios, chosen, contestants)
+    chosen = [one for name, one in CURVES.items() if name in wanted]
+    suite, drawn = _compete(profile, scenarios, chosen, contestants)
     command = _command(options)
     document = command if options.performance else ""
     names = (name for name in CLOSE_UPS if name in wanted)
     rows = _close_ups(names, quick=quick, document=document)
     made = report.build(
-        suite, scenarios, contestants, profile, command=command, rows=rows, curves=curves
+        suite, scenarios, contestants, profile, command=command, rows=rows, curves=drawn
     )
     path = options.json or BUILD / "report.json"
     report.save(made, path)

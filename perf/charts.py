@@ -8,19 +8,33 @@ from typing import Any
 
 from .markdown import number
 from .report import Document
+from .scale import GROWTH
 from .svg import Axis, Curve, plot
 
 HOW = {
     "latency": "Messages are due at fixed times, and latency counts from then: what waits behind "
     "a slow message is late, however late its sender comes to send it. The last points ask for "
-    "more than the closed loop carried."
+    "more than the closed loop carried.",
+    "cost": "The time a message takes is that of the slowest on its way, one divided by the rate."
+    f" Cost has grown when it is more than {GROWTH} times the least before, for good.",
 }
-DRAWN = {"latency": (("p50", "median"), ("p99", "99th percentile"), ("p99.9", "99.9th percentile"))}
+DRAWN = {
+    "latency": (
+        ("p50", "median", "µs"),
+        ("p99", "99th percentile", "µs"),
+        ("p99.9", "99.9th percentile", "µs"),
+    ),
+    "cost": (("time", "time a message", "ns"), ("CPU", "CPU a message, all together", "ns")),
+}
 """Figure of a curve -> what of its points is drawn, each in a plot of its own."""
 
 
 def _value(point: dict[str, Any], word: str) -> float:
-    """Return the latency in microseconds, 0 if there is none."""
+    """Return a latency in microseconds or a cost in nanoseconds, 0 if there is none."""
+    if word == "time":
+        return 1e9 / point["rate"] if point["rate"] else 0.0
+    if word == "CPU":
+        return float(point["cpu_ns_per_message"])
     return float(point["latency_ns"].get(word, 0)) / 1e3
 
 
@@ -28,7 +42,7 @@ def html(document: Document, curve: dict[str, Any]) -> Iterator[str]:
     """Yield heading, plots, what the lines show, and all points."""
     known = {one["name"]: one for one in document["contestants"]}
     yield f"<h2>{escape(curve['title'])}</h2><p>{escape(HOW[curve['figure']])}</p>"
-    for word, name in DRAWN[curve["figure"]]:
+    for word, name, unit in DRAWN[curve["figure"]]:
         lines = [
             Curve(
                 known[line["contestant"]]["title"],
@@ -37,7 +51,7 @@ def html(document: Document, curve: dict[str, Any]) -> Iterator[str]:
             )
             for line in curve["lines"]
         ]
-        if drawn := plot(lines, curve["title"], Axis(curve["axis"]), Axis(name, "µs")):
+        if drawn := plot(lines, curve["title"], Axis(curve["axis"]), Axis(name, unit)):
             yield drawn
     yield "<ul>"
     for line in curve["lines"]:

@@ -17,7 +17,7 @@ from .contestant import Contestant
 from .curve import Curve, Line, Point
 from .markdown import number
 from .match import Run
-from .scenario import Scenario
+from .scenario import Profile, Scenario
 
 KEPT_UP = 0.98
 """A sender is behind when less than this share of what was due arrived in the time."""
@@ -72,11 +72,11 @@ SWEEPS = (
 )
 
 
-def measure(suite: Suite, sweep: Sweep, repetitions: int) -> Curve:
+def measure(suite: Suite, sweep: Sweep, profile: Profile) -> Curve:
     """Let contestants sweep in turn; every repetition finds anew what is carried."""
     found: dict[str, list[list[Run]]] = defaultdict(list)
     able = suite.able(sweep.closed(), sweep.contestants)
-    for repetition in range(repetitions):
+    for repetition in range(max(profile.curve_repetitions, 1)):
         turn = repetition % max(len(able), 1)
         for one in able[turn:] + able[:turn]:
             found[one.name].append(_climb(suite, one, sweep, repetition))

@@ -19,6 +19,8 @@ from .sides.result import Result
 
 READY_S = 15.0
 MARGIN_S = 20.0
+OPEN_S = 0.002
+"""To open and accept a stream, of many."""
 FOREIGN_SHARE_MAX = 0.1
 """More of all cores' time than this used by others makes a run noisy."""
 
@@ -137,6 +139,8 @@ class _Side:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
 
 def play(
@@ -145,7 +149,7 @@ def play(
     """Run both sides once."""
     run = Run(contestant.name, scenario.name, repetition, offered=scenario.rate)
     order = [scenario.shape, contestant.transport, contestant.address(arena), str(scenario.size)]
-    order += [str(profile.warm_s), str(profile.run_s), str(scenario.rate)]
+    order += [str(profile.warm_s), str(profile.run_s), str(scenario.rate or scenario.count)]
     machine = _Machine(arena.helper_pids)
     sides: list[_Side] = []
     try:
@@ -155,7 +159,7 @@ def play(
         before = usage(arena.helper_pids)
         sender = _Side(arena, contestant, "sender", *order)
         sides.append(sender)
-        limit_s = 4 * (profile.warm_s + profile.run_s) + MARGIN_S
+        limit_s = 4 * (profile.warm_s + profile.run_s) + MARGIN_S + scenario.count * OPEN_S
         there = sender.result(limit_s)
         here = receiver.result(limit_s)
         helpers = usage(arena.helper_pids) - before

@@ -42,7 +42,7 @@ anybody = true
 classes = ["critical", "system", "job", "data", "logs"]
 listen = ["*"]
 peers = ["*"]
-attachments_max = 16
+attachments_max = 64
 """
 
 INTERFACE = """\

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def load(path: Path) -> Document:
         raise ReportError(f"{path} is no JSON: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ReportError(f"{path} is no report of format {FORMAT}: make a new one")
-    wanted = {field.name for field in fields(Scenario)}
+    wanted = {field.name for field in fields(Scenario) if field.default is MISSING}
     if any(wanted - scenario.keys() for scenario in document["scenarios"]):
         raise ReportError(f"{path} has scenarios without {sorted(wanted)}: make a new one")
     return {"curves": [], **document}  # reports that were made before there were curves

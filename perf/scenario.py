@@ -14,17 +14,19 @@ class Scenario:
     place: str
     """``network``: two hosts joined by a veth. ``local``: two processes of one host."""
     shape: str
-    """``stream``, ``request`` or ``open``: ``sides`` says what they are."""
+    """``stream``, ``request``, ``open``, or one of those that have many: ``sides`` says what."""
     size: int
     """Bytes of a message."""
     rate: float = 0.0
     """Of ``open``: messages a second."""
     encrypted: bool = False
+    count: int = 0
+    """Of ``streams``, ``logs`` and ``applications``: how many."""
 
     @property
     def figure(self) -> str:
         """What is compared: messages a second, or nanoseconds at the median."""
-        return "rate" if self.shape == "stream" else "p50_ns"
+        return "p50_ns" if self.shape in ("request", "open") else "rate"
 
 
 SCENARIOS = (
@@ -53,13 +55,17 @@ class Profile:
     scenarios: tuple[str, ...]
     """What is run when nothing is asked for by name; curves too, unless they have no repetition."""
     curve_repetitions: int = 1
+    count_max: int = 50_000
+    """Of streams in curves: to open one takes longer than a run."""
     budget_s: float | None = None
     """No further repetition of a scenario begins after so long; the first is always whole."""
 
 
 EVERY = tuple(scenario.name for scenario in SCENARIOS)
 PROFILES = {
-    "quick": Profile("quick", 0.05, 0.15, 3, ("net-64", "net-rtt", "ipc-64", "ipc-rtt"), 0, 24),
+    "quick": Profile(
+        "quick", 0.05, 0.15, 3, ("net-64", "net-rtt", "ipc-64", "ipc-rtt"), 0, budget_s=24
+    ),
     "default": Profile("default", 0.1, 0.4, 5, EVERY),
-    "full": Profile("full", 0.3, 1.0, 9, EVERY, 3),
+    "full": Profile("full", 0.3, 1.0, 9, EVERY, 3, 200_000),
 }

@@ -14,6 +14,8 @@ from perf.network import Network
 from . import sides
 
 _numbers = itertools.count()
+ONE_RECORD, LARGEST = 65_000, 64 << 20
+"""Bytes of messages: the loops in C and channels between applications know of no fragments."""
 
 
 def _ours(module: str) -> Callable[[], tuple[str, ...]]:
@@ -62,7 +64,7 @@ def _network(
         address=lambda arena: arena.facts["nodes"],
         prepare=_nodes(path),
         shapes=frozenset(shapes),
-        size_max=65_000,
+        size_max=LARGEST if how == "single" else ONE_RECORD,
         ours=True,
         batched=how in ("batch", "rings"),
         shares=f"valkyrie-{path}",
@@ -90,19 +92,20 @@ def _local(
         side=side,
         address=sides.path(),
         shapes=frozenset(shapes),
-        size_max=65_000,
+        size_max=ONE_RECORD,
         ours=True,
         batched=batch,
     )
 
 
+MANY = {"streams", "logs", "applications"}
 ALL, BULK = {"stream", "request", "open"}, {"stream"}
 CONTESTANTS = (
     *(
         _network(*how, path=path, side=side, shapes=shapes)
         for path in ("udp", "xdp")
         for how, side, shapes in (
-            (("C", "rings"), _C, ALL),
+            (("C", "rings"), _C, ALL | MANY),
             (("Python", "single"), _ours("valkyrie"), ALL),
             (("Python", "batch"), _ours("valkyrie"), {"stream", "open"}),
         )

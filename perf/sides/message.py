@@ -17,16 +17,28 @@ PHASE_SHIFT = 56
 NUMBER_MASK = (1 << PHASE_SHIFT) - 1
 WARM, RUN, END = range(3)
 LOOK = 16
-"""Of a stream, one message in so many is looked at: the rest is only counted."""
+"""Of a stream, one message in so many is looked at: the rest is only counted. Of large ones all."""
+LARGE = 8192
 SAMPLE = 64
 """Where every message is looked at, the body of one in so many is compared."""
-END_COUNT = 2 * LOOK
-"""The last word is said so often: receivers look at few, and a transport may lose them."""
 
 
 def body(size: int) -> bytes:
     """Return what follows the head."""
     return (bytes(range(1, 252)) * (size // 251 + 1))[: size - HEAD.size]
+
+
+def look_every(size: int) -> int:
+    """Return how often a stream's sender looks at the clock, and its receiver at a message."""
+    return LOOK if size < LARGE else 1
+
+
+def end_count(size: int) -> int:
+    """Return how often the last word is said: receivers look at few, and some may be lost.
+
+    A large one is said once: who has heard it reads no further.
+    """
+    return 2 * LOOK if size < LARGE else 1
 
 
 def blank(size: int) -> bytearray:
@@ -64,8 +76,9 @@ class Checker:
             return phase != END
         if timed:
             self.latencies_ns.append(self._clock() - due_ns)
-        if taken > 1 or number % SAMPLE == 0:
+        if taken > 1 or number % SAMPLE == 0 or self._size >= LARGE:
             self._last_ns = self._clock()
+        if taken > 1 or number % SAMPLE == 0:
             whole = len(message) == self._size and message[HEAD.size :] == self._body
             self.result.corrupt += not whole
         if self._first < 0:

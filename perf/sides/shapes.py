@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from perf.histogram import Histogram
 
-from .message import END, END_COUNT, HEAD, LOOK, PHASE_SHIFT, RUN, WARM, Checker, blank
+from .message import END, HEAD, PHASE_SHIFT, RUN, WARM, Checker, blank, end_count, look_every
 from .result import Meter, Result
 
 IDLE_S = 2.0
@@ -39,7 +39,7 @@ def stream_out(end: End, size: int, warm_s: float, run_s: float) -> Result:
         meter.start()
         number = 0
         while now_ns() < until_ns:
-            for _ in range(LOOK):
+            for _ in range(look_every(size)):
                 pack(message, 0, word | number, 0)
                 send(message)
                 number += 1
@@ -52,7 +52,7 @@ def stream_out(end: End, size: int, warm_s: float, run_s: float) -> Result:
 
 def _say_end(end: End, message: bytearray) -> None:
     HEAD.pack_into(message, 0, END << PHASE_SHIFT, 0)
-    for _ in range(END_COUNT):
+    for _ in range(end_count(len(message))):
         end.send(message)
     end.flush()
 
@@ -92,7 +92,7 @@ def take_in(end: End, size: int, *, timed: bool = False) -> Result:
     message = end.receive(BEGIN_S)
     if message is None:
         raise QuietError(f"nothing came within {BEGIN_S:g} s")
-    look, receive, step = checker.look, end.receive, 1 if timed else LOOK
+    look, receive, step = checker.look, end.receive, 1 if timed else look_every(size)
     taken = 1
     while message is not None and look(message, taken, timed=timed):
         for taken in range(1, step + 1):  # noqa: B007  # counts

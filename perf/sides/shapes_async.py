@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from perf.histogram import Histogram
 
 from .main import Order
-from .message import END, END_COUNT, HEAD, LOOK, PHASE_SHIFT, RUN, WARM, Checker, blank
+from .message import END, HEAD, PHASE_SHIFT, RUN, WARM, Checker, blank, end_count, look_every
 from .result import Meter, Result
 from .shapes import BEGIN_S, IDLE_S, QuietError, now_ns
 
@@ -23,7 +23,7 @@ class AsyncEnd(Protocol):
 
 async def _say_end(end: AsyncEnd, message: bytearray) -> None:
     HEAD.pack_into(message, 0, END << PHASE_SHIFT, 0)
-    for _ in range(END_COUNT):
+    for _ in range(end_count(len(message))):
         await end.send(bytes(message))
     await end.flush()
 
@@ -36,7 +36,7 @@ async def stream_out(end: AsyncEnd, order: Order) -> Result:
         meter.start()
         number = 0
         while now_ns() < until_ns:
-            for _ in range(LOOK):
+            for _ in range(look_every(order.size)):
                 HEAD.pack_into(message, 0, word | number, 0)
                 await end.send(bytes(message))
                 number += 1
@@ -81,7 +81,7 @@ async def _next(end: AsyncEnd, timeout_s: float) -> Any:
 async def take_in(end: AsyncEnd, order: Order) -> Result:
     """Receive until the sender has said that it is done, or is silent."""
     timed = order.shape == "open"
-    checker, step = Checker(order.size, now_ns), 1 if timed else LOOK
+    checker, step = Checker(order.size, now_ns), 1 if timed else look_every(order.size)
     message, taken = await _next(end, BEGIN_S), 1
     if message is None:
         raise QuietError(f"nothing came within {BEGIN_S:g} s")

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* valkyrie.c: a stream of a node, through the application's end of its rings. A library instead of
- * a program: Python opens the stream (valkyrie_c.py), gives its ends and calls main. Messages are
- * handed over many at once where the shape lets them gather.
+/* valkyrie.c: streams of a node, through the application's end of its rings. A library instead of
+ * a program: Python opens the streams (valkyrie_c.py), gives their ends and calls main. Over one
+ * stream messages are handed over many at once where the shape lets them gather; with the shape
+ * "streams" or "logs" each goes by itself on a stream drawn at random.
  */
 #include "side.h"
 #include "vk_client.h"
@@ -12,25 +13,45 @@
 
 enum { BATCH = 128, HELD_BYTES_MAX = 65536, NS_PER_MS = 1000000 };
 
+/* An end of a stream; waits: something was taken of it since it was last looked after. */
+struct stream {
+	struct vk_outlet *outlet;
+	struct vk_inlet *inlet;
+	uint32_t waits;
+};
+
 static struct vk_client *client;
-static struct vk_outlet *outlet;
-static struct vk_inlet *inlet;
+static struct stream *streams, *by_flow[VK_FLOWS_MAX], **waiting;
+static uint32_t count, added, waits, scattered;
+static uint64_t dice = 88172645463325252; /* any but 0 */
 static struct vk_entry entries[VK_CLIENT_BATCH];
 static uint32_t ring, message_size, held, held_max, found, next_found;
 static uint8_t *out;
 
-/* valkyrie_ends says over which open stream main is to run. */
-void valkyrie_ends(struct vk_client *of, struct vk_outlet *to, struct vk_inlet *from)
+/* valkyrie_streams says over how many open streams main is to run, valkyrie_stream gives one. */
+void valkyrie_streams(struct vk_client *of, uint32_t how_many)
 {
 	client = of;
-	outlet = to;
-	inlet = from;
+	count = how_many;
+	streams = calloc(count, sizeof *streams);
+	waiting = calloc(count, sizeof *waiting);
+	if (!streams || !waiting)
+		side_fail("streams");
+}
+
+void valkyrie_stream(struct vk_outlet *to, struct vk_inlet *from)
+{
+	struct stream *stream = &streams[added++];
+
+	*stream = (struct stream){ .outlet = to, .inlet = from };
+	by_flow[to->head.flow] = stream;
 }
 
 static void valkyrie_open(const struct side_order *order)
 {
-	ring = vk_stream_class(outlet->head.stream);
+	ring = vk_stream_class(streams->outlet->head.stream);
 	message_size = order->size;
+	scattered = !strcmp(order->shape, "streams") || !strcmp(order->shape, "logs");
 	held_max = HELD_BYTES_MAX / message_size < BATCH ? HELD_BYTES_MAX / message_size : BATCH;
 	held_max = held_max ? held_max : 1;
 	out = malloc((size_t)held_max * message_size);
@@ -38,76 +59,153 @@ static void valkyrie_open(const struct side_order *order)
 		side_fail("messages that are held");
 }
 
+static void check(int code, const char *what)
+{
+	if (code < 0 && code != -EAGAIN && code != -EINTR) {
+		errno = -code;
+		side_fail(what);
+	}
+}
+
+static void wait_for_room(void)
+{
+	uint32_t paused = client->paused;
+	int ready;
+
+	client->paused = ~0u; /* what came in is not why we wait */
+	client->need[ring] = client->tx_capacity[ring] / 8;
+	ready = vk_client_wait(client, (int64_t)SIDE_BEGIN_MS * NS_PER_MS);
+	client->need[ring] = 0;
+	client->paused = paused;
+	check(ready ? ready : -ETIMEDOUT, "no room in the ring");
+}
+
 static void valkyrie_flush(void)
 {
 	for (uint32_t sent = 0; sent < held;) {
-		int n = vk_client_send_many(client, outlet, out + (size_t)sent * message_size, NULL,
-					    message_size, held - sent);
-		uint32_t paused = client->paused;
+		int n = vk_client_send_many(client, streams->outlet,
+					    out + (size_t)sent * message_size, NULL, message_size,
+					    held - sent);
 
-		if (n < 0 && n != -EAGAIN) {
-			errno = -n;
-			side_fail("vk_client_send_many");
-		}
+		check(n, "vk_client_send_many");
 		sent += n > 0 ? (uint32_t)n : 0;
-		if (sent == held)
-			break;
-		client->paused = ~0u; /* what came in is not why we wait */
-		client->need[ring] = client->tx_capacity[ring] / 8;
-		n = vk_client_wait(client, (int64_t)SIDE_BEGIN_MS * NS_PER_MS);
-		client->need[ring] = 0;
-		client->paused = paused;
-		if (n <= 0 && n != -EINTR) {
-			errno = n ? -n : ETIMEDOUT;
-			side_fail("no room in the ring");
-		}
+		if (sent < held)
+			wait_for_room();
 	}
 	held = 0;
 }
 
+static struct stream *draw(void)
+{
+	dice ^= dice << 13;
+	dice ^= dice >> 7;
+	dice ^= dice << 17;
+	return &streams[dice % count];
+}
+
 static void valkyrie_send(const void *message, uint32_t size)
 {
+	if (scattered) {
+		struct stream *stream = draw();
+		int error;
+
+		while ((error = vk_client_send(client, stream->outlet, message, size)) < 0) {
+			check(error, "vk_client_send");
+			wait_for_room();
+		}
+		return;
+	}
 	memcpy(out + (size_t)held * size, message, size);
 	if (++held == held_max)
 		valkyrie_flush();
+}
+
+static void take(const struct vk_entry *entry)
+{
+	struct stream *stream = by_flow[entry->message.flow % VK_FLOWS_MAX];
+
+	if (!stream)
+		side_fail("a message of a stream that was not opened");
+	vk_client_taken(client, stream->inlet, entry->size, 1);
+	if (!stream->waits) {
+		stream->waits = 1;
+		waiting[waits++] = stream;
+	}
 }
 
 static void give_back(void)
 {
 	uint64_t bytes = 0;
 
-	for (uint32_t i = 0; i < found; i++)
+	if (!found)
+		return;
+	for (uint32_t i = 0; i < found; i++) {
 		bytes += entries[i].size;
-	if (found) {
-		vk_client_release(client, ring, entries[found - 1].end);
-		vk_client_taken(client, inlet, bytes, found);
+		if (scattered && entries[i].kind == VK_RECORD_DATA)
+			take(&entries[i]);
 	}
+	vk_client_release(client, ring, entries[found - 1].end);
+	if (!scattered)
+		vk_client_taken(client, streams->inlet, bytes, found);
 	found = next_found = 0;
+}
+
+/* Peers that wait for room are told of all that was taken before this side sleeps. */
+static void idle(void)
+{
+	uint32_t left = 0;
+
+	if (!scattered)
+		vk_client_idle(client, streams->inlet);
+	for (uint32_t i = 0; i < waits; i++) {
+		if (vk_client_idle(client, waiting[i]->inlet) == -EAGAIN)
+			waiting[left++] = waiting[i];
+		else
+			waiting[i]->waits = 0;
+	}
+	waits = left;
+}
+
+/* Describes the next records in entries; returns how many, 0 if none came in time, or -errno. */
+static int look(int timeout_ms)
+{
+	int64_t one = streams->outlet->head.flow, flow = scattered ? VK_CLIENT_ANY_FLOW : one;
+
+	for (;;) {
+		int n = vk_client_receive(client, ring, flow, VK_CLIENT_ANY_SEQUENCE, entries,
+					  VK_CLIENT_BATCH);
+
+		if (n)
+			return n;
+		if (client->rx[ring].head != client->rx[ring].tail)
+			return -EPROTO; /* a record that is no message of ours */
+		idle();
+		n = vk_client_wait(client, (int64_t)timeout_ms * NS_PER_MS);
+		if (n <= 0 && n != -EINTR)
+			return n;
+	}
 }
 
 static const uint8_t *valkyrie_receive(uint32_t *size, int timeout_ms)
 {
-	const struct vk_entry *entry;
+	for (;;) {
+		const struct vk_entry *entry;
 
-	if (next_found == found)
-		give_back();
-	while (!found) {
-		int n = vk_client_receive(client, ring, outlet->head.flow, VK_CLIENT_ANY_SEQUENCE,
-					  entries, VK_CLIENT_BATCH);
+		if (next_found == found) {
+			int n;
 
-		if (n < 0 || (!n && client->rx[ring].head != client->rx[ring].tail))
-			return NULL; /* closed, or a record that is no message of ours */
-		found = (uint32_t)n;
-		if (n)
-			break;
-		vk_client_idle(client, inlet);
-		n = vk_client_wait(client, (int64_t)timeout_ms * NS_PER_MS);
-		if (n <= 0 && n != -EINTR)
-			return NULL;
+			give_back();
+			n = look(timeout_ms);
+			if (n <= 0)
+				return NULL;
+			found = (uint32_t)n;
+		}
+		entry = &entries[next_found++];
+		if (entry->kind != VK_RECORD_DATA)
+			continue;
+		*size = entry->size;
+		return client->rx[ring].data + entry->offset;
 	}
-	entry = &entries[next_found++];
-	*size = entry->size;
-	return client->rx[ring].data + entry->offset;
 }
 
 const struct side_transport side_transport = {

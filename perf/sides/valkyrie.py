@@ -21,21 +21,33 @@ HELD_MAX = 256
 """Messages that one call carries, like ``recv_many``'s own limit."""
 OPEN_S = 10.0
 SERVICE = "perf"
-STREAM_IDS = {"stream": 1000, "request": 100, "open": 100}
+STREAM_IDS = {"stream": 1000, "request": 100, "open": 100, "streams": 1000, "logs": 10_000}
 """Bulk goes as class data, what somebody waits for as class job."""
 _attached = contextlib.ExitStack()
 """Never left: a side ends with its process."""
 
 
-def _stream(order: Order) -> Any:
+def open_streams(
+    order: Order,
+    *,
+    count: int = 1,
+    first: int | None = None,
+    service: str = SERVICE,
+    ring_size: int = RING_BYTES,
+) -> list[Any]:
+    """Attach to this host's node and return *count* open streams; the receiver's are accepted.
+
+    Their ids ascend from *first*: an id is free once between two nodes.
+    """
     receiver, sender = order.address.split()
     name = receiver if order.listens else sender
-    node = _attached.enter_context(valkyrie.attach_sync(name, ring_size=RING_BYTES))
+    node = _attached.enter_context(valkyrie.attach_sync(name, ring_size=ring_size))
     if not order.listens:
-        return node.connect("b").open(SERVICE, stream=STREAM_IDS[order.shape])
-    service = node.listen(SERVICE)
+        peer, begin = node.connect("b"), first or STREAM_IDS[order.shape]
+        return [peer.open(service, stream=begin + number) for number in range(count)]
+    incoming = node.listen(service)
     ready()
-    return service.accept(OPEN_S)
+    return [incoming.accept(OPEN_S) for _ in range(count)]
 
 
 def _channel(order: Order) -> Any:
@@ -50,7 +62,7 @@ class Single:
     """A stream, message by message."""
 
     def __init__(self, order: Order) -> None:
-        self._stream = _stream(order)
+        (self._stream,) = open_streams(order)
         self.send = self._stream.send
         self._receive = self._stream.recv
 
@@ -78,7 +90,7 @@ class Batch:
         self._views: Iterator[memoryview] = iter(())
 
     def _open(self, order: Order) -> None:
-        self._stream = _stream(order)
+        (self._stream,) = open_streams(order)
 
     def send(self, message: bytearray) -> None:
         """Hold the message until there are enough."""

@@ -20,6 +20,9 @@ from perf.scenario import PROFILES, Profile, Scenario
 SWEEP = load.Sweep("load", "Load", "local", 64, (0.5, 1.0, 2.0), ("unix-c", "unix-python"))
 
 
+ONCE, TWICE = (Profile("test", 0.1, 0.1, 1, (), curve_repetitions=n) for n in (1, 2))
+
+
 class Scripted(Suite):
     """Contestants that carry 1000 a second in the first repetition, twice that in the second."""
 
@@ -43,7 +46,7 @@ class Scripted(Suite):
 
 
 def test_load_is_a_share_of_what_each_repetition_found_to_be_carried() -> None:
-    curve = load.measure(Scripted(), SWEEP, 2)
+    curve = load.measure(Scripted(), SWEEP, TWICE)
     line = next(line for line in curve.lines if line.contestant == "unix-c")
     assert [point.x for point in line.points] == [750, 1500, 3000]
     assert line.points[0].latency_ns["p50"] == pytest.approx(1000, rel=0.02)
@@ -51,19 +54,19 @@ def test_load_is_a_share_of_what_each_repetition_found_to_be_carried() -> None:
 
 
 def test_who_fails_without_load_is_offered_none_and_says_why() -> None:
-    line = load.measure(Scripted(), SWEEP, 1).lines[1]
+    line = load.measure(Scripted(), SWEEP, ONCE).lines[1]
     assert (line.points, line.remark) == ([], "failed: no luck")
 
 
 def test_contestants_take_turns_at_being_the_first() -> None:
     suite = Scripted()
-    load.measure(suite, SWEEP, 2)
+    load.measure(suite, SWEEP, TWICE)
     first = [name for at, name in enumerate(suite.order) if name not in suite.order[at - 1 : at]]
     assert first == ["unix-c", "unix-python", "unix-c"]
 
 
 def test_a_curve_is_drawn_and_tabled() -> None:
-    curve = asdict(load.measure(Scripted(), SWEEP, 1))
+    curve = asdict(load.measure(Scripted(), SWEEP, ONCE))
     known = {"contestants": [{"name": n, "title": n, "ours": False} for n in SWEEP.contestants]}
     text = "\n".join(charts.html(known, curve))
     for plot in text.split("<svg")[1:]:
@@ -87,7 +90,7 @@ def test_a_sender_that_is_given_too_much_falls_behind_and_its_messages_are_late(
     python = next(one for one in sockets.CONTESTANTS if one.name == "unix-python")
     command = (sys.executable, "-m", "perf.sides.sockets")
     with Suite([replace(python, side=lambda: command)], profile, lambda _: None) as suite:
-        (line,) = load.measure(suite, replace(SWEEP, shares=(0.01, 4.0)), 1).lines
+        (line,) = load.measure(suite, replace(SWEEP, shares=(0.01, 4.0)), profile).lines
     calm, flooded = line.points
     assert not calm.error
     assert not flooded.error
