@@ -26,7 +26,17 @@ from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import ConfigError, DataPlaneError
 from valkyrie.dataplane.wire import Class
 
-from . import auditor, children, credentials, daemon, interfaces, messages, privileges, worker
+from . import (
+    auditor,
+    children,
+    credentials,
+    daemon,
+    first_start,
+    interfaces,
+    messages,
+    privileges,
+    worker,
+)
 from .boot import Boot
 from .children import Budget, Identity, StoppedError
 from .claim import Claim
@@ -108,7 +118,6 @@ class Broker:
             raise DataPlaneError.of(
                 errno.EPERM, "start a node", f"Run it as root, or give it {', '.join(lacking)}"
             )
-        credentials.refuse_unjoined(self.config)
         defer = self._cleanup.callback
         node = self.config.node
         self._identity = _identity(self.config)
@@ -116,6 +125,7 @@ class Broker:
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         claim = Claim(directory / f"{node.name}.lock")
         defer(claim.release)
+        self._greeting = first_start.prepare(self.config)
         auditor.prepare(self.config)
         journal = Journal(directory / f"{node.name}.journal")
         self._library = _open_library(self._library_path)
@@ -257,7 +267,9 @@ class Broker:
         )
 
         def child(parent: int) -> NoReturn:
+            privileges.hide()
             inherited.audit = auditor.open_log(self.config)
+            inherited.credentials = credentials.load(self.config)
             kept = [0, 1, 2, *inherited.descriptors()]
             self._slots.leave()
             for each in self._interfaces:
@@ -502,6 +514,7 @@ class Broker:
         if not self._serving:
             self._serving = True
             notify(self._notify, "READY=1", f"MAINPID={os.getpid()}")
+            log.log(*self._greeting)
             log.info("node %s is ready", self.config.node.name)
 
     def _stop(self, _message: Message, _answer: Message) -> None:

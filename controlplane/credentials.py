@@ -46,6 +46,16 @@ class Credentials:
     made: bool = False
     """The identity was made now, for want of a file."""
 
+    def describe(self) -> dict[str, object]:
+        """Return what status says of this node's security."""
+        modes = self.local.policy.allowed()
+        protected = modes != (Mode.PLAINTEXT,)
+        return {
+            "fingerprint": str(self.local.identity.card.fingerprint) if protected else "",
+            "modes": [mode.name.lower() for mode in modes],
+            "require_pq": self.local.policy.require_pq,
+        }
+
 
 # ---- From the configuration alone ----
 
@@ -213,27 +223,34 @@ def assemble(
     return Credentials(Local(identity, trust, ours, secrets, tls), trust, peers, made)
 
 
-def load(config: Config) -> Credentials:
-    """Return a node's credentials; its identity is made if it has none yet.
+def load(config: Config, *, make: bool = False) -> Credentials:
+    """Return a node's credentials; ``make``: its identity too, if it has none yet.
 
-    Reads files for root only: call it before rights are dropped. ConfigError says what is wrong.
+    Reads files that are their owner's only: call it before rights are dropped. ConfigError says
+    what is wrong.
     """
     from .security.identity import Identity
-    from .security.identity_file import load_or_make
 
     security, made = config.security, False
     if set(security.modes) == {"plaintext"}:
         identity = Identity.generate()  # nobody asks for proof of it
     else:
-        path = beside(config, security.identity_file)
-        try:
-            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"{path.parent}: cannot be made: {error.strerror}") from error
-        identity, made = load_or_make(path)
+        identity, made = _identity(beside(config, security.identity_file), make=make)
     secrets = _read_secrets(config) if security.secrets_file else ()
     tls = _read_tls(config) if security.certificate_file else None
     return assemble(config, identity, secrets, tls, made=made)
+
+
+def _identity(path: Path, *, make: bool) -> tuple[Identity, bool]:
+    from .security.identity_file import load_or_make, of_pem
+
+    if not make:
+        return of_pem(_read(path), str(path)), False
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path.parent}: cannot be made: {error.strerror}") from error
+    return load_or_make(path)
 
 
 def _read_secrets(config: Config) -> tuple[bytes, ...]:
@@ -251,21 +268,16 @@ def _read_tls(config: Config) -> TlsCredentials:
     key = beside(config, security.certificate_key_file)
     roots = beside(config, security.roots_file)
     return parse_credentials(
-        (chain, _read_public(chain)), (key, _read(key)), (roots, _read_public(roots))
+        (chain, _read(chain, private=False)),
+        (key, _read(key)),
+        (roots, _read(roots, private=False)),
     )
 
 
-def _read(path: Path) -> bytes:
-    from .security.identity_file import read_private
+def _read(path: Path, *, private: bool = True) -> bytes:
+    from .security.identity_file import read_plain, read_private
 
     try:
-        return read_private(path)
+        return read_private(path) if private else read_plain(path)
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file") from None
-
-
-def _read_public(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error

@@ -42,6 +42,7 @@ from .state import State, get, set_application_name
 if TYPE_CHECKING:
     from .boot import Boot
     from .config import Config
+    from .credentials import Credentials
     from .voice import Voice
 
 log = logging.getLogger("valkyrie")
@@ -73,6 +74,8 @@ class Inherited:
     worker_deaths: int
     audit: Auditor = field(default_factory=lambda: Auditor(None))
     """Opened by the daemon itself, while it has the right."""
+    credentials: Credentials | None = None
+    """Read by the daemon itself, while it has the right."""
 
     def descriptors(self) -> list[int]:
         """Return the descriptors a daemon keeps."""

@@ -110,6 +110,11 @@ def _set(capabilities: Iterable[int]) -> None:
     _check(_libc.capset(ctypes.byref(header), sets), "set the capabilities")
 
 
+def hide() -> None:
+    """Forbid tracing and core dumps of this process, which is about to have secrets."""
+    _check(_prctl(_PR_SET_DUMPABLE, 0), "forbid tracing and core dumps")
+
+
 def drop(uid: int, gid: int, parent: int) -> None:
     """Become another user without any capability, for ever, that dies with ``parent``."""
     _bound(frozenset())
@@ -118,7 +123,7 @@ def drop(uid: int, gid: int, parent: int) -> None:
     os.setresuid(uid, uid, uid)
     _set([])
     _check(_prctl(_PR_SET_NO_NEW_PRIVS, 1), "set no_new_privs")
-    _check(_prctl(_PR_SET_DUMPABLE, 0), "forbid tracing and core dumps")
+    hide()
     # A change of credentials clears the signal, so it comes last.
     _check(_prctl(_PR_SET_PDEATHSIG, signal.SIGKILL), "ask to die with the parent")
     if os.getppid() != parent:

@@ -71,6 +71,7 @@ async def document(daemon: Daemon) -> dict[str, object]:
             "burst_packets": config.source.burst_packets,
         },
         "refused": dict(daemon.apps.refused),
+        "security": known.describe() if (known := daemon.inherited.credentials) else {},
         "audit": daemon.audit.describe(),
         "violations": daemon.figures.violations,
         "control_frames": dict(daemon.figures.control_frames),

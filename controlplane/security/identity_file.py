@@ -30,10 +30,20 @@ SIZE_MAX = 65536
 _BLOCK = re.compile(rb"-----BEGIN PRIVATE KEY-----\n.*?-----END PRIVATE KEY-----\n", re.DOTALL)
 
 
+def read_plain(path: Path) -> bytes:
+    """Return the bytes of a plain file; FileNotFoundError when there is none."""
+    return _read(path, private=False)
+
+
 def read_private(path: Path) -> bytes:
-    """Return a file's bytes, if it is a plain file that only its owner, who we are, can open."""
+    """Return the same of a file that only its owner, who we are, can open."""
+    return _read(path, private=True)
+
+
+def _read(path: Path, *, private: bool) -> bytes:
+    follow = os.O_NOFOLLOW if private else 0
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(path, os.O_RDONLY | follow | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -42,23 +52,28 @@ def read_private(path: Path) -> bytes:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise ConfigError(f"{path}: is not a plain file")
-        if found.st_uid != os.geteuid():
-            raise ConfigError(
-                f"{path}: belongs to user {found.st_uid}: run as that user, or `chown` it to user "
-                f"{os.geteuid()}"
-            )
-        if stat.S_IMODE(found.st_mode) & ~MODE:
-            raise ConfigError(
-                f"{path}: others could read it (mode {stat.S_IMODE(found.st_mode):04o}): if nobody "
-                f"has, `chmod 600 {path}`; if somebody may have, remove it and start again with "
-                "a new identity"
-            )
+        if private:
+            _check_owner(path, found)
         data = os.read(descriptor, SIZE_MAX + 1)
     finally:
         os.close(descriptor)
     if len(data) > SIZE_MAX:
         raise ConfigError(f"{path}: has more than {SIZE_MAX} bytes: it is no file of this program")
     return data
+
+
+def _check_owner(path: Path, found: os.stat_result) -> None:
+    if found.st_uid != os.geteuid():
+        raise ConfigError(
+            f"{path}: belongs to user {found.st_uid}: run as that user, or `chown` it to user "
+            f"{os.geteuid()}"
+        )
+    if stat.S_IMODE(found.st_mode) & ~MODE:
+        raise ConfigError(
+            f"{path}: others could read it (mode {stat.S_IMODE(found.st_mode):04o}): if nobody "
+            f"has, `chmod 600 {path}`; if somebody may have, remove it and start again with "
+            "a new identity"
+        )
 
 
 def write_private(path: Path, data: bytes, *, replace: bool) -> None:

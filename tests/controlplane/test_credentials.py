@@ -125,8 +125,8 @@ def test_what_makes_no_sense_is_refused_with_the_key(number: int) -> None:
 
 
 def test_a_static_peer_needs_no_fingerprint_since_it_has_no_handshake(tmp_path: Path) -> None:
-    read = config.parse(LEAST + peer("static = true\n"), str(tmp_path / "x.toml"))
-    assert load(read).peers == (None,)
+    read = node(tmp_path, "a", security("") + peer("static = true\n"))
+    assert load(read, make=True).peers == (None,)
 
 
 # ---- With files ----
@@ -141,7 +141,7 @@ def node(folder: Path, name: str, text: str) -> config.Config:
 
 def test_the_identity_is_made_once_for_its_owner_only(tmp_path: Path) -> None:
     read = node(tmp_path / "keys", "a", security(""))
-    first, second = load(read), load(read)
+    first, second = load(read, make=True), load(read)
     assert (first.made, second.made) == (True, False)
     assert first.local.identity.card == second.local.identity.card
     file = tmp_path / "keys" / "a.key"
@@ -156,7 +156,7 @@ def test_a_node_that_protects_nothing_needs_no_identity(tmp_path: Path) -> None:
 
 def test_an_identity_that_others_could_read_is_refused_with_the_remedy(tmp_path: Path) -> None:
     read = node(tmp_path, "a", security(""))
-    load(read)
+    load(read, make=True)
     (tmp_path / "a.key").chmod(0o640)
     with pytest.raises(ConfigError, match=r"others could read it \(mode 0640\).*chmod 600"):
         load(read)
@@ -166,8 +166,8 @@ def meet(
     folder: Path, top: str, there: str, back: str
 ) -> tuple[Established | Failed | None, Established | Failed | None]:
     """Let two configurations shake hands; ``there`` is what a's peer table says of b."""
-    a = load(node(folder, "a", security(top) + peer(there, name="b")))
-    b = load(node(folder, "b", security(top) + peer(back, name="a")))
+    a = load(node(folder, "a", security(top) + peer(there, name="b")), make=True)
+    b = load(node(folder, "b", security(top) + peer(back, name="a")), make=True)
     asked = a.peers[0]
     assert asked is not None
     return Wire(a.local, b.local, asked).run()
@@ -194,8 +194,8 @@ def test_plaintext_needs_the_leave_of_both(tmp_path: Path) -> None:
     open_, closed = 'modes = ["plaintext"]', ""
     events = meet(tmp_path, open_, "", "")
     assert all(isinstance(event, Established) for event in events)
-    a = load(node(tmp_path, "a", security(open_) + peer(name="b")))
-    b = load(node(tmp_path, "b", security(closed) + peer(made(tmp_path, "a"), name="a")))
+    a = load(node(tmp_path, "a", security(open_) + peer(name="b")), make=True)
+    b = load(node(tmp_path, "b", security(closed) + peer(made(tmp_path, "a"), name="a")), make=True)
     assert a.peers[0] is not None
     there, back = Wire(a.local, b.local, a.peers[0]).run()
     assert isinstance(there, Failed)
@@ -204,7 +204,7 @@ def test_plaintext_needs_the_leave_of_both(tmp_path: Path) -> None:
 
 def test_a_pinned_peer_is_never_asked_in_plaintext(tmp_path: Path) -> None:
     top = security('modes = ["plaintext", "noise"]')
-    a = load(node(tmp_path, "a", top + peer(made(tmp_path, "b"), name="b")))
+    a = load(node(tmp_path, "a", top + peer(made(tmp_path, "b"), name="b")), make=True)
     offer = a.local.offer(a.peers[0], os.urandom)
     assert offer.modes == (Mode.NOISE,)
 
@@ -243,7 +243,7 @@ def test_a_file_of_secrets_that_is_no_good_is_refused_and_not_shown(
         (tmp_path / "secrets").write_text(content)
         (tmp_path / "secrets").chmod(mode)
     with pytest.raises(ConfigError) as caught:
-        load(node(tmp_path, "a", security(TOKENS) + peer(TOKEN)))
+        load(node(tmp_path, "a", security(TOKENS) + peer(TOKEN)), make=True)
     assert str(caught.value).startswith(f"{tmp_path / 'secrets'}: {message}")
     assert "hunter2" not in str(caught.value)
     assert to_word(SECRET)[6:40] not in str(caught.value)
@@ -277,7 +277,7 @@ def test_certificates_prove_both(tmp_path: Path) -> None:
     for name, other in (("a", "b"), ("b", "a")):
         write_tls(tmp_path, name)
         text = security(MTLS.format(name)) + peer(f'certificate = "{other}"\n', name=other)
-        loaded.append(load(node(tmp_path, name, text)))
+        loaded.append(load(node(tmp_path, name, text), make=True))
     a, b = loaded
     assert a.peers[0] is not None
     events = Wire(a.local, b.local, a.peers[0]).run()
@@ -288,7 +288,7 @@ BAD_TLS = {
     1: ("a.pem", b"", "has no certificates in PEM"),
     2: ("a.pem.key", b"", "has no private key in PEM without a password"),
     3: ("a.pem.key", None, "there is no such file"),
-    4: ("roots.pem", None, "No such file or directory"),
+    4: ("roots.pem", None, "there is no such file"),
     5: ("a.pem", "b.pem", "is not the key of the first certificate in"),
     6: ("a.pem", "roots.pem", "is not the key of the first certificate in"),
 }
@@ -305,7 +305,10 @@ def test_a_file_of_certificates_that_is_no_good_is_named(tmp_path: Path, number:
         new = content if isinstance(content, bytes) else (tmp_path / content).read_bytes()
         (tmp_path / file).write_bytes(new)
     with pytest.raises(ConfigError, match=message):
-        load(node(tmp_path, "a", security(MTLS.format("a")) + peer('certificate = "b"\n')))
+        load(
+            node(tmp_path, "a", security(MTLS.format("a")) + peer('certificate = "b"\n')),
+            make=True,
+        )
 
 
 def test_what_cannot_be_encrypted_yet_is_not_sent_in_the_clear_instead(tmp_path: Path) -> None:
