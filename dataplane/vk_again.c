@@ -124,8 +124,10 @@ static enum vk_outcome held_shards(struct vk_run *run, const struct vk_out *out,
 
 	if (!entry->shards)
 		entry->shards = vk_shards_new(&run->shards, out->size);
-	if (!entry->shards)
+	if (!entry->shards) {
+		run->refused = VK_BLOCKED_MEMORY;
 		return VK_LATER;
+	}
 	shards = &run->shards.rows[entry->shards - 1];
 	end = shards_end(run, out, number, shards->sent, budget - *bytes);
 	if (end == shards->sent)
@@ -193,7 +195,7 @@ enum vk_outcome vk_again_held(struct vk_run *run, struct vk_flow *flow, int64_t 
 	*more = 0;
 	while (own->held_count && outcome == VK_WENT) {
 		const struct vk_entry *entry = vk_ledger_get(ledger, own->held_first);
-		uint32_t next = entry->next;
+		uint32_t next = entry->next, size = entry->size;
 
 		if (*bytes >= budget) {
 			*more = 1;
@@ -203,6 +205,8 @@ enum vk_outcome vk_again_held(struct vk_run *run, struct vk_flow *flow, int64_t 
 		if (outcome == VK_WENT) {
 			own->held_first = next;
 			own->held_count--;
+			own->held_bytes -= size;
+			own->since_ns = run->now_ns;
 		}
 	}
 	*more = outcome == VK_HOLD && *bytes >= budget;

@@ -164,7 +164,7 @@ static void wake(struct vk_run *run, struct vk_pool *pool, uint32_t count)
 		run->flows[number].waiting = 0;
 		if (flow->state != VK_ROW_LIVE || !run->flows[number].held_count)
 			continue;
-		vk_flows_ready(run, flow); /* of another peer by now, perhaps: it asks anew */
+		vk_lanes_add(run, flow); /* of another peer by now, perhaps: it asks anew */
 		count--;
 	}
 }
@@ -189,7 +189,7 @@ void vk_credit_told(struct vk_run *run, struct vk_flow *flow, uint64_t limit)
 	flow->tx_limit = limit;
 	if (run->flows[vk_flow_number(run, flow)].pooled)
 		leave_pool(run, flow);
-	vk_flows_ready(run, flow);
+	vk_lanes_add(run, flow);
 }
 
 static void take(struct vk_run *run, const struct vk_flow *flow, uint64_t bytes)

@@ -240,8 +240,10 @@ void vk_engine_free(struct vk_run *run)
 		run->datagram.data = NULL;
 		vk_session_forget(run, i);
 	}
-	for (uint32_t i = 0; i < VK_APPS_MAX * VK_CLASS_COUNT; i++)
+	for (uint32_t i = 0; i < VK_APPS_MAX * VK_CLASS_COUNT; i++) {
+		vk_lanes_free(run, i / VK_CLASS_COUNT, i % VK_CLASS_COUNT);
 		vk_ledger_free(&run->slots[i / VK_CLASS_COUNT].ledgers[i % VK_CLASS_COUNT]);
+	}
 	vk_shards_free(&run->shards);
 	vk_timers_free(&run->timers);
 	free(run->lingering.rows);

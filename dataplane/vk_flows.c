@@ -69,6 +69,21 @@ static void count_landed(struct vk_run *run)
 	}
 }
 
+/* Whom an application has streams with, for those that may not keep the others waiting. */
+static void meet(struct vk_run *run, const struct vk_flow *flow)
+{
+	struct vk_run_slot *slot = &run->slots[flow->app];
+	uint32_t number = vk_flow_number(run, flow);
+
+	if (!slot->some_peer)
+		slot->some_peer = flow->peer + 1;
+	slot->many_peers |= slot->some_peer != flow->peer + 1;
+	if (!slot->some_stream[flow->class])
+		slot->some_stream[flow->class] = number + 1;
+	if (slot->some_stream[flow->class] != number + 1)
+		slot->many_streams |= 1u << flow->class;
+}
+
 void vk_flows_load(struct vk_run *run)
 {
 	run->last_flow = VK_NO_FLOW;
@@ -91,8 +106,10 @@ void vk_flows_load(struct vk_run *run)
 	}
 	count_landed(run);
 	for (uint32_t i = 0; i < run->flow_high; i++) {
-		if (run->work->flows[i].state == VK_ROW_LIVE)
-			vk_credit_load(run, &run->work->flows[i]);
+		if (run->work->flows[i].state != VK_ROW_LIVE)
+			continue;
+		vk_credit_load(run, &run->work->flows[i]);
+		meet(run, &run->work->flows[i]);
 	}
 	for (uint32_t peer = 0; peer < VK_PEERS_MAX; peer++) {
 		if (run->peers[peer].state == VK_ROW_LIVE)
@@ -161,6 +178,7 @@ static struct vk_flow *take_free(struct vk_run *run)
 static void forget(struct vk_flow_run *own)
 {
 	own->held_count = 0;
+	own->held_bytes = 0;
 	own->unacked = 0;
 	own->landed = 0;
 	own->owes = 0;
@@ -199,9 +217,7 @@ struct vk_flow *vk_flows_open(struct vk_run *run, uint32_t peer, uint32_t stream
 		.token = token,
 	};
 	vk_credit_open(run, flow);
-	if (!run->slots[slot].some_peer)
-		run->slots[slot].some_peer = peer + 1;
-	run->slots[slot].many_peers |= run->slots[slot].some_peer != peer + 1;
+	meet(run, flow);
 	VK_STORE_RELEASE(&flow->state, VK_ROW_LIVE);
 	index_flow(run, number);
 	if (number >= run->flow_high)
@@ -372,23 +388,6 @@ void vk_flows_entry_done(struct vk_run *run, uint32_t number)
 {
 	if (run->flows[number].unacked && !--run->flows[number].unacked)
 		vk_flows_settle(run, &run->work->flows[number]);
-}
-
-void vk_flows_ready(struct vk_run *run, struct vk_flow *flow)
-{
-	uint32_t number = vk_flow_number(run, flow);
-	struct vk_flow_run *own = &run->flows[number];
-	struct vk_ledger *ledger = &run->slots[flow->app].ledgers[flow->class];
-
-	if (!own->held_count || own->ready)
-		return;
-	own->ready = 1;
-	own->ready_next = 0;
-	if (ledger->ready_last)
-		run->flows[ledger->ready_last - 1].ready_next = number + 1;
-	else
-		ledger->ready_first = number + 1;
-	ledger->ready_last = number + 1;
 }
 
 /* ---- Best effort ---- */

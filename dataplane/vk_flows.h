@@ -69,9 +69,6 @@ int vk_flows_accept(struct vk_run *run, struct vk_flow *flow, uint32_t sequence)
 /* vk_flows_seen says whether a message came before (or is too old to tell), and notes nothing. */
 int vk_flows_seen(const struct vk_flow *flow, uint32_t sequence);
 
-/* vk_flows_ready puts a flow that holds records into its ring's list of those that may send. */
-void vk_flows_ready(struct vk_run *run, struct vk_flow *flow);
-
 /* vk_flows_entry_done notes that one more of a flow's records is acknowledged. */
 void vk_flows_entry_done(struct vk_run *run, uint32_t number);
 

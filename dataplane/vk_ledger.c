@@ -7,8 +7,6 @@
 void vk_ledger_begin(struct vk_ledger *ledger)
 {
 	ledger->first = ledger->next; /* numbers go on: packets of the one before may still fly */
-	ledger->ready_first = 0;
-	ledger->ready_last = 0;
 }
 
 void vk_ledger_free(struct vk_ledger *ledger)

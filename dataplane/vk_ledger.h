@@ -43,7 +43,8 @@ struct vk_entry {
 	uint8_t state;
 	uint8_t copies;
 	uint8_t kind; /* enum vk_record_kind */
-	uint8_t again; /* it was sent before: the next copy is a retransmission */
+	uint8_t again : 1; /* it was sent before: the next copy is a retransmission */
+	uint8_t more : 1; /* a fragment: the next one of its message comes behind it */
 };
 
 /* A ring's entries [first, next), by number; numbers never repeat while the worker lives. */
@@ -52,8 +53,6 @@ struct vk_ledger {
 	uint32_t mask;
 	uint32_t first;
 	uint32_t next;
-	uint32_t ready_first; /* flow + 1 of the list of those that hold records and may send */
-	uint32_t ready_last;
 };
 
 /* vk_ledger_begin starts over an application's ring: nothing of an earlier one remains. */

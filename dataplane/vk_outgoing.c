@@ -9,10 +9,6 @@
 
 #include <string.h>
 
-enum {
-	HOLD_MAX = 256, /* records a stream may hold before its ring waits with it */
-};
-
 /* ---- Streams begin and end ---- */
 
 /* Tells an application that its OPEN is refused. */
@@ -152,8 +148,11 @@ static enum vk_outcome hold(struct vk_run *run, struct vk_flow *flow, uint32_t n
 		vk_ledger_get(ledger, own->held_last)->next = number;
 	else
 		own->held_first = number;
+	if (!own->held_count)
+		own->since_ns = run->now_ns;
 	own->held_last = number;
 	own->held_count++;
+	own->held_bytes += vk_ledger_get(ledger, number)->size;
 	return VK_HOLD;
 }
 
@@ -174,7 +173,7 @@ static enum vk_outcome take_close(struct vk_run *run, uint32_t slot, uint32_t ri
 	}
 	run->flows[vk_flow_number(run, flow)].closing = 1;
 	if (vk_flows_holds(run, flow)) {
-		vk_flows_ready(run, flow);
+		vk_lanes_add(run, flow);
 		return hold(run, flow, ledger->next - 1, ledger);
 	}
 	if (!vk_out_close(run, &out, ledger->next - 1, 0)) {
@@ -249,11 +248,21 @@ static enum vk_counter refuse_data(const struct vk_run *run, const struct vk_flo
 							     VK_DROP_TX_UNREACHABLE;
 }
 
-/* What becomes of a record that cannot go now: a peer's window may not keep others waiting. */
+int vk_outgoing_ahead(const struct vk_run *run, uint32_t slot, uint32_t ring)
+{
+	const uint32_t mixed = 1u << VK_CLASS_JOB | 1u << VK_CLASS_DATA;
+	const struct vk_run_slot *owner = &run->slots[slot];
+
+	if (run->refused != VK_BLOCKED_CONGESTION && run->refused != VK_BLOCKED_SESSION)
+		return 0;
+	return owner->many_peers || owner->many_streams & mixed & 1u << ring;
+}
+
+/* What becomes of a record that cannot go now: a peer's window may not keep others waiting, nor a
+ * large message small ones of other streams. */
 static enum vk_outcome later(const struct vk_run *run, const struct vk_out *out)
 {
-	return run->refused == VK_BLOCKED_CONGESTION && run->slots[out->slot].many_peers ? VK_HOLD :
-											   VK_LATER;
+	return vk_outgoing_ahead(run, out->slot, out->ring) ? VK_HOLD : VK_LATER;
 }
 
 /* Best effort: the record is done with when it is sent. */
@@ -316,11 +325,6 @@ static enum vk_outcome take_data(struct vk_run *run, uint32_t slot, uint32_t rin
 		return VK_WENT;
 	}
 	holds = vk_flows_holds(run, flow);
-	if (holds && run->flows[vk_flow_number(run, flow)].held_count >= HOLD_MAX) {
-		run->refused = run->flows[vk_flow_number(run, flow)].waiting ? VK_BLOCKED_SESSION :
-									       VK_BLOCKED_CREDIT;
-		return VK_LATER;
-	}
 	if (ring == VK_CLASS_LOGS && !holds) {
 		outcome = take_log(run, &out, alone);
 		if (outcome != VK_HOLD)
@@ -331,12 +335,13 @@ static enum vk_outcome take_data(struct vk_run *run, uint32_t slot, uint32_t rin
 		run->refused = VK_BLOCKED_MEMORY;
 		return VK_LATER;
 	}
+	entry->more = vk_flow_reliable(flow) && message->code & VK_FRAGMENT_MORE;
 	if (!holds && vk_out_affordable(run, flow, vk_out_cost(size)) &&
 	    vk_credit_begin(run, flow, vk_out_cost(size)))
 		outcome = take_now(run, &out, entry, alone);
 	if (outcome == VK_HOLD) {
 		hold(run, flow, ledger->next - 1, ledger);
-		vk_flows_ready(run, flow);
+		vk_lanes_add(run, flow);
 	}
 	return outcome;
 }

@@ -6,6 +6,7 @@
  */
 #include "vk_channel.h"
 #include "vk_frame.h"
+#include "vk_lanes.h"
 #include "vk_ledger.h"
 #include "vk_schedule.h"
 #include "vk_sequences.h"
@@ -36,8 +37,10 @@ struct vk_run_slot {
 	struct vk_rx
 		in[VK_CLASS_COUNT]; /* from the application; head: the next record to look at */
 	struct vk_ledger ledgers[VK_CLASS_COUNT]; /* of `in`: what is sent and not yet released */
+	struct vk_lanes lanes[VK_CLASS_COUNT]; /* who of those that hold records may send */
 	uint32_t published; /* bit class: out has records that are not published */
 	uint32_t consumed; /* bit class: in may have records to release */
+	uint32_t stuck; /* bit class: records are not looked at before something changes */
 	uint32_t rang;
 	uint32_t sleeps;
 	int bell_app;
@@ -47,6 +50,8 @@ struct vk_run_slot {
 	struct vk_meter bytes;
 	uint32_t some_peer; /* + 1: that it has or had a stream with */
 	uint32_t many_peers; /* there is another, which a slow one must not keep waiting */
+	uint32_t some_stream[VK_CLASS_COUNT]; /* + 1: that it has or had, by its flow */
+	uint32_t many_streams; /* bit class: there is another, likewise */
 	uint64_t leaving_ns; /* it leaves, at the latest then; 0 = it stays */
 	uint64_t promised[VK_CLASS_COUNT]; /* bytes beyond the starts of its streams */
 };
@@ -56,11 +61,12 @@ struct vk_flow_run {
 	uint32_t held_first; /* entries of its ring's ledger that wait to be sent, in order */
 	uint32_t held_last;
 	uint32_t held_count;
+	uint64_t held_bytes; /* of their records' bodies */
+	uint64_t since_ns; /* when the first of them became the first */
 	uint32_t unacked; /* its entries that are not done */
-	uint32_t ready_next; /* flow + 1 behind it in its ledger's list */
 	uint32_t owe_next; /* flow + 1 behind it in its session's list */
 	uint32_t code; /* enum vk_code of the reset it owes */
-	uint8_t ready; /* it is in such a list */
+	uint8_t ready; /* it is in a lane */
 	uint8_t owing;
 	uint8_t owes; /* enum vk_owe */
 	uint8_t closing; /* its application closed it: no message comes behind */

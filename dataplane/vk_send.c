@@ -16,7 +16,7 @@
 enum {
 	REPORTS_A_TURN = 256, /* of one application */
 	HELD_TURN = 16384, /* bytes a stream sends of what it holds before the next one does */
-	STUCK_MAX = 64, /* streams that cannot send are asked a turn */
+	AHEAD_TURN = 131072, /* bytes of records that are looked at in one go and held */
 };
 
 void vk_send_replies(struct vk_run *run)
@@ -70,14 +70,17 @@ static void wait_for_rate(struct vk_run *run, const struct vk_run_slot *slot)
 		run->due_ns = due_ns;
 }
 
-/* Handles the record at the scan position of a ring; VK_SERVED_BUDGET = on to the next. */
-static enum vk_served send_next(struct vk_run *run, uint32_t number, uint32_t class, int64_t *bytes)
+/* Handles the record at the scan position of a ring; VK_SERVED_BUDGET = on to the next. Adds its
+ * bytes to *bytes, or to *ahead if it has to wait. */
+static enum vk_served send_next(struct vk_run *run, uint32_t number, uint32_t class, int64_t *bytes,
+				int64_t *ahead)
 {
 	struct vk_run_slot *slot = &run->slots[number];
 	struct vk_rx *in = &slot->in[class];
 	struct vk_record record;
 	const uint8_t *body;
 	int found = vk_rx_peek(in, &record, &body), alone;
+	enum vk_outcome outcome;
 	uint32_t next;
 
 	if (found < 0 || (found && record.size < sizeof(struct vk_message))) {
@@ -94,7 +97,8 @@ static enum vk_served send_next(struct vk_run *run, uint32_t number, uint32_t cl
 	}
 	alone = in->head + vk_record_span(record.size) == in->tail;
 	next = slot->ledgers[class].next;
-	if (vk_outgoing_record(run, number, class, &record, body, alone) == VK_LATER)
+	outcome = vk_outgoing_record(run, number, class, &record, body, alone);
+	if (outcome == VK_LATER)
 		return VK_SERVED_PATH;
 	if (!slot->attached)
 		return VK_SERVED_GONE; /* cut off while a refusal was written */
@@ -106,95 +110,86 @@ static enum vk_served send_next(struct vk_run *run, uint32_t number, uint32_t cl
 	if (in->head > run->work->looked[number][class])
 		VK_STORE_RELAXED(&run->work->looked[number][class], in->head);
 	slot->consumed |= 1u << class;
-	*bytes += record.size;
+	*(outcome == VK_HOLD ? ahead : bytes) += record.size;
 	return VK_SERVED_BUDGET;
 }
 
-/* Takes the first flow out of a ring's list of those that may send. */
-static struct vk_flow *next_ready(struct vk_run *run, uint32_t number, uint32_t class)
+/* Puts lanes aside that can send no more in this turn, one behind the other. */
+static void put_aside(struct vk_lanes *lanes, struct vk_peer_lane *lane, uint32_t *first)
 {
-	struct vk_ledger *ledger = &run->slots[number].ledgers[class];
+	lane->next = *first;
+	*first = (uint32_t)(lane - lanes->rows) + 1;
+}
 
-	while (ledger->ready_first) {
-		uint32_t first = ledger->ready_first - 1;
-		struct vk_flow *flow = &run->work->flows[first];
-		struct vk_flow_run *own = &run->flows[first];
+static void put_back(struct vk_lanes *lanes, uint32_t first)
+{
+	while (first) {
+		struct vk_peer_lane *lane = &lanes->rows[first - 1];
 
-		ledger->ready_first = own->ready_next;
-		if (!ledger->ready_first)
-			ledger->ready_last = 0;
-		own->ready = 0;
-		if (flow->state != VK_ROW_LIVE)
-			continue;
-		if (flow->app == number && flow->class == class)
-			return flow;
-		vk_flows_ready(run, flow); /* another ring's by now */
+		first = lane->next;
+		vk_lanes_return(lanes, lane);
 	}
-	return NULL;
-}
-
-/* Puts a flow that cannot send now aside: it stays marked as listed. */
-static void put_aside(struct vk_run *run, const struct vk_flow *flow, uint32_t *first,
-		      uint32_t *last)
-{
-	uint32_t number = vk_flow_number(run, flow);
-
-	run->flows[number].ready = 1;
-	run->flows[number].ready_next = 0;
-	if (*last)
-		run->flows[*last - 1].ready_next = number + 1;
-	else
-		*first = number + 1;
-	*last = number + 1;
-}
-
-static void put_back(struct vk_run *run, struct vk_ledger *ledger, uint32_t first, uint32_t last)
-{
-	if (!first)
-		return;
-	if (ledger->ready_last)
-		run->flows[ledger->ready_last - 1].ready_next = first;
-	else
-		ledger->ready_first = first;
-	ledger->ready_last = last;
 }
 
 /* Sends what flows hold: each in its turn, at most HELD_TURN bytes. */
 static enum vk_served send_held(struct vk_run *run, uint32_t number, uint32_t class, int64_t budget,
 				int64_t *bytes)
 {
-	struct vk_ledger *ledger = &run->slots[number].ledgers[class];
-	uint32_t first = 0, last = 0, stuck = 0;
+	struct vk_lanes *lanes = &run->slots[number].lanes[class];
+	uint32_t aside = 0, refused = 0;
+	struct vk_peer_lane *lane;
 	struct vk_flow *flow;
 
-	while (*bytes < budget && stuck < STUCK_MAX && (flow = next_ready(run, number, class))) {
+	while (*bytes < budget && refused != VK_BLOCKED_PATH &&
+	       (flow = vk_lanes_next(run, number, class, &lane))) {
 		int64_t limit = *bytes + HELD_TURN < budget ? *bytes + HELD_TURN : budget;
 		int more;
 		enum vk_outcome outcome = vk_again_held(run, flow, limit, bytes, &more);
 
+		if (outcome == VK_LATER || more)
+			vk_lanes_add(run, flow);
 		if (outcome == VK_LATER) {
-			put_aside(run, flow, &first, &last);
-			stuck = run->refused == VK_BLOCKED_PATH ? STUCK_MAX : stuck + 1;
-		} else if (more) {
-			vk_flows_ready(run, flow);
+			refused = run->refused;
+			put_aside(lanes, lane, &aside);
+		} else {
+			vk_lanes_return(lanes, lane);
 		}
 	}
-	put_back(run, ledger, first, last);
-	if (stuck)
+	put_back(lanes, aside);
+	if (aside) {
+		run->refused = refused;
 		return VK_SERVED_PATH;
+	}
 	return *bytes >= budget ? VK_SERVED_BUDGET : VK_SERVED_ALL;
 }
 
-/* Why an application's ring does not move, for its library to tell. */
-static void say_why(struct vk_run *run, struct vk_run_slot *slot, uint32_t class,
-		    enum vk_served why)
+/* Why the record at the front of a ring keeps all behind it there. */
+static uint8_t why_held(struct vk_run *run, uint32_t number, uint32_t class)
 {
+	struct vk_ledger *ledger = &run->slots[number].ledgers[class];
+	const struct vk_entry *entry = vk_ledger_get(ledger, ledger->first);
+	const struct vk_flow_run *own;
+
+	if (!entry || entry->state != VK_ENTRY_HELD || entry->flow == VK_NO_FLOW)
+		return VK_BLOCKED_NONE;
+	own = &run->flows[entry->flow];
+	if (own->ready)
+		return VK_BLOCKED_CONGESTION;
+	return own->waiting ? VK_BLOCKED_SESSION : VK_BLOCKED_CREDIT;
+}
+
+/* Why an application's ring does not move, for its library to tell. */
+static void say_why(struct vk_run *run, uint32_t number, uint32_t class, enum vk_served why)
+{
+	struct vk_run_slot *slot = &run->slots[number];
 	uint8_t reason = VK_BLOCKED_NONE;
 
 	if (why == VK_SERVED_RATE)
 		reason = VK_BLOCKED_POLICY;
 	else if (why == VK_SERVED_PATH)
 		reason = (uint8_t)run->refused;
+	else if (why == VK_SERVED_ALL)
+		reason = why_held(run, number, class);
 	if (slot->self->blocked[class] != reason)
 		VK_STORE_RELAXED(&slot->self->blocked[class], reason);
 }
@@ -205,21 +200,27 @@ static enum vk_served send_ring(void *context, uint32_t number, uint32_t class, 
 	struct vk_run *run = context;
 	struct vk_run_slot *slot = &run->slots[number];
 	enum vk_served why = VK_SERVED_BUDGET, held = VK_SERVED_ALL;
+	int64_t ahead = 0;
 
 	if (!slot->capacity[class])
 		return VK_SERVED_ALL;
-	if (slot->ledgers[class].ready_first) {
+	if (slot->lanes[class].first) {
 		held = send_held(run, number, class, budget / 2 + 1, bytes);
-		if (held == VK_SERVED_PATH &&
-		    (!slot->many_peers || run->refused != VK_BLOCKED_CONGESTION)) {
-			say_why(run, slot, class, held);
+		if (held == VK_SERVED_PATH && !vk_outgoing_ahead(run, number, class)) {
+			say_why(run, number, class, held);
+			slot->stuck |= 1u << class;
 			return held;
 		}
 	}
-	while (why == VK_SERVED_BUDGET && *bytes < budget)
-		why = send_next(run, number, class, bytes);
+	while (why == VK_SERVED_BUDGET && *bytes < budget && ahead < AHEAD_TURN)
+		why = send_next(run, number, class, bytes, &ahead);
+	slot->stuck &= ~(1u << class);
+	if (why == VK_SERVED_PATH || why == VK_SERVED_RATE)
+		slot->stuck |= 1u << class;
+	if (held == VK_SERVED_PATH && !slot->many_peers && why != VK_SERVED_GONE)
+		why = held; /* what was looked at behind is held, too */
 	if (why != VK_SERVED_GONE)
-		say_why(run, slot, class, why);
+		say_why(run, number, class, why);
 	if (why == VK_SERVED_ALL && held == VK_SERVED_BUDGET)
 		why = VK_SERVED_BUDGET;
 	if (class == VK_CLASS_CRITICAL && *bytes) { /* not behind what the others send this turn */

@@ -118,6 +118,8 @@ void vk_slots_detach(struct vk_run *run, uint32_t number)
 	vk_schedule_remove(&run->schedule, number);
 	run->counters->gauges[VK_APPS_ATTACHED] = run->schedule.count;
 	vk_flows_close_slot(run, number);
+	for (uint32_t c = 0; c < VK_CLASS_COUNT; c++)
+		vk_lanes_free(run, number, c);
 	vk_channel_unmap(slot->self, slot->capacity, 1);
 	vk_channel_unmap((struct vk_region *)(uintptr_t)slot->peer, slot->capacity, 1);
 	close(slot->bell_app);
@@ -249,7 +251,7 @@ int vk_slots_pending(struct vk_run *run)
 
 		for (uint32_t c = 0; c < VK_CLASS_COUNT; c++) {
 			if (VK_LOAD_RELAXED(&slot->peer->tail[c]) != slot->in[c].head &&
-			    slot->capacity[c] && !slot->self->blocked[c])
+			    slot->capacity[c] && !(slot->stuck & 1u << c))
 				return 1;
 		}
 	}
