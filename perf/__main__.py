@@ -2,8 +2,9 @@
 
 scripts/bench [--quick | --full]        the suite and the close-ups; ends with an HTML page
 scripts/bench compare OLD NEW           what changed between two reports; exit 1 if worse
-scripts/bench render REPORT             Markdown and HTML of a report, again
+scripts/bench render REPORT             all that is made from a report, again
 scripts/bench readme [REPORT]           the README's figures from the kept report
+scripts/bench schema                    docs/report.schema.json, what a report is
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import charts, load, markdown, page, regression, report, scale
+from . import charts, load, markdown, page, regression, report, scale, schema, tables
 from .comparison import Suite
 from .contestant import BUILD, Contestant
 from .curve import Curve
@@ -59,6 +60,7 @@ def _arguments() -> argparse.Namespace:
     compare.add_argument("old", type=Path)
     compare.add_argument("new", type=Path)
     commands.add_parser("render").add_argument("report", type=Path)
+    commands.add_parser("schema")
     readme = commands.add_parser("readme")
     readme.add_argument("report", type=Path, nargs="?", default=report.BASELINE)
     options = parser.parse_args()
@@ -156,7 +158,9 @@ def _render(path: Path) -> int:
     path.with_suffix(".md").write_text(whole, "utf-8")
     html = path.with_suffix(".html")
     html.write_text(page.render(document), "utf-8")
-    print(f"\nreport: {path}, {path.with_suffix('.md').name}\nopen:   {html.resolve()}")
+    path.with_suffix(".csv").write_text(tables.csv_text(document), "utf-8")
+    path.with_suffix(".prom").write_text(tables.prometheus(document), "utf-8")
+    print(f"\nreport: {path}, .md, .csv, .prom\nopen:   {html.resolve()}")
     return 0
 
 
@@ -183,6 +187,9 @@ def main() -> int:
             return _compare(options.old, options.new)
         if options.command == "render":
             return _render(options.report)
+        if options.command == "schema":
+            schema.SCHEMA.write_text(schema.text(), "utf-8")
+            return 0
         if options.command == "readme":
             markdown.write_readme(report.load(options.report))
             return 0
