@@ -74,10 +74,9 @@ async def _tune(daemon: Daemon, values: dict[str, int | str]) -> dict[str, objec
     for klass in Class:
         limits = configuration.limits(now, klass)
         if limits != configuration.limits(before, klass):
-            await police(daemon, klass, limits.rate_packets, limits.burst_packets)
-    source = now.source
-    if source != before.source:
-        await police(daemon, messages.SOURCE, source.rate_packets, source.burst_packets)
+            await police(daemon, klass)
+    if now.source != before.source:
+        await police(daemon, messages.SOURCE)
     live = configuration.live_keys(now)
     original = configuration.live_keys(daemon.inherited.config)
     changed = {key: value for key, value in live.items() if original[key] != value}
@@ -85,8 +84,12 @@ async def _tune(daemon: Daemon, values: dict[str, int | str]) -> dict[str, objec
     return dict(live)
 
 
-async def police(daemon: Daemon, which: int, rate: int, burst: int) -> None:
-    """Set the rate that the kernel lets a class in at, or every source (messages.SOURCE)."""
+async def police(daemon: Daemon, which: int) -> None:
+    """Set the rate that the kernel lets a class in at, or every source (messages.SOURCE).
+
+    It is the configuration's, or what an alarm demands.
+    """
+    rate, burst = daemon.watch.rates(which)
     await daemon.broker.ask(Message(Kind.POLICE, slot=which, first=rate, second=burst))
 
 

@@ -24,7 +24,7 @@ from valkyrie.dataplane.errors import ConfigError
 from valkyrie.dataplane.ports import Rings
 from valkyrie.dataplane.wire import FIRST_STREAMS, Class, stream_class
 
-from . import credentials
+from . import credentials, settings_intrusion
 from .policy import STREAM_MAX, Grant, Operator, Role, Rule, StreamRange, Whom
 from .settings import Application, ClassLimits, Config, Interface, OperatorRule
 from .settings_base import Settings, WrongKeyError
@@ -189,6 +189,9 @@ def _check(config: Config) -> None:
     _refuse_twins("operator", "name", [rule.name for rule in config.operators])
     for i, operator in enumerate(config.operators):
         _operator(operator, f"operator[{i}]")
+    _refuse_twins("intrusion", "name", [rule.name for rule in config.intrusion])
+    for i, rule in enumerate(config.intrusion):
+        settings_intrusion.check(rule, f"intrusion[{i}]")
 
 
 def _check_user(user: str) -> None:

@@ -38,6 +38,7 @@ from .policy import Grant, Refusal
 from .session import Event, Joined, Left
 from .sessions import Moved
 from .state import State, get, set_application_name
+from .watch import Watch
 
 if TYPE_CHECKING:
     from .boot import Boot
@@ -182,6 +183,10 @@ class Daemon:
             payload_max=_payload_max(inherited.interfaces),
         )
         self.links.observe = self._peer_event
+        self.watch = Watch(self)
+        self.links.refused_from = lambda place: self.watch.happened(
+            "control_refused", str(place.address)
+        )
         self.apps = AppServer(inherited.listener, self._answer, self._ended)
         self._stop = asyncio.Event()
 
@@ -199,6 +204,7 @@ class Daemon:
             for each in (
                 self._heart(),
                 self._put_on_record(),
+                self.watch.run(),
                 self.peers.run(),
                 self.links.run(),
                 self._hear(),
@@ -250,6 +256,7 @@ class Daemon:
         for connection in self.apps.connections:
             if (connection.slot, connection.generation) == (news.slot, news.generation):
                 self.figures.violations += 1
+                self.watch.happened("violation", _subject(connection))
                 self.audit.note("application.violation", "", **_whose(connection))
                 log.warning(
                     "application '%s' (pid %d, uid %d) broke the rules of its rings: cut off",
@@ -266,8 +273,10 @@ class Daemon:
                 self.audit.note("peer.join", name, peer=name, anew=event.lost)
             case Left(joined=True):
                 self.audit.note("peer.leave", name, peer=name, code=event.code)
+                self.watch.happened("peer_left", name)
             case Left():
                 self.audit.note("peer.refuse", name, peer=name, code=event.code)
+                self.watch.happened("peer_refused", name)
             case Moved():
                 place = event.place
                 where = f"{place.address} port {place.udp_port}"
@@ -293,6 +302,17 @@ class Daemon:
             self.links.receive(packet)
 
     # ---- Applications ----
+
+    def slots(self) -> list[tuple[int, str]]:
+        """Return the slots of attached applications, and what alarms call each."""
+        attached = (each for each in self.apps.connections if each.attached)
+        return [(each.slot, _subject(each)) for each in attached]
+
+    def cut(self, subject: str) -> None:
+        """Cut off an application that an alarm names."""
+        for connection in list(self.apps.connections):
+            if _subject(connection) == subject:
+                self.apps.cut(connection)
 
     def _adopted(self) -> list[Connection]:
         """Return the connections of applications that an earlier daemon attached."""
@@ -339,6 +359,7 @@ class Daemon:
     async def _answer(self, connection: Connection, request: AnyRequest) -> Answer:
         answer = await self._try(connection, request)
         if answer[0].code == lib.VK_CODE_POLICY:
+            self.watch.happened("policy_refused", _subject(connection))
             who = _whose(connection)
             request_name = type(request).__name__.lower()
             self.audit.note(
@@ -472,6 +493,14 @@ def _whose(connection: Connection) -> dict[str, str | int]:
     """Return what the audit log says of an application."""
     who = connection.who
     return {"uid": who.uid, "pid": who.pid, "name": connection.name, "slot": connection.slot}
+
+
+def _subject(connection: Connection) -> str:
+    """Return what alarms call an application: this attachment, or this process until it has one."""
+    who = connection.who
+    if not connection.attached:
+        return f"pid {who.pid} uid {who.uid}"
+    return f"slot {connection.slot}.{connection.generation} pid {who.pid} uid {who.uid}"
 
 
 def _payload_max(rows: list[dict[str, object]]) -> int:

@@ -77,6 +77,8 @@ class Links:
                 rows.wait(index)
         self.observe: Callable[[int, Event | Moved], None] = lambda _index, _event: None
         """Hears what happens to sessions."""
+        self.refused_from: Callable[[Place], None] = lambda _place: None
+        """Hears where messages are from that no session took; anybody can say so."""
         peers.on_way = self._found_way
 
     def _terms(self, peer: Peer, *, wan: bool) -> Terms:
@@ -121,6 +123,12 @@ class Links:
             self.sessions.close(index, Code.SESSION_CLOSED, now_ns)
         self._send()
 
+    def close(self, index: int, code: int) -> None:
+        """End the session with a peer, and tell it."""
+        if index in self.sessions:
+            self.sessions.close(index, code, time.monotonic_ns())
+            self._settle()
+
     def want(self, index: int) -> None:
         """Have a session with a peer that somebody wants to talk to."""
         if index in self.sessions:
@@ -141,7 +149,10 @@ class Links:
         address = ip_address(bytes(head.address)[: 4 if head.family == 4 else 16])
         place = Place(address, int(head.udp_port))
         if head.kind == lib.VK_CONTROL_FRAME:
+            refused = self.sessions.refused.total()
             self.sessions.receive(place, packet[_HEAD_SIZE:], now_ns)
+            if self.sessions.refused.total() != refused:
+                self.refused_from(place)
         elif head.kind == lib.VK_CONTROL_ELSEWHERE and head.peer in self.sessions:
             self.sessions.found_at(int(head.peer), place, now_ns)
         self._settle()

@@ -13,8 +13,10 @@ from valkyrie.dataplane import appsocket, lib
 from valkyrie.dataplane.ports import Rings
 from valkyrie.dataplane.wire import Class
 
+from . import settings_intrusion
 from .policy import STREAM_MAX
 from .settings_base import Settings
+from .settings_intrusion import Intrusion
 from .settings_security import ModeName, Security
 
 _RINGS = Rings()
@@ -508,5 +510,12 @@ class Config(Settings, frozen=True, kw_only=True):
         list[OperatorRule],
         Meta(max_length=256, description="Without any only root and `node.user` administer."),
     ] = field(name="operator", default_factory=list)
+    intrusion: Annotated[
+        list[Intrusion],
+        Meta(
+            max_length=64,
+            description="Without any: those of docs/AUDIT.md, which only tell.",
+        ),
+    ] = field(default_factory=lambda: list(settings_intrusion.DEFAULTS))
     file: str = ""
     """Where it was read, for messages; not a key."""

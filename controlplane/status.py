@@ -13,11 +13,10 @@ from valkyrie.dataplane.errors import DataPlaneError
 from valkyrie.dataplane.wire import Class
 
 from . import config as configuration
-from . import ledger
+from . import ledger, messages
 from .messages import Kind, Message
 
 if TYPE_CHECKING:
-    from .config import Config
     from .daemon import Daemon
 
 _PHASES = {
@@ -52,6 +51,7 @@ async def document(daemon: Daemon) -> dict[str, object]:
     except DataPlaneError as error:
         census = {"error": str(error.args[-1])}
     config = daemon.config
+    source = daemon.watch.rates(messages.SOURCE)
     return {
         "node": config.node.name,
         "udp_port": config.node.udp_port,
@@ -65,14 +65,12 @@ async def document(daemon: Daemon) -> dict[str, object]:
         "sessions": daemon.links.describe(),
         "refused_control": dict(daemon.links.sessions.refused),
         "applications": _applications(daemon, fills),
-        "classes": {klass.name.lower(): _limits(config, klass) for klass in Class},
-        "source": {
-            "rate_packets": config.source.rate_packets,
-            "burst_packets": config.source.burst_packets,
-        },
+        "classes": {klass.name.lower(): _limits(daemon, klass) for klass in Class},
+        "source": dict(zip(("rate_packets", "burst_packets"), source, strict=True)),
         "refused": dict(daemon.apps.refused),
         "security": known.describe() if (known := daemon.inherited.credentials) else {},
         "audit": daemon.audit.describe(),
+        "alarms": daemon.watch.describe(),
         "violations": daemon.figures.violations,
         "control_frames": dict(daemon.figures.control_frames),
         "census": census,
@@ -80,13 +78,10 @@ async def document(daemon: Daemon) -> dict[str, object]:
     }
 
 
-def _limits(config: Config, klass: Class) -> dict[str, object]:
-    limits = configuration.limits(config, klass)
-    return {
-        "rate_packets": limits.rate_packets,
-        "burst_packets": limits.burst_packets,
-        "quantum_bytes": limits.quantum_bytes,
-    }
+def _limits(daemon: Daemon, klass: Class) -> dict[str, object]:
+    rate, burst = daemon.watch.rates(klass)
+    quantum = configuration.limits(daemon.config, klass).quantum_bytes
+    return {"rate_packets": rate, "burst_packets": burst, "quantum_bytes": quantum}
 
 
 def _worker(daemon: Daemon) -> dict[str, object]:

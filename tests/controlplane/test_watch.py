@@ -1,0 +1,137 @@
+"""Intrusion rules on running nodes: each action, and that it is on record and undone."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import valkyrie
+from tests.lab import Lab, wait_until
+from tests.nodes import EVERYTHING, NodeUnderTest, make_pair, running
+from valkyrie.dataplane import appsocket, lib
+from valkyrie.dataplane.driver import exchange
+
+
+def rule(name: str, **values: Any) -> str:
+    lines = (f"{key} = {json.dumps(value)}" for key, value in values.items())
+    return f'[[intrusion]]\nname = "{name}"\n' + "\n".join(lines) + "\n"
+
+
+@contextlib.contextmanager
+def nodes(
+    lab: Lab, directory: Path, policy: str, path: str = "udp"
+) -> Iterator[tuple[NodeUnderTest, NodeUnderTest]]:
+    a, b = make_pair(lab, directory, policy=EVERYTHING + policy, path=path)
+    with running(a, b):
+        yield a, b
+
+
+def on_record(node: NodeUnderTest, event: str) -> list[dict[str, Any]]:
+    log = node.config.with_name(f"audit-{node.host.name}.jsonl")
+    records = map(json.loads, log.read_bytes().splitlines())
+    return [record["fields"] for record in records if record["event"] == event]
+
+
+@pytest.mark.parametrize("path", ["udp", "xdp"])
+def test_a_class_is_limited_while_the_alarm_lasts(lab: Lab, tmp_path: Path, path: str) -> None:
+    drops = {"counter": "kernel.drop_class_rate", "by": "class", "count": 20, "window_s": 1}
+    limit = rule("flood", **drops, hold_s=1, action="limit", rate_packets=7)
+    with (
+        nodes(lab, tmp_path, limit, path) as (a, b),
+        valkyrie.attach_sync(a.socket) as sender,
+        valkyrie.attach_sync(b.socket) as receiver,
+        receiver.listen("x") as service,
+    ):
+        b.ask(appsocket.Tune({"class.logs.rate_packets": 9, "class.logs.burst_packets": 9}))
+        out = sender.connect("b").open("x", stream=10_000)
+
+        def limited() -> bool:
+            out.send_many([bytes(1200)] * 20)
+            return bool(b.status()["classes"]["logs"]["rate_packets"] == 7)
+
+        wait_until(limited)
+        service.accept(timeout=5)
+        (alarm,) = b.status()["alarms"]
+        assert alarm == {"rule": "flood", "by": "class", "subject": "logs"}
+        b.ask(appsocket.Tune({"class.logs.rate_packets": 100}))
+        assert b.status()["classes"]["logs"]["rate_packets"] == 7  # the lower of both
+        psutil.Process(b.pid("daemon")).kill()  # the next one takes back what this one did
+        wait_until(lambda: b.status()["daemon"]["restarts"] == 1)
+        wait_until(lambda: b.status()["classes"]["logs"]["rate_packets"] == 100)
+        assert b.status()["alarms"] == []
+        wait_until(lambda: bool(on_record(b, "intrusion.limit")))
+        (record,) = on_record(b, "intrusion.limit")
+        assert record["about"] == "logs"
+        assert record["seen"] >= 20
+
+
+def test_an_alarm_ends_and_its_limit_with_it(lab: Lab, tmp_path: Path) -> None:
+    drops = {"counter": "kernel.drop_class_rate", "by": "class", "count": 20, "window_s": 1}
+    limit = rule("flood", **drops, hold_s=1, action="limit", rate_packets=7)
+    with nodes(lab, tmp_path, limit) as (a, b):
+        b.ask(appsocket.Tune({"class.logs.rate_packets": 9, "class.logs.burst_packets": 9}))
+        with (
+            valkyrie.attach_sync(b.socket) as receiver,
+            receiver.listen("x"),
+            valkyrie.attach_sync(a.socket) as sender,
+        ):
+            out = sender.connect("b").open("x", stream=10_000)
+
+            def limited() -> bool:
+                out.send_many([bytes(1200)] * 20)
+                return bool(b.status()["alarms"])
+
+            wait_until(limited)
+        wait_until(lambda: b.status()["alarms"] == [], 10.0)
+        assert b.status()["classes"]["logs"]["rate_packets"] == 9
+        wait_until(lambda: on_record(b, "intrusion.over") == [{"rule": "flood"}])
+
+
+def test_an_application_that_keeps_asking_is_detached(lab: Lab, tmp_path: Path) -> None:
+    asks = {"counter": "daemon.policy_refused", "by": "application", "count": 5}
+    policy = rule("prying", **asks, action="detach")
+    with nodes(lab, tmp_path, policy) as (a, _):
+        with a.connect() as good, a.connect() as bad:
+            for end in (good, bad):
+                reply, descriptors = exchange(end, appsocket.Attach(name="x"))
+                assert reply.code == 0
+                for each in descriptors:
+                    os.close(each)
+            for _ in range(5):
+                reply, _ = exchange(bad, appsocket.Attach())
+                assert reply.code == lib.VK_CODE_POLICY
+            assert bad.recv(1) == b""  # cut off
+            assert exchange(good, appsocket.Connect("b"))[0].code == 0
+            wait_until(lambda: a.applications() == 1)
+        wait_until(lambda: bool(on_record(a, "intrusion.detach")))
+
+
+def test_a_session_is_killed_for_what_its_peer_does(lab: Lab, tmp_path: Path) -> None:
+    lost = {"counter": "session.lost", "by": "peer", "count": 20, "window_s": 60}
+    with (
+        nodes(lab, tmp_path, rule("lossy", **lost, action="kill")) as (a, b),
+        valkyrie.attach_sync(a.socket) as sender,
+        valkyrie.attach_sync(b.socket) as receiver,
+        receiver.listen("x") as service,
+    ):
+        out = sender.connect("b").open("x", stream=1000)
+        out.send(b"hello")
+        assert service.accept(timeout=5).recv(timeout=5)
+        b.ask(appsocket.Tune({"class.data.rate_packets": 20, "class.data.burst_packets": 20}))
+
+        def killed() -> bool:
+            with contextlib.suppress(valkyrie.WouldBlockError, valkyrie.StreamResetError):
+                out.send_many([bytes(1200)] * 20, timeout=0)
+            return bool(on_record(a, "intrusion.kill"))
+
+        wait_until(killed)
+        assert on_record(a, "intrusion.kill")[0]["about"] == "b"
+        wait_until(lambda: lib.VK_CODE_POLICY in [r["code"] for r in on_record(a, "peer.leave")])
+        wait_until(lambda: len(on_record(a, "peer.join")) >= 2)  # it may come again
