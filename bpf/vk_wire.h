@@ -316,66 +316,59 @@ enum vk_ack_const {
 
 /* ---- Handshake: payloads of the control class ----
  *
- * Each begins with the struct of its type; options follow to the end of the payload, each on a
- * multiple of 4 bytes: {u16 kind, u16 size} and size bytes. Unknown options are skipped, but a kind
- * with VK_OPTION_REQUIRED set refuses the message (VK_CODE_VERSION). I asks, R answers:
+ * I asks, R answers. Whoever is asked keeps nothing before a cookie has come back:
  *
  *    I                                              R
- *    | HELLO (incarnation, attempt) ------------->  |  keeps nothing, answers fewer bytes
- *    |  <----- HELLO_ACK (incarnation, COOKIE)      |  than 3 times what came
- *    | NEGOTIATE (COOKIE, session, limits) ------>  |  the address is proven: R has joined
- *    |  <----- NEGOTIATE + ACK (session, limits)    |
+ *    | HELLO (offer) ---------------------------->  |  keeps nothing, answers fewer bytes
+ *    |  <----------------- HELLO_ACK (cookie, offer)|  than 3 times what came
+ *    | NEGOTIATE (both offers, cookie, choice) -->  |  the address is proven
+ *    | KEY_EXCHANGE (first message) ------------->  |
+ *    |  <--------- AUTH_CHALLENGE (second message)  |
+ *    | AUTH_RESPONSE (third message, proof) ----->  |  I is who it says: R has joined
+ *    |  <-------------------- AUTH_SUCCESS (proof)  |
  *    |  I has joined
  *
- * Each side names the session id that the other puts on its frames. Both may ask at once: an
- * attempt keeps its id, so that both ways end in the same pair of ids. A node that lost its memory
- * answers frames of a session by ERROR VK_CODE_SESSION_UNKNOWN with a COOKIE: NEGOTIATE may
- * follow at once. PING asks for a PONG with the same payload; CLOSE names the receiver's session.
+ * Each payload begins with struct vk_handshake; a message that does not fit a datagram comes in
+ * pieces from KEY_EXCHANGE on. `sized` is {u16 size} and bytes, a list is {u8 count} and one byte
+ * each, numbers of controlplane/security/modes.py:
+ *
+ *    offer           u8 version, 32 bytes nonce, lists of modes, patterns, ciphers, signatures,
+ *                    sized extra: the incarnation of the sender, 8 bytes
+ *    HELLO           offer
+ *    HELLO_ACK       VK_COOKIE_SIZE bytes cookie, offer
+ *    NEGOTIATE       sized HELLO, sized HELLO_ACK, sized choice {u8 mode, u8 pattern, u8 cipher,
+ *                    list of signatures}: the beginning of what both sides sign
+ *    AUTH_RESPONSE   sized third message of the key exchange, sealed proof
+ *    AUTH_SUCCESS    sealed proof
+ *    AUTH_FAILURE    u32 enum vk_code, from either side: not proven by anything, a hint
+ *    proof           sized terms, card, evidence, signatures; the terms are struct vk_terms
+ *
+ * Each side's terms name the session id that the other puts on its frames. A node that lost its
+ * memory answers frames of a session by ERROR VK_CODE_SESSION_UNKNOWN, which anybody could have
+ * sent: it begins a handshake and ends nothing. PING asks for a PONG with the same token; CLOSE
+ * names the session. In a session with keys these three carry VK_OPTION_PROOF, or are ignored.
+ *
+ * Options follow vk_terms, vk_error, vk_close and vk_ping to the end, each on a multiple of 4
+ * bytes: {u16 kind, u16 size} and size bytes. Unknown options are skipped, but a kind with
+ * VK_OPTION_REQUIRED set refuses the message (VK_CODE_VERSION).
  */
 
-/* Payload of HELLO and HELLO_ACK; of the latter, `attempt` is the one that it answers:
- *
- *    0                   1                   2                   3
- *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
- *   |  version_min  |  version_max  |              pad              |
- *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
- *   |                  incarnation (high, low: 64 bits)             |
- *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
- *   |                    attempt (high, low: 64 bits)               |
- *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
- *   |   options: {u16 kind, u16 size} body, padded to 4 bytes ...   |
- *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
- */
-struct vk_hello {
-	uint8_t version_min; /* handshake versions that the sender speaks */
-	uint8_t version_max;
-	uint16_t pad;
-	uint32_t incarnation_high; /* of the sender: random, another one whenever a node starts */
-	uint32_t incarnation_low;
-	uint32_t attempt_high; /* of the asking side: rises within an incarnation */
+/* Begins the payload of every handshake message. */
+struct vk_handshake {
+	uint32_t attempt_high; /* random, chosen by the side that asks, never used again */
 	uint32_t attempt_low;
+	uint16_t offset; /* of this piece in the message's body */
+	uint16_t total; /* bytes of the body */
 };
 
-/* Payload of NEGOTIATE, the offer, and NEGOTIATE + ACK, its answer:
- *
- *    0                   1                   2                   3
- *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
- *   |    version    |      pad      |          payload_max          |
- *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
- *   |             incarnation, attempt (64 bits each)               |
- *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
- *   |  session, continues, capabilities (32 bits each), limits      |
- *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
- *   |   options: {u16 kind, u16 size} body, padded to 4 bytes ...   |
- *   +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
- */
-struct vk_negotiate {
-	uint8_t version; /* of the handshake, chosen from what both speak */
+/* A session's terms, sealed within the proofs; options follow. */
+struct vk_terms {
+	uint8_t version; /* of the terms; both sides have the same */
 	uint8_t pad;
 	uint16_t payload_max; /* UDP payload bytes that the sender takes */
-	uint32_t incarnation_high; /* of the sender */
+	uint32_t incarnation_high; /* of the sender: random, another one whenever a node starts */
 	uint32_t incarnation_low;
-	uint32_t attempt_high; /* as in HELLO; an answer repeats the offer's */
+	uint32_t attempt_high; /* of the sender's asking, the newest: rises within an incarnation */
 	uint32_t attempt_low;
 	uint32_t session; /* id that the receiver is to put on its frames; never 0 */
 	uint32_t continues; /* id on the sender's frames so far; 0 = it has kept no stream */
@@ -391,7 +384,7 @@ struct vk_negotiate {
 	uint32_t keepalive_ms; /* silence after which the sender asks whether the other lives */
 };
 
-/* Payload of ERROR: `subject` is the session or the attempt's session that it is about. */
+/* Payload of ERROR: `subject` is the session that it is about. */
 struct vk_error {
 	uint32_t code; /* enum vk_code */
 	uint32_t subject;
@@ -411,7 +404,7 @@ struct vk_ping {
 
 enum vk_option_kind {
 	VK_OPTION_PADDING = 0,
-	VK_OPTION_COOKIE = 1, /* returned as it came */
+	VK_OPTION_PROOF = 1, /* first 16 bytes of HMAC-SHA256 over type and payload without it */
 	VK_OPTION_REQUIRED = 0x8000, /* bit: who does not know the option must refuse */
 };
 
@@ -422,7 +415,8 @@ enum vk_capability {
 };
 
 enum vk_handshake_const {
-	VK_HANDSHAKE_VERSION = 1,
+	VK_TERMS_VERSION = 1,
+	VK_PROOF_SIZE = 16,
 	VK_OPTION_SIZE_MAX = 1024, /* bytes of one option's body */
 	VK_COOKIE_SIZE = 20, /* u32 time slot, 16 bytes of HMAC-SHA256 */
 	VK_SESSION_QUEUE_SHIFT =
@@ -495,12 +489,9 @@ enum vk_file_const {
 };
 
 #ifndef VK_CDEF
-_Static_assert(sizeof(struct vk_hello) == 20, "wire: HELLO is 20 bytes");
-_Static_assert(sizeof(struct vk_negotiate) == 68, "wire: NEGOTIATE is 68 bytes");
+_Static_assert(sizeof(struct vk_handshake) == 12, "wire: a handshake's head is 12 bytes");
+_Static_assert(sizeof(struct vk_terms) == 68, "wire: terms are 68 bytes");
 _Static_assert(sizeof(struct vk_error) == 8, "wire: ERROR is 8 bytes");
-_Static_assert(3 * (VK_HEADER_SIZE + (int)sizeof(struct vk_hello)) >=
-		       VK_HEADER_SIZE + (int)sizeof(struct vk_hello) + 4 + VK_COOKIE_SIZE,
-	       "wire: HELLO_ACK is no amplifier");
 _Static_assert(sizeof(struct vk_file_start) == 16, "wire: a file's offer is 16 bytes");
 _Static_assert(sizeof(struct vk_file_have) == 40, "wire: what a receiver has is 40 bytes");
 _Static_assert(sizeof(struct vk_file_chunk) == 8, "wire: a chunk's head is 8 bytes");

@@ -172,21 +172,6 @@ def _modes(peer: Peer, where: str, named: list[str], ours: Policy) -> frozenset[
     return frozenset(good & allowed)
 
 
-def refuse_unjoined(config: Config) -> None:
-    """Raise ConfigError for a peer that is not to be talked to in plaintext.
-
-    Sessions do not begin with the handshake yet, so there is no other way: nobody is to believe
-    that there were.
-    """
-    for peer, known in zip(config.peers, pins(config), strict=True):
-        if known is not None and not known.unprotected:
-            raise ConfigError(
-                f"{config.file}: peer '{peer.name}' wants an encrypted session, which this version"
-                ' has not: write modes = ["plaintext"] in [security] on both hosts, where the'
-                " network between them is trusted"
-            )
-
-
 # ---- With the files ----
 
 

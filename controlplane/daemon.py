@@ -31,11 +31,11 @@ from . import config as configuration
 from .appserver import Answer, AppServer, Connection
 from .auditor import FLUSH_S, Auditor
 from .keyring import Keyring
+from .link import Event, Joined, Left
 from .links import Links
 from .messages import Kind, Message
 from .peers import Peers, PortFacts
 from .policy import Grant, Refusal
-from .session import Event, Joined, Left
 from .sessions import Moved
 from .state import State, get, set_application_name
 from .watch import Watch
@@ -173,12 +173,15 @@ class Daemon:
             [_port_facts(row) for row in inherited.interfaces],
             self.config.node.udp_port,
         )
+        assert inherited.credentials is not None
         self.links = Links(
             self.config,
             self.state,
             self.work,
             self.counters,
             self.peers,
+            keyring=self.keyring,
+            credentials=inherited.credentials,
             voices=inherited.voices,
             payload_max=_payload_max(inherited.interfaces),
         )

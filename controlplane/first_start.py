@@ -23,7 +23,6 @@ def prepare(config: Config) -> tuple[int, str]:
 
     ConfigError for files that the daemon could not use.
     """
-    credentials.refuse_unjoined(config)
     found = _ask(config)
     if "error" in found:
         raise ConfigError(str(found["error"]))

@@ -14,15 +14,21 @@ from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.control import Limits
 from valkyrie.dataplane.wire import Code
 
-from .cookie import SLOT_NS
+from .link import Joined, Left, Terms
 from .liveness import Patience
-from .session import Event, Joined, Left, Session, State, Terms
+from .security.handshake import Timing
+from .security.modes import Cipher
+from .session import Session, State
 from .sessions import Moved, Place, Sessions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from .credentials import Credentials
+    from .keyring import Keyring
+    from .link import Event, Link
     from .peers import Peers
+    from .protection import Protection
     from .settings import Config, Peer
     from .state import State as Rows
     from .voice import Voice
@@ -34,6 +40,8 @@ _TICK_NS = 50 * _MS
 """How often is looked whether a peer was heard, and whether anything is at stake."""
 _REFUSE_NS = 200 * _MS
 """After a session ended, streams that wait for it are refused for this long."""
+_EPOCHS_RENEW = 240
+"""Of lib.VK_EPOCHS: a session that has used so many is made anew before they end."""
 _HEAD_SIZE = ffi.sizeof("struct vk_control_frame")
 
 
@@ -48,6 +56,8 @@ class Links:
         counters: Any,
         peers: Peers,
         *,
+        keyring: Keyring,
+        credentials: Credentials,
         voices: Sequence[Voice],
         payload_max: int,
     ) -> None:
@@ -57,19 +67,23 @@ class Links:
         self._work = work
         self._counters = counters
         self._peers = peers
+        self._keyring = keyring
         self._payload_max = payload_max
         self._voices = {voice.ifindex: voice for voice in voices}
         self._stir = asyncio.Event()
         self._refusing: dict[int, int] = {}
         """When streams to a peer may wait again, by peer."""
-        self._cookies_ns = 0
         now_ns = time.monotonic_ns()
-        self.sessions = Sessions(rows.incarnation(os.urandom), os.urandom)
+        timing = Timing(give_up_ns=config.session.handshake_ms * _MS)
+        incarnation = rows.incarnation(os.urandom)
+        self.sessions = Sessions(incarnation, credentials.local, os.urandom, timing)
         for index, peer in enumerate(config.peers):
-            if peer.static:
+            known = credentials.peers[index]
+            if known is None:
                 rows.join_static(index)
                 continue
-            self.sessions.add(index, rows.place(index), self._terms(peer, wan=False), now_ns)
+            terms = self._terms(peer, wan=False)
+            self.sessions.add(index, rows.place(index), known, terms, now_ns)
             if link := rows.link(index):
                 self.sessions.restore(index, link, now_ns)
                 peers.limit(index, link.limits.payload_max)
@@ -136,6 +150,13 @@ class Links:
             self._settle()
             self._stir.set()
 
+    def renew(self, index: int) -> None:
+        """Have the session with a peer made anew, with new keys."""
+        if index in self.sessions:
+            self.sessions.renew(index, time.monotonic_ns())
+            self._settle()
+            self._stir.set()
+
     def receive(self, packet: bytes) -> None:
         """Take a message of the worker: a frame of the control class, or news."""
         if len(packet) < _HEAD_SIZE:
@@ -145,6 +166,9 @@ class Links:
         now_ns = time.monotonic_ns()
         if head.kind == lib.VK_CONTROL_WANTED:
             self.want(int(head.peer))
+            return
+        if head.kind == lib.VK_CONTROL_SPENT:
+            self.renew(int(head.peer))
             return
         address = ip_address(bytes(head.address)[: 4 if head.family == 4 else 16])
         place = Place(address, int(head.udp_port))
@@ -159,10 +183,6 @@ class Links:
         self._stir.set()
 
     def _look(self, now_ns: int) -> None:
-        if now_ns // SLOT_NS != self._cookies_ns // SLOT_NS:
-            self._cookies_ns = now_ns
-            for index in self.sessions:
-                self._rows.set_cookie(index, self.sessions.cookie(index, now_ns))
         for index in self.sessions:
             seen = self._work.packets[index]
             session = self.sessions[index]
@@ -170,6 +190,8 @@ class Links:
                 if seen.heard_ns > session.link.since_ns:
                     session.hear(seen.heard_ns)
                 session.expect(now_ns, expecting=bool(seen.streams or seen.flying))
+                if max(self._epochs(index, session.link)) >= _EPOCHS_RENEW:
+                    self.sessions.renew(index, now_ns)
         for index, until_ns in list(self._refusing.items()):
             if now_ns >= until_ns:
                 del self._refusing[index]
@@ -192,22 +214,39 @@ class Links:
             self.observe(index, event)
             if isinstance(event, Joined):
                 self._refusing.pop(index, None)
-                self._rows.join(index, event.link, lost=event.lost)
+                self._join(index, event)
                 self._peers.limit(index, event.link.limits.payload_max)
                 self._say(index, "started anew" if event.lost else "has joined")
             elif isinstance(event, Left):
                 # Before any session was there nobody need be told again and again.
                 self._rows.leave(index, event.code)
+                self._keyring.keep(index, 0)
                 self._refusing[index] = time.monotonic_ns() + _REFUSE_NS
                 if event.joined:
                     self._say(index, f"has left: {_code_name(event.code)}")
             else:
                 assert isinstance(event, Moved)
                 self._rows.move(index, event.place)
-                self._rows.set_cookie(index, self.sessions.cookie(index, time.monotonic_ns()))
                 self._peers.move(index, event.place.address)
                 self._say(index, f"is at {event.place.address} port {event.place.udp_port} now")
         self._send()
+
+    def _join(self, index: int, event: Joined) -> None:
+        """Let workers use a session; its keys are there before, and those of the last one until."""
+        link, which = event.link, 0
+        if event.secrets is not None:
+            which = self._keyring.enter(
+                index,
+                link.local,
+                self._rows.session(index),
+                seals=event.secrets.seals,
+                opens=event.secrets.opens,
+            )
+        self._rows.join(index, link, lost=event.lost, cipher=link.protection.cipher, keys=which)
+        self._keyring.keep(index, link.local)
+
+    def _epochs(self, index: int, link: Link) -> tuple[int, int]:
+        return self._keyring.epochs(index, link.local) or (0, 0)
 
     def _say(self, index: int, what: str) -> None:
         log.info("peer '%s' %s", self._config.peers[index].name, what)
@@ -246,6 +285,8 @@ class Links:
                 "silent_ms": round((now_ns - session.liveness.heard_ns) / 1e6, 1),
                 "streams": int(seen.streams),
                 "keepalive_ms": session.terms.patience.interval_ns // _MS,
+                "epoch": max(self._epochs(index, link)) if link.protection.keyed else None,
+                **_protection(link.protection, now_ns),
             }
         elif session.reason:
             row["reason"] = _code_name(session.reason)
@@ -260,14 +301,35 @@ _BLANK: dict[str, object] = {
     "silent_ms": None,
     "streams": 0,
     "keepalive_ms": None,
+    "mode": "",
+    "pattern": "",
+    "cipher": "",
+    "post_quantum": None,
+    "fingerprint": "",
+    "epoch": None,
+    "ends_s": None,
     "reason": "",
 }
+
+
+def _protection(protection: Protection, now_ns: int) -> dict[str, object]:
+    """Return how a session is protected; of one that an earlier daemon made, what is left."""
+    return {
+        "mode": protection.mode.name.lower() if protection.mode is not None else "",
+        "pattern": protection.pattern.name if protection.pattern is not None else "",
+        "cipher": Cipher(protection.cipher).name.lower() if protection.keyed else "",
+        "post_quantum": protection.quantum_safe if protection.mode is not None else None,
+        "fingerprint": protection.fingerprint,
+        "ends_s": round((protection.ends_ns - now_ns) / 1e9, 1)
+        if protection.ends_ns is not None
+        else None,
+    }
 
 
 def _state(session: Session) -> str:
     if session.link is not None and session.state is not State.UP:
         return "renewing"
-    return session.state.value
+    return session.step or session.state.value
 
 
 def _code_name(code: int) -> str:

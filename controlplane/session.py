@@ -1,68 +1,91 @@
 """One peer's session: how it begins, is made anew, and ends. No I/O; time and randomness come in.
 
-    session.receive(message, now_ns)   what the peer sent (offers: with a good cookie only)
+    session.receive(message, now_ns)   what the peer sent; what asks for a session goes to the Door
+    session.answer(...)                the peer asks, and has proven itself: our terms
+    session.accepted(...)              the Door has let it in
     session.want(now_ns)               somebody has something to send
     session.advance(now_ns)            time has passed
     session.take_messages()            what to send, session.take_events() what has happened
     session.deadline_ns()              when to advance next
 
-A session is a pair of ids, each chosen by the side that receives frames with it. An attempt keeps
-its id until it ends, so that two sides who ask at once arrive at the same pair. A new session with
-a peer that still has the old one carries on its streams: each side says which session it continues,
-and whoever finds that the other has forgotten lets its own streams go too.
+A session is a pair of ids, each chosen by the side that receives frames with it, and what the
+handshake that made it has led to. Both sides may ask at once: whose incarnation is greater insists,
+the other lets its own attempt go when it has joined. A new session with a peer that still has the
+old one carries on its streams: each side says which session it continues, and whoever finds that
+the other has forgotten lets its own streams go too.
+
+What anybody could have sent begins a handshake at most. A session with keys ends by a proven CLOSE,
+by silence, or when its time is over.
 
 All transitions are in TRANSITIONS; what is not there is ignored.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from enum import Enum
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.control import (
-    HANDSHAKE_VERSION,
-    Answer,
+    TERMS_VERSION,
     Close,
     Control,
+    ControlError,
     Error,
-    Hello,
-    HelloAck,
     Limits,
-    Offer,
-    Option,
+    Message,
     Ping,
     Pong,
+    SessionTerms,
 )
 from valkyrie.dataplane.wire import Code
 
-from .cookie import SLOT_NS
-from .liveness import Liveness, Patience, Verdict
+from .link import Event, Joined, Left, Link, Terms
+from .liveness import Liveness, Verdict
+from .protection import PLAIN, Protection
+from .security.codes import Failure
+from .security.cookie import SLOT_NS
+from .security.errors import SecurityError
+from .security.handshake import Established, Failed, Handshake
+from .security.handshake import State as Step
+from .security.modes import Mode
+
+if TYPE_CHECKING:
+    from .security.local import Local
+    from .security.offer import Choice
+    from .security.trust import Peer
 
 _MS = 1_000_000
 _RETIRED_MAX = 4
 _TOKENS_MAX = 8
-_REPEATS_MAX = 8
-_REPEAT_NS = 5 * _MS
-"""An answer is repeated at most so often, to a peer that does not know the session yet."""
 _RENEW_NS = 20 * _MS
-"""Attempts to renew a session that the peer does not know are at least so far apart."""
-_BACKOFF_MAX_NS = 2_000 * _MS
+"""Attempts to renew a session that the peer does not know are at least so far apart ..."""
+_LIE_NS = 1_000 * _MS
+"""... and so far when the peer knew it all the time."""
+_LATE_FIRSTS = 4
+"""A peer that asked may not know its session yet: for so many times of its first repetition."""
+_RENEW_SHARE, _RENEW_JITTER = 0.7, 0.1
+"""Of a session's lifetime, when it is made anew: from then on, and spread over so much."""
 _ATTEMPT_RANDOM_BITS = 20
+_INCARNATION_SIZE = 8
 
 Entropy = Callable[[int], bytes]
 """``entropy(n)`` returns n random bytes."""
 
 
+def spoken(incarnation: int) -> bytes:
+    """Return what a node says in the clear, in its offers."""
+    return incarnation.to_bytes(_INCARNATION_SIZE, "big")
+
+
 class State(Enum):
-    """What the session waits for. GREETING and OFFERING may still have a session to renew."""
+    """What the session waits for. ASKING may still have a session to renew."""
 
     DOWN = "down"
-    GREETING = "greeting"
-    OFFERING = "offering"
+    ASKING = "asking"
     UP = "up"
 
 
@@ -70,91 +93,41 @@ class Want:
     """Input: there is something to send, or it is time to try again."""
 
 
-class Late:
-    """Input: nothing has come in answer to what was sent last."""
-
-
 class Silent:
     """Input: the peer does not answer questions any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """How an attempt is made, and what we set for the peer."""
-
-    limits: Limits
-    patience: Patience
-    first_ns: int = 100 * _MS
-    """The first message is repeated after this time, later ones after twice as much each."""
-    give_up_ns: int = 3_000 * _MS
-    again_ns: int = 1_000 * _MS
-    """After an attempt that found nobody; twice as much each time, up to again_max_ns."""
-    again_max_ns: int = 30_000 * _MS
-    eager: bool = True
-    """Try again though nobody wants to send."""
-
-
-@dataclass(slots=True)
-class Link:
-    """A session that is there."""
-
-    local: int
-    """Id on the frames that we get."""
-    remote: int
-    """Id on the frames that we send."""
-    incarnation: int
-    """The peer's."""
-    limits: Limits
-    """The peer's."""
-    since_ns: int
-    continued: int = 0
-    """The session id before it, on frames that we sent; 0 = its streams are new."""
-    asked: bool = False
-    """We asked for it, and the peer is known to have it."""
-    repeated_ns: int = 0
-    repeats: int = 0
+class Renew:
+    """Input: the session is to be made anew, and goes on until it is."""
 
 
 @dataclass(slots=True)
 class Attempt:
     """Our asking for a session."""
 
-    number: int
-    session: int
-    began_ns: int
-    due_ns: int
-    wait_ns: int
+    handshake: Handshake
+    offer: SessionTerms
     sent_ns: int
-    cookie: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """Event: frames may come and go. ``lost``: the peer has forgotten what streams there were."""
-
-    link: Link
-    lost: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """Event: the session is over, and its streams; enum vk_code. Or nobody was found to join."""
-
-    code: int
-    joined: bool = True
-    """There was one."""
-
-
-Event = Joined | Left
+    incarnation: int = 0
+    """The peer's, by its own word; 0: it has not answered yet."""
 
 
 class Session:
     """The session with one peer."""
 
     def __init__(
-        self, incarnation: int, terms: Terms, entropy: Entropy, now_ns: int, queue: int = 0
+        self,
+        incarnation: int,
+        parties: tuple[Local, Peer],
+        terms: Terms,
+        entropy: Entropy,
+        now_ns: int,
+        *,
+        queue: int = 0,
     ) -> None:
+        """Begin; ``parties``: who we are, and who the peer has to be."""
         self.incarnation = incarnation
+        self._local, self.peer = parties
         self.terms = terms
         self.state = State.DOWN
         self.link: Link | None = None
@@ -163,10 +136,14 @@ class Session:
         self.rtt_ns = 0
         """Of the last question that was answered; 0 = none yet."""
         self.liveness = Liveness(terms.patience, now_ns)
+        self.refused: Counter[str] = Counter()
+        """Messages that proved nothing, by what they were."""
         self._entropy = entropy
         self._queue = queue
         self._attempt: Attempt | None = None
         self._number = 0
+        self._considered: tuple[SessionTerms, SessionTerms, bool] | None = None
+        """Terms that were asked for, our answer, and whether the streams stay."""
         self._seen = (0, 0)
         """The peer's incarnation and newest attempt."""
         self._retired: deque[tuple[int, int]] = deque(maxlen=_RETIRED_MAX)
@@ -174,9 +151,14 @@ class Session:
         longer than a cookie is good. For ever would lock out a peer of whose former life an offer
         came late, and was believed."""
         self._asked: deque[tuple[int, int]] = deque(maxlen=_TOKENS_MAX)
-        """Token and time of questions."""
+        """Token and time of questions that were not answered."""
         self._again_ns = now_ns
         self._again_wait_ns = terms.again_ns
+        self._renew_ns: int | None = None
+        self._hinted = False
+        """The attempt is for a word that nobody has proven."""
+        self._deaf_ns = 0
+        """Until when such words are ignored."""
         self._messages: list[Control] = []
         self._events: list[Event] = []
 
@@ -185,24 +167,29 @@ class Session:
         self.link = link
         self.state = State.UP
         self._seen = (link.incarnation, 0)
+        self._renew_ns = None if link.protection.able else now_ns
         self.liveness.hear(now_ns)
 
     # ---- Inputs ----
 
     def receive(self, message: Control, now_ns: int) -> None:
-        """Take a message of the peer in; a Hello is not for here, its answer keeps no state."""
-        self._apply(type(message), message, now_ns)
+        """Take a message of the peer in, of a handshake those that answer."""
+        self._apply(message, now_ns)
 
     def want(self, now_ns: int) -> None:
         """Make a session, if there is none."""
         if self.state is State.DOWN:
             self._again_wait_ns = self.terms.again_ns
-        self._apply(Want, Want(), now_ns)
+        self._apply(Want(), now_ns)
+
+    def renew(self, now_ns: int) -> None:
+        """Make a new session with new keys in the place of the one there is."""
+        self._apply(Renew(), now_ns)
 
     def nudge(self, now_ns: int) -> None:
         """Do at once what waits for its time: there was no way to the peer, and now there is."""
         if self._attempt is not None:
-            self._attempt.due_ns = now_ns
+            self._attempt.handshake.nudge(now_ns)
         self._again_ns = min(self._again_ns, now_ns)
 
     def hear(self, now_ns: int) -> None:
@@ -217,39 +204,46 @@ class Session:
 
     def close(self, code: int, now_ns: int) -> None:
         """Leave the session and tell the peer."""
-        if self.link is not None:
-            self._send(Close(code, self.link.remote))
-            self._leave(code, now_ns)
         self._attempt = None
+        if self.link is not None:
+            self._send(self.link.protection.prove(Close(code, self.link.remote)))
+            self._leave(code, now_ns)
         self.state = State.DOWN
 
     def advance(self, now_ns: int) -> None:
         """Do what is due."""
-        attempt = self._attempt
-        if attempt is not None:
-            if now_ns >= attempt.began_ns + self.terms.give_up_ns:
-                self._fail(Code.UNREACHABLE, now_ns)
-            elif now_ns >= attempt.due_ns:
-                self._apply(Late, Late(), now_ns)
+        if self._attempt is not None:
+            self._pump(now_ns)
         elif self.state is State.DOWN and self.terms.eager and now_ns >= self._again_ns:
-            self._apply(Want, Want(), now_ns)
-        if self.link is not None:
+            self._apply(Want(), now_ns)
+        elif self._renew_ns is not None and now_ns >= self._renew_ns:
+            self._apply(Renew(), now_ns)
+        link = self.link
+        if link is None:
+            return
+        if link.protection.ends_ns is not None and now_ns >= link.protection.ends_ns:
+            self._lose(Code.CREDENTIAL, now_ns)
+        elif link.protection.able:
             verdict = self.liveness.look(now_ns, self._entropy(1)[0] / 255)
             if verdict is Verdict.ASK:
-                self._ask(now_ns)
+                self._ask(link, now_ns)
             elif verdict is Verdict.DEAD:
-                self._apply(Silent, Silent(), now_ns)
+                self._apply(Silent(), now_ns)
 
     def deadline_ns(self) -> int | None:
         """Return when ``advance`` is due; None: not before something comes in."""
-        found = []
+        found: list[int | None] = []
         if self._attempt is not None:
-            found.append(min(self._attempt.due_ns, self._attempt.began_ns + self.terms.give_up_ns))
+            found.append(self._attempt.handshake.timer())
         elif self.state is State.DOWN and self.terms.eager:
             found.append(self._again_ns)
-        if self.link is not None and (due_ns := self.liveness.deadline_ns()) is not None:
-            found.append(due_ns)
-        return min(found, default=None)
+        elif self.state is State.UP:
+            found.append(self._renew_ns)
+        if self.link is not None:
+            found.append(self.link.protection.ends_ns)
+            if self.link.protection.able:
+                found.append(self.liveness.deadline_ns())
+        return min((each for each in found if each is not None), default=None)
 
     def take_messages(self) -> list[Control]:
         """Return what to send, once."""
@@ -263,20 +257,51 @@ class Session:
 
     # ---- Asking ----
 
-    def _begin(self, now_ns: int) -> Attempt:
+    @property
+    def attempt(self) -> int | None:
+        """The number that our handshake has on the wire; None: we do not ask."""
+        return None if self._attempt is None else self._attempt.handshake.attempt
+
+    @property
+    def step(self) -> str:
+        """How far our handshake is; empty: we do not ask."""
+        return "" if self._attempt is None else self._attempt.handshake.state.value
+
+    def insists(self, extra: bytes, *, proven: bool) -> bool:
+        """Say whether our own attempt comes first, of which the peer has all, or soon will have.
+
+        ``extra`` is what it said in the clear, where it asks us; ``proven``: it is about to join.
+        """
+        attempt = self._attempt
+        if attempt is None or spoken(attempt.incarnation) != extra:
+            return False
+        far = (Step.PROVING,) if proven else (Step.PROVING, Step.KEYING)
+        return attempt.handshake.state in far and self.incarnation > attempt.incarnation
+
+    def _begin(self, _input: object, now_ns: int) -> None:
         noise = int.from_bytes(self._entropy(4), "big") >> (32 - _ATTEMPT_RANDOM_BITS)
         coarse = now_ns >> _ATTEMPT_RANDOM_BITS << _ATTEMPT_RANDOM_BITS
         self._number = max(self._number + 1, coarse | noise)
-        self._attempt = Attempt(
-            number=self._number,
-            session=self._new_id(),
-            began_ns=now_ns,
-            due_ns=0,
-            wait_ns=self.terms.first_ns,
-            sent_ns=now_ns,
+        offer = self._terms(self.link.remote if self.link is not None else 0)
+        handshake = Handshake.asking(
+            self._local,
+            self.peer,
+            self._entropy,
+            now_ns,
+            terms=offer.payload(),
+            extra=spoken(self.incarnation),
+            timing=self.terms.timing,
         )
-        self._wait(self._attempt, now_ns)
-        return self._attempt
+        self._attempt = Attempt(handshake, offer, now_ns)
+        self._hinted = False
+        self.state = State.ASKING
+        self._pump(now_ns)
+
+    def _terms(self, continues: int) -> SessionTerms:
+        limits: dict[str, Any] = {
+            each.name: getattr(self.terms.limits, each.name) for each in fields(Limits)
+        }
+        return SessionTerms(self.incarnation, self._number, self._new_id(), continues, **limits)
 
     def _new_id(self) -> int:
         shift: int = lib.VK_SESSION_QUEUE_SHIFT
@@ -286,266 +311,246 @@ class Session:
             continue
         return self._queue << shift | low
 
-    def _wait(self, attempt: Attempt, now_ns: int) -> None:
-        """Set when the last message is sent again: three quarters to five quarters of the time."""
-        share = 0.75 + self._entropy(1)[0] / 510
-        attempt.due_ns = now_ns + int(attempt.wait_ns * share)
-        attempt.sent_ns = now_ns
-        attempt.wait_ns = min(2 * attempt.wait_ns, _BACKOFF_MAX_NS)
-
-    def _greet(self, _message: object, now_ns: int) -> None:
-        attempt = self._attempt or self._begin(now_ns)
-        self.state = State.GREETING
-        self._send(Hello(self.incarnation, attempt.number))
-
-    def _greet_again(self, message: object, now_ns: int) -> None:
-        assert self._attempt is not None
-        self._wait(self._attempt, now_ns)
-        self._greet(message, now_ns)
-
-    def _offer(self, message: Control, now_ns: int) -> None:
-        assert isinstance(message, HelloAck)
+    def _pump(self, now_ns: int) -> None:
+        """Send what our handshake has to send, and take what it came to."""
         attempt = self._attempt
         assert attempt is not None
-        if message.attempt != attempt.number or not message.cookie:
-            return
-        if not message.version_min <= HANDSHAKE_VERSION <= message.version_max:
-            self._fail(Code.VERSION, now_ns)
-            return
-        if message.cookie == attempt.cookie:
-            return  # a copy
-        if not attempt.cookie:
-            self.rtt_ns = now_ns - attempt.sent_ns
-        self._make_offer(attempt, message.cookie, now_ns)
-
-    def _make_offer(self, attempt: Attempt, cookie: bytes, now_ns: int) -> None:
-        attempt.cookie = cookie
-        attempt.wait_ns = self.terms.first_ns
-        self.state = State.OFFERING
-        self._repeat_offer(None, now_ns)
-
-    def _repeat_offer(self, _message: object, now_ns: int) -> None:
-        attempt = self._attempt
-        assert attempt is not None
-        self._wait(attempt, now_ns)
-        self._send(
-            Offer(
-                incarnation=self.incarnation,
-                attempt=attempt.number,
-                session=attempt.session,
-                continues=self.link.remote if self.link is not None else 0,
-                options=(Option(lib.VK_OPTION_COOKIE, attempt.cookie),),
-                **self._limits(),
-            )
-        )
-
-    def _limits(self) -> dict[str, Any]:
-        return {each.name: getattr(self.terms.limits, each.name) for each in fields(Limits)}
+        heard = attempt.handshake.state is not Step.GREETING
+        messages = attempt.handshake.to_send(now_ns)
+        if messages:
+            attempt.sent_ns = now_ns
+            self._messages += messages
+        event = attempt.handshake.next_event()
+        if isinstance(event, Failed) and event.code is Failure.TIMEOUT and not heard:
+            self._fail(Code.UNREACHABLE, now_ns)
+        elif isinstance(event, Failed):
+            self._fail(event.code, now_ns)
+        elif event is not None:
+            self._established(attempt, event, now_ns)
 
     def _answered(self, message: Control, now_ns: int) -> None:
-        assert isinstance(message, Answer)
-        attempt, old = self._attempt, self.link
+        """A message came that answers our handshake's."""
+        assert isinstance(message, Message)
+        attempt = self._attempt
         assert attempt is not None
-        if message.attempt != attempt.number or not message.session:
-            return
-        if self._is_retired(message.incarnation, now_ns):
-            return
-        if code := self._unfit(message):
-            self._send(Error(code, message.session))
-            self._fail(code, now_ns)
+        greeting = attempt.handshake.state is Step.GREETING
+        attempt.handshake.receive(message, now_ns)
+        if greeting and attempt.handshake.state is Step.KEYING:
+            self.rtt_ns = now_ns - attempt.sent_ns
+            attempt.incarnation = int.from_bytes(attempt.handshake.extra[:_INCARNATION_SIZE], "big")
+        self._pump(now_ns)
+
+    def _established(self, attempt: Attempt, event: Established, now_ns: int) -> None:
+        old = self.link
+        try:
+            theirs = self._fitting(event.terms, now_ns)
+        except SecurityError as error:
+            self._fail(error.code, now_ns)
             return
         kept = (
             old is not None
-            and old.incarnation == message.incarnation
-            and message.continues == old.local
+            and old.incarnation == theirs.incarnation
+            and theirs.continues == old.local
         )
-        self._join(message, attempt.session, now_ns, kept=kept, asked=True)
+        if self._hinted and kept:
+            self._deaf_ns = now_ns + _LIE_NS
+        self._join(theirs, attempt.offer.session, event, now_ns, kept=kept, asked=True)
 
     def _fail(self, code: int, now_ns: int) -> None:
-        """Give an attempt up; the session it was to renew is lost with it."""
+        """Give an attempt up. Without keys the session that it was to renew is lost with it."""
         self._attempt = None
+        self._again_ns = now_ns + self._again_wait_ns
+        self._again_wait_ns = min(2 * self._again_wait_ns, self.terms.again_max_ns)
+        link = self.link
+        if link is not None and link.protection.keyed and link.protection.able:
+            self.state = State.UP
+            if self._renew_ns is not None:
+                self._renew_ns = max(self._renew_ns, self._again_ns)
+            return
         self.state = State.DOWN
         self.reason = code
-        if self.link is not None:
+        if link is not None:
             self._leave(code, now_ns)
         else:
             self._events.append(Left(code, joined=False))
-        self._again_ns = now_ns + self._again_wait_ns
-        self._again_wait_ns = min(2 * self._again_wait_ns, self.terms.again_max_ns)
 
     # ---- Being asked ----
 
-    def _accept(self, message: Control, now_ns: int) -> None:
-        assert isinstance(message, Offer)
+    def answer(self, choice: Choice, terms: bytes, now_ns: int) -> bytes:
+        """Return our terms to those of a peer that asks; SecurityError: it cannot have them."""
+        theirs = self._fitting(terms, now_ns)
+        if self._seen[0] == theirs.incarnation and theirs.attempt <= self._seen[1]:
+            raise SecurityError(Failure.TIMEOUT, "it comes late: there is a newer one")
         old = self.link
-        if not message.session or self._is_retired(message.incarnation, now_ns):
-            return
-        if self._seen[0] == message.incarnation and message.attempt < self._seen[1]:
-            return  # late: a newer one came
-        known = old is not None and old.incarnation == message.incarnation
-        if old is not None and known and message.session == old.remote:
-            self._answer(old, message.attempt)
-            return
-        if code := self._unfit(message):
-            self._send(Error(code, message.session))
-            return
-        kept = old is not None and known and message.continues == old.local
-        local = self._attempt.session if self._attempt is not None else self._new_id()
-        self._join(message, local, now_ns, kept=kept, asked=False)
-        assert self.link is not None
-        self._answer(self.link, message.attempt)
+        if old is not None and old.protection.keyed and choice.mode is Mode.PLAINTEXT:
+            raise SecurityError(Failure.FLOOR, "it has keys now: none without them can follow")
+        known = old is not None and old.incarnation == theirs.incarnation
+        kept = old is not None and known and theirs.continues == old.local
+        ours = self._terms(old.remote if old is not None and kept else 0)
+        self._considered = (theirs, ours, kept)
+        return ours.payload()
 
-    def _answer(self, link: Link, attempt: int) -> None:
-        self._seen = (link.incarnation, max(attempt, self._seen[1]))
-        self._send(
-            Answer(
-                incarnation=self.incarnation,
-                attempt=attempt,
-                session=link.local,
-                continues=link.continued,
-                **self._limits(),
-            )
-        )
+    def accepted(self, event: Established, now_ns: int) -> None:
+        """Join on the terms that were answered last."""
+        assert self._considered is not None
+        theirs, ours, kept = self._considered
+        self._considered = None
+        self._join(theirs, ours.session, event, now_ns, kept=kept, asked=False)
 
-    def _is_retired(self, incarnation: int, now_ns: int) -> bool:
-        return any(old == incarnation and now_ns < end_ns for old, end_ns in self._retired)
+    def failed(self, code: int) -> None:
+        """Note that somebody where the peer is has asked, and was not let in."""
+        self.refused[f"asked, {code}"] += 1
+        if self.link is None and self._attempt is None:
+            self.reason = code
 
-    def _unfit(self, terms: Offer) -> int:
-        """Return the code to refuse a peer's terms with; 0 = they fit."""
+    def _fitting(self, terms: bytes, now_ns: int) -> SessionTerms:
+        """Return the peer's terms; SecurityError: they cannot be taken."""
+        try:
+            theirs = SessionTerms.parse(terms)
+        except ControlError as error:
+            raise SecurityError(Failure(error.code), str(error)) from error
         ours = self.terms.limits
-        lacking = terms.required & ~ours.capabilities | ours.required & ~terms.capabilities
-        return int(Code.VERSION) if terms.version != HANDSHAKE_VERSION or lacking else 0
+        lacking = theirs.required & ~ours.capabilities | ours.required & ~theirs.capabilities
+        if theirs.version != TERMS_VERSION or lacking:
+            what = "the other side speaks another version of a session's terms: upgrade the older"
+            raise SecurityError(Failure.VERSION, what)
+        if theirs.incarnation == self.incarnation:
+            raise SecurityError(Failure.IDENTITY, "this node has met itself: see its [[peer]]")
+        if not theirs.session:
+            raise SecurityError(Failure.MALFORMED, "there is no session 0")
+        if any(old == theirs.incarnation and now_ns < end for old, end in self._retired):
+            raise SecurityError(Failure.TIMEOUT, "it comes late: the node has started anew")
+        return theirs
 
-    def _join(self, terms: Offer, local: int, now_ns: int, *, kept: bool, asked: bool) -> None:
+    def _join(
+        self,
+        theirs: SessionTerms,
+        local: int,
+        event: Established,
+        now_ns: int,
+        *,
+        kept: bool,
+        asked: bool,
+    ) -> None:
         old = self.link
-        if self._seen[0] != terms.incarnation:
-            if self._seen[0]:
-                self._retired.append((self._seen[0], now_ns + 2 * SLOT_NS))
-            self._seen = (terms.incarnation, 0)
+        if self._seen[0] not in (0, theirs.incarnation):
+            self._retired.append((self._seen[0], now_ns + 2 * SLOT_NS))
+        newest = self._seen[1] if self._seen[0] == theirs.incarnation else 0
+        self._seen = (theirs.incarnation, max(theirs.attempt, newest))
+        protection, secrets = Protection.of(event, now_ns, asked=asked)
         self.link = Link(
             local=local,
-            remote=terms.session,
-            incarnation=terms.incarnation,
-            limits=terms.limits,
+            remote=theirs.session,
+            incarnation=theirs.incarnation,
+            limits=theirs.limits,
             since_ns=now_ns,
             continued=old.remote if old is not None and kept else 0,
             asked=asked,
+            protection=protection,
         )
         self._attempt = None
         self.state = State.UP
         self.reason = 0
         self._again_wait_ns = self.terms.again_ns
+        self._renew_ns = None
+        if event.lifetime_ns is not None:
+            share = _RENEW_SHARE + _RENEW_JITTER * self._entropy(1)[0] / 255
+            self._renew_ns = now_ns + int(event.lifetime_ns * share)
+        self._asked.clear()
         self.liveness.hear(now_ns)
-        self._events.append(Joined(self.link, lost=old is not None and not kept))
+        self._events.append(Joined(self.link, old is not None and not kept, secrets))
 
     # ---- A session ----
 
     def _questioned(self, message: Control, now_ns: int) -> None:
-        """The peer says that it does not know the session, or cannot have it."""
+        """Somebody says that the peer does not know the session: a new one shows whether."""
         assert isinstance(message, Error)
         link = self.link
-        if link is None or message.subject != link.remote:
+        assert link is not None
+        if message.code != Code.SESSION_UNKNOWN or message.subject != link.remote:
             return
-        if message.code != Code.SESSION_UNKNOWN:
-            self._leave(message.code, now_ns)
-            self.state = State.DOWN
+        late_ns = 0 if link.asked else _LATE_FIRSTS * self.terms.first_ns
+        if now_ns < max(link.since_ns + max(_RENEW_NS, late_ns), self._deaf_ns):
             return
-        if not link.asked and link.repeats < _REPEATS_MAX:
-            # Our answer may be lost, or on its way: the peer asks again itself.
-            if now_ns >= link.repeated_ns + _REPEAT_NS:
-                link.repeated_ns = now_ns
-                link.repeats += 1
-                self._answer(link, self._seen[1])
-            return
-        if now_ns < link.since_ns + _RENEW_NS:
-            return
-        attempt = self._begin(now_ns)
-        if message.cookie:
-            self._make_offer(attempt, message.cookie, now_ns)
-        else:
-            self._greet(message, now_ns)
-
-    def _refused(self, message: Control, now_ns: int) -> None:
-        assert isinstance(message, Error)
-        attempt = self._attempt
-        assert attempt is not None
-        if message.code == Code.SESSION_UNKNOWN:
-            return
-        if message.subject in (attempt.session, attempt.number & 0xFFFF_FFFF):
-            self._fail(message.code, now_ns)
+        self._begin(message, now_ns)
+        self._hinted = True
 
     def _closed(self, message: Control, now_ns: int) -> None:
         assert isinstance(message, Close)
         if self.link is None or message.session != self.link.local:
             return
-        self._leave(message.code or Code.SESSION_CLOSED, now_ns)
-        if self._attempt is None:
-            self.state = State.DOWN
+        if self._proven(message):
+            self._lose(message.code or Code.SESSION_CLOSED, now_ns)
 
     def _silent(self, _message: object, now_ns: int) -> None:
-        self._leave(Code.UNREACHABLE, now_ns)
+        self._lose(Code.UNREACHABLE, now_ns)
+
+    def _lose(self, code: int, now_ns: int) -> None:
+        """Leave; an attempt that was to continue the session begins anew without it."""
+        self._leave(code, now_ns)
         if self._attempt is None:
             self.state = State.DOWN
+        elif self._attempt.offer.continues:
+            self._begin(None, now_ns)
 
     def _leave(self, code: int, now_ns: int) -> None:
         self.link = None
         self.reason = code
+        self._renew_ns = None
+        self._asked.clear()
         self.liveness.expect(now_ns, expecting=False)
         self._again_ns = now_ns + self._again_wait_ns
         self._events.append(Left(code))
 
-    def _ask(self, now_ns: int) -> None:
+    def _ask(self, link: Link, now_ns: int) -> None:
         token = int.from_bytes(self._entropy(8), "big")
         self._asked.append((token, now_ns))
-        self._send(Ping(token))
+        self._send(link.protection.prove(Ping(token)))
 
     def _told(self, message: Control, now_ns: int) -> None:
         """An answer to a question of ours: a sign of life."""
         assert isinstance(message, Pong)
-        for token, asked_ns in self._asked:
-            if token == message.token:
-                self.rtt_ns = now_ns - asked_ns
-                self.liveness.hear(now_ns)
-                return
+        asked_ns = dict(self._asked).get(message.token)
+        if asked_ns is None or self.link is None or not self._proven(message):
+            return
+        self._asked.remove((message.token, asked_ns))
+        self.rtt_ns = now_ns - asked_ns
+        self.liveness.hear(now_ns)
 
     def _pong(self, message: Control, _now_ns: int) -> None:
         assert isinstance(message, Ping)
-        self._send(Pong(message.token))
+        if self._proven(message):
+            protection = self.link.protection if self.link is not None else PLAIN
+            self._send(protection.prove(Pong(message.token)))
+
+    def _proven(self, message: Close | Ping | Pong) -> bool:
+        protection = self.link.protection if self.link is not None else PLAIN
+        good = protection.proves(message)
+        if not good:
+            self.refused[f"unproven {type(message).__name__.lower()}"] += 1
+        return good
 
     def _send(self, message: Control) -> None:
         self._messages.append(message)
 
-    def _apply(self, kind: type, message: object, now_ns: int) -> None:
-        transition = self.TRANSITIONS.get((self.state, kind))
+    def _apply(self, message: object, now_ns: int) -> None:
+        transition = self.TRANSITIONS.get((self.state, type(message)))
         if transition is not None:
             getattr(self, transition)(message, now_ns)
 
     TRANSITIONS: ClassVar[dict[tuple[State, type], str]] = {
-        (State.DOWN, Want): "_greet",
-        (State.DOWN, Offer): "_accept",
+        (State.DOWN, Want): "_begin",
         (State.DOWN, Ping): "_pong",
-        (State.GREETING, Late): "_greet_again",
-        (State.GREETING, HelloAck): "_offer",
-        (State.GREETING, Offer): "_accept",
-        (State.GREETING, Error): "_refused",
-        (State.GREETING, Close): "_closed",
-        (State.GREETING, Ping): "_pong",
-        (State.GREETING, Pong): "_told",
-        (State.GREETING, Silent): "_silent",
-        (State.OFFERING, Late): "_repeat_offer",
-        (State.OFFERING, HelloAck): "_offer",
-        (State.OFFERING, Offer): "_accept",
-        (State.OFFERING, Answer): "_answered",
-        (State.OFFERING, Error): "_refused",
-        (State.OFFERING, Close): "_closed",
-        (State.OFFERING, Ping): "_pong",
-        (State.OFFERING, Pong): "_told",
-        (State.OFFERING, Silent): "_silent",
-        (State.UP, Offer): "_accept",
+        (State.ASKING, Message): "_answered",
+        (State.ASKING, Close): "_closed",
+        (State.ASKING, Ping): "_pong",
+        (State.ASKING, Pong): "_told",
+        (State.ASKING, Silent): "_silent",
         (State.UP, Error): "_questioned",
+        (State.UP, Renew): "_begin",
         (State.UP, Close): "_closed",
         (State.UP, Ping): "_pong",
         (State.UP, Pong): "_told",
         (State.UP, Silent): "_silent",
     }
-    """Method by state and input."""
+    """Method by state and input; ``answer`` and ``accepted`` may come in all."""

@@ -1,42 +1,47 @@
 """All sessions of a node: who a control message is from, what may be answered without a session.
 
-Sans-IO like ``session.py``. A Hello is answered with a cookie and forgotten; an Offer reaches a
-session only with a good cookie, so an address that was forged allocates nothing. Nothing that is
-sent to an unproven address is longer than three times what came from it.
+Sans-IO like ``session.py``. What asks for a session goes to the Door, which keeps nothing before a
+cookie has come back, and reaches the session only when the peer has proven who it is.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from valkyrie.dataplane import lib
 from valkyrie.dataplane.control import (
-    HANDSHAKE_VERSION,
     ControlError,
-    Error,
-    Hello,
-    HelloAck,
-    Offer,
-    Option,
+    Message,
     Ping,
     Pong,
     parse_control,
 )
-from valkyrie.dataplane.wire import Code
+from valkyrie.dataplane.wire import Type
 
-from .cookie import KEY_SIZE, CookieJar
-from .session import Entropy, Event, Link, Session, Terms
+from .link import Event, Link, Terms
+from .security.door import Door
+from .security.errors import SecurityError
+from .security.handshake import Established
+from .security.messages import Negotiate, parse
+from .security.offer import Offer
+from .session import Entropy, Session, spoken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from ipaddress import IPv4Address, IPv6Address
 
+    from .security.handshake import Timing
+    from .security.local import Local
+    from .security.offer import Choice
+    from .security.trust import Peer
+
     Address = IPv4Address | IPv6Address
 
-AMPLIFICATION_MAX = 3
-"""Bytes to an unproven address, for each that came from it (RFC 9000, section 8)."""
+_ASKS = frozenset({Type.HELLO, Type.NEGOTIATE, Type.KEY_EXCHANGE, Type.AUTH_RESPONSE})
+"""Messages of who asks."""
+_PORT_SIZE = 2
 _MOVE_NS = 1_000_000_000
 """How long an address may take to answer a challenge."""
 _MOVE_AGAIN_NS = 100_000_000
@@ -49,6 +54,16 @@ class Place:
 
     address: Address
     udp_port: int
+
+    def pack(self) -> bytes:
+        """Return the place as the Door names it."""
+        return self.address.packed + self.udp_port.to_bytes(_PORT_SIZE, "big")
+
+    @classmethod
+    def parse(cls, data: bytes) -> Place:
+        """Return the place of what ``pack`` returned."""
+        address, port = data[:-_PORT_SIZE], data[-_PORT_SIZE:]
+        return cls(ip_address(address), int.from_bytes(port, "big"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,22 +90,36 @@ class _Row:
 class Sessions:
     """The sessions of a node with the peers that its configuration names."""
 
-    def __init__(self, incarnation: int, entropy: Entropy) -> None:
+    def __init__(
+        self, incarnation: int, local: Local, entropy: Entropy, timing: Timing | None = None
+    ) -> None:
         self.incarnation = incarnation
         self.refused: Counter[str] = Counter()
         """Control messages that no session took, by why."""
         self._entropy = entropy
-        self._cookies = CookieJar(entropy(KEY_SIZE), incarnation)
+        self._local = local
+        self._door = Door(
+            local,
+            entropy,
+            timing=timing,
+            answer=self._answer,
+            expected=self._expected,
+            extra=spoken(incarnation),
+        )
+        self._door.refused = self.refused
         self._rows: dict[int, _Row] = {}
         self._places: dict[Address, int] = {}
+        self._names: dict[str, int] = {}
         self._messages: list[tuple[int, Place, bytes]] = []
         self._events: list[tuple[int, Event | Moved]] = []
 
-    def add(self, index: int, place: Place, terms: Terms, now_ns: int) -> Session:
-        """Add a peer."""
-        session = Session(self.incarnation, terms, self._entropy, now_ns)
+    def add(self, index: int, place: Place, peer: Peer, terms: Terms, now_ns: int) -> Session:
+        """Add a peer; it is asked, and let in, as ``peer`` says."""
+        session = Session(self.incarnation, (self._local, peer), terms, self._entropy, now_ns)
+        session.refused = self.refused
         self._rows[index] = _Row(session, place)
         self._places[place.address] = index
+        self._names[peer.name] = index
         return session
 
     def restore(self, index: int, link: Link, now_ns: int) -> None:
@@ -124,35 +153,76 @@ class Sessions:
         index = self._places.get(place.address)
         if index is None:
             self.refused["stranger"] += 1
-            return
-        if isinstance(message, Hello):
-            self._greet(index, place, message, len(data), now_ns)
-            return
-        if isinstance(message, Offer) and type(message) is Offer:
-            if not self._cookies.good(message.cookie, place.address, place.udp_port, now_ns):
-                self.refused["cookie"] += 1
-                again = Hello(message.incarnation, message.attempt)
-                self._greet(index, place, again, len(data), now_ns)
-                return
-            if self._rows[index].place.udp_port != place.udp_port:
-                self._move(index, place)
-        self._rows[index].session.receive(message, now_ns)
-        self._collect(index)
-
-    def _greet(self, index: int, place: Place, hello: Hello, size: int, now_ns: int) -> None:
-        if not hello.version_min <= HANDSHAKE_VERSION <= hello.version_max:
-            answer = Error(Code.VERSION, hello.attempt & 0xFFFF_FFFF).pack()
+        elif isinstance(message, Message) and self._is_for_door(index, message):
+            self._ask_door(index, place, message, now_ns)
         else:
-            cookie = self._cookies.make(place.address, place.udp_port, now_ns)
-            option = Option(lib.VK_OPTION_COOKIE, cookie)
-            answer = HelloAck(self.incarnation, hello.attempt, options=(option,)).pack()
-        assert len(answer) <= AMPLIFICATION_MAX * size
-        self._messages.append((index, place, answer))
+            self._rows[index].session.receive(message, now_ns)
+            self._collect(index)
 
-    def cookie(self, index: int, now_ns: int) -> bytes:
-        """Return a cookie for a peer that is told of a session nobody knows."""
-        place = self._rows[index].place
-        return self._cookies.make(place.address, place.udp_port, now_ns)
+    def _is_for_door(self, index: int, message: Message) -> bool:
+        if message.type != Type.AUTH_FAILURE:
+            return message.type in _ASKS
+        try:
+            return parse(message).attempt != self._rows[index].session.attempt
+        except SecurityError:
+            return False
+
+    # ---- Peers that ask ----
+
+    def _ask_door(self, index: int, place: Place, message: Message, now_ns: int) -> None:
+        source = place.pack()
+        if self._insists(index, source, message):
+            self.refused["crossed"] += 1
+            return
+        self._door.receive(source, message, now_ns)
+        self._collect_door(now_ns)
+
+    def _insists(self, index: int, source: bytes, message: Message) -> bool:
+        """Say whether our own attempt comes first."""
+        session = self._rows[index].session
+        if session.attempt is None or message.type not in (Type.NEGOTIATE, Type.AUTH_RESPONSE):
+            return False
+        try:
+            piece = parse(message)
+            if message.type == Type.AUTH_RESPONSE:
+                return session.insists(self._door.said_by(source, piece.attempt), proven=True)
+            return session.insists(
+                Offer.parse(Negotiate.parse(piece.data).hello).extra, proven=False
+            )
+        except SecurityError:
+            return False
+
+    def _expected(self, source: bytes) -> Peer | None:
+        index = self._places.get(Place.parse(source).address)
+        assert index is not None, "the door hears of nobody else"
+        return self._rows[index].session.peer
+
+    def _answer(self, peer: Peer | None, choice: Choice, terms: bytes, now_ns: int) -> bytes:
+        assert peer is not None
+        return self._rows[self._names[peer.name]].session.answer(choice, terms, now_ns)
+
+    def _collect_door(self, now_ns: int) -> None:
+        while (found := self._door.next_event()) is not None:
+            source, peer, event = found
+            assert peer is not None
+            index = self._names[peer.name]
+            place, row = Place.parse(source), self._rows[index]
+            if not isinstance(event, Established):
+                row.session.failed(event.code)
+                continue
+            row.session.accepted(event, now_ns)
+            if place != row.place and self._places.get(place.address) == index:
+                self._move(index, place)
+            self._collect(index)
+        for source, message in self._door.take():
+            place = Place.parse(source)
+            if place.address in self._places:
+                self._messages.append((self._places[place.address], place, message.pack()))
+
+    def renew(self, index: int, now_ns: int) -> None:
+        """Make the session with a peer anew, with new keys."""
+        self._rows[index].session.renew(now_ns)
+        self._collect(index)
 
     def want(self, index: int, now_ns: int) -> None:
         """Have a session with a peer."""
@@ -169,11 +239,14 @@ class Sessions:
         for index, row in self._rows.items():
             row.session.advance(now_ns)
             self._collect(index)
+        self._door.advance(now_ns)
+        self._collect_door(now_ns)
 
     def deadline_ns(self) -> int | None:
         """Return when ``advance`` is due."""
-        found = (row.session.deadline_ns() for row in self._rows.values())
-        return min((due_ns for due_ns in found if due_ns is not None), default=None)
+        found = [row.session.deadline_ns() for row in self._rows.values()]
+        due = (each for each in (*found, self._door.timer()) if each is not None)
+        return min(due, default=None)
 
     # ---- A peer that has moved ----
 
@@ -190,15 +263,20 @@ class Sessions:
             return
         token = int.from_bytes(self._entropy(8), "big")
         row.challenge = _Challenge(place, token, now_ns)
-        self._messages.append((index, place, Ping(token).pack()))
+        question = row.session.link.protection.prove(Ping(token))
+        self._messages.append((index, place, question.pack()))
 
     def _answers_challenge(self, place: Place, message: Pong, now_ns: int) -> bool:
         for index, row in self._rows.items():
             asked = row.challenge
             if asked is None or (asked.place, asked.token) != (place, message.token):
                 continue
+            link = row.session.link
+            if link is None or not link.protection.proves(message):
+                self.refused["unproven pong"] += 1
+                return True
             row.challenge = None
-            if now_ns <= asked.began_ns + _MOVE_NS and row.session.link is not None:
+            if now_ns <= asked.began_ns + _MOVE_NS:
                 row.session.hear(now_ns)
                 self._move(index, place)
             return True

@@ -15,7 +15,8 @@ from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.control import Limits
 from valkyrie.dataplane.wire import Class
 
-from .session import Link
+from .link import Link
+from .protection import PLAIN, Protection
 from .sessions import Place
 from .settings import Controller
 from .tuning import KEYS, Tuning
@@ -135,7 +136,7 @@ class State:
             row.resolved = 0
             row.session = row.session_local = 0
             row.joined = row.cipher = row.keys = 0
-            row.cookie_size = row.refuse = row.end_code = 0
+            row.refuse = row.end_code = 0
             row.incarnation = 0
             row.generation += 1
             row.state = lib.VK_ROW_LIVE
@@ -179,6 +180,11 @@ class State:
             row.refuse = 0
         self._changed_peers()
 
+    def session(self, index: int) -> int:
+        """Return the id on the frames that we get in the session in use; 0 = there is none."""
+        row = self.rows.peers[index]
+        return int(row.session_local) if row.joined else 0
+
     def link(self, index: int) -> Link | None:
         """Return the session that an earlier daemon has entered."""
         row = self.rows.peers[index]
@@ -197,6 +203,7 @@ class State:
             limits=limits,
             since_ns=row.since_ns,
             asked=True,
+            protection=Protection(cipher=row.cipher) if row.cipher else PLAIN,
         )
 
     def place(self, index: int) -> Place:
@@ -211,13 +218,6 @@ class State:
             _put(row.address, place.address.packed)
             row.udp_port = place.udp_port
             row.resolved = 0
-        self._changed_peers()
-
-    def set_cookie(self, index: int, cookie: bytes) -> None:
-        """Enter what a peer gets with the news that its session is not known here."""
-        with writing(self.rows.peers[index]) as row:
-            _put(row.cookie, cookie)
-            row.cookie_size = len(cookie)
         self._changed_peers()
 
     def join_static(self, index: int) -> None:

@@ -1,7 +1,9 @@
 """Messages of the control class as Python values: handshake, errors, signs of life.
 
-Derived from the structs of ``bpf/vk_wire.h`` as ``wire.py`` is. Parsing trusts nothing: what comes
-from anybody on the network ends in a message or in ControlError, which says what to answer.
+What is in a handshake message is for controlplane/security/messages.py; here is how it is carried,
+and the terms that both sides seal in it. Derived from the structs of ``bpf/vk_wire.h`` as
+``wire.py`` is. Parsing trusts nothing: what comes from anybody on the network ends in a message or
+in ControlError, which says what to answer.
 """
 
 from __future__ import annotations
@@ -12,13 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from . import lib
 from .errors import LocalProtocolError, RemoteProtocolError
-from .wire import Code, Flag, FrameError, Layout, Type, make_frame, members, parse_frame
+from .wire import Code, FrameError, Layout, Type, make_frame, members, parse_frame
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-HANDSHAKE_VERSION: int = lib.VK_HANDSHAKE_VERSION
-COOKIE_SIZE: int = lib.VK_COOKIE_SIZE
+TERMS_VERSION: int = lib.VK_TERMS_VERSION
 _OPTION = struct.Struct(">HH")
 _HIGH = "_high"
 OPTION_UNIT = 4
@@ -77,11 +78,14 @@ class _Fixed:
 
     __slots__ = ()
     type: ClassVar[int]
-    flags: ClassVar[int] = 0
     layout: ClassVar[Layout]
 
     def pack(self) -> bytes:
         """Return the whole frame's bytes."""
+        return make_frame(self.type, 0, self.payload()).pack()
+
+    def payload(self) -> bytes:
+        """Return the payload's bytes."""
         values: dict[str, Any] = {}
         for name, _, _ in self.layout.fields:
             if name.endswith(_HIGH):
@@ -91,8 +95,7 @@ class _Fixed:
             else:
                 values[name] = getattr(self, name, 0)  # only padding has no attribute
         payload = self.layout.pack(values)
-        payload += b"".join(option.pack() for option in getattr(self, "options", ()))
-        return make_frame(self.type, 0, payload, flags=self.flags).pack()
+        return payload + b"".join(option.pack() for option in getattr(self, "options", ()))
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
@@ -117,35 +120,30 @@ class _Fixed:
         return next((option.body for option in options if option.kind == kind), None)
 
 
+HANDSHAKE_TYPES = frozenset(
+    {
+        Type.HELLO,
+        Type.HELLO_ACK,
+        Type.NEGOTIATE,
+        Type.KEY_EXCHANGE,
+        Type.AUTH_CHALLENGE,
+        Type.AUTH_RESPONSE,
+        Type.AUTH_SUCCESS,
+        Type.AUTH_FAILURE,
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
-class Hello(_Fixed):
-    """Asks for a session, and proves nothing."""
+class Message:
+    """What one datagram of a handshake carries."""
 
-    type: ClassVar[int] = Type.HELLO
-    layout: ClassVar[Layout] = Layout("vk_hello")
-    incarnation: int
-    attempt: int
-    version_min: int = HANDSHAKE_VERSION
-    version_max: int = HANDSHAKE_VERSION
-    options: tuple[Option, ...] = ()
+    type: int
+    payload: bytes
 
-
-@dataclass(frozen=True, slots=True)
-class HelloAck(_Fixed):
-    """Answers HELLO with a cookie; ``attempt`` is the one that it answers."""
-
-    type: ClassVar[int] = Type.HELLO_ACK
-    layout: ClassVar[Layout] = Layout("vk_hello")
-    incarnation: int
-    attempt: int
-    version_min: int = HANDSHAKE_VERSION
-    version_max: int = HANDSHAKE_VERSION
-    options: tuple[Option, ...] = ()
-
-    @property
-    def cookie(self) -> bytes:
-        """The cookie to return; empty if there is none."""
-        return self.option(lib.VK_OPTION_COOKIE) or b""
+    def pack(self) -> bytes:
+        """Return the whole frame's bytes."""
+        return make_frame(self.type, 0, self.payload).pack()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +170,10 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Offer(_Fixed):
-    """NEGOTIATE: a session's terms from the side that asks, with the cookie."""
+class SessionTerms(_Fixed):
+    """What one side of a session says about it, sealed in the handshake."""
 
-    type: ClassVar[int] = Type.NEGOTIATE
-    layout: ClassVar[Layout] = Layout("vk_negotiate")
+    layout: ClassVar[Layout] = Layout("vk_terms")
     incarnation: int
     attempt: int
     session: int
@@ -191,25 +188,13 @@ class Offer(_Fixed):
     ack_delay_b_us: int = 0
     ack_delay_l_us: int = 0
     keepalive_ms: int = 0
-    version: int = HANDSHAKE_VERSION
+    version: int = TERMS_VERSION
     options: tuple[Option, ...] = ()
 
     @property
     def limits(self) -> Limits:
         """What the sender sets."""
         return Limits(**{each.name: getattr(self, each.name) for each in fields(Limits)})
-
-    @property
-    def cookie(self) -> bytes:
-        """The cookie that the receiver gave; empty if there is none."""
-        return self.option(lib.VK_OPTION_COOKIE) or b""
-
-
-class Answer(Offer):
-    """NEGOTIATE + ACK: the terms of the side that was asked."""
-
-    __slots__ = ()
-    flags: ClassVar[int] = Flag.ACK
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,11 +206,6 @@ class Error(_Fixed):
     code: int
     subject: int
     options: tuple[Option, ...] = ()
-
-    @property
-    def cookie(self) -> bytes:
-        """With it a new offer may be made at once; empty if there is none."""
-        return self.option(lib.VK_OPTION_COOKIE) or b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +226,7 @@ class Ping(_Fixed):
     type: ClassVar[int] = Type.PING
     layout: ClassVar[Layout] = Layout("vk_ping")
     token: int
+    options: tuple[Option, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,11 +236,12 @@ class Pong(_Fixed):
     type: ClassVar[int] = Type.PONG
     layout: ClassVar[Layout] = Layout("vk_ping")
     token: int
+    options: tuple[Option, ...] = ()
 
 
-Control = Hello | HelloAck | Offer | Answer | Error | Close | Ping | Pong
-_VIEWS: dict[int, type[Hello | HelloAck | Offer | Error | Close | Ping | Pong]] = {
-    view.type: view for view in (Hello, HelloAck, Offer, Error, Close, Ping, Pong)
+Control = Message | Error | Close | Ping | Pong
+_VIEWS: dict[int, type[Error | Close | Ping | Pong]] = {
+    view.type: view for view in (Error, Close, Ping, Pong)
 }
 
 
@@ -269,12 +251,12 @@ def parse_control(data: bytes) -> Control:
         frame = parse_frame(data)
     except FrameError as error:
         raise ControlError(Code.MALFORMED, str(error)) from error
-    if frame.extensions or frame.header.flags & ~Flag.ACK:
+    if frame.extensions or frame.header.flags:
         raise ControlError(Code.MALFORMED, "a control message has no extensions and no flags")
+    if frame.header.type in HANDSHAKE_TYPES:
+        return Message(frame.header.type, frame.payload)
     view = _VIEWS.get(frame.header.type)
     if view is None:
         name = Type(frame.header.type).name
-        raise ControlError(Code.VERSION, f"{name} is no message of this handshake version")
-    if view is Offer and frame.header.flags & Flag.ACK:
-        return Answer.parse(frame.payload)
+        raise ControlError(Code.VERSION, f"{name} is no message of this version")
     return view.parse(frame.payload)

@@ -13,8 +13,6 @@ enum {
 	WANT_EVERY_NS = 50000000,
 };
 
-_Static_assert((int)VK_COOKIE_BYTES == (int)VK_COOKIE_SIZE, "python: cookies are copied whole");
-
 static int tell(struct vk_run *run, struct vk_control_frame *head,
 		const struct vk_rx_frame *datagram, uint32_t size)
 {
@@ -123,16 +121,8 @@ int vk_python_pong(struct vk_run *run, uint32_t peer, const struct vk_frame *fra
 	return 1;
 }
 
-static void put16(uint8_t *at, uint32_t value)
-{
-	at[0] = (uint8_t)(value >> 8);
-	at[1] = (uint8_t)value;
-}
-
 void vk_python_refuse(struct vk_run *run, uint32_t peer, uint32_t id)
 {
-	enum { OPTION = 4 }; /* bytes of an option's head */
-	const struct vk_peer *row = &run->peers[peer];
 	struct vk_frame error = { .type = VK_ERROR, .length = sizeof(struct vk_error) };
 	struct vk_path *path;
 	uint8_t *data, *at;
@@ -143,15 +133,8 @@ void vk_python_refuse(struct vk_run *run, uint32_t peer, uint32_t id)
 	data = reserve(run, peer, &path);
 	if (!data)
 		return;
-	if (row->cookie_size == VK_COOKIE_SIZE)
-		error.length += OPTION + VK_COOKIE_SIZE;
 	at = put_head(run, data, &error);
 	vk_put32(at, VK_CODE_SESSION_UNKNOWN);
 	vk_put32(at + 4, id);
-	if (row->cookie_size == VK_COOKIE_SIZE) {
-		put16(at + 8, VK_OPTION_COOKIE);
-		put16(at + 10, VK_COOKIE_SIZE);
-		memcpy(at + 12, row->cookie, VK_COOKIE_SIZE);
-	}
 	commit(run, path, VK_HEADER_SIZE + error.length);
 }

@@ -161,7 +161,6 @@ enum vk_node_const {
 	VK_PARTIAL_SIZE = 65536, /* bytes of the largest */
 	VK_CONTROL_RING = 65536, /* bytes of ring 0, which no message goes through */
 	VK_MESSAGE_COST = 64, /* bytes a message counts in windows besides its payload */
-	VK_COOKIE_BYTES = 20, /* VK_COOKIE_SIZE: this header knows nothing of frames */
 	VK_WINDOW_START = 65536, /* bytes a stream may be sent before its first credit */
 	VK_CREDIT_POOL_MIN = 1048576, /* bytes of session_window, whatever a peer says */
 };
@@ -184,10 +183,9 @@ struct vk_peer {
 	uint8_t source_mac[6];
 	uint32_t generation; /* another one: the peer's node started anew, its streams are gone */
 	uint8_t joined; /* there is a session: frames may be sent and taken */
-	uint8_t cookie_size; /* 0 = there is none */
 	uint8_t cipher; /* enum vk_cipher of the session's frames */
 	uint8_t keys; /* which of the peer's two vk_keys are the session's */
-	uint8_t cookie[VK_COOKIE_BYTES]; /* for the peer whose session nobody here knows */
+	uint8_t pad;
 	uint32_t end_code; /* enum vk_code that streams of earlier generations end with */
 	uint32_t refuse; /* enum vk_code that streams are refused with while not joined; 0 = wait */
 	uint64_t incarnation; /* of the peer's node */

@@ -17,6 +17,7 @@ import psutil
 
 from tests.census import NODE_PREFIX
 from tests.lab import SLOWNESS, Host, Lab, Link, wait_until
+from valkyrie.controlplane.security.identity_file import load_or_make
 from valkyrie.dataplane import appsocket
 from valkyrie.dataplane.driver import exchange
 from valkyrie.dataplane.loader import attached_to
@@ -173,8 +174,12 @@ def make_node(
     library: Path | None = None,
     user: str = "nobody",
     security: str = PLAIN,
+    known: str | None = None,
 ) -> NodeUnderTest:
-    """Return a node of a host, not started; ``peers`` are addresses by name."""
+    """Return a node of a host, not started; ``peers`` are addresses by name.
+
+    ``known``: what else the configuration says of them.
+    """
     name = f"{NODE_PREFIX}{link.host.name}"
     run = directory / f"run-{link.host.name}"
     run.mkdir(exist_ok=True)
@@ -196,7 +201,7 @@ path = "{path}"
 {policy}
 """
     for peer, address in peers.items():
-        text += f'[[peer]]\nname = "{peer}"\naddress = "{address}"\n'
+        text += f'[[peer]]\nname = "{peer}"\naddress = "{address}"\n{known or ""}\n'
     config = directory / f"{link.host.name}.toml"
     config.write_text(text)
     config.chmod(0o644)
@@ -212,6 +217,34 @@ def make_pair(
     first = make_node(a, directory, {"b": str(b.v4.ip)}, path=path, **options)
     second = make_node(b, directory, {"a": str(a.v4.ip)}, path=path, **options)
     return first, second
+
+
+def make_secure_pair(
+    lab: Lab,
+    directory: Path,
+    *,
+    path: str = "udp",
+    modes: str = '["noise", "post_quantum"]',
+    demands: tuple[str, str] = ("", ""),
+    **options: Any,
+) -> tuple[NodeUnderTest, NodeUnderTest]:
+    """Return two nodes that have each other's fingerprint; ``demands`` are of their peers."""
+    links = lab.wire(lab.host("a"), lab.host("b"))
+    files = [directory / f"{name}.key" for name in "ab"]
+    prints = [load_or_make(file)[0].card.fingerprint for file in files]
+    nodes = [
+        make_node(
+            links[i],
+            directory,
+            {"ba"[i]: str(links[1 - i].v4.ip)},
+            path=path,
+            security=f'modes = {modes}\nidentity_file = "{files[i]}"',
+            known=f'fingerprint = "{prints[1 - i]}"\n{demands[i]}',
+            **options,
+        )
+        for i in range(2)
+    ]
+    return nodes[0], nodes[1]
 
 
 @contextlib.contextmanager

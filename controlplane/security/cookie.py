@@ -10,7 +10,9 @@ import hashlib
 import hmac
 import struct
 
-SIZE = 20
+from valkyrie.dataplane import lib
+
+SIZE: int = lib.VK_COOKIE_SIZE
 SLOT_NS = 10_000_000_000
 KEY_SIZE = 32
 _SLOT = struct.Struct(">I")

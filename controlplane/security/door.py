@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
+from valkyrie.dataplane.control import Message
 from valkyrie.dataplane.wire import Type
 
 from .codes import Failure
@@ -15,7 +18,6 @@ from .handshake import Established, Failed, Handshake, Timing
 from .local import Entropy, Local
 from .messages import (
     HelloAck,
-    Message,
     Negotiate,
     Piece,
     cookie_subject,
@@ -24,6 +26,10 @@ from .messages import (
     parse_hello,
     whole,
 )
+
+if TYPE_CHECKING:
+    from .offer import Choice
+    from .trust import Peer
 
 AMPLIFICATION_MAX = 3
 """Bytes to an unproven source, for each that came from it (RFC 9000, section 8)."""
@@ -34,6 +40,7 @@ RETAIN_NS = 2 * SLOT_NS + 10_000_000_000
 @dataclass(slots=True)
 class _Entry:
     handshake: Handshake
+    expected: Peer | None
     forget_ns: int
     counted: bool = True
     """Among those that are under way."""
@@ -42,7 +49,9 @@ class _Entry:
 class Door:
     """The responder's side of a node.
 
-    ``source`` is any bytes that name where a message came from: address and port.
+    ``source`` is any bytes that name where a message came from: address and port. ``expected``
+    says who should be at a source; ``answer`` is Handshake's, with who was expected before the
+    others.
     """
 
     def __init__(
@@ -54,7 +63,8 @@ class Door:
         ended_max: int = 8192,
         per_source_max: int = 16,
         timing: Timing | None = None,
-        terms: Callable[[bytes], bytes] = lambda _source: b"",
+        answer: Callable[[Peer | None, Choice, bytes, int], bytes] = lambda *_: b"",
+        expected: Callable[[bytes], Peer | None] = lambda _source: None,
         extra: bytes = b"",
     ) -> None:
         self._local = local
@@ -64,13 +74,14 @@ class Door:
         self._ended_max = ended_max
         self._per_source_max = per_source_max
         self._timing = timing or Timing()
-        self._terms = terms
+        self._answer = answer
+        self._expected = expected
         self._extra = extra
         self._entries: dict[tuple[bytes, int], _Entry] = {}
         self._open: Counter[bytes] = Counter()
         """Handshakes that are under way, by source."""
         self._queue: list[tuple[bytes, Message]] = []
-        self._events: deque[tuple[bytes, int, Established | Failed]] = deque()
+        self._events: deque[tuple[bytes, Peer | None, Established | Failed]] = deque()
         self.refused: Counter[str] = Counter()
         """Messages that no handshake took, by why."""
 
@@ -122,16 +133,18 @@ class Door:
             self.refused["full"] += 1
             self._tell(source, piece.attempt, Failure.OVERLOAD)
             return
+        expected = self._expected(source)
         handshake = Handshake.answering(
             self._local,
             piece.attempt,
             piece.data,
             self._entropy,
             now_ns,
-            terms=self._terms(source),
+            answer=partial(self._answer, expected),
+            expected=expected,
             timing=self._timing,
         )
-        entry = _Entry(handshake, now_ns + RETAIN_NS)
+        entry = _Entry(handshake, expected, now_ns + RETAIN_NS)
         self._entries[source, piece.attempt] = entry
         self._open[source] += 1
         self._collect(source, entry, now_ns)
@@ -150,7 +163,7 @@ class Door:
         handshake = entry.handshake
         self._queue += [(source, message) for message in handshake.to_send(now_ns)]
         while (event := handshake.next_event()) is not None:
-            self._events.append((source, handshake.attempt, event))
+            self._events.append((source, entry.expected, event))
         if entry.counted and handshake.over:
             entry.counted = False
             self._open[source] -= 1
@@ -159,12 +172,25 @@ class Door:
 
     def to_send(self, now_ns: int) -> list[tuple[bytes, Message]]:
         """Return what to send and where, once; does what is due."""
+        self.advance(now_ns)
+        return self.take()
+
+    def advance(self, now_ns: int) -> None:
+        """Do what is due."""
         for key, entry in list(self._entries.items()):
             self._collect(key[0], entry, now_ns)
             if now_ns >= entry.forget_ns and entry.handshake.over:
                 del self._entries[key]
+
+    def take(self) -> list[tuple[bytes, Message]]:
+        """Return what to send and where, once; nothing else is done."""
         found, self._queue = self._queue, []
         return found
+
+    def said_by(self, source: bytes, attempt: int) -> bytes:
+        """Return what the initiator of an attempt said in the clear; empty if there is none."""
+        entry = self._entries.get((source, attempt))
+        return entry.handshake.extra if entry is not None else b""
 
     def timer(self) -> int | None:
         """Return when ``to_send`` is due."""
@@ -173,6 +199,6 @@ class Door:
         found = (entry.handshake.timer() or entry.forget_ns for entry in self._entries.values())
         return min(found, default=None)
 
-    def next_event(self) -> tuple[bytes, int, Established | Failed] | None:
-        """Return what has happened, once: where, in which attempt, what."""
+    def next_event(self) -> tuple[bytes, Peer | None, Established | Failed] | None:
+        """Return what has happened, once: where, who was expected there, what."""
         return self._events.popleft() if self._events else None

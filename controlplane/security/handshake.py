@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
+from valkyrie.dataplane.control import Message
 from valkyrie.dataplane.wire import Type
 
 from .claim import Claim
@@ -33,7 +34,6 @@ from .messages import (
     PIECE_SIZE,
     WHOLE,
     HelloAck,
-    Message,
     Negotiate,
     Piece,
     failure_body,
@@ -55,6 +55,10 @@ _REPEATS_MAX = 8
 _REPEAT_NS = 5 * _MS
 """A responder repeats an answer so often at most, and at least so far apart."""
 INITIATOR, RESPONDER = "initiator", "responder"
+
+Answer = Callable[[Choice, bytes, int], bytes]
+"""``answer(choice, terms, now_ns)`` returns a responder's terms to an initiator's, or raises
+SecurityError; who asks has proven itself by then, and is let in."""
 
 
 class State(Enum):
@@ -123,18 +127,29 @@ class Handshake:
     """Make with ``asking`` or ``answering``."""
 
     def __init__(
-        self, local: Local, attempt: int, entropy: Entropy, *, peer: Peer | None, timing: Timing
+        self,
+        local: Local,
+        attempt: int,
+        entropy: Entropy,
+        *,
+        asked: Peer | None,
+        expected: Peer | None,
+        timing: Timing,
     ) -> None:
         self.attempt = attempt
         self.state = State.FAILED
+        self.extra = b""
+        """What the other side said in the clear: it is proven only when all is."""
         self._local = local
-        self._peer = peer
-        self._role, self._other = (INITIATOR, RESPONDER) if peer else (RESPONDER, INITIATOR)
+        self._peer = asked
+        self._expected = expected
+        self._role, self._other = (INITIATOR, RESPONDER) if asked else (RESPONDER, INITIATOR)
         self._entropy = entropy
         self._timing = timing
         self._terms = b""
         self._offer: Offer | None = None
         self._hello = b""
+        self._answer: Answer | None = None
         self._extra = b""
         self._renewals = 0
         self._choice: Choice | None = None
@@ -172,7 +187,7 @@ class Handshake:
         timing: Timing | None = None,
     ) -> Handshake:
         """Begin with a peer. ``terms`` are sealed; ``extra`` is said in the clear, and bound."""
-        self = cls(local, 0, entropy, peer=peer, timing=timing or Timing())
+        self = cls(local, 0, entropy, asked=peer, expected=peer, timing=timing or Timing())
         self._terms = terms
         self._extra = extra
         self._deadline_ns = now_ns + self._timing.give_up_ns
@@ -188,15 +203,22 @@ class Handshake:
         entropy: Entropy,
         now_ns: int,
         *,
-        terms: bytes = b"",
+        answer: Answer | None = None,
+        expected: Peer | None = None,
         timing: Timing | None = None,
     ) -> Handshake:
-        """Answer a NEGOTIATE whose cookie is good; one that cannot be answered has failed."""
-        self = cls(local, attempt, entropy, peer=None, timing=timing or Timing())
-        self._terms = terms
+        """Answer a NEGOTIATE whose cookie is good; one that cannot be answered has failed.
+
+        ``expected`` is who should be where it came from: nobody else is taken, and what is demanded
+        of it holds. None: anybody who is trusted.
+        """
+        timing = timing or Timing()
+        self = cls(local, attempt, entropy, asked=None, expected=expected, timing=timing)
+        self._answer = answer
         self._deadline_ns = now_ns + self._timing.give_up_ns
         try:
             said = Negotiate.parse(negotiate)
+            self.extra = Offer.parse(said.hello).extra
             self._begin(_checked_choice(said), negotiate)
             self.state = State.LISTENING
         except SecurityError as error:
@@ -258,6 +280,10 @@ class Handshake:
     def next_event(self) -> Established | Failed | None:
         """Return what has happened, once."""
         return self._events.popleft() if self._events else None
+
+    def nudge(self, now_ns: int) -> None:
+        """Send again at once: there was no way to the other side, and now there is."""
+        self._due_ns = now_ns
 
     @property
     def over(self) -> bool:
@@ -329,7 +355,7 @@ class Handshake:
 
     def _begin(self, choice: Choice, negotiate: bytes) -> None:
         """Both sides: the offers are known, the key exchange begins."""
-        self._local.check_floor(choice, self._peer)
+        self._local.check_floor(choice, self._expected)
         self._choice = choice
         self._transcript = hashlib.sha256(_LABEL + self.attempt.to_bytes(8, "big")).digest()
         self._absorb(Type.NEGOTIATE, negotiate)
@@ -352,7 +378,9 @@ class Handshake:
         """Initiator: the responder's offer came."""
         answer = HelloAck.parse(body)
         assert self._offer is not None
-        choice = choose(self._offer, Offer.parse(answer.offer))
+        theirs = Offer.parse(answer.offer)
+        self.extra = theirs.extra
+        choice = choose(self._offer, theirs)
         negotiate = Negotiate(self._hello, answer, choice.pack()).pack()
         self._begin(choice, negotiate)
         assert self._exchange is not None
@@ -450,6 +478,9 @@ class Handshake:
             raise SecurityError(Failure.MALFORMED, "there is a third message where none should be")
         outcome = self._conclude(third)
         event = self._judge(sealed, outcome)
+        if self._answer is not None:
+            assert self._choice is not None
+            self._terms = self._answer(self._choice, event[2], now_ns)
         proof = self._proof()
         self._absorb(Type.AUTH_RESPONSE, body)
         assert self._seal is not None
@@ -496,9 +527,10 @@ class Handshake:
             self._binding,
         )
         grant = self._local.trust.admit(claim)
-        if self._peer is not None and grant.peer not in ("", self._peer.name):
+        expected = self._expected
+        if expected is not None and grant.peer not in ("", expected.name):
             raise SecurityError(
-                Failure.IDENTITY, f"{self._peer.name} was asked, and {grant.peer} has answered"
+                Failure.IDENTITY, f"it should be {expected.name}, and {grant.peer} is there"
             )
         return grant, claim, proof.terms
 

@@ -110,8 +110,11 @@ class Schedule:
 
     def ratchet(self, direction: Direction) -> Ratchet:
         """Return a direction's secrets, at epoch 0."""
-        context = bytes([direction])
-        return Ratchet(expand(self._master, "traffic", context, SECRET_SIZE))
+        return Ratchet(self.traffic(direction))
+
+    def traffic(self, direction: Direction) -> bytes:
+        """Return the secret that a direction's packets begin with, for the key ring."""
+        return expand(self._master, "traffic", bytes([direction]), SECRET_SIZE)
 
     def export(self, label: str, context: bytes, size: int = SECRET_SIZE) -> bytes:
         """Return a secret for another use; it says nothing about the traffic's."""

@@ -1,8 +1,7 @@
 """Handshake messages: a type of ``bpf/vk_wire.h``, and what its frame's payload is.
 
-Every payload begins with the attempt it belongs to and where its piece lies in the message's body:
-
-    | attempt u64 | offset u16 | total u16 | piece ... |
+Every payload begins with struct vk_handshake: the attempt that it belongs to, and where its piece
+lies in the message's body. bpf/vk_wire.h states the bodies; here they are read and written.
 
     HELLO          I → R   the initiator's offer
     HELLO_ACK      I ← R   cookie, the responder's offer
@@ -12,23 +11,21 @@ Every payload begins with the attempt it belongs to and where its piece lies in 
     AUTH_RESPONSE  I → R   third, if there is one, and the sealed proof of the initiator
     AUTH_SUCCESS   I ← R   the sealed proof of the responder
     AUTH_FAILURE   both    why not
-
-The kernel's program and the worker look into none of them, so they are stated here and not in C.
 """
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 
-from valkyrie.dataplane.wire import Type
+from valkyrie.dataplane.control import Message
+from valkyrie.dataplane.wire import Layout, Type
 
 from . import cookie
 from .codes import Failure
 from .errors import SecurityError
 from .offer import Offer, Reader, sized
 
-_HEAD = struct.Struct(">QHH")
+_HEAD = Layout("vk_handshake")
 HEAD_SIZE = _HEAD.size
 OFFER_SIZE_MAX = 512
 PIECE_SIZE = 1120
@@ -36,14 +33,6 @@ PIECE_SIZE = 1120
 
 WHOLE = frozenset({Type.HELLO, Type.HELLO_ACK, Type.NEGOTIATE, Type.AUTH_FAILURE})
 """Types that never come in pieces."""
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """What one datagram carries."""
-
-    type: int
-    payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +46,13 @@ class Piece:
 
     def pack(self) -> bytes:
         """Return the payload."""
-        return _HEAD.pack(self.attempt, self.offset, self.total) + self.data
+        head = {
+            "attempt_high": self.attempt >> 32,
+            "attempt_low": self.attempt & 0xFFFF_FFFF,
+            "offset": self.offset,
+            "total": self.total,
+        }
+        return _HEAD.pack(head) + self.data
 
 
 def whole(kind: int, attempt: int, body: bytes) -> Message:
@@ -69,7 +64,12 @@ def parse(message: Message) -> Piece:
     """Return the piece that a message carries."""
     if len(message.payload) < _HEAD.size:
         raise SecurityError(Failure.MALFORMED, "a handshake message is cut off")
-    attempt, offset, total = _HEAD.unpack_from(message.payload)
+    head = _HEAD.unpack(message.payload)
+    attempt, offset, total = (
+        head["attempt_high"] << 32 | head["attempt_low"],
+        head["offset"],
+        head["total"],
+    )
     data = message.payload[_HEAD.size :]
     if message.type in WHOLE and (offset or total != len(data)):
         raise SecurityError(Failure.MALFORMED, "a message that must be whole is in pieces")

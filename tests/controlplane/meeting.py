@@ -13,16 +13,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
+from tests.controlplane.security.parties import SECRET, identity, only, peer, trust
+from valkyrie.controlplane.link import Joined, Left, Terms
 from valkyrie.controlplane.liveness import Patience
-from valkyrie.controlplane.session import Joined, Left, State, Terms
+from valkyrie.controlplane.security.local import Local
+from valkyrie.controlplane.security.modes import Mode, Policy
+from valkyrie.controlplane.security.trust import Peer
+from valkyrie.controlplane.session import State
 from valkyrie.controlplane.sessions import Moved, Place, Sessions
 from valkyrie.dataplane import lib
-from valkyrie.dataplane.control import Error, Limits, Option
+from valkyrie.dataplane.control import Error, Limits
 from valkyrie.dataplane.wire import Code
 
 MS = 1_000_000
 SECOND = 1_000 * MS
 PEER = 0
+
+NAMES = {"a": "alice", "b": "bob"}
+"""As tests.controlplane.security.parties knows them."""
 
 Fate = Callable[[], list[int]]
 """Delays of the copies of the next datagram, in ns; none: it is lost."""
@@ -47,7 +55,8 @@ class Side:
     events: list[object] = field(default_factory=list)
     sent: int = 0
     heard: int = 0
-    cookie_in_error: bool = True
+    seals: bytes = b""
+    opens: bytes = b""
 
     @property
     def session(self) -> object:
@@ -62,6 +71,9 @@ class Side:
             self.events.append(event)
             if isinstance(event, Joined):
                 link = event.link
+                secrets = event.secrets
+                self.seals = secrets.seals if secrets is not None else b""
+                self.opens = secrets.opens if secrets is not None else b""
                 if event.lost:
                     self.ended.append(Code.PEER_RESTARTED)
                 if self.epoch is None or event.lost or not link.continued:
@@ -74,10 +86,29 @@ class Side:
                 assert isinstance(event, Moved)
 
 
+def local_of(name: str, policy: Policy, *, knows: str) -> Local:
+    """Return what a node is that trusts one other."""
+    return Local(identity(name), trust(knows), policy, secrets=(SECRET,))
+
+
 class Meeting:
     """Nodes a and b and the wire between them."""
 
-    def __init__(self, seed: int = 0, fate: Fate = prompt, **terms: object) -> None:
+    def __init__(
+        self,
+        seed: int = 0,
+        fate: Fate = prompt,
+        mode: Mode = Mode.PLAINTEXT,
+        locals_: dict[str, Local] | None = None,
+        peers: dict[str, Peer] | None = None,
+        **terms: object,
+    ) -> None:
+        """Begin; ``locals_`` and ``peers`` are by side: who each is, and whom it expects."""
+        others = {"a": "bob", "b": "alice"}
+        self.locals = {
+            side: local_of(NAMES[side], only(mode), knows=others[side]) for side in NAMES
+        } | (locals_ or {})
+        self.peers = {side: peer(others[side]) for side in NAMES} | (peers or {})
         self.now_ns = SECOND
         self.fate = fate
         self.cut = False
@@ -110,9 +141,12 @@ class Meeting:
     def _make(self, name: str, address: str) -> Side:
         incarnation = self.random.getrandbits(64)
         place = Place(ip_address(address), lib.VK_PORT)
-        side = Side(name, place, Sessions(incarnation, self.random.randbytes))
+        sessions = Sessions(
+            incarnation, self.locals[name], self.random.randbytes, self.terms.timing
+        )
+        side = Side(name, place, sessions)
         theirs = Place(ip_address("10.0.0.2" if name == "a" else "10.0.0.1"), lib.VK_PORT)
-        side.sessions.add(PEER, theirs, self.terms, self.now_ns)
+        side.sessions.add(PEER, theirs, self.peers[name], self.terms, self.now_ns)
         return side
 
     def restart(self, name: str) -> None:
@@ -167,9 +201,7 @@ class Meeting:
                 receiver.sessions.found_at(PEER, source, self.now_ns)
                 self._collect(receiver.name)
             return
-        cookie = receiver.sessions.cookie(PEER, self.now_ns)
-        options = (Option(lib.VK_OPTION_COOKIE, cookie),) if receiver.cookie_in_error else ()
-        self._put(receiver.name, source, Error(Code.SESSION_UNKNOWN, what, options).pack())
+        self._put(receiver.name, source, Error(Code.SESSION_UNKNOWN, what).pack())
 
     def run(self, ns: int) -> None:
         """Let time pass."""
@@ -202,3 +234,5 @@ class Meeting:
         assert a.incarnation == self.b.sessions.incarnation
         assert b.incarnation == self.a.sessions.incarnation
         assert self.a.epoch == self.b.epoch
+        assert (a.protection.ours, a.protection.theirs) == (b.protection.theirs, b.protection.ours)
+        assert (self.a.seals, self.a.opens) == (self.b.opens, self.b.seals)

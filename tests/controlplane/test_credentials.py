@@ -11,7 +11,7 @@ import pytest
 from tests.controlplane.security.authority import authority, credentials
 from tests.controlplane.security.parties import identity
 from valkyrie.controlplane import config
-from valkyrie.controlplane.credentials import load, policy, refuse_unjoined
+from valkyrie.controlplane.credentials import load, policy
 from valkyrie.controlplane.security.exchange import token_id
 from valkyrie.controlplane.security.handshake import Established, Failed
 from valkyrie.controlplane.security.identity_file import load_or_make
@@ -309,11 +309,3 @@ def test_a_file_of_certificates_that_is_no_good_is_named(tmp_path: Path, number:
             node(tmp_path, "a", security(MTLS.format("a")) + peer('certificate = "b"\n')),
             make=True,
         )
-
-
-def test_what_cannot_be_encrypted_yet_is_not_sent_in_the_clear_instead(tmp_path: Path) -> None:
-    open_ = security('modes = ["plaintext"]') + peer(name="b")
-    refuse_unjoined(config.parse(LEAST + open_))
-    refuse_unjoined(config.parse(LEAST + peer("static = true\n")))
-    with pytest.raises(ConfigError, match="peer 'b' wants an encrypted session"):
-        refuse_unjoined(config.parse(LEAST + peer(PIN)))

@@ -15,8 +15,6 @@ from tests.lab import SLOWNESS, Lab, wait_until
 from tests.nodes import NodeUnderTest, make_node, running
 from valkyrie.controlplane.security.identity_file import load_or_make
 
-PEER = f'[[peer]]\nname = "c"\naddress = "10.9.9.9"\nfingerprint = "{"aaaaa-" * 7}aaaaa"\n'
-
 
 @pytest.fixture
 def node(lab: Lab, tmp_path: Path) -> NodeUnderTest:
@@ -81,13 +79,6 @@ def test_a_damaged_identity_is_refused_and_left_as_it_is(node: NodeUnderTest) ->
 def test_a_directory_that_cannot_be_made_is_named(node: NodeUnderTest) -> None:
     key_file(node).parent.write_text("in the way")
     assert str(key_file(node).parent) in refusal(node)
-
-
-def test_a_peer_that_is_to_be_encrypted_to_keeps_the_node_from_starting(
-    node: NodeUnderTest,
-) -> None:
-    node.config.write_text(node.config.read_text() + PEER)
-    assert "peer 'c' wants an encrypted session, which this version has not" in refusal(node)
 
 
 def private_memory(pid: int) -> Iterator[bytes]:

@@ -16,9 +16,10 @@ from pyroute2 import IPRoute
 
 import valkyrie
 from tests.lab import SLOWNESS, Lab, wait_until
-from tests.nodes import NodeUnderTest, make_node, make_pair, running
+from tests.nodes import NodeUnderTest, make_node, make_pair, make_secure_pair, running
+from valkyrie.controlplane.security.identity_file import load_or_make
 from valkyrie.dataplane import lib
-from valkyrie.dataplane.refusal import StreamResetError, UnreachableError
+from valkyrie.dataplane.refusal import StreamResetError, UnreachableError, UntrustedError
 
 Pair = tuple[NodeUnderTest, NodeUnderTest]
 
@@ -39,10 +40,11 @@ def joined(*nodes: NodeUnderTest) -> bool:
     )
 
 
-@pytest.fixture(params=["udp", "xdp"])
+@pytest.fixture(params=["udp", "xdp", "udp sealed", "xdp sealed"])
 def pair(lab: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pair]:
     """Two running nodes."""
-    nodes = make_pair(lab, tmp_path, path=request.param)
+    path, _, sealed = request.param.partition(" ")
+    nodes = (make_secure_pair if sealed else make_pair)(lab, tmp_path, path=path)
     with running(*nodes):
         yield nodes
 
@@ -67,7 +69,7 @@ def test_nodes_shake_hands_and_then_exchange_messages(pair: Pair) -> None:
     for node in pair:
         kinds = node.status()["control_frames"]
         assert "malformed" not in kinds
-        assert {"negotiate"} <= kinds.keys()
+        assert {"auth_response", "auth_success"} & kinds.keys()
 
 
 def test_sessions_outlive_worker_and_daemon(pair: Pair) -> None:
@@ -93,7 +95,8 @@ def test_sessions_outlive_worker_and_daemon(pair: Pair) -> None:
             assert message is not None
             assert message.payload == child.encode()
     after = session(a)
-    assert (after["local"], after["remote"]) == (before["local"], before["remote"])
+    if not before["cipher"]:  # else the new daemons had to prove themselves, and made a new one
+        assert (after["local"], after["remote"]) == (before["local"], before["remote"])
 
 
 def anew(node: NodeUnderTest, child: str, old: int) -> bool:
@@ -238,3 +241,81 @@ def test_a_node_sends_no_more_in_a_datagram_than_the_other_takes(lab: Lab, tmp_p
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: anew(first, "daemon", pid), 10.0)
         wait_until(lambda: payload_max() == lib.VK_XDP_PAYLOAD_MAX)
+
+
+# ---- Sessions with keys ----
+
+
+@pytest.mark.parametrize(
+    ("modes", "mode", "safe"),
+    [('["noise"]', "noise", False), ('["noise", "post_quantum"]', "post_quantum", True)],
+)
+def test_a_node_says_how_a_session_is_protected_and_who_the_peer_is(
+    lab: Lab, tmp_path: Path, modes: str, mode: str, safe: bool
+) -> None:
+    a, b = make_secure_pair(lab, tmp_path, modes=modes)
+    with running(a, b):
+        wait_until(lambda: joined(a, b), 5.0, "both have joined")
+        row = session(a)
+        assert (row["mode"], row["pattern"], row["cipher"]) == (mode, "XX", "aes_256_gcm")
+        assert row["post_quantum"] is safe
+        assert row["epoch"] == 0
+        text = a.config.read_text()
+        assert f'fingerprint = "{row["fingerprint"]}"' in text
+
+
+def test_a_peer_with_another_identity_is_refused_with_the_reason(lab: Lab, tmp_path: Path) -> None:
+    quick = "[session]\nretry_ms = 100\nretry_max_ms = 200\n"
+    a, b = make_secure_pair(lab, tmp_path, extra=quick)
+    (tmp_path / "b.key").unlink()
+    load_or_make(tmp_path / "b.key")
+    with running(a, b), valkyrie.attach_sync(a.socket) as one:
+        wait_until(lambda: session(a)["reason"] == "identity", 5.0, "a says why")
+        with pytest.raises(UntrustedError) as caught:
+            one.connect("b").open("echo", stream=1000)
+        assert caught.value.code == lib.VK_CODE_IDENTITY
+        assert session(a)["state"] != "up"
+
+
+def test_two_nodes_that_demand_different_things_say_that_it_is_the_floor(
+    lab: Lab, tmp_path: Path
+) -> None:
+    demands = ('modes = ["noise"]', 'modes = ["post_quantum"]')
+    nodes = make_secure_pair(lab, tmp_path)
+    for node, only in zip(nodes, demands, strict=True):
+        text = node.config.read_text()
+        node.config.write_text(text.replace('modes = ["noise", "post_quantum"]', only))
+    with running(*nodes):
+        for node in nodes:
+            wait_until(partial(refused_by_floor, node), 5.0, "both say why")
+
+
+def refused_by_floor(node: NodeUnderTest) -> bool:
+    """Say whether a node's only session has failed for what one side demands."""
+    return bool(session(node)["reason"] == "security floor")
+
+
+def test_a_daemon_that_was_killed_takes_a_sealed_session_over_and_makes_it_anew(
+    lab: Lab, tmp_path: Path
+) -> None:
+    a, b = make_secure_pair(lab, tmp_path)
+    with (
+        running(a, b),
+        valkyrie.attach_sync(a.socket) as one,
+        valkyrie.attach_sync(b.socket) as other,
+        other.listen("echo") as service,
+    ):
+        out = one.connect("b").open("echo", stream=1000)
+        out.send(b"first")
+        into = service.accept(timeout=5)
+        assert into.recv(timeout=5)
+        before = session(a)
+        pid = a.pid("daemon")
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: anew(a, "daemon", pid), 10.0)
+        wait_until(lambda: joined(a, b) and bool(session(a)["mode"]), 5.0, "it is made anew")
+        assert session(a)["local"] != before["local"]
+        out.send(b"second")
+        message = into.recv(timeout=5)
+        assert message is not None
+        assert message.payload == b"second"

@@ -7,8 +7,8 @@ from ipaddress import ip_address
 
 import pytest
 
+from valkyrie.controlplane.link import Link
 from valkyrie.controlplane.policy import Grant, StreamRange
-from valkyrie.controlplane.session import Link
 from valkyrie.controlplane.sessions import Place
 from valkyrie.controlplane.state import State, Way, writing
 from valkyrie.dataplane import ffi, lib

@@ -309,8 +309,7 @@ static void do_join(void)
 	printf("1\n");
 }
 
-/* session node remote local generations code refuse: what a daemon enters of the peer; the cookie
- * is all ones */
+/* session node remote local generations code refuse: what a daemon enters of the peer */
 static void do_session(void)
 {
 	struct vk_state *state = rig_nodes[argument[0]].state;
@@ -323,8 +322,6 @@ static void do_session(void)
 	row->end_code = (uint32_t)argument[4];
 	row->refuse = (uint32_t)argument[5];
 	row->udp_port = VK_PORT;
-	memset(row->cookie, 1, sizeof row->cookie);
-	row->cookie_size = sizeof row->cookie;
 	state->peer_epoch++;
 	printf("1\n");
 }

@@ -13,9 +13,9 @@ from valkyrie.controlplane.security.exchange import token_id
 from valkyrie.controlplane.security.handshake import Established, Failed, Handshake, Timing
 from valkyrie.controlplane.security.identity import Identity
 from valkyrie.controlplane.security.local import Local
-from valkyrie.controlplane.security.messages import Message
 from valkyrie.controlplane.security.modes import Mode, NoisePattern, Policy
 from valkyrie.controlplane.security.trust import Peer, Pins, Trust
+from valkyrie.dataplane.control import Message
 from valkyrie.dataplane.wire import Type
 
 MS = 1_000_000
@@ -64,7 +64,7 @@ class Wire:
     def __post_init__(self) -> None:
         entropy = entropy_of(self.seed)
         self.door = Door(
-            self.responder, entropy, terms=lambda _source: b"responder's terms", timing=self.timing
+            self.responder, entropy, answer=lambda *_: b"responder's terms", timing=self.timing
         )
         self.asking = Handshake.asking(
             self.initiator,

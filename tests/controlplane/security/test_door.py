@@ -12,8 +12,9 @@ from valkyrie.controlplane.security.codes import Failure
 from valkyrie.controlplane.security.cookie import SLOT_NS
 from valkyrie.controlplane.security.door import AMPLIFICATION_MAX, RETAIN_NS, Door
 from valkyrie.controlplane.security.handshake import Established, Failed, Handshake
-from valkyrie.controlplane.security.messages import HEAD_SIZE, Message, Piece, parse, parse_failure
+from valkyrie.controlplane.security.messages import HEAD_SIZE, Piece, parse, parse_failure
 from valkyrie.controlplane.security.modes import Mode, Policy
+from valkyrie.dataplane.control import Message
 from valkyrie.dataplane.wire import Type
 
 from .parties import MS, SOURCE, entropy_of, peer, wire

@@ -16,7 +16,6 @@ from valkyrie.controlplane.security.local import Local
 from valkyrie.controlplane.security.messages import (
     HEAD_SIZE,
     WHOLE,
-    Message,
 )
 from valkyrie.controlplane.security.modes import (
     ZERO_TRUST_LIFETIME_NS,
@@ -26,6 +25,7 @@ from valkyrie.controlplane.security.modes import (
     Policy,
 )
 from valkyrie.controlplane.security.trust import Peer
+from valkyrie.dataplane.control import Message
 from valkyrie.dataplane.wire import Type
 
 from .parties import (

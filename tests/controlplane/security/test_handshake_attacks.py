@@ -11,7 +11,6 @@ from valkyrie.controlplane.security.handshake import Established, Failed, State
 from valkyrie.controlplane.security.messages import (
     HEAD_SIZE,
     HelloAck,
-    Message,
     Negotiate,
 )
 from valkyrie.controlplane.security.modes import (
@@ -23,6 +22,7 @@ from valkyrie.controlplane.security.modes import (
 from valkyrie.controlplane.security.offer import Offer
 from valkyrie.controlplane.security.revocation import Revocations
 from valkyrie.controlplane.security.trust import Peer, Pins
+from valkyrie.dataplane.control import Message
 from valkyrie.dataplane.wire import Type
 
 from .parties import (

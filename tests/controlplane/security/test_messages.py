@@ -13,7 +13,6 @@ from valkyrie.controlplane.security.errors import SecurityError
 from valkyrie.controlplane.security.messages import (
     OFFER_SIZE_MAX,
     HelloAck,
-    Message,
     Negotiate,
     Piece,
     failure_body,
@@ -25,6 +24,7 @@ from valkyrie.controlplane.security.messages import (
 from valkyrie.controlplane.security.modes import Cipher, Mode
 from valkyrie.controlplane.security.offer import Choice
 from valkyrie.controlplane.security.proof import Proof
+from valkyrie.dataplane.control import Message
 from valkyrie.dataplane.wire import Type
 
 CHOICE = Choice(Mode.NOISE, None, Cipher.AES_256_GCM, ())

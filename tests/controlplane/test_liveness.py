@@ -1,0 +1,48 @@
+"""When a peer is asked whether it lives, and when it is dead."""
+
+from __future__ import annotations
+
+from valkyrie.controlplane.liveness import Liveness, Patience, Verdict
+
+
+def test_questions_and_death_come_when_the_table_says() -> None:
+    live = Liveness(Patience(100), 0)
+    live.expect(50, expecting=True)
+    numbered = {
+        # number: now, heard at, verdict
+        1: (99, None, Verdict.NOTHING),
+        2: (100, None, Verdict.ASK),
+        3: (199, None, Verdict.NOTHING),
+        4: (200, None, Verdict.ASK),
+        5: (250, 240, Verdict.NOTHING),
+        6: (339, None, Verdict.NOTHING),
+        7: (340, None, Verdict.ASK),
+        8: (440, None, Verdict.ASK),
+        9: (540, None, Verdict.ASK),
+        10: (639, None, Verdict.NOTHING),
+        11: (640, None, Verdict.DEAD),
+    }
+    for number, (now, heard, verdict) in numbered.items():
+        if heard is not None:
+            live.hear(heard)
+        assert live.look(now) is verdict, number
+
+
+def test_silence_before_anything_was_at_stake_does_not_count() -> None:
+    live = Liveness(Patience(100), 0)
+    assert live.look(10_000) is Verdict.NOTHING
+    live.expect(10_000, expecting=True)
+    assert [live.look(now) for now in (10_000, 10_100, 10_200, 10_299, 10_300)] == [
+        Verdict.ASK,
+        Verdict.ASK,
+        Verdict.ASK,
+        Verdict.NOTHING,
+        Verdict.DEAD,
+    ]
+
+
+def test_a_standstill_of_ours_does_not_kill_the_peer() -> None:
+    live = Liveness(Patience(100), 0)
+    live.expect(0, expecting=True)
+    assert live.look(1_000_000) is Verdict.ASK
+    assert live.look(1_000_050) is Verdict.NOTHING
