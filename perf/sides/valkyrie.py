@@ -20,6 +20,8 @@ HELD_BYTES_MAX = 65_536
 HELD_MAX = 256
 """Messages that one call carries, like ``recv_many``'s own limit."""
 OPEN_S = 10.0
+AHEAD = 500
+"""Streams that are opened before the receiver has accepted them; it refuses more than 1024."""
 SERVICE = "perf"
 STREAM_IDS = {"stream": 1000, "request": 100, "open": 100, "streams": 1000, "logs": 10_000}
 """Bulk goes as class data, what somebody waits for as class job."""
@@ -42,12 +44,21 @@ def open_streams(
     receiver, sender = order.address.split()
     name = receiver if order.listens else sender
     node = _attached.enter_context(valkyrie.attach_sync(name, ring_size=ring_size))
-    if not order.listens:
+    streams: list[Any] = []
+    if order.listens:
+        incoming = node.listen(service)
+        ready()
+        for number in range(count):
+            streams.append(incoming.accept(OPEN_S))
+            if number % AHEAD == AHEAD - 1:
+                streams[-1].send(b"go on")
+    else:
         peer, begin = node.connect("b"), first or STREAM_IDS[order.shape]
-        return [peer.open(service, stream=begin + number) for number in range(count)]
-    incoming = node.listen(service)
-    ready()
-    return [incoming.accept(OPEN_S) for _ in range(count)]
+        for number in range(count):
+            streams.append(peer.open(service, stream=begin + number))
+            if number % AHEAD == AHEAD - 1:
+                streams[-1].recv(timeout=OPEN_S)
+    return streams
 
 
 def _channel(order: Order) -> Any:
