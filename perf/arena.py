@@ -73,7 +73,8 @@ class Arena:
         self.hosts = {"sender": self.lab.host("a"), "receiver": self.lab.host("a")}
         self.closing = contextlib.ExitStack()
         self._helpers: list[subprocess.Popen[bytes]] = []
-        self.helper_pids: list[int] = []
+        self.helpers: dict[int, str] = {}
+        """Process -> what it is, as reports name it."""
         self.facts: dict[str, str] = {}
         """What ``prepare`` leaves for ``address``."""
 
@@ -103,7 +104,7 @@ class Arena:
         if process.poll() is not None:
             last = log.read_text(errors="replace").strip().splitlines()[-1:]
             raise RuntimeError(f"{name} ended: {' '.join(last)}")
-        self.helper_pids += descendants(process.pid)
+        self.helpers.update(dict.fromkeys(descendants(process.pid), name))
         return process
 
     def start(self, role: str, argv: Sequence[str], **streams: Any) -> subprocess.Popen[bytes]:

@@ -9,19 +9,16 @@ nanoseconds that the kernel reports and does not count when others run. The loop
 from __future__ import annotations
 
 import contextlib
-import platform
 import socket
-import subprocess
-import tempfile
 import time
-from pathlib import Path
 from statistics import median
 
 from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.loader import Program, open_classifier
 from valkyrie.dataplane.wire import Class, Seq, Session, Type, make_frame
 
-ROOT = Path(__file__).resolve().parent.parent
+from .kernel import compiled
+
 AF_XDP = 44  # linux/socket.h
 XDP_DROP, XDP_REDIRECT = 1, 4  # linux/bpf.h
 CREDIT = 1 << 62
@@ -29,19 +26,6 @@ REPEAT = 1_000_000
 """Runs a call: at 200 000 the call itself adds 1 ns to each, which flatters the ratio."""
 
 Row = dict[str, object]
-
-
-def _compile_baseline(directory: Path) -> bytes:
-    target = directory / "parse_drop.bpf.o"
-    subprocess.run(
-        [
-            *("clang-19", "-g", "-O2", "-ffreestanding", "-target", "bpf", "-mcpu=v3"),
-            *("-idirafter", f"/usr/include/{platform.machine()}-linux-gnu", "-I", ROOT / "bpf"),
-            *("-c", ROOT / "perf" / "parse_drop.bpf.c", "-o", target),
-        ],
-        check=True,
-    )
-    return target.read_bytes()
 
 
 def _packet() -> bytes:
@@ -71,8 +55,7 @@ def run(quick: bool) -> list[Row]:
     rounds, repeat = 7 if quick else 31, REPEAT
     packet = _packet()
     with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        image = _compile_baseline(directory)
+        image = compiled("parse_drop")
         baseline = stack.enter_context(Program("parse_drop", image=image))
         steering = stack.enter_context(socket.socket(AF_XDP, socket.SOCK_RAW, 0))
         classifier = stack.enter_context(open_classifier())

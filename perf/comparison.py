@@ -15,6 +15,7 @@ from .contestant import Contestant
 from .histogram import PERCENTILES, Histogram
 from .match import Run, play
 from .scenario import Profile, Scenario
+from .syscalls import Counter, UncountableError
 
 SPREAD_MAX = 0.15
 """A figure whose quartiles lie further apart than this share of its median is called noisy."""
@@ -64,6 +65,11 @@ class Standing:
     p50_ns: Figure | None = None
     lost_share: float = 0.0
     cpu_ns_per_message: float = 0.0
+    cpu_ns_by_part: dict[str, float] = field(default_factory=dict)
+    """Of that: ``sender``, ``receiver``, and each kind of helper."""
+    syscalls_per_message: float | None = None
+    """From a run that counted them, of which nothing else is used."""
+    syscalls_by_part: dict[str, float] = field(default_factory=dict)
     switches_per_message: float = 0.0
     memory_kib: float = 0.0
     ratio: Figure | None = None
@@ -101,6 +107,10 @@ def standing(runs: Sequence[Run], reference: Sequence[Run], scenario: Scenario) 
     expected = sum(run.received + run.lost for run in good)
     found.lost_share = sum(run.lost for run in good) / max(expected, 1)
     found.cpu_ns_per_message = median(run.cpu_ns_per_message for run in good)
+    found.cpu_ns_by_part = {
+        part: median(run.cpu_ns_by_part.get(part, 0.0) for run in good)
+        for part in good[0].cpu_ns_by_part
+    }
     found.switches_per_message = median(run.switches_per_message for run in good)
     found.memory_kib = median(run.memory_kib for run in good)
     found.ratio = Figure.of(_ratios(good, reference, scenario))
@@ -142,6 +152,11 @@ class Suite:
         self._arenas: dict[str, Arena] = {}
         self.missing: dict[str, str] = {}
         self.runs: list[Run] = []
+        self.counted: dict[tuple[str, str], Run] = {}
+        """(scenario, contestant) -> the run that counted system calls."""
+        self.notes: list[str] = []
+        """What could not be measured, and why."""
+        self._counter: Counter | None = None
 
     def _arena(self, contestant: Contestant) -> Arena | None:
         """Return the contestant's hosts, made and prepared once; None if it cannot run here."""
@@ -181,6 +196,21 @@ class Suite:
             turn = repetition % max(len(able), 1)
             for contestant in able[turn:] + able[:turn]:
                 self.runs.append(self.play(contestant, scenario, repetition))
+        self._count(scenario, able)
+
+    def _count(self, scenario: Scenario, able: Sequence[Contestant]) -> None:
+        """Let everybody run once more, for system calls only."""
+        if self.notes:
+            return
+        try:
+            self._counter = self._counter or Counter()
+        except UncountableError as error:
+            self.notes.append(str(error))
+            return
+        for one in able:
+            arena = self._arenas[one.arena]
+            run = play(arena, one, scenario, self._profile, -1, counter=self._counter)
+            self.counted[scenario.name, one.name] = run
 
     def able(self, scenario: Scenario, names: Sequence[str] = ()) -> list[Contestant]:
         """Return who can answer *scenario*, of *names* if there are any, each with its hosts."""
@@ -205,6 +235,10 @@ class Suite:
             reference = self._reference(self._by_name[name], by_name, scenario)
             found.append(standing(runs, by_name.get(reference, []), scenario))
             found[-1].reference = reference
+            counted = self.counted.get((scenario.name, name))
+            if counted and not counted.error:
+                found[-1].syscalls_by_part = counted.syscalls_by_part
+                found[-1].syscalls_per_message = sum(counted.syscalls_by_part.values())
         return sorted(found, key=lambda one: _order(one, scenario))
 
     def _reference(
@@ -230,6 +264,9 @@ class Suite:
         for arena in self._arenas.values():
             arena.close()
         self._arenas.clear()
+        if self._counter:
+            self._counter.close()
+            self._counter = None
 
     def __enter__(self) -> Self:
         return self

@@ -55,17 +55,33 @@ def remark(standing: dict[str, Any]) -> str:
     return "; ".join(filter(None, (standing["error"], standing["noisy"])))
 
 
+def parts(standing: dict[str, Any]) -> str:
+    """Return how CPU time divides: the sender, the receiver, each kind of helper."""
+    found = standing.get("cpu_ns_by_part", {})
+    return ", ".join(f"{part} {number(value)}" for part, value in found.items()) or "-"
+
+
+def calls(standing: dict[str, Any]) -> str:
+    """Return system calls a message, if they were counted."""
+    found = standing.get("syscalls_per_message")
+    return "-" if found is None else f"{found:.3g}"
+
+
 def _scenario(document: Document, scenario: dict[str, Any]) -> Iterator[str]:
     names = titles(document)
     yield from ("", f"### {scenario['title']}", "")
-    yield "| | figure | p99 | lost | CPU a message | switches | Valkyrie ahead by | remarks |"
-    yield "|---|---:|---:|---:|---:|---:|---:|---|"
+    yield (
+        "| | figure | p99 | lost | CPU a message | of that | switches | syscalls "
+        "| Valkyrie ahead by | remarks |"
+    )
+    yield "|---|---:|---:|---:|---:|---|---:|---:|---:|---|"
     for one in of_scenario(document, scenario["name"]):
         p99 = one["latency_ns"].get("p99")
         yield (
             f"| {names[one['contestant']]} | {figure(one, scenario)} "
             f"| {number(p99 / 1e3) + ' µs' if p99 else '-'} | {loss(one)} "
-            f"| {number(one['cpu_ns_per_message'])} ns | {one['switches_per_message']:.2f} "
+            f"| {number(one['cpu_ns_per_message'])} ns | {parts(one)} "
+            f"| {one['switches_per_message']:.2f} | {calls(one)} "
             f"| {ratio(one)} | {remark(one)} |"
         )
 
@@ -88,9 +104,10 @@ def _head(document: Document) -> str:
 
 
 def missing(document: Document) -> list[str]:
-    """Return a line for every contestant that could not take part."""
+    """Return a line for every contestant that could not take part, and figure that is not here."""
     names = titles(document)
-    return [f"- missing: {names[name]}: {why}" for name, why in document["missing"].items()]
+    lines = [f"- missing: {names[name]}: {why}" for name, why in document["missing"].items()]
+    return lines + [f"- {note}" for note in document["notes"]]
 
 
 def _rows(document: Document) -> Iterator[str]:

@@ -16,6 +16,8 @@ from .contestant import ROOT, Contestant
 from .histogram import PERCENTILES, Histogram
 from .scenario import Profile, Scenario
 from .sides.result import Result
+from .syscalls import Counter
+from .watch import Watch
 
 READY_S = 15.0
 MARGIN_S = 20.0
@@ -49,6 +51,10 @@ class Run:
     histogram: list[list[int]] = field(default_factory=list)
     cpu_ns_per_message: float = 0.0
     """Of both sides and their helpers."""
+    cpu_ns_by_part: dict[str, float] = field(default_factory=dict)
+    """Of that: ``sender``, ``receiver``, and each kind of helper."""
+    syscalls_by_part: dict[str, float] = field(default_factory=dict)
+    """System calls a message; only of runs that count them, of which nothing else is used."""
     switches_per_message: float = 0.0
     memory_kib: int = 0
     """The most that was resident of both sides together."""
@@ -144,25 +150,32 @@ class _Side:
 
 
 def play(
-    arena: Arena, contestant: Contestant, scenario: Scenario, profile: Profile, repetition: int
+    arena: Arena,
+    contestant: Contestant,
+    scenario: Scenario,
+    profile: Profile,
+    repetition: int,
+    *,
+    counter: Counter | None = None,
 ) -> Run:
-    """Run both sides once."""
+    """Run both sides once; with *counter* their system calls are counted, at some cost."""
     run = Run(contestant.name, scenario.name, repetition, offered=scenario.rate)
     order = [scenario.shape, contestant.transport, contestant.address(arena), str(scenario.size)]
     order += [str(profile.warm_s), str(profile.run_s), str(scenario.rate or scenario.count)]
-    machine = _Machine(arena.helper_pids)
+    machine = _Machine(list(arena.helpers))
     sides: list[_Side] = []
     try:
         receiver = _Side(arena, contestant, "receiver", *order)
         sides.append(receiver)
         receiver.wait_until_ready()
-        before = usage(arena.helper_pids)
         sender = _Side(arena, contestant, "sender", *order)
         sides.append(sender)
+        watch = Watch(arena.helpers, counter, [side.process.pid for side in sides])
         limit_s = 4 * (profile.warm_s + profile.run_s) + MARGIN_S + scenario.count * OPEN_S
         there = sender.result(limit_s)
         here = receiver.result(limit_s)
-        helpers = usage(arena.helper_pids) - before
+        # Helpers are seen from outside: their share of the warm-up is taken off by time.
+        spent = watch.stop(profile.run_s / (profile.run_s + profile.warm_s))
     except (RunError, OSError, ValueError) as error:
         run.error = str(error)
         return run
@@ -170,11 +183,12 @@ def play(
         for side in reversed(sides):
             side.end()
         run.foreign_share = machine.foreign_share()
-    # Helpers are seen from outside: their share of the warm-up is taken off by time.
-    share = profile.run_s / (profile.run_s + profile.warm_s)
-    own = (there, here)
-    run.cpu_ns_per_message = sum(side.cpu_ns for side in own) + helpers.cpu_ns * share
-    run.switches_per_message = sum(side.switches for side in own) + helpers.switches * share
+    run.cpu_ns_by_part = {"sender": there.cpu_ns, "receiver": here.cpu_ns, **spent.cpu_ns}
+    if counter:
+        calls = [counter.calls(side.process.pid).measured for side in (sender, receiver)]
+        run.syscalls_by_part = {"sender": calls[0], "receiver": calls[1], **spent.syscalls}
+    run.cpu_ns_per_message = sum(run.cpu_ns_by_part.values())
+    run.switches_per_message = there.switches + here.switches + spent.switches
     run.memory_kib = there.memory_kib + here.memory_kib
     _fill(run, there, here, scenario)
     return run
@@ -196,6 +210,9 @@ def _fill(run: Run, there: Result, here: Result, scenario: Scenario) -> None:
     count = max(run.received, 1)
     run.cpu_ns_per_message /= count
     run.switches_per_message /= count
+    for parts in (run.cpu_ns_by_part, run.syscalls_by_part):
+        for part in parts:
+            parts[part] /= count
     if not run.received:
         run.error = "nothing arrived"
     elif run.corrupt:

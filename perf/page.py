@@ -90,7 +90,9 @@ def _scenario(document: Document, scenario: dict[str, Any]) -> Iterator[str]:
                     f"{markdown.number(p99 / 1e3)} µs" if p99 else "-",
                     markdown.loss(one),
                     f"{markdown.number(one['cpu_ns_per_message'])} ns",
+                    markdown.parts(one),
                     f"{one['switches_per_message']:.2f}",
+                    markdown.calls(one),
                     f"{one['memory_kib'] / 1024:,.0f} MiB",
                     markdown.ratio(one),
                     markdown.remark(one),
@@ -98,8 +100,8 @@ def _scenario(document: Document, scenario: dict[str, Any]) -> Iterator[str]:
             )
         )
     yield "<details><summary>all figures</summary>"
-    words = ("", "figure", "p99", "lost", "CPU a message", "switches", "memory of both sides")
-    yield from table([*words, "Valkyrie ahead by", "remarks"], rows)
+    words = ("", "figure", "p99", "lost", "CPU a message", "of that", "switches", "syscalls")
+    yield from table([*words, "memory of both sides", "Valkyrie ahead by", "remarks"], rows)
     yield "</details>"
 
 
@@ -131,8 +133,9 @@ def render(document: Document) -> str:
             f'<p class="doubt">This was a noisy run: {doubts} of {total} figures are in doubt, '
             "each says why. Ratios hold better than figures do.</p>"
         )
-    if document["missing"]:
+    if document["missing"] or document["notes"]:
         parts.append("<h2>Missing</h2><ul>")
+        parts += [f"<li>{escape(note)}</li>" for note in document["notes"]]
         for name, why in document["missing"].items():
             parts.append(f"<li>{escape(names[name])}: {escape(why)}</li>")
         parts.append("</ul>")

@@ -13,7 +13,6 @@ import contextlib
 import ctypes
 import mmap
 import os
-import platform
 import signal
 import struct
 import subprocess
@@ -28,6 +27,8 @@ from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.loader import Program, XdpMode, open_classifier
 from valkyrie.dataplane.ports import Port, Rings, open_port
 from valkyrie.dataplane.wire import Class, Type, make_frame
+
+from .kernel import compiled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,19 +68,6 @@ def _compile(directory: Path) -> ctypes.CDLL:
     return ctypes.CDLL(str(library))
 
 
-def _program(name: str, directory: Path) -> Program:
-    target = directory / f"{name}.bpf.o"
-    subprocess.run(
-        [
-            *("clang-19", "-g", "-O2", "-ffreestanding", "-target", "bpf", "-mcpu=v3"),
-            *("-idirafter", f"/usr/include/{platform.machine()}-linux-gnu"),
-            *("-c", ROOT / "perf" / f"{name}.bpf.c", "-o", target),
-        ],
-        check=True,
-    )
-    return Program(name, image=target.read_bytes())
-
-
 def _packet(source: Link, target: Link, payload_size: int) -> bytes:
     frame = make_frame(Type.STREAM_DATA, STREAM, bytes(payload_size)).pack()
     udp = struct.pack("!HHHH", lib.VK_PORT, lib.VK_PORT, 8 + len(frame), 0)
@@ -112,8 +100,8 @@ class Bench:
     def __init__(self, directory: Path, source: Link, target: Link) -> None:
         self.source, self.target = source, target
         self.library = _compile(directory)
-        self.live = _program("live", directory)
-        self.redirect = _program("redirect", directory)
+        self.live = Program("live", image=compiled("live"))
+        self.redirect = Program("redirect", image=compiled("redirect"))
         source.host.run(self.live.maps["vk_target"].update, 0, source.index)
         self.cpus = sorted(os.sched_getaffinity(0))
 

@@ -43,7 +43,7 @@ def build(
     """Return the report of a finished suite; *rows* are the close-ups' figures."""
     runs = [run.dumps() for run in suite.runs]
     for run in runs:
-        del run["histogram"]  # the standings have them, added up
+        del run["histogram"], run["syscalls_by_part"]  # the standings have them
     return {
         "format": FORMAT,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -52,6 +52,7 @@ def build(
         "profile": {**asdict(profile), "scenarios": [one.name for one in scenarios]},
         "contestants": [_describe(contestant) for contestant in contestants],
         "missing": suite.missing,
+        "notes": suite.notes,
         "scenarios": [{**asdict(one), "figure": one.figure} for one in scenarios],
         "standings": [asdict(one) for scenario in scenarios for one in suite.standings(scenario)],
         "runs": runs,
@@ -71,7 +72,11 @@ def load(path: Path) -> Document:
     wanted = {field.name for field in fields(Scenario) if field.default is MISSING}
     if any(wanted - scenario.keys() for scenario in document["scenarios"]):
         raise ReportError(f"{path} has scenarios without {sorted(wanted)}: make a new one")
-    return {"curves": [], **document}  # reports that were made before there were curves
+    return {
+        "curves": [],
+        "notes": [],
+        **document,
+    }  # reports that were made before there were curves
 
 
 def save(document: Document, path: Path) -> None:

@@ -35,6 +35,10 @@ def _figures(one: Mapping[str, Any]) -> Iterator[Figure]:
     for name, unit in PLAIN.items():
         if name in one:
             yield name, unit, one[name], None, None
+    for part, value in one.get("cpu_ns_by_part", {}).items():
+        yield f"cpu_ns_per_message_{part}", "ns", value, None, None
+    for part, value in one.get("syscalls_by_part", {}).items():
+        yield f"syscalls_per_message_{part}", "calls", value, None, None
 
 
 def csv_text(document: Document) -> str:
@@ -97,6 +101,11 @@ def prometheus(document: Document) -> str:
         for one in good
         for name, value in one["latency_ns"].items()
     )
+    by_part = (
+        (where(one, part=part), value)
+        for one in good
+        for part, value in one.get("syscalls_by_part", {}).items()
+    )
     machine = document["machine"]
     facts = {word: machine[word] for word in ("revision", "processor", "kernel", "cores")}
     moment = datetime.fromisoformat(document["date"]).timestamp()
@@ -117,6 +126,7 @@ def prometheus(document: Document) -> str:
             "Context switches of all parties.",
             plain("switches_per_message", 1),
         ),
+        *_metric("syscalls_per_message", "System calls, by who makes them.", by_part),
         *_metric("resident_bytes", "Memory of both sides.", plain("memory_kib", 1024)),
         *_metric(
             "missing",

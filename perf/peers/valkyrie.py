@@ -31,9 +31,10 @@ def _nodes(path: str) -> Callable[[Arena], None]:
         arena.adopt(network.wire)
         arena.closing.callback(network.stop)
         network.start()
-        arena.helper_pids += [
-            pid for node in network.nodes.values() for pid in descendants(node.pid)
-        ]
+        for node in network.nodes.values():
+            status = node.status()
+            known = {status[part]["pid"]: part for part in ("broker", "daemon", "worker")}
+            arena.helpers.update({pid: known.get(pid, "other") for pid in descendants(node.pid)})
         arena.facts["nodes"] = f"{name}-b {name}-a"
 
     return prepare
