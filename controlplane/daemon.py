@@ -489,7 +489,7 @@ class Daemon:
     def set_parameters(self) -> None:
         """Tell the worker what the configuration says now."""
         config = self.config
-        self.state.set_parameters(config.worker, config.transport, config.classes)
+        self.state.set_parameters(config.worker, config.transport, config.classes, config.security)
 
 
 def _whose(connection: Connection) -> dict[str, str | int]:

@@ -6,10 +6,13 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
+from valkyrie.dataplane import lib
+
 from .settings_base import Settings
 
 ModeName = Literal["plaintext", "token", "noise", "mtls", "post_quantum", "zero_trust"]
 """The names of security/modes.py, weakest first."""
+IDENTITY_FILE = "/etc/valkyrie/identity.key"
 CipherName = Literal["aes_256_gcm", "chacha20_poly1305"]
 
 
@@ -26,7 +29,7 @@ class Security(Settings, frozen=True, kw_only=True):
             description="The node's private keys, for its owner only (mode 0600). Made on the first"
             " start, unless `modes` is only `plaintext`.",
         ),
-    ] = "/etc/valkyrie/identity.key"
+    ] = IDENTITY_FILE
     modes: Annotated[
         list[ModeName],
         Meta(
@@ -49,6 +52,15 @@ class Security(Settings, frozen=True, kw_only=True):
     ciphers: Annotated[
         list[CipherName], Meta(min_length=1, description="Of frames, best first.")
     ] = field(default_factory=lambda: ["aes_256_gcm", "chacha20_poly1305"])
+    rotate_s: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=lib.VK_ROTATE_MS // 1000,
+            description="How long a key seals frames before the next one does.",
+            extra={"live": True},
+        ),
+    ] = lib.VK_ROTATE_MS // 1000
     secrets_file: Annotated[
         str,
         Meta(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .policy import Grant
     from .settings import Classes, Transport
     from .settings import Worker as WorkerSettings
+    from .settings_security import Security
 
 NS_PER_MS = 1_000_000
 _ACK_DELAY_MAX_US = 1_000_000
@@ -85,7 +86,11 @@ class State:
         self.rows.daemon_heartbeat_ns = now_ns
 
     def set_parameters(
-        self, settings: WorkerSettings, transport: Transport, classes: Classes
+        self,
+        settings: WorkerSettings,
+        transport: Transport,
+        classes: Classes,
+        security: Security,
     ) -> None:
         """Tell workers how to work."""
         with writing(self.rows.params) as row:
@@ -101,6 +106,7 @@ class State:
             row.ack_delay_us = transport.ack_delay_us
             row.window_bytes = transport.window_bytes
             row.memory_kib = transport.memory_bytes // 1024
+            row.rotate_ms = security.rotate_s * 1000
             for klass in Class:
                 quantum = getattr(classes, klass.name.lower()).quantum_bytes
                 row.quantum_bytes[klass] = quantum

@@ -7,6 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from valkyrie.controlplane import config
 from valkyrie.controlplane.link import Link
 from valkyrie.controlplane.policy import Grant, StreamRange
 from valkyrie.controlplane.sessions import Place
@@ -33,6 +34,13 @@ GRANT = Grant(
 @pytest.fixture
 def state() -> State:
     return State(ffi.new("struct vk_state *"))
+
+
+def test_keys_are_changed_as_often_as_the_configuration_says(state: State) -> None:
+    for text, rotate_ms in (("", lib.VK_ROTATE_MS), ("[security]\nrotate_s = 7\n", 7000)):
+        read = config.parse(text + '[[interface]]\nname = "vk0"\n')
+        state.set_parameters(read.worker, read.transport, read.classes, read.security)
+        assert state.rows.params.rotate_ms == rotate_ms
 
 
 def test_a_row_is_odd_while_it_is_written_and_another_afterwards(state: State) -> None:
