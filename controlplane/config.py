@@ -11,11 +11,10 @@ import ipaddress
 import os
 import pwd
 import re
-import stat
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 import msgspec
 
@@ -24,9 +23,9 @@ from valkyrie.dataplane.errors import ConfigError
 from valkyrie.dataplane.ports import Rings
 from valkyrie.dataplane.wire import FIRST_STREAMS, Class, stream_class
 
-from . import credentials, settings_intrusion
+from . import credentials, peerfile, settings_intrusion
 from .policy import STREAM_MAX, Grant, Operator, Role, Rule, StreamRange, Whom
-from .settings import Application, ClassLimits, Config, Interface, OperatorRule
+from .settings import Application, ClassLimits, Config, Interface, OperatorRule, PeersFile
 from .settings_base import Settings, WrongKeyError
 
 if TYPE_CHECKING:
@@ -40,14 +39,20 @@ __all__ = [
     "limits",
     "live_keys",
     "load",
+    "load_alone",
     "operators",
     "parse",
+    "peers_path",
     "ring_sizes",
     "rules",
     "tuned",
+    "with_peers",
 ]
 
-DEFAULT_PATH = "/etc/valkyrie/valkyrie.toml"
+DEFAULT_PATH = credentials.CONFIGURATION
+
+
+Table = TypeVar("Table", bound=Settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,24 +75,29 @@ def environment() -> Environment:
 
 
 def load(path: str | Path = DEFAULT_PATH) -> Config:
-    """Return the configuration in a file; ConfigError when there is anything wrong with it."""
+    """Return the configuration in a file, with the peers that commands have added.
+
+    ConfigError when there is anything wrong with it.
+    """
+    config = load_alone(path)
+    peers = peers_path(config)
+    return with_peers(config, peerfile.read(peers), str(peers))
+
+
+def load_alone(path: str | Path) -> Config:
+    """Return the same without the file of peers."""
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            data = file.read()
-    except OSError as error:
+        text = peerfile.read_text(path)
+    except FileNotFoundError as error:
         hint = "write one (docs/CONFIGURATION.md), or name another with --config"
-        if isinstance(error, PermissionError):
-            hint = "run it as root, or as a user who may read it"
         raise ConfigError(f"{path}: {error.strerror}: {hint}") from error
-    if mode & stat.S_IWOTH and stat.S_ISREG(mode):
-        raise ConfigError(f"{path}: anybody may write it, and it grants rights: chmod o-w {path}")
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: byte {error.start} is not UTF-8") from error
     return parse(text, str(path))
+
+
+def peers_path(config: Config) -> Path:
+    """Return where the peers stand that commands add."""
+    return credentials.beside(config, config.node.peers_file)
 
 
 def parse(text: str, file: str = "valkyrie.toml") -> Config:
@@ -103,6 +113,23 @@ def parse(text: str, file: str = "valkyrie.toml") -> Config:
     except WrongKeyError as error:
         raise ConfigError(f"{file}: {error}") from None
     return msgspec.structs.replace(config, file=file)
+
+
+def with_peers(config: Config, text: str, file: str) -> Config:
+    """Return the configuration with the peers of a file of their own."""
+    try:
+        tree = {"peer": peerfile.tables(text, file)}
+        _refuse_unknown(PeersFile, {**tomllib.loads(text), **tree}, "")
+        more = _converted(PeersFile, tree).peers
+        _check_peers(msgspec.structs.replace(config, peers=more))
+    except WrongKeyError as error:
+        raise ConfigError(f"{file}: {error}") from None
+    both = msgspec.structs.replace(config, peers=[*config.peers, *more])
+    try:
+        _check_peers(both)
+    except WrongKeyError as error:
+        raise ConfigError(f"{config.file} and {file} together: {error}") from None
+    return both
 
 
 # ---- Shape: unknown keys, types, ranges ----
@@ -145,9 +172,12 @@ def _bare(annotation: Any) -> Any:
 def _convert(given: Mapping[str, Any]) -> Config:
     # Overlaid on the defaults, because those of [class.<name>] depend on the name.
     defaults = msgspec.to_builtins(Config())
-    tree = _overlay(defaults, given)
+    return _converted(Config, _overlay(defaults, given))
+
+
+def _converted(table: type[Table], tree: Any) -> Table:
     try:
-        return msgspec.convert(tree, Config)
+        return msgspec.convert(tree, table)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
         path = path.rstrip("`").lstrip(".").replace("[...]", "")
@@ -181,8 +211,6 @@ def _check(config: Config) -> None:
         name = klass.name.lower()
         _check_power_of_two(f"class.{name}.ring_frames", limits(config, klass).ring_frames)
     _check_peers(config)
-    credentials.policy(config.security)
-    credentials.pins(config)
     _refuse_twins("application", "name", [rule.name for rule in config.applications])
     for i, application in enumerate(config.applications):
         _rule(application, f"application[{i}]")
@@ -213,6 +241,8 @@ def _check_interfaces(interfaces: list[Interface]) -> None:
 
 
 def _check_peers(config: Config) -> None:
+    if len(config.peers) > lib.VK_PEERS_MAX:
+        raise WrongKeyError("peer", f"there are more than {lib.VK_PEERS_MAX}")
     _refuse_twins("peer", "name", [peer.name for peer in config.peers])
     addresses = []
     for i, peer in enumerate(config.peers):
@@ -226,6 +256,7 @@ def _check_peers(config: Config) -> None:
             raise WrongKeyError(key, f"'{peer.address}' is not the address of one node")
         addresses.append(str(address))
     _refuse_twins("peer", "address", addresses)
+    credentials.pins(config)
 
 
 def _refuse_twins(table: str, key: str, values: list[str]) -> None:

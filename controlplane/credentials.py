@@ -6,6 +6,7 @@ and the workers never hold what is in them.
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from .security.fingerprint import parse_fingerprint
 from .security.modes import SIGNED, Cipher, Mode, Policy
 from .security.trust import Peer, Pins
 from .settings_base import WrongKeyError
+from .settings_security import IDENTITY_FILE
 
 if TYPE_CHECKING:
     from .security.fingerprint import Fingerprint
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from .settings import Peer as PeerSettings
     from .settings_security import Security
 
+CONFIGURATION = "/etc/valkyrie/valkyrie.toml"
+"""Where a node's configuration is, if nobody says otherwise."""
 _BY_KEY = frozenset({Mode.NOISE, *SIGNED})
 """Modes in which a peer proves the key that its fingerprint is of."""
 
@@ -180,6 +184,32 @@ def beside(config: Config, name: str) -> Path:
     return Path(config.file).parent / name
 
 
+def identity_path(file: Path | None) -> Path:
+    """Return where a node keeps its identity, also when its configuration is not finished yet.
+
+    A peer can only be pinned when both nodes have one.
+    """
+    given = file or Path(CONFIGURATION)
+    name = IDENTITY_FILE
+    try:
+        tree = tomllib.loads(given.read_text())
+        name = str(tree.get("security", {}).get("identity_file", name))
+    except FileNotFoundError as error:
+        if file is not None:
+            raise ConfigError(f"{file}: {error.strerror}") from error
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{given}: cannot be read: {error}") from error
+    return given.parent / name
+
+
+def make_place(path: Path) -> None:
+    """Make the directory of an identity."""
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path.parent}: cannot be made: {error.strerror}") from error
+
+
 def assemble(
     config: Config,
     identity: Identity,
@@ -231,10 +261,7 @@ def _identity(path: Path, *, make: bool) -> tuple[Identity, bool]:
 
     if not make:
         return of_pem(_read(path), str(path)), False
-    try:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{path.parent}: cannot be made: {error.strerror}") from error
+    make_place(path)
     return load_or_make(path)
 
 

@@ -52,6 +52,14 @@ class Node(Settings, frozen=True, kw_only=True):
     run_directory: Annotated[
         str, Meta(pattern="^/", description="Absolute path; holds the application socket.")
     ] = appsocket.SOCKET_DIRECTORY
+    peers_file: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="More [[peer]] tables, which `valkyrie peer add` and `peer remove` write."
+            " Looked for beside the configuration unless the path is absolute.",
+        ),
+    ] = "peers.toml"
     udp_port: Annotated[
         PortNumber, Meta(description="UDP port of every frame, source and destination.")
     ] = lib.VK_PORT
@@ -519,3 +527,9 @@ class Config(Settings, frozen=True, kw_only=True):
     ] = field(default_factory=lambda: list(settings_intrusion.DEFAULTS))
     file: str = ""
     """Where it was read, for messages; not a key."""
+
+
+class PeersFile(Settings, frozen=True, kw_only=True):
+    """What the file of `node.peers_file` may have."""
+
+    peers: list[Peer] = field(name="peer", default_factory=list)

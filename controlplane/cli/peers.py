@@ -1,0 +1,153 @@
+"""``valkyrie peer``: the nodes that this one knows, and by what."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from .client import JsonOption, columns, print_json
+from .exits import Exit
+from .node import ConfigOption
+
+if TYPE_CHECKING:
+    from cyclopts import App
+
+    from valkyrie.controlplane.settings import Config, Peer
+
+_KNOWN_BY = ("fingerprint", "card", "token", "certificate")
+
+
+def add(
+    name: Annotated[str, Parameter(help="What applications and rules are to call it.")],
+    address: Annotated[str, Parameter(help="Its IPv4 or IPv6 address.")],
+    fingerprint: Annotated[
+        str,
+        Parameter(help="What `valkyrie key fingerprint` prints there, or its card (`key show`)."),
+    ] = "",
+    /,
+    *,
+    port: Annotated[int, Parameter(help="Its UDP port, if it is not this node's.")] = 0,
+    require_pq: Annotated[
+        bool, Parameter(negative="", help="Only with post-quantum keys.")
+    ] = False,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Know another node from now on, by its fingerprint. Wants root.
+
+    Do the same there. Written to node.peers_file, never to the configuration itself; what else may
+    be said of a peer (docs/CONFIGURATION.md) can be added to its table by hand.
+    """
+    from valkyrie.controlplane import config as configuration
+    from valkyrie.controlplane import peerfile
+    from valkyrie.controlplane.security.fingerprint import parse_fingerprint
+
+    table: dict[str, str | int | bool] = {"name": name, "address": address}
+    if fingerprint.startswith("vkid1:"):
+        table["card"] = fingerprint
+    elif fingerprint:
+        table["fingerprint"] = str(parse_fingerprint(fingerprint))
+    if port:
+        table["port"] = port
+    if require_pq:
+        table["require_pq"] = True
+    read = configuration.load_alone(config or configuration.DEFAULT_PATH)
+    path = configuration.peers_path(read)
+
+    def change(text: str) -> str:
+        after = peerfile.added(text, table)
+        configuration.with_peers(read, after, str(path))
+        return after
+
+    peerfile.edit(path, change)
+    _say({"added": name, "file": str(path)}, f"peer '{name}' is in {path}", json=json)
+    return Exit.OK
+
+
+def remove(
+    name: Annotated[str, Parameter(help="What the peer is called.")],
+    /,
+    *,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Forget a peer that `valkyrie peer add` has added. Wants root."""
+    from valkyrie.controlplane import config as configuration
+    from valkyrie.controlplane import peerfile
+    from valkyrie.dataplane.errors import ConfigError
+
+    read = configuration.load_alone(config or configuration.DEFAULT_PATH)
+    path = configuration.peers_path(read)
+    try:
+        peerfile.edit(path, lambda text: peerfile.removed(text, name, str(path)))
+    except KeyError:
+        if name in (peer.name for peer in read.peers):
+            raise ConfigError(f"peer '{name}' stands in {read.file}: take it away there") from None
+        raise ConfigError(f"{path} has no peer '{name}': see `valkyrie peer list`") from None
+    _say({"removed": name, "file": str(path)}, f"peer '{name}' is no more in {path}", json=json)
+    return Exit.OK
+
+
+def list_(*, config: ConfigOption = None, json: JsonOption = False) -> int:
+    """Print the peers of the configuration: where they are, what they are known by, what may be.
+
+    Whether there is a session with one says `valkyrie session list`.
+    """
+    from valkyrie.controlplane import config as configuration
+    from valkyrie.controlplane import credentials
+
+    read = configuration.load(config or configuration.DEFAULT_PATH)
+    rows = [
+        {
+            **_row(peer, read),
+            "modes": sorted(mode.name.lower() for mode in known.modes or ()) if known else [],
+        }
+        for peer, known in zip(read.peers, credentials.pins(read), strict=True)
+    ]
+    if json:
+        print_json(rows)
+    elif rows:
+        for line in columns(rows):
+            print(line)
+    else:
+        print("no peers: add one with `valkyrie peer add NAME ADDRESS FINGERPRINT`")
+    return Exit.OK
+
+
+def _row(peer: Peer, config: Config) -> dict[str, object]:
+    by = [key for key in _KNOWN_BY if getattr(peer, key)]
+    return {
+        "name": peer.name,
+        "address": peer.address,
+        "port": peer.port or config.node.udp_port,
+        "known by": ", ".join(by) or ("nothing (static)" if peer.static else "its address"),
+        "fingerprint": _fingerprint(peer),
+    }
+
+
+def _fingerprint(peer: Peer) -> str:
+    if peer.card:
+        from valkyrie.controlplane.security.identity import Card
+
+        return str(Card.of_text(peer.card).fingerprint)
+    return peer.fingerprint
+
+
+def _say(document: dict[str, str], what: str, *, json: bool) -> None:
+    if json:
+        print_json(document)
+    else:
+        print(f"{what}: the node takes it when it starts anew", file=sys.stderr)
+
+
+def build() -> App:
+    """Return the commands below ``valkyrie peer``."""
+    from cyclopts import App
+
+    app = App(name="peer", help="The nodes that this one knows.", help_format="plaintext")
+    app.command(add)
+    app.command(list_, name="list")
+    app.command(remove)
+    return app
