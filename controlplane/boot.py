@@ -15,6 +15,8 @@ from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.errors import DataPlaneError
 from valkyrie.shm import counters
 
+from .facts import MEMFD_SECRET
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = (
@@ -28,7 +30,6 @@ _libc.mmap.argtypes = (
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _FAILED = ctypes.c_void_p(-1).value
-_MEMFD_SECRET = 447  # on every architecture (asm-generic/unistd.h)
 _MADV_DONTDUMP = 16  # linux/mman.h
 
 
@@ -86,7 +87,7 @@ def _secret_memory(size: int) -> int:
 
     memfd_secret(2), Linux 5.14, and enabled by default since 6.5; elsewhere common shared memory.
     """
-    fd = _libc.syscall(_MEMFD_SECRET, os.O_CLOEXEC)
+    fd = _libc.syscall(MEMFD_SECRET, os.O_CLOEXEC)
     if fd >= 0:
         try:
             os.ftruncate(fd, size)

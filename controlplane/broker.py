@@ -29,12 +29,12 @@ from valkyrie.dataplane.wire import Class
 from . import (
     auditor,
     children,
-    credentials,
     daemon,
     first_start,
     interfaces,
     messages,
     privileges,
+    sandbox,
     worker,
 )
 from .boot import Boot
@@ -188,7 +188,7 @@ class Broker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         boot = self.boot.struct
         boot.recover = recover
-        boot.cpu = self._identity.cpu
+        boot.cpu, boot.confine = self._identity.cpu, sandbox.CONFINE[self.config.node.sandbox]
         boot.control_fd, boot.python_fd = theirs.fileno(), self._frames_worker.fileno()
         kept = [boot.control_fd, boot.python_fd, *self._slots.bells()]
         kept += [fd for each in self._interfaces for fd in each.descriptors()]
@@ -267,17 +267,14 @@ class Broker:
         )
 
         def child(parent: int) -> NoReturn:
-            privileges.hide()
-            inherited.audit = auditor.open_log(self.config)
-            inherited.credentials = credentials.load(self.config)
+            inherited.prepare()
             kept = [0, 1, 2, *inherited.descriptors()]
             self._slots.leave()
             for each in self._interfaces:
                 each.close(keep_voice=True)
             self.boot.enter_daemon()
             children.close_others(kept)
-            privileges.drop(self._identity.uid, self._identity.gid, parent)
-            daemon.run(inherited)
+            daemon.run(inherited, self._identity, parent)
             os._exit(0)
 
         self._daemon_pid = children.fork(child)
@@ -425,6 +422,7 @@ class Broker:
             Kind.TUNED: self._remember,
             Kind.COUNT: self._count,
             Kind.CENSUS: self._census,
+            Kind.PROCESSES: self._processes,
             Kind.RENEW: self._upgrade,
             Kind.STOP: self._stop,
             Kind.READY: self._ready,
@@ -509,6 +507,9 @@ class Broker:
                 "frames": port.frames,
             }
         answer.text = json.dumps(found)
+
+    def _processes(self, _message: Message, answer: Message) -> None:
+        answer.text = sandbox.report(self._daemon_pid, self._worker.pid if self._worker else -1)
 
     def _ready(self, _message: Message, _answer: Message) -> None:
         if not self._serving:

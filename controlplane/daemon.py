@@ -19,6 +19,7 @@ import socket
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from valkyrie.dataplane import appsocket, ffi, lib
@@ -26,7 +27,7 @@ from valkyrie.dataplane.appsocket import AnyRequest, Reply
 from valkyrie.dataplane.errors import ConfigError, DataPlaneError
 from valkyrie.dataplane.wire import FrameError, Type, parse_frame
 
-from . import administration, messages, policy
+from . import administration, auditor, credentials, messages, policy, privileges, sandbox
 from . import config as configuration
 from .appserver import Answer, AppServer, Connection
 from .auditor import FLUSH_S, Auditor
@@ -41,9 +42,13 @@ from .state import State, get, set_application_name
 from .watch import Watch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .boot import Boot
+    from .children import Identity
     from .config import Config
     from .credentials import Credentials
+    from .policy import Operator, Rule
     from .voice import Voice
 
 log = logging.getLogger("valkyrie")
@@ -77,6 +82,22 @@ class Inherited:
     """Opened by the daemon itself, while it has the right."""
     credentials: Credentials | None = None
     """Read by the daemon itself, while it has the right."""
+    rules: Sequence[Rule] = ()
+    operators: Sequence[Operator] = ()
+    """Users and groups are looked up before: that may take files, sockets, libraries."""
+    reads: Sequence[Path] = ()
+    """Files and directories a daemon reads once it runs (``sandbox.enter_daemon``)."""
+    writes: Sequence[Path] = ()
+    """Those it makes files in, too."""
+
+    def prepare(self) -> None:
+        """In the daemon, while it has the right: open, read and look up what it may not later."""
+        privileges.hide()
+        self.audit = auditor.open_log(self.config)
+        self.credentials = credentials.load(self.config)
+        self.rules = configuration.rules(self.config)
+        self.operators = configuration.operators(self.config)
+        self.reads = [Path(self.config.file).absolute().parent] if self.config.file else []
 
     def descriptors(self) -> list[int]:
         """Return the descriptors a daemon keeps."""
@@ -157,8 +178,7 @@ class Daemon:
         self.config = inherited.config
         if inherited.tuned:
             self.config = configuration.tuned(self.config, json.loads(inherited.tuned))
-        self.rules = configuration.rules(self.config)
-        self.operators = configuration.operators(self.config)
+        self.rules, self.operators = inherited.rules, inherited.operators
         self.state = State(inherited.boot.state)
         self.counters = inherited.boot.counters
         self.work = inherited.boot.work
@@ -522,8 +542,10 @@ def _port_facts(row: dict[str, object]) -> PortFacts:
     )
 
 
-def run(inherited: Inherited) -> None:
-    """Run the daemon in this process until the broker ends it."""
+def run(inherited: Inherited, identity: Identity, parent: int) -> None:
+    """Give up all rights, and run the daemon in this process until the broker ends it."""
+    mode = inherited.config.node.sandbox
+    sandbox.enter_daemon(identity, parent, mode, inherited.reads, inherited.writes)
     gc.collect()
     gc.freeze()  # nothing of the broker's is ever finalised here
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from valkyrie.dataplane.errors import DataPlaneError
 from valkyrie.dataplane.loader import attached_to
 
-from . import facts
+from . import facts, landlock
 from .device import XdpFeature
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Report:
 
 def examine(interfaces: Mapping[str, int] | None = None) -> Report:
     """Examine the host, and interfaces by name and queues to serve, or else all that are up."""
-    findings = [*_programs(), *_kernel(), *_paths(), *_rights(), *_faults()]
+    findings = [*_programs(), *_kernel(), *_paths(), *_rights(), *_safety(), *_faults()]
     findings += _interfaces(interfaces or {})
     return Report(findings)
 
@@ -252,6 +252,40 @@ def _rights() -> Iterable[Finding]:
         "a second CPU",
         str(cpus),
     )
+
+
+def _safety() -> Iterable[Finding]:
+    secret = facts.secret_memory()
+    yield Finding(
+        "memfd-secret",
+        secret == 0,
+        "safety",
+        "keys of sessions in memory that the kernel itself does not map",
+        "keys are in common memory: what reads any memory through a fault of the kernel reads them",
+        "Linux 6.5 or later; from 5.14 on, boot with secretmem.enable=1",
+        _said(secret),
+    )
+    filters = facts.seccomp()
+    yield Finding(
+        "seccomp",
+        filters == 0,
+        "safety",
+        "worker and daemon make only the system calls that they need",
+        "who takes one of them over has every system call of an unprivileged user",
+        "a kernel with CONFIG_SECCOMP_FILTER, on x86-64, aarch64 or riscv64",
+        _said(filters),
+    )
+    version = landlock.abi()
+    for level in landlock.LEVELS:
+        yield Finding(
+            f"landlock: {level.refuses}",
+            version >= level.abi,
+            "safety",
+            f"a daemon, and a worker, that is refused {level.refuses}",
+            level.costs,
+            f"Linux {level.since} or later, with landlock among the LSMs (lsm=landlock,...)",
+            f"ABI {version}" if version else "no Landlock",
+        )
 
 
 def _faults() -> Iterable[Finding]:

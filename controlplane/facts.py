@@ -22,6 +22,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 SYS_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 """Number of bpf(2) by machine."""
+SYS_SECCOMP = {"x86_64": 317, "aarch64": 277, "riscv64": 277}
+"""Number of seccomp(2), where vk_confine.c has filters."""
+MEMFD_SECRET = 447
+"""memfd_secret(2), on every architecture (asm-generic/unistd.h)."""
+_SECCOMP_GET_ACTION_AVAIL, _SECCOMP_RET_KILL_PROCESS = 2, 0x80000000  # linux/seccomp.h
 # linux/bpf.h
 _BPF_MAP_CREATE, _BPF_PROG_LOAD = 0, 5
 _MAP_ATTR_SIZE, _PROG_ATTR_SIZE = 120, 144
@@ -154,6 +159,25 @@ def sealed_memfd() -> int:
         return error.errno or errno.EIO
     finally:
         os.close(fd)
+    return 0
+
+
+def seccomp() -> int:
+    """Return 0 if a filter of system calls can end the process, else the errno."""
+    number = SYS_SECCOMP.get(platform.machine())
+    if number is None:
+        return errno.ENOSYS
+    action = ctypes.c_uint32(_SECCOMP_RET_KILL_PROCESS)
+    asked = _libc.syscall(number, _SECCOMP_GET_ACTION_AVAIL, 0, ctypes.byref(action))
+    return ctypes.get_errno() if asked < 0 else 0
+
+
+def secret_memory() -> int:
+    """Return 0 if there is memory that not even the kernel maps, else the errno."""
+    fd = _libc.syscall(MEMFD_SECRET, os.O_CLOEXEC)
+    if fd < 0:
+        return ctypes.get_errno()
+    os.close(fd)
     return 0
 
 

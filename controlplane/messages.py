@@ -1,6 +1,6 @@
 """The fixed messages between broker and daemon, on a SEQPACKET socket pair.
 
-Every request of the daemon (kinds up to ``Kind.READY``) gets one answer with the same kind and
+Every request of the daemon (kinds below ``Kind.VIOLATION``) gets one answer with the same kind and
 token; the other kinds are news from the broker. Descriptors travel beside the bytes.
 """
 
@@ -47,6 +47,9 @@ class Kind(IntEnum):
     """Stop the node; the answer comes before."""
     READY = 9
     """The daemon serves."""
+    PROCESSES = 10
+    """Look what keeps broker, worker and daemon in. Answer: ``text`` is JSON, ``sandbox.describe``
+    of each."""
     VIOLATION = 16
     """A slot broke the rules of its rings and was cut off."""
     WORKER = 17

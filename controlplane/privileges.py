@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -112,6 +113,8 @@ def _set(capabilities: Iterable[int]) -> None:
 
 def hide() -> None:
     """Forbid tracing and core dumps of this process, which is about to have secrets."""
+    # A core pattern that is a pipe asks for no limit, only for dumpable.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _check(_prctl(_PR_SET_DUMPABLE, 0), "forbid tracing and core dumps")
 
 

@@ -63,6 +63,14 @@ class Node(Settings, frozen=True, kw_only=True):
     udp_port: Annotated[
         PortNumber, Meta(description="UDP port of every frame, source and destination.")
     ] = lib.VK_PORT
+    sandbox: Annotated[
+        Literal["strict", "lenient"],
+        Meta(
+            description="What becomes of a worker or daemon that makes a system call it has no use"
+            " for: `strict` ends it, and another one is started; `lenient`, for looking into that,"
+            " lets the call fail with EPERM and has the kernel log it."
+        ),
+    ] = "strict"
 
 
 class Interface(Settings, frozen=True, kw_only=True):

@@ -45,7 +45,9 @@ async def document(daemon: Daemon) -> dict[str, object]:
     """Return the document; asks the broker for what only it can see."""
     census: dict[str, object] = {}
     fills: dict[str, object] = {}
+    kept_in: dict[str, object] = {}
     try:
+        kept_in = json.loads((await daemon.broker.ask(Message(Kind.PROCESSES))).text)
         fills = json.loads((await daemon.broker.ask(Message(Kind.COUNT))).text)
         census = json.loads((await daemon.broker.ask(Message(Kind.CENSUS))).text)
     except DataPlaneError as error:
@@ -60,6 +62,7 @@ async def document(daemon: Daemon) -> dict[str, object]:
         "broker": {"pid": os.getppid()},
         "daemon": {"pid": os.getpid(), "restarts": daemon.inherited.restarts},
         "worker": _worker(daemon),
+        "sandbox": kept_in,
         "interfaces": daemon.inherited.interfaces,
         "peers": daemon.peers.describe(),
         "sessions": daemon.links.describe(),

@@ -18,7 +18,7 @@ from typing import NoReturn
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import DataPlaneError
 
-from . import privileges
+from . import sandbox
 from .children import EXIT_LIBRARY, Identity, close_others
 
 _ORDER = struct.Struct("<IIIi")  # struct vk_order
@@ -122,18 +122,22 @@ class Worker:
         return os.waitstatus_to_exitcode(status)
 
 
+def _leave(why: str) -> NoReturn:
+    print(f"valkyrie: the worker's library: {why}", file=sys.stderr, flush=True)
+    os._exit(EXIT_LIBRARY)
+
+
 def run(boot: int, library: int, identity: Identity, parent: int, kept: Iterable[int]) -> NoReturn:
     """In the child: load the library, give up all rights, move frames."""
     try:
         loaded = ctypes.CDLL(f"/proc/self/fd/{library}")
         abi = loaded.vk_worker_abi()
     except (OSError, AttributeError) as error:
-        print(f"valkyrie: the worker's library: {error}", file=sys.stderr, flush=True)
-        os._exit(EXIT_LIBRARY)
+        _leave(str(error))
     if abi != lib.VK_WORKER_ABI:
-        found = f"ABI {abi}, wanted {lib.VK_WORKER_ABI}: stop and start the node"
-        print(f"valkyrie: the worker's library has {found}", file=sys.stderr, flush=True)
-        os._exit(EXIT_LIBRARY)
+        _leave(f"it has ABI {abi}, wanted {lib.VK_WORKER_ABI}: stop and start the node")
+    if lacking := loaded.vk_worker_load():
+        _leave(f"libcrypto does not offer what it needs: {os.strerror(-lacking)}")
     close_others({0, 1, 2, *kept})
     if identity.cpu >= 0:
         try:
@@ -142,6 +146,6 @@ def run(boot: int, library: int, identity: Identity, parent: int, kept: Iterable
             raise DataPlaneError.of(
                 error.errno or 0, f"pin the worker to CPU {identity.cpu}", "See worker.cpu"
             ) from error
-    privileges.drop(identity.uid, identity.gid, parent)
+    sandbox.enter_worker(identity, parent)
     result = loaded.vk_worker_run(ctypes.c_void_p(boot))
     os._exit(min(abs(result), 125))

@@ -8,6 +8,7 @@
 #include "vk_blast.h"
 #include "vk_bpf.h"
 #include "vk_client.h"
+#include "vk_confine.h"
 #include "vk_mac.h"
 #include "vk_packet.h"
 #include "vk_udp.h"

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "vk_worker.h"
 
+#include "vk_aead.h"
 #include "vk_bell.h"
 #include "vk_engine.h"
 #include "vk_slice.h"
@@ -268,6 +269,30 @@ uint32_t vk_worker_abi(void)
 	return VK_WORKER_ABI;
 }
 
+/* A worker without a filter is as good as one with it, but for whom it is attacked by: the broker
+ * looks and says so. */
+static int confine(const struct vk_boot *boot)
+{
+	int error = vk_worker_confine(boot->confine);
+
+	return error == -ENOSYS || error == -ENOTSUP ? 0 : error;
+}
+
+int vk_worker_load(void)
+{
+	static const uint32_t ciphers[] = { VK_CIPHER_CHACHA20_POLY1305, VK_CIPHER_AES_256_GCM };
+	static const uint8_t secret[VK_CIPHER_KEY_SIZE];
+	struct vk_aead aead;
+	int error = 0;
+
+	for (size_t i = 0; i < sizeof ciphers / sizeof *ciphers && !error; i++) {
+		error = vk_aead_init(&aead, ciphers[i], secret, 1);
+		if (!error)
+			vk_aead_free(&aead);
+	}
+	return error;
+}
+
 static int start(struct vk_run *run, struct vk_boot *boot)
 {
 	int error;
@@ -277,7 +302,9 @@ static int start(struct vk_run *run, struct vk_boot *boot)
 	run->counters = boot->counters;
 	run->work->pid = (uint32_t)getpid();
 	error = open_paths(run);
-	return error ? error : vk_engine_start(run, boot, read_clock(CLOCK_MONOTONIC));
+	if (!error)
+		error = vk_engine_start(run, boot, read_clock(CLOCK_MONOTONIC));
+	return error ? error : confine(boot);
 }
 
 int vk_worker_run(struct vk_boot *boot)

@@ -36,6 +36,7 @@ struct vk_boot {
 	int python_fd; /* SEQPACKET socket to the daemon: handshake (control class) frames */
 	int32_t cpu; /* pin to this CPU; -1 = do not */
 	uint32_t recover; /* 1: an earlier worker died */
+	uint32_t confine; /* enum vk_confine */
 };
 
 /* Broker -> worker. The worker answers each with the same struct, result = 0 or -errno. */
@@ -75,11 +76,20 @@ struct vk_control_frame {
 /* vk_worker_abi returns VK_WORKER_ABI of this library. */
 uint32_t vk_worker_abi(void);
 
+/* vk_worker_load has libcrypto read its configuration and find its algorithms, which it does when
+ * they are used first; then there are no files any more. Returns 0 or -errno. Syscalls: files. */
+int vk_worker_load(void);
+
 /* vk_worker_run moves frames until VK_ORDER_STOP (returns 0), the broker is gone (returns
  * -EPIPE) or a port fails (returns -errno). Assumes a process of its own, single-threaded. Needs
- * no capabilities. Syscalls once it runs: recvmsg/sendmsg/sendto/recvfrom/recvmmsg/sendmmsg, ppoll,
- * epoll_wait, preadv2, mmap, munmap, close, getsockopt (XDP_STATISTICS), nanosleep, clock_gettime,
- * sched_yield, sched_getattr, sched_setattr, exit; epoll_create1 and epoll_ctl when it starts. */
+ * no capabilities. Syscalls before VK_WORKER_RUNNING: also epoll_create1, epoll_ctl, sched_getattr,
+ * sched_setattr, sched_setaffinity and seccomp; then those of vk_worker_calls.c, and no others if
+ * boot->confine says so. */
 int vk_worker_run(struct vk_boot *boot);
+
+/* vk_worker_confine leaves the calling process only the system calls that a running worker makes
+ * (`how`: enum vk_confine). Returns as vk_confine, or -ENOTSUP in a library built with ASan, MSan
+ * or TSan, whose runtimes need many more. Call it when everything has been loaded and opened. */
+int vk_worker_confine(uint32_t how);
 #endif
 #endif

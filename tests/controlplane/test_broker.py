@@ -266,9 +266,12 @@ def test_a_worker_that_always_dies_ends_the_node(node: NodeUnderTest, tmp_path: 
     assert node.left() == []
 
 
+LIBRARY_HEAD = "#include <stdint.h>\nint vk_worker_load(void) { return 0; }"
+
+
 def compile_library(path: Path, source: str) -> None:
     source_path = path.with_suffix(".c")
-    source_path.write_text(f"#include <stdint.h>\n{source}\n")
+    source_path.write_text(f"{LIBRARY_HEAD}\n{source}\n")
     made = path.with_suffix(".new")
     subprocess.run(
         ["clang-19", "-shared", "-fPIC", "-o", made, source_path], check=True, timeout=60

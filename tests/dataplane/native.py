@@ -30,7 +30,10 @@ _ENGINE = re.search(
 assert _ENGINE
 PARTS = [
     name.removeprefix("../") if name.startswith("../") else f"dataplane/{name}"
-    for name in [*re.findall(r"'(.*?)'", _ENGINE[1]), "vk_slice.c"]
+    for name in [
+        *re.findall(r"'(.*?)'", _ENGINE[1]),
+        *("vk_confine.c", "vk_slice.c", "vk_worker_calls.c"),
+    ]
 ]
 """Everything the worker is made of, but for its paths and vk_worker.c, which the rig includes."""
 
