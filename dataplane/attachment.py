@@ -87,12 +87,14 @@ class Attachment(Events):
         """
         busy = flow.outlet.within and not mine
         if deadline_ns is not None and now_ns >= deadline_ns:
-            reason = "message" if busy else self.rings.reason(flow.ring)
+            reason = "credit" if flow.short(size) else self.rings.reason(flow.ring)
+            reason = "message" if busy else reason
             raise WouldBlockError(reason, Class(flow.ring).name.lower(), sent)
         self._check()
         if busy:
             return int((yield Wait(Turn(flow), deadline_ns)))
-        self.rings.need(flow.ring, size)
+        if not flow.short(size):  # else its next limit wakes it, and not room
+            self.rings.need(flow.ring, size)
         return int((yield Wait(Room(flow.ring), deadline_ns)))
 
     def send(

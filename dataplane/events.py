@@ -68,6 +68,8 @@ class Events:
         self._token = first_token
         self._next_stream: dict[tuple[int, Class], int] = {}
         self._paused: dict[int, Flow] = {}
+        self._limits: dict[int, _Event] = {}
+        """What may be put for flows that are not known yet, by number."""
         self._flushes: dict[int, Flow] = {}
         """Waiting for what was sent to be acknowledged, by token."""
 
@@ -93,11 +95,30 @@ class Events:
                 self.fail(gone(count))
             return False
         for entry in ENTRY.iter_unpack(rings.entries[: count * ENTRY_SIZE]):
-            flow = self._flushes.pop(_Event(entry).correlation, None)
+            event = _Event(entry)
+            if event.kind == lib.VK_RECORD_LIMIT:
+                self._limit(event)
+                continue
+            flow = self._flushes.pop(event.correlation, None)
             if flow is not None:  # else nobody waits any more
                 self.woken.add(flow)
         rings.consumed(Class.CONTROL)
         return True
+
+    def _limit(self, event: _Event) -> None:
+        flow = self.flows.get(event.flow)
+        if flow is None or flow.generation != event.flow_generation:
+            self._limits[event.flow] = event  # the record that names it is in another ring
+            return
+        flow.outlet.limit = event.time_ns
+        self.woken.add(Room(flow.ring))
+
+    def _keep(self, flow: Flow) -> None:
+        """Note that a flow's number is known."""
+        self.flows[flow.number] = flow
+        limit = self._limits.pop(flow.number, None)
+        if limit is not None:
+            self._limit(limit)
 
     def _pump_ring(self, ring: int) -> bool:
         rings = self.rings
@@ -152,7 +173,7 @@ class Events:
 
     def _bind(self, flow: Flow, event: _Event) -> None:
         flow.bind(event.flow, event.flow_generation)
-        self.flows[event.flow] = flow
+        self._keep(flow)
 
     def _control(self, ring: int, entry: tuple[int, ...], payload: bytes) -> None:
         event = _Event(entry)
@@ -211,7 +232,7 @@ class Events:
             old.reset(Code.STREAM_UNKNOWN)
             self._forget(old)
             self.woken.update((old, Room(ring)))
-        self.flows[event.flow] = flow
+        self._keep(flow)
         self.streams[event.peer, event.stream] = flow
         service.waiting.append(flow)
         self.woken.add(service)
@@ -262,6 +283,7 @@ class _Event:
         "peer",
         "sequence",
         "stream",
+        "time_ns",
     )
 
     def __init__(self, entry: tuple[int, ...]) -> None:
@@ -271,6 +293,7 @@ class _Event:
         self.flow_generation = values["flow_generation"]
         self.peer = values["peer"]
         self.stream = values["stream"]
+        self.time_ns = values["time_ns"]
         self.sequence = values["sequence"]
         self.correlation = values["correlation"]
         self.code = values["code"]

@@ -244,11 +244,20 @@ class Flow:
         """Return the exception for a negative result of sending size bytes."""
         if error == -errno.EPIPE:
             self.check_sending()
+        if error == -errno.ENOBUFS:
+            return WouldBlockError("credit", Class(self.ring).name.lower())
         if error == -errno.EBUSY:
             return WouldBlockError("message", Class(self.ring).name.lower())
         if error == -errno.EMSGSIZE and self.in_fragments(size):
             return LargeError(f"a message of {size} bytes goes in fragments")
         return self.rings.failure(error, self.ring, size)
+
+    def short(self, size: int) -> bool:
+        """Say whether the peer's reader is so far behind that size bytes have to wait for it."""
+        outlet = self.outlet
+        limit: int = outlet.limit
+        spent: int = outlet.spent + min(size + _COST, lib.VK_CLIENT_PAID)
+        return 0 < limit < spent
 
     def in_fragments(self, size: int) -> bool:
         """Say whether a message of size bytes is sent as fragments."""

@@ -62,18 +62,57 @@ static int wait_until(struct vk_client *client, uint32_t ring, uint32_t need, in
 	return ready == 0 ? -ETIMEDOUT : ready < 0 && ready != -EINTR ? ready : 0;
 }
 
+/* take_limits takes what the worker says of the stream's limit; -ENOBUFS: it says something else,
+ * which somebody has to take who knows the other streams. */
+static int take_limits(struct vk_client *client, struct vk_outlet *outlet)
+{
+	uint64_t begin = client->rx[VK_CLASS_CONTROL].head;
+	struct vk_entry entry;
+	int found;
+
+	while ((found = vk_client_receive(client, VK_CLASS_CONTROL, VK_CLIENT_ANY_FLOW,
+					  VK_CLIENT_ANY_SEQUENCE, &entry, 1)) > 0) {
+		if (entry.kind != VK_RECORD_LIMIT || entry.message.flow != outlet->head.flow) {
+			vk_client_rewind(client, VK_CLASS_CONTROL, begin);
+			return -ENOBUFS;
+		}
+		outlet->limit = entry.message.time_ns;
+		vk_client_release(client, VK_CLASS_CONTROL, entry.end);
+		begin = entry.end;
+	}
+	return found;
+}
+
+/* wait_to_send waits for room, or for the limit that keeps the next message back. */
+static int wait_to_send(struct vk_client *client, struct vk_outlet *outlet, uint32_t size,
+			int64_t end_ns)
+{
+	uint32_t ring = vk_stream_class(outlet->head.stream), paused = client->paused;
+	int error = take_limits(client, outlet);
+
+	if (error)
+		return error;
+	client->paused = ~0u; /* what came in is not why we wait */
+	if (!vk_outlet_short(outlet, size)) {
+		error = wait_until(client, ring, client->tx_capacity[ring] / 8, end_ns);
+	} else {
+		client->paused = ~(1u << VK_CLASS_CONTROL);
+		error = wait_until(client, ring, 0, end_ns);
+	}
+	client->paused = paused;
+	return error;
+}
+
 /* send_all sends messages that lie one behind the other, waiting for room. */
 static int send_all(struct vk_client *client, struct vk_outlet *outlet, const uint8_t *from,
 		    uint32_t size, uint32_t count, int64_t end_ns, struct vk_blast_result *result)
 {
-	uint32_t ring = vk_stream_class(outlet->head.stream);
-	uint32_t paused = client->paused;
 	int error = 0;
 
 	while (count && !error) {
 		int sent = vk_client_send_many(client, outlet, from, NULL, size, count);
 
-		if (sent < 0 && sent != -EAGAIN)
+		if (sent < 0 && sent != -EAGAIN && sent != -ENOBUFS)
 			return sent;
 		if (sent > 0) {
 			from += (uint64_t)size * (uint32_t)sent;
@@ -84,9 +123,7 @@ static int send_all(struct vk_client *client, struct vk_outlet *outlet, const ui
 		if (!count)
 			break;
 		result->blocked++;
-		client->paused = ~0u; /* what came in is not why we wait */
-		error = wait_until(client, ring, client->tx_capacity[ring] / 8, end_ns);
-		client->paused = paused;
+		error = wait_to_send(client, outlet, size, end_ns);
 	}
 	return error;
 }

@@ -143,9 +143,12 @@ int vk_client_send(struct vk_client *client, struct vk_outlet *outlet, const uin
 	int error = unready(outlet);
 
 	if (!error)
-		error = vk_client_put(client, VK_RECORD_DATA, &outlet->head, payload, size);
+		error = vk_outlet_short(outlet, size) ?
+				-ENOBUFS :
+				vk_client_put(client, VK_RECORD_DATA, &outlet->head, payload, size);
 	if (!error) {
 		outlet->head.sequence++;
+		outlet->spent += (uint64_t)size + VK_MESSAGE_COST;
 		outlet->sent++;
 		outlet->sent_bytes += size;
 	}
@@ -169,10 +172,13 @@ int vk_client_send_many(struct vk_client *client, struct vk_outlet *outlet, cons
 	for (sent = 0; sent < count && sent < INT32_MAX; sent++) {
 		if (sizes)
 			size = sizes[sent];
-		error = put(tx, VK_RECORD_DATA, &outlet->head, payloads + bytes, size);
+		error = vk_outlet_short(outlet, size) ?
+				-ENOBUFS :
+				put(tx, VK_RECORD_DATA, &outlet->head, payloads + bytes, size);
 		if (error)
 			break;
 		outlet->head.sequence++;
+		outlet->spent += (uint64_t)size + VK_MESSAGE_COST;
 		bytes += size;
 	}
 	if (!sent)
@@ -202,12 +208,15 @@ static struct vk_message fragment_of(const struct vk_outlet *outlet, uint32_t si
 	return head;
 }
 
-/* fragment_max returns the payload of the fragments that a class's messages are cut into. */
-static uint32_t fragment_max(const struct vk_client *client, uint32_t ring)
+/* fragment_max returns the payload of the fragments that a stream's messages are cut into. */
+static uint32_t fragment_max(const struct vk_client *client, const struct vk_outlet *outlet)
 {
+	uint32_t ring = vk_stream_class(outlet->head.stream);
 	uint32_t most = client->tx_capacity[ring] / VK_CLIENT_FRAGMENTS_A_RING -
 			(uint32_t)(sizeof(struct vk_record) + sizeof(struct vk_message));
 
+	if (outlet->limit && most > VK_CLIENT_PAID - VK_MESSAGE_COST) /* none is begun unpaid */
+		most = VK_CLIENT_PAID - VK_MESSAGE_COST;
 	return most < VK_CLIENT_FRAGMENT ? most : VK_CLIENT_FRAGMENT;
 }
 
@@ -228,14 +237,19 @@ int64_t vk_client_send_part(struct vk_client *client, struct vk_outlet *outlet,
 	if (!client->tx_capacity[ring])
 		return gone(client) ? -ESHUTDOWN : -EACCES;
 	while (begin < size) {
-		uint32_t most = fragment_max(client, ring);
+		uint32_t most = fragment_max(client, outlet);
 		uint32_t end = size - begin > most ? begin + most : size;
 		struct vk_message head = fragment_of(outlet, size, begin, end);
 
+		if (vk_outlet_short(outlet, end - begin)) {
+			error = -ENOBUFS;
+			break;
+		}
 		error = vk_client_put(client, VK_RECORD_DATA, &head, payload + begin, end - begin);
 		if (error)
 			break;
 		outlet->head.sequence++;
+		outlet->spent += (uint64_t)(end - begin) + VK_MESSAGE_COST;
 		outlet->within = end < size;
 		begin = end;
 	}
@@ -291,7 +305,7 @@ int64_t vk_client_room(struct vk_client *client, uint32_t ring)
 static int kind_fits(uint32_t ring, uint8_t kind)
 {
 	if (ring == VK_CLASS_CONTROL)
-		return kind == VK_RECORD_FLUSHED;
+		return kind == VK_RECORD_FLUSHED || kind == VK_RECORD_LIMIT;
 	return kind >= VK_RECORD_DATA && kind <= VK_RECORD_RESET;
 }
 

@@ -16,6 +16,9 @@ enum vk_client_const {
 	VK_CLIENT_REPORT_IDLE = 4096, /* likewise, when the reader has nothing left to read */
 	/* Payload of the largest fragment: its record is 64 KiB, its cost in windows too. */
 	VK_CLIENT_FRAGMENT = VK_SHARDED_MAX - VK_MESSAGE_COST,
+	/* A message goes when its stream's limit pays for so much of it: a peer always lets that
+	 * come to a reader who has taken everything. */
+	VK_CLIENT_PAID = 32768,
 	VK_CLIENT_FRAGMENTS_A_RING = 4, /* so many fit, or they are cut smaller */
 };
 
@@ -36,6 +39,8 @@ struct vk_outlet {
 	uint32_t within; /* 1: a message was begun, and more fragments of it must come next */
 	uint64_t sent;
 	uint64_t sent_bytes;
+	uint64_t spent; /* cost, as windows count */
+	uint64_t limit; /* of spent; 0 = the worker told none */
 };
 
 /* What the application has taken of a stream, and what the worker knows of it. */
@@ -87,6 +92,7 @@ int vk_client_put(struct vk_client *client, uint32_t kind, const struct vk_messa
 		  const uint8_t *payload, uint32_t size);
 
 /* vk_client_send is vk_client_put of a DATA record on a stream; -EPIPE if the outlet is closed,
+ * -ENOBUFS if its limit does not pay for it (the peer's application is behind),
  * -EBUSY if it is within a message of fragments. The message takes the outlet's sequence, and the
  * next one follows it (u32, wraps). */
 int vk_client_send(struct vk_client *client, struct vk_outlet *outlet, const uint8_t *payload,
@@ -106,6 +112,18 @@ int vk_client_send_many(struct vk_client *client, struct vk_outlet *outlet, cons
  * -EMSGSIZE also on logs and over VK_MESSAGE_MAX, -EPIPE also when the stream was reset. */
 int64_t vk_client_send_part(struct vk_client *client, struct vk_outlet *outlet,
 			    const uint8_t *payload, uint32_t size, uint32_t at);
+
+#ifndef VK_CDEF
+/* vk_outlet_short says whether a stream's limit does not pay for a message of size bytes. */
+static inline int vk_outlet_short(const struct vk_outlet *outlet, uint32_t size)
+{
+	uint64_t cost = (uint64_t)size + VK_MESSAGE_COST;
+
+	if (cost > VK_CLIENT_PAID)
+		cost = VK_CLIENT_PAID;
+	return outlet->limit && outlet->spent + cost > outlet->limit;
+}
+#endif
 
 /* vk_client_room returns the free bytes of TX ring r, or -EPROTO. */
 int64_t vk_client_room(struct vk_client *client, uint32_t ring);

@@ -3,6 +3,9 @@
 
 #include "vk_flows.h"
 #include "vk_session.h"
+#include "vk_slots.h"
+
+#include <string.h>
 
 enum {
 	SYSTEM_SHARE = 4, /* of params.window_bytes: its messages are small */
@@ -190,6 +193,7 @@ void vk_credit_told(struct vk_run *run, struct vk_flow *flow, uint64_t limit)
 	if (run->flows[vk_flow_number(run, flow)].pooled)
 		leave_pool(run, flow);
 	vk_lanes_add(run, flow);
+	vk_credit_limit(run, flow);
 }
 
 static void take(struct vk_run *run, const struct vk_flow *flow, uint64_t bytes)
@@ -223,6 +227,65 @@ int vk_credit_begin(struct vk_run *run, struct vk_flow *flow, uint64_t cost)
 	take(run, flow, wanted);
 	wake(run, pool, 1);
 	return 1;
+}
+
+/* ---- What applications are told ---- */
+
+void vk_credit_limit(struct vk_run *run, struct vk_flow *flow)
+{
+	uint32_t number = vk_flow_number(run, flow);
+	struct vk_flow_run *own = &run->flows[number];
+	struct vk_run_slot *slot = &run->slots[flow->app];
+
+	if (!slot->many_peers || !slot->capacity[VK_CLASS_CONTROL] || own->telling ||
+	    !vk_credit_windowed(flow) || (flow->opener && !flow->opened))
+		return;
+	own->telling = 1;
+	own->tell_next = 0;
+	if (slot->tell_last)
+		run->flows[slot->tell_last - 1].tell_next = number + 1;
+	else
+		slot->tell_first = number + 1;
+	slot->tell_last = number + 1;
+}
+
+/* Puts one limit into ring 0; 0 = no room. */
+static int tell_limit(struct vk_run *run, uint32_t slot, const struct vk_flow *flow)
+{
+	struct vk_message message = {
+		.flow = vk_flow_number(run, flow),
+		.flow_generation = flow->generation,
+		.peer = flow->peer,
+		.stream = flow->stream,
+		.time_ns = flow->tx_limit,
+	};
+	uint8_t *body = vk_slots_out(run, slot, VK_CLASS_CONTROL, sizeof message);
+
+	if (!body)
+		return 0;
+	memcpy(body, &message, sizeof message);
+	vk_slots_commit(run, slot, VK_CLASS_CONTROL, sizeof message, VK_RECORD_LIMIT);
+	return 1;
+}
+
+void vk_credit_tell_limits(struct vk_run *run, uint32_t slot)
+{
+	struct vk_run_slot *owner = &run->slots[slot];
+
+	while (owner->tell_first) {
+		uint32_t number = owner->tell_first - 1;
+		struct vk_flow *flow = &run->work->flows[number];
+		int own = flow->state == VK_ROW_LIVE && flow->app == slot;
+
+		if (own && !tell_limit(run, slot, flow))
+			return;
+		owner->tell_first = run->flows[number].tell_next;
+		if (!owner->tell_first)
+			owner->tell_last = 0;
+		run->flows[number].telling = 0;
+		if (!own && flow->state == VK_ROW_LIVE)
+			vk_credit_limit(run, flow); /* another's by now */
+	}
 }
 
 /* ---- Flows come and go ---- */

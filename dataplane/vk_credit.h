@@ -53,6 +53,15 @@ void vk_credit_told(struct vk_run *run, struct vk_flow *flow, uint64_t limit);
  * as its limit allows, and takes it. Otherwise the flow is made ready again when it may. */
 int vk_credit_begin(struct vk_run *run, struct vk_flow *flow, uint64_t cost);
 
+/* vk_credit_limit lets an application know how much it may put for a stream, if it has streams with
+ * several peers: records that wait for credit would keep those of other peers waiting behind them,
+ * as a ring is given back in its order. With one peer they may lie there. */
+void vk_credit_limit(struct vk_run *run, struct vk_flow *flow);
+
+/* vk_credit_tell_limits puts what vk_credit_limit noted into an application's ring 0, as far as that
+ * has room. */
+void vk_credit_tell_limits(struct vk_run *run, uint32_t slot);
+
 /* vk_credit_windowed says whether a flow's class has windows. */
 static inline int vk_credit_windowed(const struct vk_flow *flow)
 {

@@ -69,15 +69,30 @@ static void count_landed(struct vk_run *run)
 	}
 }
 
+/* Lets an application know the limits of all its streams. */
+static void limit_all(struct vk_run *run, uint32_t slot)
+{
+	for (uint32_t i = 0; i < run->flow_high; i++) {
+		struct vk_flow *flow = &run->work->flows[i];
+
+		if (flow->state == VK_ROW_LIVE && flow->app == slot)
+			vk_credit_limit(run, flow);
+	}
+}
+
 /* Whom an application has streams with, for those that may not keep the others waiting. */
-static void meet(struct vk_run *run, const struct vk_flow *flow)
+static void meet(struct vk_run *run, struct vk_flow *flow)
 {
 	struct vk_run_slot *slot = &run->slots[flow->app];
 	uint32_t number = vk_flow_number(run, flow);
 
 	if (!slot->some_peer)
 		slot->some_peer = flow->peer + 1;
-	slot->many_peers |= slot->some_peer != flow->peer + 1;
+	if (slot->some_peer != flow->peer + 1 && !slot->many_peers) {
+		slot->many_peers = 1;
+		limit_all(run, flow->app);
+	}
+	vk_credit_limit(run, flow);
 	if (!slot->some_stream[flow->class])
 		slot->some_stream[flow->class] = number + 1;
 	if (slot->some_stream[flow->class] != number + 1)

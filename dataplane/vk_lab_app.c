@@ -242,6 +242,17 @@ static void came_flushed(struct vk_lab_app_run *app, const struct vk_message *me
 	vk_lab_want_to_send(app, ref, lab->now_ns);
 }
 
+/* What may be put for a stream has changed. */
+static void came_limit(struct vk_lab_app_run *app, const struct vk_message *message)
+{
+	uint32_t ref = ref_of(app, message);
+
+	if (ref == VK_LAB_NO_STREAM)
+		return; /* it has ended */
+	vk_lab_end_of(app->lab, ref)->limit = message->time_ns;
+	vk_lab_want_to_send(app, ref, app->lab->now_ns);
+}
+
 static void came(struct vk_lab_app_run *app, const struct vk_entry *entry, const uint8_t *ring)
 {
 	uint32_t ref;
@@ -252,6 +263,10 @@ static void came(struct vk_lab_app_run *app, const struct vk_entry *entry, const
 	}
 	if (entry->kind == VK_RECORD_OPENED) {
 		came_opened(app, &entry->message);
+		return;
+	}
+	if (entry->kind == VK_RECORD_LIMIT) {
+		came_limit(app, &entry->message);
 		return;
 	}
 	if (entry->kind == VK_RECORD_FLUSHED) {

@@ -99,9 +99,13 @@ static int send_message(struct vk_lab_app_run *app, uint32_t ref)
 	struct vk_lab_traffic_report *report = &lab->report.traffics[stream->traffic];
 	struct vk_lab_end *end = &stream->ends[ref % 2];
 	uint32_t size = vk_lab_message_size(lab, stream, ref % 2, end->sent);
+	uint64_t cost = (uint64_t)size + VK_MESSAGE_COST;
 	struct vk_message head = head_of(app, ref);
 	int error;
 
+	/* What vk_outlet_short says of a message that nobody cuts. */
+	if (end->limit && end->spent + (cost < VK_CLIENT_PAID ? cost : VK_CLIENT_PAID) > end->limit)
+		return -ENOBUFS; /* the next limit goes on */
 	head.correlation = 0;
 	if (lab->scenario.timed && !(end->sent & (end->sent - 1))) { /* room for twice as many */
 		void *times = realloc(end->sent_ns,
@@ -118,6 +122,7 @@ static int send_message(struct vk_lab_app_run *app, uint32_t ref)
 	if (end->sent_ns)
 		end->sent_ns[end->sent] = lab->now_ns;
 	end->sent++;
+	end->spent += cost;
 	report->sent++;
 	report->sent_bytes += size;
 	return 0;

@@ -47,6 +47,8 @@ struct vk_lab_end {
 	uint32_t seen_count; /* bits in seen */
 	uint64_t *seen; /* bit = sequence has arrived */
 	uint64_t *sent_ns; /* by sequence, when the scenario is timed */
+	uint64_t spent; /* cost of what the ring took */
+	uint64_t limit; /* of it; 0 = none was told */
 	uint64_t arrived_cost; /* as windows count */
 	uint64_t consumed_cost;
 	uint64_t reported_cost;

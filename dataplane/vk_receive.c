@@ -67,6 +67,8 @@ static int tell_opened(struct vk_run *run, struct vk_flow *flow)
 		return 1;
 	flow->answered = 1;
 	flow->opened = (uint8_t)put(run, flow, &message, VK_RECORD_OPENED, NULL, 0);
+	if (flow->opened)
+		vk_credit_limit(run, flow);
 	return flow->opened;
 }
 

@@ -52,6 +52,8 @@ struct vk_run_slot {
 	uint32_t many_peers; /* there is another, which a slow one must not keep waiting */
 	uint32_t some_stream[VK_CLASS_COUNT]; /* + 1: that it has or had, by its flow */
 	uint32_t many_streams; /* bit class: there is another, likewise */
+	uint32_t tell_first; /* flow + 1 of the list of those whose limit it is to be told */
+	uint32_t tell_last;
 	uint64_t leaving_ns; /* it leaves, at the latest then; 0 = it stays */
 	uint64_t promised[VK_CLASS_COUNT]; /* bytes beyond the starts of its streams */
 };
@@ -71,6 +73,8 @@ struct vk_flow_run {
 	uint8_t owes; /* enum vk_owe */
 	uint8_t closing; /* its application closed it: no message comes behind */
 	uint8_t pooled; /* the peer never told a limit of it */
+	uint8_t telling; /* it is in its slot's list */
+	uint32_t tell_next; /* flow + 1 behind it there */
 	uint8_t waiting; /* it is in its pool's list */
 	uint32_t wait_next; /* flow + 1 behind it there */
 	uint32_t quiet; /* bytes consumed that its peer knows nothing of */

@@ -274,6 +274,8 @@ uint64_t vk_send_all(struct vk_run *run)
 	sent = vk_schedule_turn(&run->schedule, send_ring, run);
 	vk_datagram_close(run);
 	vk_session_end_turn(run);
+	for (uint32_t i = run->schedule.count; i-- > 0;)
+		vk_credit_tell_limits(run, run->schedule.apps[i]);
 	return (uint64_t)sent;
 }
 

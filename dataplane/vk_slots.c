@@ -3,6 +3,7 @@
 #include "vk_slots.h"
 
 #include "vk_bell.h"
+#include "vk_credit.h"
 #include "vk_flows.h"
 #include "vk_peers.h"
 
@@ -120,6 +121,7 @@ void vk_slots_detach(struct vk_run *run, uint32_t number)
 	vk_flows_close_slot(run, number);
 	for (uint32_t c = 0; c < VK_CLASS_COUNT; c++)
 		vk_lanes_free(run, number, c);
+	vk_credit_tell_limits(run, number); /* none is its any more: the list is emptied */
 	vk_channel_unmap(slot->self, slot->capacity, 1);
 	vk_channel_unmap((struct vk_region *)(uintptr_t)slot->peer, slot->capacity, 1);
 	close(slot->bell_app);

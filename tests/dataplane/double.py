@@ -204,6 +204,8 @@ class DoubleNode:
         self.control_ring = lib.VK_CONTROL_RING
         """Bytes of ring 0."""
         self.window = lib.VK_WINDOW_START
+        self.tells_limits = False
+        """Its applications hear what they may put for their streams."""
         self.disorder: Random | None = None
         """Hand reliable messages over out of order and more than once."""
         self.mixed: list[tuple[App, End, tuple[int, Any, bytes]]] = []
@@ -417,9 +419,17 @@ class Fabric:
             if report.cost < end.consumed:
                 app.violations += 1
             end.consumed = report.cost
+            self._tell_limit(end.other)
         if found:
             app.channel.ring_bell()
         return bool(found)
+
+    def _tell_limit(self, end: End | None) -> None:
+        if end is None or not end.app.node.tells_limits or end.other is None:
+            return
+        if end.other.limit is not None:
+            limit = end.message(time_ns=end.other.limit)
+            self._deliver(end.app, 0, lib.VK_RECORD_LIMIT, limit, b"")
 
     @staticmethod
     def _blocked(app: App, ring: int) -> bool:
@@ -558,5 +568,7 @@ class Fabric:
             ends.append(end)
         mine, theirs = ends
         mine.other, theirs.other = theirs, mine
+        for end in ends:
+            self._tell_limit(end)
         self._deliver(found, mine.ring, lib.VK_RECORD_OPEN, theirs.message(), service.encode())
         return mine

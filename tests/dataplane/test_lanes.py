@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from valkyrie.dataplane.lab import Lab, Outcome
-from valkyrie.dataplane.scenario import App, Link, Node, Scenario, Traffic
+from valkyrie.dataplane.scenario import App, Event, Link, Node, Scenario, Traffic
 
 RING_BYTES = 1 << 22
 SMALL = 1024
@@ -75,3 +75,40 @@ def test_a_large_message_goes_on_beside_any_number_of_small_ones(lab: Lab) -> No
     )
     outcome = run(lab, small, bulk("data", 65_000, 1_300_000), rate_mbps=200)
     assert outcome.traffic[1].finished_ms < outcome.traffic[0].finished_ms / 2
+
+
+@pytest.mark.parametrize("size", [200, 20_000])
+@pytest.mark.parametrize("consume_mbps", [0, 1])
+def test_a_peer_that_takes_nothing_keeps_no_other_waiting(
+    lab: Lab, size: int, consume_mbps: int
+) -> None:
+    """0: its application stands still for two seconds."""
+    still = (
+        Event(at_ms=0.1, kind="hold", app="slow"),
+        Event(at_ms=2000, kind="take", app="slow"),
+    )
+    names = ("left", "slow", "quick")
+    outcome = lab.run(
+        Scenario(
+            limit_s=60,
+            link=Link(rate_mbps=1000, delay_ms=0.1, buffer_bytes=125_000),
+            nodes=tuple(Node(name=name) for name in names),
+            apps=tuple(
+                App(
+                    name=name,
+                    node=name,
+                    ring_bytes=1 << 20,
+                    consume_mbps=consume_mbps if name == "slow" else 0,
+                )
+                for name in names
+            ),
+            events=() if consume_mbps else still,
+            traffic=tuple(
+                Traffic(source="left", target=name, klass="data", messages=total // size, size=size)
+                for name, total in (("slow", 2_000_000), ("quick", 10_000_000))
+            ),
+        )
+    )
+    assert outcome.ok, outcome.failures
+    assert outcome.traffic[0].finished_ms > 2000
+    assert outcome.traffic[1].finished_ms < 250

@@ -255,6 +255,47 @@ async def test_a_window_that_is_spent_is_the_reason(nodes: Nodes) -> None:
         await waiting
 
 
+async def test_a_limit_keeps_what_nobody_takes_out_of_the_ring(nodes: Nodes) -> None:
+    nodes[0].tells_limits = nodes[1].tells_limits = True
+    async with both(nodes) as (left, right):
+        slow, unread = await opened(left, right, 100)
+        quick, read = await opened(left, right, 101)
+        with pytest.raises(valkyrie.WouldBlockError) as caught:
+            await slow.send_many(bytes(100 * DEFAULT_RING_SIZE), 100, timeout=0.05)
+        assert caught.value.reason == "credit"
+        assert slow.counts.sent == lib.VK_WINDOW_START // (100 + lib.VK_MESSAGE_COST)
+        large = bytes(4 * DEFAULT_RING_SIZE)
+        waiting = asyncio.create_task(slow.send(large))
+        for number in range(1000):
+            await quick.send(number.to_bytes(200), timeout=SOON_S)
+            assert (await next_of(read)).payload == number.to_bytes(200)
+        assert not waiting.done()
+        for _ in range(slow.counts.sent):
+            await next_of(unread)
+        assert (await next_of(unread)).payload == large
+        await waiting
+        assert app_of(nodes[1]).violations == app_of(nodes[0]).violations == 0
+
+
+def test_the_c_application_waits_for_a_limit(nodes: Nodes) -> None:
+    nodes[0].tells_limits = nodes[1].tells_limits = True
+    with sync_pair(nodes) as (mine, theirs):
+        flows = mine._flow, theirs._flow
+        client, server = (end.rings.client for end in flows)
+        result, sent = (ffi.new("struct vk_blast_result *") for _ in range(2))
+        limit_ns = int(SOON_S * 1e9)
+        outlet, back = (end.outlet for end in flows)
+        sender = threading.Thread(
+            target=lib.vk_blast_send, args=(client, outlet, 1024, 1000, 32, limit_ns, sent)
+        )
+        sender.start()
+        inlet = flows[1].inlet
+        assert lib.vk_blast_receive(server, back, inlet, 1000, limit_ns, result) == 0
+        sender.join()
+        assert (sent.messages, result.messages, result.corrupt) == (1000, 1000, 0)
+        assert outlet.limit >= outlet.spent
+
+
 async def test_reports_that_find_no_room_are_made_good(fabric: Fabric, nodes: Nodes) -> None:
     nodes[1].control_ring = lib.VK_RING_CAPACITY_MIN
     nodes[0].window = nodes[1].window = 1 << 30
