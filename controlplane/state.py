@@ -141,7 +141,7 @@ class State:
             row.udp_port = row.home_port = udp_port
             row.resolved = 0
             row.session = row.session_local = 0
-            row.joined = row.cipher = row.keys = 0
+            row.joined = row.cipher = row.keys = row.token_classes = 0
             row.refuse = row.end_code = 0
             row.incarnation = 0
             row.generation += 1
@@ -168,8 +168,20 @@ class State:
             row.session_window = link.limits.session_window
             row.takes = link.limits.payload_max
             row.refuse = 0
+            row.token_classes = 0  # it was for another session
             row.joined = 1
         self._changed_peers()
+
+    def set_token(self, index: int, session: int, classes: int, token: bytes) -> bool:
+        """Put a peer's token on frames of these classes, while the session is this one."""
+        row = self.rows.peers[index]
+        if not row.joined or row.session != session or len(token) != lib.VK_TOKEN_BYTES:
+            return False
+        with writing(row):
+            _put(row.token, token)
+            row.token_classes = classes
+        self._changed_peers()
+        return True
 
     def leave(self, index: int, code: int) -> None:
         """End a session and its streams; until ``wait``, new ones are refused."""

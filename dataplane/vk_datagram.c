@@ -13,12 +13,24 @@ enum {
 	FEEDBACK_ROOM = 512,
 };
 
-static uint8_t *put_session(struct vk_run *run, uint8_t *at, uint32_t class, uint64_t number)
+_Static_assert((int)VK_TOKEN_BYTES == sizeof(struct vk_ext_token), "rows have room for a token");
+
+/* Writes the beginning of an outer frame, whose extensions take so many bytes besides a token, and
+ * returns where they go on. The token and what is in front of it end where data begins plus
+ * VK_OUTER_SIZE, so that what lies behind is the same with and without. */
+static uint8_t *put_outer(struct vk_run *run, const struct vk_frame *frame, uint32_t extensions,
+			  uint64_t number)
 {
 	const struct vk_datagram *open = &run->datagram;
+	const struct vk_peer *peer = &run->peers[open->peer];
+	uint8_t *at = vk_put_header(open->data - open->lead, frame,
+				    (extensions + open->lead) / VK_EXT_WORD,
+				    (uint32_t)(run->real_ns / 1000000000));
 
-	return vk_put_session(at, run->peers[open->peer].session, open->session->keyring.sealing,
-			      vk_class_space(class), number);
+	at = vk_put_session(at, peer->session, open->session->keyring.sealing,
+			    vk_class_space(open->class), number);
+	memcpy(at, peer->token, open->lead);
+	return at + open->lead;
 }
 
 static uint8_t *put_extensions(uint8_t *at, const struct vk_frame *frame)
@@ -41,7 +53,9 @@ static void commit(struct vk_run *run, uint64_t number, const uint8_t *from, int
 	uint32_t space = vk_class_space(open->class);
 	uint32_t flags = VK_SENT_ELICITING;
 	struct vk_sent_packet *packet;
-	uint32_t size = vk_sealing_seal(session, space, number, open->data, from, open->used);
+	uint8_t *data = open->data - open->lead;
+	uint32_t whole = open->used + open->lead;
+	uint32_t size = vk_sealing_seal(session, space, number, data, from, whole);
 
 	if (open->class == VK_CLASS_CRITICAL)
 		flags |= VK_SENT_CRITICAL;
@@ -50,7 +64,7 @@ static void commit(struct vk_run *run, uint64_t number, const uint8_t *from, int
 	else
 		vk_mtu_sent(&session->mtu, size, run->now_ns);
 	if (size) { /* else it is as if it was lost: no frame goes in the clear by mistake */
-		open->path->ops->tx_commit(open->path, size, paddable && size == open->used);
+		open->path->ops->tx_commit(open->path, size, paddable && size == whole);
 		vk_count_row(run, open->class)[VK_TX_FRAMES]++;
 	}
 	open->data = NULL;
@@ -85,9 +99,7 @@ void vk_datagram_close(struct vk_run *run)
 		return;
 	outer.flags = VK_FLAG_AGG | vk_sealing_flags(open->session);
 	number = vk_session_number(run, open->session, vk_class_space(open->class));
-	at = vk_put_header(open->data, &outer, sizeof(struct vk_ext_session) / VK_EXT_WORD,
-			   (uint32_t)(run->real_ns / 1000000000));
-	at = put_session(run, at, open->class, number);
+	at = put_outer(run, &outer, sizeof(struct vk_ext_session), number);
 	commit(run, number, at, 1);
 }
 
@@ -128,6 +140,8 @@ static int begin(struct vk_run *run, const struct vk_part *part)
 		return 0;
 	}
 	open->session = session;
+	open->lead = vk_fit_token(run, part->peer, part->class);
+	open->data += open->lead;
 	open->used = VK_OUTER_SIZE;
 	open->limit = vk_fit_payload(run, part->peer);
 	open->inner = 0;
@@ -169,7 +183,6 @@ static int add_alone(struct vk_run *run, const struct vk_part *part)
 	struct vk_frame frame = part->frame;
 	uint32_t overhead = vk_part_overhead(&frame);
 	uint64_t number;
-	uint8_t *at;
 
 	if (!begin(run, part))
 		return 0;
@@ -177,9 +190,7 @@ static int add_alone(struct vk_run *run, const struct vk_part *part)
 	frame.length = part->size;
 	frame.flags |= vk_sealing_flags(open->session);
 	number = vk_session_number(run, open->session, vk_class_space(part->class));
-	at = vk_put_header(open->data, &frame, (overhead - VK_HEADER_SIZE) / VK_EXT_WORD,
-			   (uint32_t)(run->real_ns / 1000000000));
-	put_extensions(put_session(run, at, part->class, number), &frame);
+	put_extensions(put_outer(run, &frame, overhead - VK_HEADER_SIZE, number), &frame);
 	open->used = overhead + part->size;
 	commit(run, number, part->payload, 0);
 	return 1;

@@ -52,7 +52,8 @@ void vk_fit_probe(struct vk_run *run, struct vk_session *session)
 	if (!size)
 		return;
 	part.frame.priority = vk_priority_lowest(part.class);
-	part.size = size - vk_part_overhead(&part.frame) - vk_fit_tag(run, session->peer);
+	part.size = size - vk_part_overhead(&part.frame) - vk_fit_tag(run, session->peer) -
+		    vk_fit_token(run, session->peer, part.class);
 	if (!vk_datagram_add(run, &part, 1))
 		return;
 	vk_mtu_probed(&session->mtu);

@@ -12,7 +12,13 @@ static inline uint32_t vk_fit_tag(const struct vk_run *run, uint32_t peer)
 	return run->peers[peer].cipher ? VK_TAG_SIZE : 0;
 }
 
-/* vk_fit_payload returns the bytes of a peer's next datagram, at most, without the tag. */
+/* vk_fit_token returns the bytes of the token on a class's frames to a peer. */
+static inline uint32_t vk_fit_token(const struct vk_run *run, uint32_t peer, uint32_t class)
+{
+	return run->peers[peer].token_classes & 1u << class ? VK_TOKEN_BYTES : 0;
+}
+
+/* vk_fit_payload returns the bytes of a peer's next datagram, at most, without tag and token. */
 static inline uint32_t vk_fit_payload(const struct vk_run *run, uint32_t peer)
 {
 	uint32_t max = run->peers[peer].payload_max;
@@ -21,7 +27,7 @@ static inline uint32_t vk_fit_payload(const struct vk_run *run, uint32_t peer)
 		max = run->sessions[peer]->mtu.size;
 	else if (max > VK_MTU_BASE_SIZE)
 		max = VK_MTU_BASE_SIZE;
-	return max - vk_fit_tag(run, peer);
+	return max - vk_fit_tag(run, peer) - (run->peers[peer].token_classes ? VK_TOKEN_BYTES : 0);
 }
 
 /* vk_fit_bound lets a session follow its peer's row. */

@@ -123,9 +123,10 @@ struct vk_session;
 /* The datagram being built; one at a time. */
 struct vk_datagram {
 	struct vk_path *path;
-	uint8_t *data; /* NULL = none is open */
-	uint32_t used; /* bytes */
-	uint32_t limit; /* bytes */
+	uint8_t *data; /* behind the room of a token; NULL = none is open */
+	uint32_t lead; /* bytes of that room */
+	uint32_t used; /* bytes, without it */
+	uint32_t limit; /* bytes, without it */
 	uint32_t inner; /* frames of the run */
 	uint32_t peer;
 	uint32_t class;

@@ -163,6 +163,7 @@ enum vk_node_const {
 	VK_PARTIAL_SIZE = 65536, /* bytes of the largest */
 	VK_CONTROL_RING = 65536, /* bytes of ring 0, which no message goes through */
 	VK_MESSAGE_COST = 64, /* bytes a message counts in windows besides its payload */
+	VK_TOKEN_BYTES = 16, /* of a TOKEN extension: this header knows nothing of frames */
 	VK_WINDOW_START = 65536, /* bytes a stream may be sent before its first credit */
 	VK_CREDIT_POOL_MIN = 1048576, /* bytes of session_window, whatever a peer says */
 };
@@ -195,13 +196,15 @@ struct vk_peer {
 	uint8_t home[16]; /* where the configuration says it is: it may have moved */
 	uint16_t home_port;
 	uint8_t home_family;
-	uint8_t pad2[3];
+	uint8_t token_classes; /* bit enum vk_class: its frames carry the peer's token */
+	uint8_t pad2[2];
 	uint16_t takes; /* UDP payload bytes, by its own word; 0 = it has not said */
 	uint32_t session; /* id on the frames we send: the peer's choice */
 	uint32_t session_local; /* id on the frames we get: ours; the top bits are a queue */
 	uint32_t ack_delay_us; /* how long the peer may hold back an acknowledgement */
 	uint32_t window_start; /* bytes that the peer lets every stream begin with */
 	uint64_t session_window; /* bytes on streams that it never told a limit of; 0 = any */
+	uint8_t token[VK_TOKEN_BYTES]; /* the extension, as the peer gave it for this session */
 };
 
 struct vk_app {
@@ -310,10 +313,19 @@ struct vk_keys {
 	struct vk_ratchet open; /* what we get */
 };
 
+/* What tokens are made with (bpf/vk_wire.h); workers have no use for it. */
+struct vk_mint {
+	uint32_t generation; /* of the key that makes tokens; 0 = there is none. Published last */
+	uint32_t pad;
+	uint64_t since_ns; /* CLOCK_MONOTONIC: when that key came */
+	uint8_t keys[2][16]; /* of a generation: at generation % 2 */
+};
+
 struct vk_secrets {
 	uint32_t magic;
 	uint32_t abi;
 	struct vk_keys keys[VK_PEERS_MAX][2];
+	struct vk_mint mint;
 };
 
 /* Which messages of a stream came: see vk_sequences.h. On a multiple of 8 bytes. */

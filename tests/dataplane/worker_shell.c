@@ -309,6 +309,21 @@ static void do_join(void)
 	printf("1\n");
 }
 
+/* token node classes: the peer has given a token, whose body counts up from 0x70 */
+static void do_token(void)
+{
+	struct vk_state *state = rig_nodes[argument[0]].state;
+	struct vk_peer *row = &state->peers[0];
+
+	row->sequence += 2;
+	row->token_classes = (uint8_t)argument[1];
+	vk_put_ext(row->token, VK_EXT_TOKEN, sizeof row->token, 7);
+	for (uint32_t i = 4; i < sizeof row->token; i++)
+		row->token[i] = (uint8_t)(0x70 + i);
+	state->peer_epoch++;
+	printf("1\n");
+}
+
 /* session node remote local generations code refuse: what a daemon enters of the peer */
 static void do_session(void)
 {
@@ -378,13 +393,14 @@ static const struct {
 	const char *name;
 	void (*run)(void);
 } commands[] = {
-	{ "put", do_put },   { "open", do_open },	{ "take", do_take },
-	{ "app", do_app },   { "log", do_log },		{ "counters", do_counters },
-	{ "poke", do_poke }, { "raw", do_raw },		{ "net", do_net },
-	{ "turn", do_turn }, { "worker", do_worker },	{ "param", do_param },
-	{ "peer", do_peer }, { "news", do_news },	{ "blocked", do_blocked },
-	{ "time", do_time }, { "service", do_service }, { "detach", do_detach },
-	{ "join", do_join }, { "session", do_session }, { "python", do_python },
+	{ "put", do_put },     { "open", do_open },	  { "take", do_take },
+	{ "app", do_app },     { "log", do_log },	  { "counters", do_counters },
+	{ "poke", do_poke },   { "raw", do_raw },	  { "net", do_net },
+	{ "turn", do_turn },   { "worker", do_worker },	  { "param", do_param },
+	{ "peer", do_peer },   { "news", do_news },	  { "blocked", do_blocked },
+	{ "time", do_time },   { "service", do_service }, { "detach", do_detach },
+	{ "join", do_join },   { "session", do_session }, { "python", do_python },
+	{ "token", do_token },
 };
 
 /* Splits a line into its command, numbers and the word among them. */
