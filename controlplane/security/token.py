@@ -1,0 +1,125 @@
+"""Tokens: what lets a peer's frames past the kernel's programs, and the keys that make them.
+
+    mint.due(now_ns)                 there is to be a new key: enter mint.following() in the kernel,
+    mint.turn(master, now_ns)        and then let it make the tokens from now on
+    mint.issue(session, address, now_ns)
+    issuer.owed(grant, ...)          a peer is to get another token: issuer.grant(...)
+
+A key makes tokens until the next one comes, and is good until the one after that: so a token whose
+life is no longer than the time between keys is good to its end, and no frame is lost when a key is
+replaced. The keys lie in memory that outlives the daemon.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from valkyrie.dataplane import ffi, lib
+from valkyrie.dataplane.guard import KEY_SIZE, Master, tick
+from valkyrie.dataplane.wire import ExtKind, Token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from valkyrie.dataplane.guard import Address
+
+_SHARE_LEFT = 0.5
+"""Of a token's life, when the peer gets the next one."""
+_CLASSES = struct.Struct(">I")
+_EVERY = (1 << lib.VK_CLASS_COUNT) - 1
+_HEAD = bytes((ExtKind.TOKEN, Token.layout.size // lib.VK_EXT_WORD))
+
+
+class Mint:
+    """Makes tokens by the key that is in use. No I/O: ``rows`` is a ``struct vk_mint``."""
+
+    def __init__(self, rows: Any, entropy: Callable[[int], bytes], rotate_ns: int) -> None:
+        self._rows = rows
+        self._entropy = entropy
+        self._rotate_ns = rotate_ns
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a key."""
+        return bool(self._rows.generation)
+
+    def due(self, now_ns: int) -> bool:
+        """Say whether it is time for another key."""
+        return not self.ready or now_ns >= self._rows.since_ns + self._rotate_ns
+
+    def following(self) -> Master:
+        """Return a new key of the next generation, which makes no tokens yet."""
+        return Master(int(self._rows.generation) + 1, self._entropy(KEY_SIZE))
+
+    def turn(self, master: Master, now_ns: int) -> None:
+        """Make tokens by this key; the kernel has it."""
+        assert master.generation == self._rows.generation + 1
+        # Last: a daemon that dies in between leaves the one before in use.
+        slot = self._rows.keys[master.generation % lib.VK_MASTERS]
+        ffi.memmove(slot, master.key, KEY_SIZE)
+        self._rows.since_ns = now_ns
+        self._rows.generation = master.generation
+
+    def issue(self, session: int, address: Address, now_ns: int) -> Token:
+        """Return a token for frames of a session from an address; there is a key."""
+        generation = int(self._rows.generation)
+        assert generation, "no key has been made"
+        key = bytes(ffi.buffer(self._rows.keys[generation % lib.VK_MASTERS]))
+        expiry = tick(now_ns + self._rotate_ns)
+        return Master(generation, key).token(session, expiry, address)
+
+    def renew_ns(self, now_ns: int) -> int:
+        """Return when a token that is issued now is to be replaced."""
+        return now_ns + int(self._rotate_ns * _SHARE_LEFT)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a peer is told: the token for its frames, and which classes' frames are to carry it."""
+
+    token: bytes
+    classes: int
+    """Bit enum vk_class; 0: none, the token is of no use."""
+    address: Address
+    """What the peer's frames have to come from."""
+    renew_ns: int
+    """When it is to get another one."""
+
+    def pack(self) -> bytes:
+        """Return the body of VK_OPTION_TOKEN."""
+        return self.token + _CLASSES.pack(self.classes)
+
+
+def parse_grant(body: bytes) -> tuple[bytes, int] | None:
+    """Return token and classes in the body of a VK_OPTION_TOKEN; None when it has none for us."""
+    if len(body) != lib.VK_TOKEN_BYTES + _CLASSES.size:
+        return None
+    token, (classes,) = body[: lib.VK_TOKEN_BYTES], _CLASSES.unpack(body[lib.VK_TOKEN_BYTES :])
+    if classes and token[: len(_HEAD)] != _HEAD:
+        return None  # it would make our frames malformed, or something else
+    return token, classes & _EVERY
+
+
+class Issuer:
+    """Says which peer gets a token, and when the next one."""
+
+    def __init__(self, mint: Mint, classes: int) -> None:
+        self._mint = mint
+        self.classes = classes
+        """Whose frames need a token: bit enum vk_class."""
+
+    def grant(self, session: int, address: Address, now_ns: int) -> Grant:
+        """Return what the peer of a session is to be told."""
+        if not self.classes or not self._mint.ready:
+            return Grant(bytes(lib.VK_TOKEN_BYTES), 0, address, now_ns)
+        token = self._mint.issue(session, address, now_ns).pack()
+        return Grant(token, self.classes, address, self._mint.renew_ns(now_ns))
+
+    def owed(self, had: Grant | None, address: Address, now_ns: int) -> bool:
+        """Say whether the peer of a session, who has taken ``had``, is to be told something."""
+        wanted = self.classes if self._mint.ready else 0
+        if had is None or not had.classes:
+            return bool(wanted)
+        return had.classes != wanted or had.address != address or now_ns >= had.renew_ns
