@@ -58,8 +58,8 @@ int vk_credit_begin(struct vk_run *run, struct vk_flow *flow, uint64_t cost);
  * as a ring is given back in its order. With one peer they may lie there. */
 void vk_credit_limit(struct vk_run *run, struct vk_flow *flow);
 
-/* vk_credit_tell_limits puts what vk_credit_limit noted into an application's ring 0, as far as that
- * has room. */
+/* vk_credit_tell_limits puts what vk_credit_limit noted into an application's ring 0, as far as
+ * that has room. */
 void vk_credit_tell_limits(struct vk_run *run, uint32_t slot);
 
 /* vk_credit_windowed says whether a flow's class has windows. */
