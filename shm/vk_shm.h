@@ -84,8 +84,7 @@ enum vk_record_kind {
 	VK_RECORD_CONSUMED = 6, /* to worker, ring 0: body is vk_consumed; credit for the peer */
 	VK_RECORD_FLUSH = 7, /* to worker: answer when all before on this stream is acknowledged */
 	VK_RECORD_FLUSHED = 8, /* to application, ring 0: the answer; correlation as in FLUSH */
-	VK_RECORD_LIMIT = 9, /* to application, ring 0: what it may put for a stream, in all: cost,
-			      * as in vk_consumed, in time_ns. Before the first: anything */
+	VK_RECORD_LIMIT = 9, /* to application, ring 0: time_ns = cost it may put for the stream */
 	VK_RECORD_KIND_COUNT = 10,
 };
 
