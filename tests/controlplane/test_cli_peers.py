@@ -1,0 +1,97 @@
+"""Two hosts that nobody prepared become two nodes that talk in secret, by commands alone."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from socket import socket as Socket  # noqa: N812
+
+import pytest
+
+import valkyrie
+from tests.lab import Lab, wait_until
+from tests.nodes import PLAIN, NodeUnderTest, make_node, running
+
+from .test_cli import valkyrie as command
+from .test_links import joined, session
+
+MARKER = b"nobody on the way may read this line"
+
+
+def introduce(node: NodeUnderTest, name: str, address: str, fingerprint: str = "") -> None:
+    arguments = ["peer", "add", name, address, *([fingerprint] if fingerprint else [])]
+    result = command(*arguments, "--config", node.config)
+    assert result.returncode == 0, result
+
+
+def own(node: NodeUnderTest) -> str:
+    """Make a node's identity and return its fingerprint."""
+    result = command("key", "new", "--config", node.config)
+    assert result.returncode == 0, result
+    return result.stdout.strip()
+
+
+def make(lab: Lab, folder: Path, security: str) -> tuple[NodeUnderTest, NodeUnderTest]:
+    links = lab.wire(lab.host("a"), lab.host("b"))
+    nodes = []
+    for link, name in zip(links, "ab", strict=True):
+        node = make_node(link, folder, {}, security=f'identity_file = "{name}.key"\n{security}')
+        text = node.config.read_text()
+        node.config.write_text(
+            text.replace("[node]\n", f'[node]\npeers_file = "{name}.peers.toml"\n')
+        )
+        nodes.append(node)
+    return nodes[0], nodes[1]
+
+
+def overheard(wire: Socket) -> bytes:
+    """Return all that has come by on an interface."""
+    found = b""
+    wire.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            found += wire.recv(65536)
+    return found
+
+
+@pytest.mark.parametrize("protected", [True, False])
+def test_what_two_nodes_say_is_read_on_the_way_only_if_they_chose_so(
+    lab: Lab, tmp_path: Path, protected: bool
+) -> None:
+    a, b = make(lab, tmp_path, "" if protected else PLAIN)
+    prints = (own(a), own(b)) if protected else ("", "")
+    introduce(a, "b", str(b.link.v4.ip), prints[1])
+    introduce(b, "a", str(a.link.v4.ip), prints[0])
+    with a.host.packet_socket(a.link.name) as wire, running(a, b):
+        wait_until(lambda: joined(a, b), 5.0, "both have joined")
+        assert session(a)["mode"] == ("post_quantum" if protected else "plaintext")
+        if protected:
+            assert session(a)["fingerprint"] == prints[1]
+        with (
+            valkyrie.attach_sync(a.socket) as one,
+            valkyrie.attach_sync(b.socket) as other,
+            other.listen("ear") as service,
+        ):
+            out = one.connect("b").open("ear", stream=1000)
+            into = service.accept(timeout=5)
+            out.send(MARKER)
+            message = into.recv(timeout=5)
+            assert message is not None
+            assert message.payload == MARKER
+        said = overheard(wire)
+    assert len(said) > 1000
+    assert (MARKER in said) is not protected
+
+
+def test_a_node_that_was_removed_is_not_let_in_again(lab: Lab, tmp_path: Path) -> None:
+    a, b = make(lab, tmp_path, "")
+    prints = own(a), own(b)
+    introduce(a, "b", str(b.link.v4.ip), prints[1])
+    introduce(b, "a", str(a.link.v4.ip), prints[0])
+    with running(a, b):
+        wait_until(lambda: joined(a, b), 5.0, "both have joined")
+    assert command("peer", "remove", "a", "--config", b.config).returncode == 0
+    with running(a, b):
+        wait_until(lambda: b.status()["refused_control"].get("stranger", 0) > 2, 5.0, "a asks")
+        assert session(a)["state"] != "up"
+        assert b.status()["sessions"] == []
