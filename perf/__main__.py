@@ -4,6 +4,7 @@ scripts/bench [--quick | --full]        the suite and the close-ups; ends with a
 scripts/bench compare OLD NEW           what changed between two reports; exit 1 if worse
 scripts/bench render REPORT             all that is made from a report, again
 scripts/bench readme [REPORT]           the README's figures from the kept report
+scripts/bench explain SCENARIO          where a message's time and cost go, on both paths
 scripts/bench schema                    docs/report.schema.json, what a report is
 """
 
@@ -13,11 +14,11 @@ import argparse
 import importlib
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import charts, load, markdown, page, regression, report, scale, schema, tables
+from . import charts, explain, load, markdown, page, regression, report, scale, schema, tables
 from .comparison import Suite
 from .contestant import BUILD, Contestant
 from .curve import Curve
@@ -61,6 +62,9 @@ def _arguments() -> argparse.Namespace:
     compare.add_argument("new", type=Path)
     commands.add_parser("render").add_argument("report", type=Path)
     commands.add_parser("schema")
+    why = commands.add_parser("explain")
+    why.add_argument("explained", choices=[one.name for one in SCENARIOS], metavar="SCENARIO")
+    why.add_argument("--json", type=Path, dest="explanation", metavar="FILE")
     readme = commands.add_parser("readme")
     readme.add_argument("report", type=Path, nargs="?", default=report.BASELINE)
     options = parser.parse_args()
@@ -179,22 +183,43 @@ def _compare(old: Path, new: Path) -> int:
     return int(worse > 0)
 
 
+def _explain(options: argparse.Namespace) -> int:
+    scenario = next(one for one in SCENARIOS if one.name == options.explained)
+    found = explain.explain(scenario, PROFILES[options.profile])
+    for one in found:
+        print("\n".join(explain.lines(one)))
+    path = options.explanation or BUILD / f"explain-{scenario.name}.json"
+    report.save(explain.document(scenario, found), path)
+    print(f"\nreport: {path}")
+    return 0
+
+
+def _schema() -> int:
+    schema.SCHEMA.write_text(schema.text(), "utf-8")
+    return 0
+
+
+def _readme(path: Path) -> int:
+    markdown.write_readme(report.load(path))
+    return 0
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "run": _run,
+    "compare": lambda options: _compare(options.old, options.new),
+    "render": lambda options: _render(options.report),
+    "readme": lambda options: _readme(options.report),
+    "explain": _explain,
+    "schema": lambda _: _schema(),
+}
+
+
 def main() -> int:
     """Do what the command line asks for; returns the exit code."""
     options = _arguments()
     try:
-        if options.command == "compare":
-            return _compare(options.old, options.new)
-        if options.command == "render":
-            return _render(options.report)
-        if options.command == "schema":
-            schema.SCHEMA.write_text(schema.text(), "utf-8")
-            return 0
-        if options.command == "readme":
-            markdown.write_readme(report.load(options.report))
-            return 0
-        return _run(options)
-    except (report.ReportError, OSError) as error:
+        return COMMANDS[options.command](options)
+    except (report.ReportError, explain.ExplainError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -8,6 +8,7 @@ import resource
 import select
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -157,8 +158,12 @@ def play(
     repetition: int,
     *,
     counter: Counter | None = None,
+    started: Callable[[int, int], None] | None = None,
 ) -> Run:
-    """Run both sides once; with *counter* their system calls are counted, at some cost."""
+    """Run both sides once; with *counter* their system calls are counted, at some cost.
+
+    *started* is told the processes of both sides.
+    """
     run = Run(contestant.name, scenario.name, repetition, offered=scenario.rate)
     order = [scenario.shape, contestant.transport, contestant.address(arena), str(scenario.size)]
     order += [str(profile.warm_s), str(profile.run_s), str(scenario.rate or scenario.count)]
@@ -170,6 +175,8 @@ def play(
         receiver.wait_until_ready()
         sender = _Side(arena, contestant, "sender", *order)
         sides.append(sender)
+        if started:
+            started(sender.process.pid, receiver.process.pid)
         watch = Watch(arena.helpers, counter, [side.process.pid for side in sides])
         limit_s = 4 * (profile.warm_s + profile.run_s) + MARGIN_S + scenario.count * OPEN_S
         there = sender.result(limit_s)
@@ -196,7 +203,7 @@ def play(
 
 def _fill(run: Run, there: Result, here: Result, scenario: Scenario) -> None:
     """Derive the figures from those of the two sides; costs are totals until now."""
-    counting = there if scenario.shape == "request" else here
+    counting = there if scenario.shape in ("request", "marked") else here
     run.sent, run.received = there.messages, counting.messages
     # The longer of both times: a queue that the warm-up filled drains faster than anybody sends.
     run.rate = counting.messages * 1e9 / max(there.elapsed_ns, here.elapsed_ns, 1)

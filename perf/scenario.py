@@ -26,7 +26,7 @@ class Scenario:
     @property
     def figure(self) -> str:
         """What is compared: messages a second, or nanoseconds at the median."""
-        return "p50_ns" if self.shape in ("request", "open") else "rate"
+        return "p50_ns" if self.shape in ("request", "open", "marked") else "rate"
 
 
 SCENARIOS = (

@@ -99,7 +99,7 @@ def _local(
     )
 
 
-MANY = {"streams", "logs", "applications"}
+MANY = {"streams", "logs", "applications", "marked"}
 ALL, BULK = {"stream", "request", "open"}, {"stream"}
 CONTESTANTS = (
     *(

@@ -5,6 +5,7 @@ A side is started as ``SIDE ROLE SHAPE TRANSPORT ADDRESS SIZE WARM_S RUN_S RATE`
 - ROLE is ``receiver`` (it listens, and counts) or ``sender``.
 - SHAPE is ``stream`` (one way, as fast as it goes), ``request`` (one message out, its echo back) or
   ``open`` (one way, RATE messages a second at fixed times, whether or not the one before arrived).
+  Those in C also know ``marked``: ``request``, with a system call where a message passes.
   Valkyrie's has more, one way as fast as it goes: RATE ``streams``, ``logs`` or ``applications``.
 
 It writes ``ready`` when a sender may start, one line of JSON when it has finished (the fields of

@@ -23,7 +23,14 @@ OPEN_S = 10.0
 AHEAD = 500
 """Streams that are opened before the receiver has accepted them; it refuses more than 1024."""
 SERVICE = "perf"
-STREAM_IDS = {"stream": 1000, "request": 100, "open": 100, "streams": 1000, "logs": 10_000}
+STREAM_IDS = {
+    "stream": 1000,
+    "request": 100,
+    "open": 100,
+    "marked": 100,
+    "streams": 1000,
+    "logs": 10_000,
+}
 """Bulk goes as class data, what somebody waits for as class job."""
 _attached = contextlib.ExitStack()
 """Never left: a side ends with its process."""
