@@ -15,6 +15,7 @@ from valkyrie.dataplane.errors import ConfigError
 
 from .security.fingerprint import parse_fingerprint
 from .security.modes import SIGNED, Cipher, Mode, Policy
+from .security.revocation import RevocationFile
 from .security.trust import Peer, Pins
 from .settings_base import WrongKeyError
 from .settings_security import IDENTITY_FILE
@@ -47,6 +48,8 @@ class Credentials:
     Whoever comes in plaintext is granted no name: only a peer that is ``unprotected`` is to be
     taken for who has its address.
     """
+    revoked: RevocationFile | None = None
+    """Of which ``pins`` has what is revoked."""
     made: bool = False
     """The identity was made now, for want of a file."""
 
@@ -216,6 +219,7 @@ def assemble(
     secrets: tuple[bytes, ...] = (),
     tls: TlsCredentials | None = None,
     *,
+    revoked: RevocationFile | None = None,
     made: bool = False,
 ) -> Credentials:
     """Return the credentials of a node whose secrets are these."""
@@ -235,7 +239,11 @@ def assemble(
                 f" {peer.token_id.hex()}, which is shared with peer '{peer.name}': put it there"
             )
     trust = Pins({peer.name: peer for peer in peers if peer is not None})
-    return Credentials(Local(identity, trust, ours, secrets, tls), trust, peers, made)
+    if tls is not None:
+        tls = replace(tls, check=trust.check_certificate)
+    if revoked is not None:
+        trust.revocations = revoked.revocations
+    return Credentials(Local(identity, trust, ours, secrets, tls), trust, peers, revoked, made)
 
 
 def load(config: Config, *, make: bool = False) -> Credentials:
@@ -253,7 +261,8 @@ def load(config: Config, *, make: bool = False) -> Credentials:
         identity, made = _identity(beside(config, security.identity_file), make=make)
     secrets = _read_secrets(config) if security.secrets_file else ()
     tls = _read_tls(config) if security.certificate_file else None
-    return assemble(config, identity, secrets, tls, made=made)
+    revoked = RevocationFile(beside(config, security.revoked_file))
+    return assemble(config, identity, secrets, tls, revoked=revoked, made=made)
 
 
 def _identity(path: Path, *, make: bool) -> tuple[Identity, bool]:

@@ -31,12 +31,14 @@ from . import administration, auditor, credentials, messages, policy, privileges
 from . import config as configuration
 from .appserver import Answer, AppServer, Connection
 from .auditor import FLUSH_S, Auditor
+from .credentials import beside
 from .keyring import Keyring
-from .link import Event, Joined, Left
+from .link import Event, Joined, Left, Refused
 from .links import Links
 from .messages import Kind, Message
 from .peers import Peers, PortFacts
 from .policy import Grant, Refusal
+from .revoker import Revoker
 from .sessions import Moved
 from .state import State, get, set_application_name
 from .watch import Watch
@@ -97,7 +99,10 @@ class Inherited:
         self.credentials = credentials.load(self.config)
         self.rules = configuration.rules(self.config)
         self.operators = configuration.operators(self.config)
-        self.reads = [Path(self.config.file).absolute().parent] if self.config.file else []
+        security = self.config.security
+        names = [self.config.file, security.revoked_file, security.certificate_file]
+        files = [beside(self.config, name) for name in names if name]
+        self.reads = [file.absolute().parent for file in files]  # files there are replaced
 
     def descriptors(self) -> list[int]:
         """Return the descriptors a daemon keeps."""
@@ -207,6 +212,7 @@ class Daemon:
         )
         self.links.observe = self._peer_event
         self.watch = Watch(self)
+        self._revoker = self._make_revoker()
         self.links.refused_from = lambda place: self.watch.happened(
             "control_refused", str(place.address)
         )
@@ -228,6 +234,7 @@ class Daemon:
                 self._heart(),
                 self._put_on_record(),
                 self.watch.run(),
+                *([self._revoker.run()] if self._revoker else []),
                 self.peers.run(),
                 self.links.run(),
                 self._hear(),
@@ -245,6 +252,14 @@ class Daemon:
         self.audit.close()
         for task in done:
             task.result()
+
+    def _make_revoker(self) -> Revoker | None:
+        known = self.inherited.credentials
+        if known is None:
+            return None
+        name = self.config.security.certificate_file
+        certificate = beside(self.config, name) if name else None
+        return Revoker(known, self.audit, self.links, certificate)
 
     # ---- Life ----
 
@@ -293,12 +308,16 @@ class Daemon:
         name = self.config.peers[index].name
         match event:
             case Joined():
-                self.audit.note("peer.join", name, peer=name, anew=event.lost)
+                how = event.link.protection
+                mode = how.mode.name.lower() if how.mode is not None else ""
+                who = {"peer": name, "mode": mode, "fingerprint": how.fingerprint}
+                self.audit.note("peer.join", name, anew=event.lost, **who)
             case Left(joined=True):
                 self.audit.note("peer.leave", name, peer=name, code=event.code)
                 self.watch.happened("peer_left", name)
-            case Left():
-                self.audit.note("peer.refuse", name, peer=name, code=event.code)
+            case Left() | Refused():
+                why = event.reason if isinstance(event, Refused) else event.why
+                self.audit.note("peer.refuse", name, peer=name, code=event.code, reason=why)
                 self.watch.happened("peer_refused", name)
             case Moved():
                 place = event.place

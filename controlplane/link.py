@@ -75,6 +75,16 @@ class Left:
     code: int
     joined: bool = True
     """There was one."""
+    why: str = ""
+    """In words, where there is more to say than the code."""
 
 
-Event = Joined | Left
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Event: somebody where the peer is has asked for a session, and was not let in."""
+
+    code: int
+    reason: str
+
+
+Event = Joined | Left | Refused

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import time
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.control import Limits
 from valkyrie.dataplane.wire import Code
 
-from .link import Joined, Left, Terms
+from .link import Joined, Left, Refused, Terms
 from .liveness import Patience
 from .security.handshake import Timing
 from .security.modes import Cipher
@@ -73,6 +74,8 @@ class Links:
         self._stir = asyncio.Event()
         self._refusing: dict[int, int] = {}
         """When streams to a peer may wait again, by peer."""
+        self._barred: set[str] = set()
+        """Peers that are not asked."""
         now_ns = time.monotonic_ns()
         timing = Timing(give_up_ns=config.session.handshake_ms * _MS)
         incarnation = rows.incarnation(os.urandom)
@@ -114,7 +117,7 @@ class Links:
             give_up_ns=settings.handshake_ms * _MS,
             again_ns=settings.retry_ms * _MS,
             again_max_ns=max(settings.retry_max_ms, settings.retry_ms) * _MS,
-            eager=settings.eager,
+            eager=settings.eager and peer.name not in self._barred,
         )
 
     async def run(self) -> None:
@@ -142,6 +145,16 @@ class Links:
         if index in self.sessions:
             self.sessions.close(index, code, time.monotonic_ns())
             self._settle()
+
+    def bar(self, index: int, *, barred: bool) -> None:
+        """Stop asking a peer for a session that it would not get, or ask it again."""
+        name = self._config.peers[index].name
+        if index not in self.sessions or barred == (name in self._barred):
+            return
+        self._barred ^= {name}
+        session = self.sessions[index]
+        session.terms = replace(session.terms, eager=self._config.session.eager and not barred)
+        self._stir.set()
 
     def want(self, index: int) -> None:
         """Have a session with a peer that somebody wants to talk to."""
@@ -212,6 +225,8 @@ class Links:
     def _settle(self) -> None:
         for index, event in self.sessions.take_events():
             self.observe(index, event)
+            if isinstance(event, Refused):
+                continue
             if isinstance(event, Joined):
                 self._refusing.pop(index, None)
                 self._join(index, event)

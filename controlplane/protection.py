@@ -45,6 +45,8 @@ class Protection:
     quantum_safe: bool = False
     fingerprint: str = ""
     """The peer's; empty where the mode has none."""
+    serial: int | None = None
+    """Of the peer's certificate."""
     ends_ns: int | None = None
     """When it is to be over; None: it need not be."""
     ours: bytes = field(default=b"", repr=False)
@@ -67,6 +69,7 @@ class Protection:
             event.choice.pattern,
             event.claim.quantum_safe,
             str(card.fingerprint) if card is not None else "",
+            event.claim.serial,
             ends_ns,
             ours=schedule.export(_LABEL, bytes([out])),
             theirs=schedule.export(_LABEL, bytes([into])),

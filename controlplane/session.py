@@ -324,7 +324,7 @@ class Session:
         if isinstance(event, Failed) and event.code is Failure.TIMEOUT and not heard:
             self._fail(Code.UNREACHABLE, now_ns)
         elif isinstance(event, Failed):
-            self._fail(event.code, now_ns)
+            self._fail(event.code, now_ns, event.reason)
         elif event is not None:
             self._established(attempt, event, now_ns)
 
@@ -345,7 +345,7 @@ class Session:
         try:
             theirs = self._fitting(event.terms, now_ns)
         except SecurityError as error:
-            self._fail(error.code, now_ns)
+            self._fail(error.code, now_ns, str(error))
             return
         kept = (
             old is not None
@@ -356,7 +356,7 @@ class Session:
             self._deaf_ns = now_ns + _LIE_NS
         self._join(theirs, attempt.offer.session, event, now_ns, kept=kept, asked=True)
 
-    def _fail(self, code: int, now_ns: int) -> None:
+    def _fail(self, code: int, now_ns: int, why: str = "") -> None:
         """Give an attempt up. Without keys the session that it was to renew is lost with it."""
         self._attempt = None
         self._again_ns = now_ns + self._again_wait_ns
@@ -372,7 +372,7 @@ class Session:
         if link is not None:
             self._leave(code, now_ns)
         else:
-            self._events.append(Left(code, joined=False))
+            self._events.append(Left(code, joined=False, why=why))
 
     # ---- Being asked ----
 

@@ -20,7 +20,7 @@ from valkyrie.dataplane.control import (
 )
 from valkyrie.dataplane.wire import Type
 
-from .link import Event, Link, Terms
+from .link import Event, Link, Refused, Terms
 from .security.door import Door
 from .security.errors import SecurityError
 from .security.handshake import Established
@@ -209,6 +209,7 @@ class Sessions:
             place, row = Place.parse(source), self._rows[index]
             if not isinstance(event, Established):
                 row.session.failed(event.code)
+                self._events.append((index, Refused(event.code, event.reason)))
                 continue
             row.session.accepted(event, now_ns)
             if place != row.place and self._places.get(place.address) == index:

@@ -40,7 +40,7 @@ ACTIONS: dict[Action, frozenset[By]] = {
     "limit": frozenset({"class", "source"}),
     "kill": frozenset({"peer"}),
     "detach": frozenset({"application"}),
-    "rotate": frozenset(),
+    "rotate": frozenset({"peer"}),
     "block": frozenset(),
 }
 """To whom each can be done; to nobody: this version cannot do it."""
@@ -90,8 +90,8 @@ class Intrusion(Settings, frozen=True, kw_only=True):
         Meta(
             description="`log` no more than that. `limit`, by class or source: let in only"
             " `rate_packets` while the alarm lasts, of the class, or of every source. `kill`, by"
-            " peer: end the session. `detach`, by application: cut it off. `rotate` and `block`"
-            " are not available in this version, and refused."
+            " peer: end the session. `rotate`, by peer: make it anew, with new keys."
+            " `detach`, by application: cut it off. `block` is not available in this version."
         ),
     ] = "log"
     rate_packets: Annotated[

@@ -81,6 +81,14 @@ class Security(Settings, frozen=True, kw_only=True):
     roots_file: Annotated[
         str, Meta(description="For `mtls`: certificates of the roots that peers' lead to, in PEM.")
     ] = ""
+    revoked_file: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="Peers that are let in no more (docs/AUDIT.md); looked at all the time, so"
+            " that `node.user` has to be able to read it. There may be none.",
+        ),
+    ] = "revoked.toml"
     audit_file: Annotated[
         str,
         Meta(

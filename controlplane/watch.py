@@ -142,10 +142,12 @@ class Watch:
         )
         if rule.action == "limit":
             await self._police(_policer(rule, event.subject))
-        elif rule.action == "kill":
+        elif rule.action in ("kill", "rotate"):
             index = self._daemon.peers.find(event.subject)
-            if index is not None:
+            if index is not None and rule.action == "kill":
                 self._daemon.links.close(index, Code.POLICY)
+            elif index is not None:
+                self._daemon.links.renew(index)
         elif rule.action == "detach":
             self._daemon.cut(event.subject)
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cryptography import x509
 
     from .claim import Claim
+    from .trust import Peer
 
 SIZE_MAX = 4 << 20
 
@@ -64,6 +65,18 @@ class Revocations:
         if claim.serial is not None and claim.serial in self.serials:
             return self.serials[claim.serial]
         return self.names.get(claim.name) if claim.mode is Mode.MTLS else None
+
+    @property
+    def count(self) -> int:
+        """How many entries there are."""
+        return len(self.fingerprints) + len(self.serials) + len(self.names) + len(self.tokens)
+
+    def reason_for(self, peer: Peer) -> str | None:
+        """Return why a peer of the configuration is revoked, by all that it is known by."""
+        token = peer.token_id.hex() if peer.token_id is not None else ""
+        if peer.pin is not None and peer.pin in self.fingerprints:
+            return self.fingerprints[peer.pin]
+        return self.tokens.get(token, self.names.get(peer.certificate_name))
 
     def check(self, claim: Claim) -> None:
         """Raise SecurityError for a peer that is revoked."""
@@ -143,7 +156,10 @@ class RevocationFile:
                 ) from None
             return False
         except OSError as error:
-            raise ConfigError(f"{self._path}: {error.strerror}") from error
+            raise ConfigError(
+                f"{self._path}: {error.strerror}: revocations are not seen while the node runs: let"
+                " node.user read it, and enter its directories"
+            ) from error
         self._seen = seen
         if len(data) > SIZE_MAX:
             raise ConfigError(f"{self._path}: has more than {SIZE_MAX} bytes")

@@ -32,7 +32,7 @@ _READ_SIZE = 65536
 class TlsCredentials:
     """What a node shows, and whose certificates it takes."""
 
-    chain: Sequence[x509.Certificate]
+    chain: list[x509.Certificate]
     """The node's own first, then what is between it and the root."""
     key: Ed25519PrivateKey | EllipticCurvePrivateKey
     roots: Sequence[x509.Certificate]
@@ -41,6 +41,13 @@ class TlsCredentials:
 
     def __repr__(self) -> str:
         return f"<TlsCredentials {node_name(self.chain[0])}>"
+
+    def renew(self, chain: Sequence[x509.Certificate]) -> None:
+        """Show another certificate of the same name and key from now on; MisuseError for others."""
+        same_key = chain[0].public_key() == self.chain[0].public_key()
+        if not same_key or node_name(chain[0]) != node_name(self.chain[0]):
+            raise MisuseError("a renewed certificate has the name and the key of the old one")
+        self.chain[:] = chain
 
 
 def make_context(credentials: TlsCredentials) -> SSL.Context:

@@ -24,20 +24,26 @@ def parse_credentials(
     chain: tuple[Path, bytes], key: tuple[Path, bytes], roots: tuple[Path, bytes]
 ) -> TlsCredentials:
     """Return the credentials of three files; ConfigError names the one that is no good."""
-    certificates = _certificates(*chain)
-    if len(certificates) >= CHAIN_MAX:
-        raise ConfigError(
-            f"{chain[0]}: has {len(certificates)} certificates: the node's own and at most one"
-            " between it and the root"
-        )
+    certificates = parse_chain(*chain)
     private = _key(*key)
     if private.public_key() != certificates[0].public_key():
         raise ConfigError(f"{key[0]}: is not the key of the first certificate in {chain[0]}")
+    return TlsCredentials(certificates, private, _certificates(*roots))
+
+
+def parse_chain(path: Path, data: bytes) -> list[x509.Certificate]:
+    """Return a node's certificate and what is between it and the root."""
+    certificates = _certificates(path, data)
+    if len(certificates) >= CHAIN_MAX:
+        raise ConfigError(
+            f"{path}: has {len(certificates)} certificates: the node's own and at most one"
+            " between it and the root"
+        )
     try:
         node_name(certificates[0])
     except SecurityError as error:
-        raise ConfigError(f"{chain[0]}: is no node's certificate: {error}") from None
-    return TlsCredentials(certificates, private, _certificates(*roots))
+        raise ConfigError(f"{path}: is no node's certificate: {error}") from None
+    return certificates
 
 
 def _certificates(path: Path, data: bytes) -> list[x509.Certificate]:

@@ -15,6 +15,8 @@ from .revocation import Revocations
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from cryptography import x509
+
     from .claim import Claim
     from .fingerprint import Fingerprint
     from .identity import Card
@@ -118,6 +120,10 @@ class Pins:
             raise SecurityError(Failure.FLOOR, f"{peer.name} is pinned to post-quantum keys")
         grant = Grant(peer.name, peer.rights, peer.lifetime_ns)
         return self._narrowed(grant, claim) if peer.evidence else grant
+
+    def check_certificate(self, certificate: x509.Certificate) -> None:
+        """Raise SecurityError for a certificate that is revoked by now."""
+        self.revocations.check_certificate(certificate)
 
     def _narrowed(self, grant: Grant, claim: Claim) -> Grant:
         """Return what both the peer and the subject of its evidence may do."""

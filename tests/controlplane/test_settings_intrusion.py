@@ -32,7 +32,7 @@ WRONG: dict[int, tuple[dict[str, Any], str]] = {
     4: ({"by": "planet"}, r"intrusion.*planet"),
     5: ({"action": "detach"}, r"\.action: 'detach' is done by application, not by peer"),
     6: ({"action": "block"}, r"\.action: 'block' is not available in this version"),
-    7: ({"action": "rotate"}, r"\.action: 'rotate' is not available in this version"),
+    7: ({"action": "limit"}, r"\.action: 'limit' is done by class or source, not by peer"),
     8: ({"rate_packets": 5}, r"\.rate_packets: goes with action 'limit'"),
     9: ({"count": 0}, r"count"),
     10: ({"window_s": 0}, r"window_s"),

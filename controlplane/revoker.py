@@ -1,0 +1,159 @@
+"""Ends the sessions of peers that were revoked, and takes renewed certificates, while a node runs.
+
+Both by looking at a file a few times a second: neither needs a restart, or anybody to be asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+from typing import TYPE_CHECKING
+
+from valkyrie.dataplane.errors import ConfigError
+from valkyrie.dataplane.wire import Code
+
+from .security.certificates import node_name, renewal_time
+from .security.errors import MisuseError
+from .security.tls_files import parse_chain
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .auditor import Auditor
+    from .credentials import Credentials
+    from .links import Links
+    from .security.revocation import Revocations
+    from .security.trust import Peer
+
+log = logging.getLogger("valkyrie")
+
+LOOK_S = 0.25
+"""A revoked peer's session is over in less than a second."""
+_REMIND = dt.timedelta(days=1)
+
+
+class Revoker:
+    """Looks at ``revoked.toml`` and at the node's own certificate."""
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        audit: Auditor,
+        links: Links,
+        certificate: Path | None = None,
+    ) -> None:
+        """Begin with what was revoked when the credentials were read."""
+        self._credentials = credentials
+        self._audit = audit
+        self._links = links
+        self._certificate = certificate
+        self._seen = _stamp(certificate)
+        self._reminded: dt.datetime | None = None
+        self._said = ""
+        self._applied = False
+
+    async def run(self) -> None:
+        """Look for ever."""
+        while True:
+            self.look(dt.datetime.now(dt.UTC))
+            await asyncio.sleep(LOOK_S)
+
+    def look(self, now: dt.datetime) -> None:
+        """Do what the files say now."""
+        for step in (self._revoke, self._renew):
+            try:
+                step()
+            except (ConfigError, OSError) as error:
+                if str(error) != self._said:  # once, not four times a second
+                    self._said = str(error)
+                    log.warning("%s", error)
+                    self._audit.note("credentials.unreadable", reason=str(error))
+        self._remind(now)
+
+    # ---- Peers ----
+
+    def _revoke(self) -> None:
+        file = self._credentials.revoked
+        if file is None:
+            return
+        try:
+            if file.poll():
+                self._audit.note("revocation.read", entries=file.revocations.count)
+                log.info("revoked.toml has %d entries now", file.revocations.count)
+                self._applied = False
+        finally:
+            if not self._applied:  # what was read at the start too: sessions may be older
+                self._applied = True
+                self._apply(file.revocations)
+
+    def _apply(self, revocations: Revocations) -> None:
+        self._credentials.pins.revocations = revocations
+        for index, peer in enumerate(self._credentials.peers):
+            if peer is None:
+                continue
+            self._links.bar(index, barred=revocations.reason_for(peer) is not None)
+            reason = self._reason(index, peer)
+            if reason is not None:
+                self._audit.note("peer.revoke", peer.name, peer=peer.name, reason=reason)
+                log.warning("peer '%s' is revoked: %s", peer.name, reason or "no reason given")
+                self._links.close(index, Code.CREDENTIAL)
+
+    def _reason(self, index: int, peer: Peer) -> str | None:
+        """Return why the session with a peer has to end; None: it may last."""
+        revocations = self._credentials.pins.revocations
+        reason = revocations.reason_for(peer)
+        link = self._links.sessions[index].link
+        if reason is not None or link is None or not revocations.serials:
+            return reason
+        if link.protection.serial is not None:
+            return revocations.serials.get(link.protection.serial)
+        if link.protection.mode is None and peer.certificate_name:
+            return "a certificate was revoked, perhaps this one's: it may prove itself anew"
+        return None
+
+    # ---- The node's own certificate ----
+
+    def _renew(self) -> None:
+        tls = self._credentials.local.tls
+        if self._certificate is None or tls is None:
+            return
+        stamp = _stamp(self._certificate)
+        if stamp == self._seen:
+            return
+        self._seen = stamp
+        try:
+            tls.renew(parse_chain(self._certificate, self._certificate.read_bytes()))
+        except MisuseError as error:
+            raise ConfigError(f"{self._certificate}: {error}: start the node again") from None
+        until = f"{tls.chain[0].not_valid_after_utc:%Y-%m-%d %H:%M}"
+        serial = f"{tls.chain[0].serial_number:x}"
+        self._audit.note("certificate.renew", serial=serial, until=until)
+        log.info("a new certificate of '%s', good until %s UTC", node_name(tls.chain[0]), until)
+        self._reminded = None
+
+    def _remind(self, now: dt.datetime) -> None:
+        tls = self._credentials.local.tls
+        if tls is None or now < renewal_time(tls.chain[0]):
+            return
+        if self._reminded is not None and now - self._reminded < _REMIND:
+            return
+        self._reminded = now
+        until = f"{tls.chain[0].not_valid_after_utc:%Y-%m-%d %H:%M}"
+        self._audit.note("certificate.due", until=until)
+        log.warning(
+            "this node's certificate is good until %s UTC and past two thirds of its life: "
+            "`valkyrie cert renew`, and put it in the place of %s",
+            until,
+            self._certificate,
+        )
+
+
+def _stamp(path: Path | None) -> tuple[int, int, int] | None:
+    if path is None:
+        return None
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

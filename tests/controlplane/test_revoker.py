@@ -1,0 +1,231 @@
+"""Revoked while the node runs: sessions end, nobody comes back; and certificates are renewed."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
+
+import valkyrie
+from tests.controlplane.security.parties import identity, only, peer
+from tests.lab import SLOWNESS, Lab, wait_until
+from tests.nodes import NodeUnderTest, make_secure_pair, running
+from valkyrie.controlplane.auditor import Auditor
+from valkyrie.controlplane.credentials import Credentials
+from valkyrie.controlplane.protection import Protection
+from valkyrie.controlplane.revoker import Revoker
+from valkyrie.controlplane.security.certificates import issue, make_root
+from valkyrie.controlplane.security.local import Local
+from valkyrie.controlplane.security.modes import Mode
+from valkyrie.controlplane.security.revocation import RevocationFile
+from valkyrie.controlplane.security.tls import TlsCredentials
+from valkyrie.controlplane.security.trust import Peer, Pins
+from valkyrie.dataplane.wire import Code
+
+NOW = dt.datetime(2030, 1, 1, tzinfo=dt.UTC)
+
+
+def on_record(node: NodeUnderTest, event: str) -> list[dict[str, Any]]:
+    log = node.config.with_name(f"audit-{node.host.name}.jsonl")
+    records = map(json.loads, log.read_bytes().splitlines())
+    return [record for record in records if record["event"] == event]
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory that the daemon's user can look into; pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def test_a_peer_that_is_revoked_is_out_in_a_second_and_stays_out(lab: Lab, public: Path) -> None:
+    a, b = make_secure_pair(lab, public, extra="[session]\nretry_ms = 100\n")
+    file = public / "a-revoked.toml"
+    text = a.config.read_text().replace("[security]\n", f'[security]\nrevoked_file = "{file}"\n')
+    a.config.write_text(text)
+    with (
+        running(a, b),
+        valkyrie.attach_sync(a.socket) as receiver,
+        valkyrie.attach_sync(b.socket) as sender,
+        receiver.listen("x") as service,
+    ):
+        out = sender.connect("a").open("x", stream=100)
+        out.send(b"hello")
+        into = service.accept(timeout=5)
+        assert into.recv(timeout=5)
+        wait_until(lambda: bool(on_record(a, "peer.join")))
+        joined = on_record(a, "peer.join")[-1]["fields"]
+        assert joined["mode"] == "post_quantum"
+        entry = f'fingerprint = "{joined["fingerprint"]}"\nreason = "laptop lost"\n'
+        replace(file, f"[[revoked]]\n{entry}")
+        with pytest.raises(valkyrie.StreamResetError):
+            into.recv(timeout=5)
+        wait_until(lambda: bool(on_record(a, "peer.revoke")))
+        (revoked,) = on_record(a, "peer.revoke")
+        assert revoked["fields"] == {"peer": "b", "reason": "laptop lost"}
+        assert revoked["time_ns"] - file.stat().st_mtime_ns < 1e9 * SLOWNESS
+        assert a.status()["sessions"][0]["state"] != "up"
+        wait_until(lambda: "revoked" in str(on_record(a, "peer.refuse")))
+        assert len(on_record(a, "peer.join")) == 1
+        replace(file, "revoked = 5")  # takes nothing back
+        wait_until(lambda: len(on_record(a, "credentials.unreadable")) == 1)
+        assert a.status()["sessions"][0]["state"] != "up"
+        replace(file, "")
+        wait_until(lambda: len(on_record(a, "peer.join")) == 2, 20.0)
+
+
+def replace(file: Path, text: str) -> None:
+    """Put a text into a file at once: nobody sees half of it."""
+    new = file.with_suffix(".new")
+    new.write_text(text)
+    new.replace(file)
+
+
+def test_a_node_does_not_start_with_a_list_that_it_cannot_read(lab: Lab, tmp_path: Path) -> None:
+    a, _ = make_secure_pair(lab, tmp_path)
+    (tmp_path / "revoked.toml").write_text("[[revoked]]\nfingerprint = 'what'\n")
+    a.up()
+    assert a.process is not None
+    assert a.process.wait(timeout=20 * SLOWNESS) == 1
+    assert "revoked.toml: revoked[0]: 'what' is no fingerprint" in a.said()
+
+
+# ---- Without a node ----
+
+
+@dataclass
+class Linked:
+    protection: Protection
+
+
+@dataclass
+class Session:
+    link: Linked | None
+
+
+@dataclass
+class Links:
+    """What a Revoker wants of the sessions."""
+
+    sessions: list[Session]
+    closed: list[tuple[int, int]] = field(default_factory=list)
+    barred: set[int] = field(default_factory=set)
+
+    def bar(self, index: int, *, barred: bool) -> None:
+        self.barred = self.barred | {index} if barred else self.barred - {index}
+
+    def close(self, index: int, code: int) -> None:
+        self.closed.append((index, code))
+        self.sessions[index].link = None
+
+
+@dataclass
+class Bench:
+    """A Revoker with peers that are known by certificate."""
+
+    folder: Path
+    links: Links
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        self.file = self.folder / "revoked.toml"
+        self.certificate = self.folder / "node.pem"
+        self.root = make_root("root", NOW)
+        self.key = Ed25519PrivateKey.generate()
+        self.chain = issue(self.root, "node", self.key.public_key(), NOW)
+        self.show(self.chain)
+        tls = TlsCredentials(list(self.chain), self.key, [self.root.certificate])
+        peers = tuple(Peer(name, certificate_name=name) for name in self.names)
+        pins = Pins({each.name: each for each in peers})
+        local = Local(identity("node"), pins, only(Mode.MTLS), (), tls)
+        self.tls = tls
+        revoked = RevocationFile(self.file)
+        self.credentials = Credentials(local, pins, peers, revoked)
+        links: Any = self.links
+        self.revoker = Revoker(self.credentials, Auditor(None), links, self.certificate)
+
+    def show(self, chain: list[Any]) -> None:
+        self.certificate.write_bytes(b"".join(each.public_bytes(Encoding.PEM) for each in chain))
+
+
+def bench(folder: Path, *serials: int | None, mode: Mode | None = Mode.MTLS) -> Bench:
+    sessions = [Session(Linked(Protection(mode=mode, serial=serial))) for serial in serials]
+    names = tuple(f"peer{i}" for i in range(len(serials)))
+    return Bench(folder, Links(sessions), names)
+
+
+def test_a_certificate_is_revoked_by_serial_and_by_name(tmp_path: Path) -> None:
+    rig = bench(tmp_path, 0xA, 0xB, 0xC)
+    rig.revoker.look(NOW)
+    assert rig.links.closed == []
+    rig.file.write_text('[[revoked]]\ncertificate = "0b"\n[[revoked]]\nname = "peer2"\n')
+    rig.revoker.look(NOW)
+    assert rig.links.closed == [(1, Code.CREDENTIAL), (2, Code.CREDENTIAL)]
+    assert rig.credentials.pins.revocations.count == 2
+    assert rig.links.barred == {2}  # who has a new certificate may come again
+    rig.revoker.look(NOW)
+    assert len(rig.links.closed) == 2
+
+
+def test_who_was_revoked_before_the_daemon_began_is_out_too(tmp_path: Path) -> None:
+    (tmp_path / "revoked.toml").write_text('[[revoked]]\nname = "peer0"\n')
+    rig = bench(tmp_path, 0xA, 0xB)
+    for _ in range(2):
+        rig.revoker.look(NOW)
+        assert rig.links.closed == [(0, Code.CREDENTIAL)]
+
+
+def test_a_session_of_an_earlier_daemon_has_to_prove_itself_anew(tmp_path: Path) -> None:
+    rig = bench(tmp_path, None, mode=None)
+    rig.file.write_text('[[revoked]]\nname = "somebody"\n')
+    rig.revoker.look(NOW)
+    assert rig.links.closed == []
+    rig.file.write_text('[[revoked]]\ncertificate = "0b"\nreason = "more"\n')
+    rig.revoker.look(NOW)
+    assert rig.links.closed == [(0, Code.CREDENTIAL)]
+
+
+def test_a_renewed_certificate_is_taken_without_a_restart(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = bench(tmp_path)
+    later = NOW + dt.timedelta(days=19)
+    rig.revoker.look(later)
+    assert "two thirds" not in caplog.text
+    later += dt.timedelta(days=2)
+    for _ in range(3):
+        rig.revoker.look(later)
+    assert caplog.text.count("past two thirds of its life") == 1
+    renewed = issue(rig.root, "node", rig.key.public_key(), later)
+    rig.show(renewed)
+    rig.revoker.look(later)
+    assert rig.tls.chain == renewed
+    other = issue(rig.root, "node", Ed25519PrivateKey.generate().public_key(), later)
+    for wrong in (other, issue(rig.root, "nodes", rig.key.public_key(), later), []):
+        rig.show(wrong)
+        rig.revoker.look(later)
+        assert rig.tls.chain == renewed
+    assert "has the name and the key of the old one" in caplog.text
+
+
+def test_peers_are_revoked_by_what_they_are_known_by(tmp_path: Path) -> None:
+    file = tmp_path / "revoked.toml"
+    alice, bob = peer("alice"), Peer("bob", fingerprint=identity("bob").card.fingerprint)
+    assert alice.token_id is not None
+    file.write_text(
+        f'[[revoked]]\nfingerprint = "{identity("bob").card.fingerprint}"\nreason = "one"\n'
+        f'[[revoked]]\ntoken = "{alice.token_id.hex()}"\nreason = "two"\n'
+    )
+    found = RevocationFile(file).revocations
+    assert found.reason_for(bob) == "one"
+    assert found.reason_for(alice) == "two"
+    assert found.reason_for(Peer("carol", certificate_name="carol")) is None
+    assert found.reason_for(Peer("dave")) is None
