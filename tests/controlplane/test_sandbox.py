@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -56,8 +58,7 @@ def results(who: str, mode: str, directory: Path) -> dict[str, str]:
     for name in ("reads", "writes"):
         (directory / name).mkdir()
         (directory / name).chmod(0o777)
-    for each in (directory, *list(directory.parents)[:-2]):
-        each.chmod(each.stat().st_mode | 0o055)
+    directory.chmod(0o755)
     (directory / "reads" / "file").write_text("x")
     (directory / "reads" / "file").chmod(0o666)
     command = [sys.executable, str(Path(caged.__file__)), who, mode, str(directory)]
@@ -69,9 +70,12 @@ def results(who: str, mode: str, directory: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder() -> Iterator[Path]:
+    """A directory that others reach: pytest's own are closed whenever a run of it begins."""
     needs("root")
-    return tmp_path_factory.mktemp("caged")
+    with tempfile.TemporaryDirectory(prefix="valkyrie-caged-") as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
 
 
 def of(folder: Path, who: str, mode: str = "strict") -> dict[str, str]:
