@@ -307,6 +307,7 @@ struct vk_ack_credit {
 enum vk_ack_flag {
 	VK_ACK_HAS_RANGES = 1,
 	VK_ACK_HAS_SESSION_LIMIT = 2,
+	VK_ACK_REFUSED = 4, /* the ranges came and were not taken: lost, but not by the path */
 };
 
 enum vk_ack_const {

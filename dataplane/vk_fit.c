@@ -27,6 +27,8 @@ void vk_fit_acked(struct vk_run *run, struct vk_session *session,
 void vk_fit_lost(struct vk_run *run, struct vk_session *session,
 		 const struct vk_sent_packet *packet)
 {
+	if (packet->flags & VK_SENT_REFUSED)
+		return; /* the path carried it */
 	if (!(packet->flags & VK_SENT_MTU))
 		vk_mtu_lost(&session->mtu, packet->size, packet->sent_ns);
 	else if (vk_mtu_probe_lost(&session->mtu, packet->size, run->now_ns))

@@ -6,6 +6,7 @@
 #include "vk_peers.h"
 #include "vk_python.h"
 #include "vk_reassembly.h"
+#include "vk_refused.h"
 #include "vk_sealing.h"
 #include "vk_session.h"
 #include "vk_slots.h"
@@ -456,8 +457,10 @@ static void receive_packet(struct vk_run *run, uint32_t peer, uint32_t class,
 		accepted = receive_run(run, peer, class, frame, &eliciting);
 	else
 		accepted = receive_inner(run, peer, frame, &eliciting);
-	if (!accepted)
+	if (!accepted) {
+		vk_refused_note(run, session, frame);
 		return;
+	}
 	vk_received_add(&session->received[frame->space], frame->number, eliciting, ce,
 			run->now_ns);
 	if (!eliciting)

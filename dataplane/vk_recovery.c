@@ -205,7 +205,7 @@ static void tally(struct vk_recovery *recovery, const struct vk_sent_packet *pac
 {
 	/* RFC 8899, 3: loss of a probe packet "SHOULD NOT trigger a congestion control
 	 * reaction". */
-	if (packet->flags & VK_SENT_MTU)
+	if (packet->flags & (VK_SENT_MTU | VK_SENT_REFUSED))
 		return;
 	if (!harvest->lost_bytes || packet->sent_ns < harvest->lost_first_ns)
 		harvest->lost_first_ns = packet->sent_ns;
@@ -344,6 +344,32 @@ int vk_recovery_ack(struct vk_recovery *recovery, const struct vk_ack_view *ack,
 	recovery->pto_count = 0; /* RFC 9002, 6.2.1: "reset when an acknowledgment is received" */
 	tell_acked(recovery, ack, &harvest, in_flight, rtt_ns, now_ns);
 	vk_pacer_rate(&recovery->pacer, recovery->congestion.pacing_rate, now_ns);
+	return 0;
+}
+
+int vk_recovery_refused(struct vk_recovery *recovery, const struct vk_ack_view *ack)
+{
+	struct vk_sent *sent = &recovery->sent[ack->space];
+	uint64_t last = ack->largest, first;
+
+	if (!honest(sent, ack))
+		return -EPROTO;
+	for (uint32_t i = 0; i < ack->range_count; i++) {
+		const uint8_t *range = ack->ranges + i * sizeof(struct vk_ack_range);
+
+		last -= vk_get32(range);
+		first = last - vk_get32(range + 4) + 1;
+		for (uint64_t n = first > sent->oldest ? first : sent->oldest;
+		     n <= last && n < sent->next; n++) {
+			struct vk_sent_packet *packet = &sent->packets[n & sent->mask];
+
+			if (packet->state == VK_SENT_FLYING)
+				packet->flags |= VK_SENT_REFUSED;
+		}
+		if (first <= sent->oldest)
+			break;
+		last = first - 1;
+	}
 	return 0;
 }
 

@@ -88,6 +88,10 @@ static inline void vk_recovery_issue(struct vk_recovery *recovery, uint32_t spac
 int vk_recovery_ack(struct vk_recovery *recovery, const struct vk_ack_view *ack, uint64_t now_ns,
 		    const struct vk_recovery_events *events);
 
+/* vk_recovery_refused notes that the peer got packets and did not take them. They are lost like
+ * others, and congestion control hears nothing of it. Returns like vk_recovery_ack. */
+int vk_recovery_refused(struct vk_recovery *recovery, const struct vk_ack_view *ack);
+
 /* vk_recovery_deadline returns when vk_recovery_expire is due, UINT64_MAX = not at all. */
 uint64_t vk_recovery_deadline(const struct vk_recovery *recovery);
 

@@ -6,6 +6,7 @@
 #include "vk_credit.h"
 #include "vk_flows.h"
 #include "vk_outgoing.h"
+#include "vk_refused.h"
 #include "vk_session.h"
 #include "vk_slots.h"
 
@@ -266,6 +267,7 @@ uint64_t vk_send_all(struct vk_run *run)
 	run->refused = VK_BLOCKED_PATH;
 	for (uint32_t i = run->schedule.count; i-- > 0;)
 		take_reports(run, run->schedule.apps[i]);
+	vk_refused_send_all(run);
 	vk_send_replies(run);
 	vk_session_send_all(run);
 	for (uint32_t i = 0; i < run->schedule.count; i++)

@@ -25,6 +25,7 @@ enum vk_sent_flag {
 	VK_SENT_SKIPPED = 4, /* the number was left out on purpose */
 	VK_SENT_CRITICAL = 8, /* beside the window: others do not wait for it */
 	VK_SENT_MTU = 16, /* a probe of the path: its loss says nothing about congestion */
+	VK_SENT_REFUSED = 32, /* it came, and its reader had no room: neither does this */
 };
 
 /* A part of what a packet carries; see enum vk_content. */

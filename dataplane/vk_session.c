@@ -314,6 +314,8 @@ int vk_session_acked(struct vk_run *run, struct vk_session *session, const struc
 
 	if (error)
 		return error;
+	if (view.flags & VK_ACK_REFUSED)
+		return vk_recovery_refused(&session->recovery, &view);
 	if (view.flags & VK_ACK_HAS_RANGES) {
 		run->acking = session;
 		error = vk_recovery_ack(&session->recovery, &view, run->now_ns, &events);
