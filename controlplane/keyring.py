@@ -20,9 +20,8 @@ class Keyring:
         row stays as it is (0: there is none); ``seals`` and ``opens`` are the secrets of epoch 0,
         32 bytes each, of what we send and what we get.
         """
-        rows = self._rows.keys[index]
-        which = 1 if live and rows[0].session == live else 0
-        row = rows[which]
+        which = 1 if live and self._rows.keys[0][index].session == live else 0
+        row = self._rows.keys[which][index]
         row.session = 0
         for ratchet, secret in ((row.seal, seals), (row.open, opens)):
             assert len(secret) == lib.VK_SECRET_SIZE
@@ -33,15 +32,18 @@ class Keyring:
         row.session = session
         return which
 
+    def _of(self, index: int) -> tuple[Any, Any]:
+        return self._rows.keys[0][index], self._rows.keys[1][index]
+
     def keep(self, index: int, session: int) -> None:
         """Erase what a peer's other sessions had; 0: all."""
-        for row in self._rows.keys[index]:
+        for row in self._of(index):
             if row.session != session or not session:
                 ffi.memmove(ffi.addressof(row), bytes(ffi.sizeof(row)), ffi.sizeof(row))
 
     def epochs(self, index: int, session: int) -> tuple[int, int] | None:
         """Return the epochs of what we send and get; None without such a session."""
-        for row in self._rows.keys[index]:
+        for row in self._of(index):
             if session and row.session == session:
                 return (
                     int(row.seal.secrets[row.seal.live & 1].epoch),

@@ -1,6 +1,6 @@
 """The ledger: what went into each level minus what came out of it, which is 0 on a quiet node.
 
-Pure arithmetic over the counters page; the rules are those that vk_shm.h and vk_maps.h state.
+Pure arithmetic over the counters page; the rules are those that vk_counters.h and vk_maps.h state.
 While frames are on their way a level may be off by what is in its queues.
 """
 

@@ -158,7 +158,7 @@ class Page(CountersPage):
             apps=[app for slot in range(lib.VK_APPS_MAX) if (app := _app(page, slot))],
             sessions=[
                 session
-                for index in range(lib.VK_PEERS_MAX)
+                for index in range(min(page.peer_count, lib.VK_PEERS_MAX))
                 if (session := _session(page.signals[index]))
             ],
             ports=[

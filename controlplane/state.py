@@ -146,7 +146,7 @@ class State:
             row.incarnation = 0
             row.generation += 1
             row.state = lib.VK_ROW_LIVE
-        self._changed_peers()
+        self._changed_peer(index)
 
     def join(
         self, index: int, link: Link, *, lost: bool, cipher: int = lib.VK_CIPHER_NONE, keys: int = 0
@@ -170,7 +170,7 @@ class State:
             row.refuse = 0
             row.token_classes = 0  # it was for another session
             row.joined = 1
-        self._changed_peers()
+        self._changed_peer(index)
 
     def set_token(self, index: int, session: int, classes: int, token: bytes) -> bool:
         """Put a peer's token on frames of these classes, while the session is this one."""
@@ -180,7 +180,7 @@ class State:
         with writing(row):
             _put(row.token, token)
             row.token_classes = classes
-        self._changed_peers()
+        self._changed_peer(index)
         return True
 
     def leave(self, index: int, code: int) -> None:
@@ -190,13 +190,13 @@ class State:
             row.end_code = row.refuse = code
             row.joined = 0
             row.incarnation = 0
-        self._changed_peers()
+        self._changed_peer(index)
 
     def wait(self, index: int) -> None:
         """Let new streams wait for the next session."""
         with writing(self.rows.peers[index]) as row:
             row.refuse = 0
-        self._changed_peers()
+        self._changed_peer(index)
 
     def session(self, index: int) -> int:
         """Return the id on the frames that we get in the session in use; 0 = there is none."""
@@ -236,7 +236,7 @@ class State:
             _put(row.address, place.address.packed)
             row.udp_port = place.udp_port
             row.resolved = 0
-        self._changed_peers()
+        self._changed_peer(index)
 
     def join_static(self, index: int) -> None:
         """Enter a session without a handshake, with ids 0."""
@@ -244,7 +244,7 @@ class State:
         if not row.joined:
             with writing(row):
                 row.joined = 1
-            self._changed_peers()
+            self._changed_peer(index)
 
     def set_way(self, index: int, way: Way | None) -> bool:
         """Enter how a peer is reached, None = not now; says whether that changed."""
@@ -254,7 +254,7 @@ class State:
                 return False
             with writing(row):
                 row.resolved = 0
-            self._changed_peers()
+            self._changed_peer(index)
             return True
         if self._way(row) == way:
             return False
@@ -265,7 +265,7 @@ class State:
             _put(row.mac, way.mac)
             _put(row.source_mac, way.source_mac)
             row.resolved = way.resolved
-        self._changed_peers()
+        self._changed_peer(index)
         return True
 
     @staticmethod
@@ -281,8 +281,9 @@ class State:
             source_mac=bytes(row.source_mac) if known else b"",
         )
 
-    def _changed_peers(self) -> None:
-        shm.lib.vk_epoch_bump(_counter(self.rows, "peer_epoch"))
+    def _changed_peer(self, index: int) -> None:
+        rows = shm.ffi.cast("struct vk_state *", int(ffi.cast("uintptr_t", self.rows)))
+        shm.lib.vk_peer_news(rows, index)
 
     def tuning(self, index: int) -> Tuning:
         """Return what the session with a peer is tuned to."""

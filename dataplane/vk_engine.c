@@ -111,7 +111,7 @@ int vk_engine_start(struct vk_run *run, struct vk_boot *boot, uint64_t now_ns)
 	run->reassembly = vk_reassembly_new(run->work->partials, run->work->partial_data,
 					    safe_params.reassembly_bytes);
 	run->flows = calloc(VK_FLOWS_MAX, sizeof *run->flows);
-	if (!run->reassembly || !run->flows)
+	if (!run->reassembly || !run->flows || vk_peers_open(run))
 		return -ENOMEM;
 	run->now_ns = now_ns;
 	vk_credit_tune(run);
@@ -121,6 +121,9 @@ int vk_engine_start(struct vk_run *run, struct vk_boot *boot, uint64_t now_ns)
 	run->work->starts++;
 	run->counters->gauges[VK_WORKER_STARTS]++;
 	vk_peers_refresh(run, 1);
+	for (uint32_t i = 0; i < run->peer_count; i++)
+		if (!run->sessions[i] && run->work->packets[i].heard_ns)
+			vk_signals_end(run, i); /* a worker before this one had it */
 	vk_slots_inherit(run);
 	vk_flows_load(run);
 	tick(run);
@@ -236,7 +239,7 @@ uint32_t vk_engine_leave(struct vk_run *run, uint64_t now_ns)
 
 void vk_engine_free(struct vk_run *run)
 {
-	for (uint32_t i = 0; i < VK_PEERS_MAX; i++) {
+	for (uint32_t i = 0; i < run->peer_count; i++) {
 		run->datagram.data = NULL;
 		vk_session_forget(run, i);
 	}
@@ -250,6 +253,7 @@ void vk_engine_free(struct vk_run *run)
 	run->lingering.rows = NULL;
 	free(run->flows);
 	run->flows = NULL;
+	vk_peers_free(run);
 	vk_reassembly_free(run->reassembly);
 	run->reassembly = NULL;
 }

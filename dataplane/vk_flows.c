@@ -41,7 +41,7 @@ static void rebuild_index(struct vk_run *run)
 	run->flow_deleted = 0;
 	run->flow_high = 0;
 	run->work->flow_count = 0;
-	for (uint32_t i = 0; i < VK_PEERS_MAX; i++)
+	for (uint32_t i = 0; i < run->peer_count; i++)
 		run->work->packets[i].streams = 0;
 	for (uint32_t i = 0; i < VK_FLOWS_MAX; i++) {
 		if (run->work->flows[i].state == VK_ROW_FREE)
@@ -126,7 +126,7 @@ void vk_flows_load(struct vk_run *run)
 		vk_credit_load(run, &run->work->flows[i]);
 		meet(run, &run->work->flows[i]);
 	}
-	for (uint32_t peer = 0; peer < VK_PEERS_MAX; peer++) {
+	for (uint32_t peer = 0; peer < run->peer_count; peer++) {
 		if (run->peers[peer].state == VK_ROW_LIVE)
 			vk_flows_retell(run, peer);
 	}

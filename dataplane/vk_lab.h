@@ -9,7 +9,7 @@
  *   lab = vk_lab_new();  vk_lab_load(lab, &scenario) · vk_lab_run(lab) · read the report ...
  */
 #include "vk_link.h"
-#include "vk_shm.h"
+#include "vk_counters.h"
 
 enum vk_lab_const {
 	VK_LAB_NODES_MAX = 8,

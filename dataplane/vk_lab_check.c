@@ -177,7 +177,7 @@ static void check_spurious(struct vk_lab *lab)
 	for (uint32_t i = 0; i < lab->scenario.node_count; i++) {
 		const struct vk_run *run = lab->nodes[i].run;
 
-		for (uint32_t p = 0; run && p < VK_PEERS_MAX; p++) {
+		for (uint32_t p = 0; run && p < run->peer_count; p++) {
 			if (!run->sessions[p])
 				continue;
 			sent += run->sessions[p]->recovery.count.sent;
@@ -200,7 +200,7 @@ static void check_credit(struct vk_lab *lab, uint32_t node)
 		taken += run->flows[i].taken;
 		quiet += run->flows[i].quiet;
 	}
-	for (uint32_t i = 0; run && i < VK_PEERS_MAX; i++) {
+	for (uint32_t i = 0; run && i < run->peer_count; i++) {
 		taken -= run->pools[i].taken;
 		quiet -= run->pools[i].quiet;
 	}
@@ -227,7 +227,7 @@ static void count_sealed(struct vk_lab *lab, uint32_t node)
 
 	for (uint32_t c = 0; c < VK_CLASS_COUNT; c++)
 		lab->report.refused += sum_of(lab->nodes[node].counters->classes[c], refusals, 5);
-	for (uint32_t i = 0; run && i < VK_PEERS_MAX; i++)
+	for (uint32_t i = 0; run && i < run->peer_count; i++)
 		if (run->sessions[i])
 			lab->report.rotations += run->sessions[i]->keyring.rotations;
 }

@@ -34,16 +34,16 @@ static void make_secret(const struct vk_lab_node_run *from, const struct vk_lab_
 uint8_t vk_lab_keys(const struct vk_lab_node_run *node, const struct vk_lab_node_run *other,
 		    uint32_t session)
 {
-	struct vk_keys *rows = node->secrets->keys[other->number];
 	uint8_t which = node->state->peers[other->number].keys;
+	struct vk_keys *row = &node->secrets->keys[which][other->number];
 
-	if (rows[which].session == session)
+	if (row->session == session)
 		return which;
-	which = !which;
-	make_secret(node, other, &rows[which].seal);
-	make_secret(other, node, &rows[which].open);
-	rows[which].session = session;
-	return which;
+	row = &node->secrets->keys[!which][other->number];
+	make_secret(node, other, &row->seal);
+	make_secret(other, node, &row->open);
+	row->session = session;
+	return !which;
 }
 
 void vk_lab_keys_look(struct vk_lab *lab, uint32_t number)

@@ -3,6 +3,7 @@
 #include "vk_lab_world.h"
 
 #include "vk_engine.h"
+#include "vk_row.h"
 #include "vk_session.h"
 #include "vk_slots.h"
 
@@ -122,7 +123,7 @@ static void write_row(const struct vk_lab_node_run *node, const struct vk_lab_no
 	};
 	address_of(other, row->address);
 	address_of(node, row->source);
-	node->state->peer_epoch++;
+	vk_peer_news(node->state, other->number);
 }
 
 void vk_lab_node_learn(struct vk_lab *lab, uint32_t number)
@@ -443,11 +444,9 @@ static void rob(struct vk_run *run, uint32_t without)
 {
 	for (uint32_t i = 0; without == VK_LAB_WITHOUT_CREDIT && i < run->flow_high; i++)
 		run->work->flows[i].tx_limit = UINT64_MAX / 2;
-	for (uint32_t i = 0; i < VK_PEERS_MAX; i++) {
-		if (run->sessions[i])
-			run->sessions[i]->recovery.params.detect_loss = without !=
-									VK_LAB_WITHOUT_RECOVERY;
-	}
+	for (uint32_t i = 0; i < run->active_count; i++)
+		run->sessions[run->active[i]]->recovery.params.detect_loss =
+			without != VK_LAB_WITHOUT_RECOVERY;
 }
 
 /* Where a core is shared a worker may lose it with the time in its hand: it goes on later. */

@@ -104,7 +104,7 @@ void vk_lanes_free(struct vk_run *run, uint32_t slot, uint32_t class)
 {
 	struct vk_lanes *lanes = &run->slots[slot].lanes[class];
 
-	for (uint32_t peer = 0; lanes->rows && peer < VK_PEERS_MAX; peer++) {
+	for (uint32_t peer = 0; lanes->rows && peer < run->peer_count; peer++) {
 		struct vk_heap *heap = &lanes->rows[peer].heap;
 
 		for (uint32_t i = 0; i < heap->count; i++)

@@ -4,12 +4,16 @@
 #include "vk_content.h"
 #include "vk_fit.h"
 #include "vk_flows.h"
+#include "vk_signals.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 
 enum {
 	SEQLOCK_TRIES = 64,
+	EAGER_MAX = 1024, /* peers whose sessions are at hand before they are used */
 	PAYLOAD_MIN = 512, /* bytes: every IP path carries that much */
 	IP4_UDP_SIZE = 28, /* headers, bytes */
 	IP6_UDP_SIZE = 48,
@@ -34,6 +38,42 @@ int vk_seqlock_copy(void *to, const void *row, size_t size)
 	return -EAGAIN;
 }
 
+static const size_t peers_size = VK_PEERS_MAX * sizeof(struct vk_peer);
+static const size_t pools_size = VK_PEERS_MAX * sizeof(struct vk_pool);
+static const size_t buckets_size = VK_PEER_BUCKETS * sizeof(uint32_t);
+
+static void *map(size_t size)
+{
+	void *at = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return at == MAP_FAILED ? NULL : at;
+}
+
+static void unmap(void *at, size_t size)
+{
+	if (at)
+		munmap(at, size);
+}
+
+int vk_peers_open(struct vk_run *run)
+{
+	run->peers = map(peers_size);
+	run->pools = map(pools_size);
+	run->peer_buckets = map(buckets_size);
+	return run->peers && run->pools && run->peer_buckets ? 0 : -ENOMEM;
+}
+
+void vk_peers_free(struct vk_run *run)
+{
+	unmap(run->peers, peers_size);
+	unmap(run->pools, pools_size);
+	unmap(run->peer_buckets, buckets_size);
+	run->peers = NULL;
+	run->pools = NULL;
+	run->peer_buckets = NULL;
+}
+
 static uint32_t address_hash(uint32_t family, const uint8_t address[16])
 {
 	uint64_t a, b;
@@ -50,7 +90,7 @@ static void index_peer(struct vk_run *run, uint32_t peer)
 
 	while (run->peer_buckets[at])
 		at = (at + 1) % VK_PEER_BUCKETS;
-	run->peer_buckets[at] = (uint16_t)(peer + 1);
+	run->peer_buckets[at] = peer + 1;
 }
 
 /* A session ends when its peer is gone, has left, or shakes hands anew. What it carried goes on
@@ -65,7 +105,11 @@ static void adopt_session(struct vk_run *run, uint32_t peer)
 		vk_fit_bound(run, session);
 		return;
 	}
+	if (session)
+		vk_signals_end(run, peer);
 	vk_session_forget(run, peer);
+	if (run->peer_count > EAGER_MAX && !run->work->packets[peer].streams)
+		return; /* it costs nothing before its first frame */
 	session = vk_session_of(run, peer); /* now: nobody else asks for what was under way */
 	if (!session)
 		return;
@@ -118,46 +162,87 @@ static void clamp_peer(struct vk_run *run, struct vk_peer *peer)
 		peer->payload_max = (uint16_t)limit;
 }
 
-void vk_peers_refresh(struct vk_run *run, int force)
-{
-	uint32_t epoch = VK_LOAD_ACQUIRE(&run->state->peer_epoch);
-
-	if (epoch == run->peer_epoch && !force)
-		return;
-	run->peer_epoch = epoch;
-	run->last_peer = 0;
-	memset(run->peer_buckets, 0, sizeof run->peer_buckets);
-	for (uint32_t i = 0; i < VK_PEERS_MAX; i++) {
-		struct vk_peer *peer = &run->peers[i];
-
-		if (vk_seqlock_copy(peer, &run->state->peers[i], sizeof *peer))
-			run->peer_epoch = epoch - 1; /* look again next turn */
-		clamp_peer(run, peer);
-		adopt_session(run, i);
-		if (peer->state != VK_ROW_LIVE)
-			continue;
-		index_peer(run, i);
-		adopt_numbers(run, i);
-	}
-}
-
-static int same_peer(const struct vk_peer *peer, uint32_t family, const uint8_t address[16])
+static int is_at(const struct vk_peer *peer, uint32_t family, const uint8_t address[16])
 {
 	return peer->state == VK_ROW_LIVE && peer->family == family &&
 	       !memcmp(peer->address, address, 16);
+}
+
+/* Takes a row in; *moved when the index has an entry for it that is no longer true. Returns 0, or
+ * -EAGAIN when it is being written. */
+static int take_row(struct vk_run *run, uint32_t number, int *moved)
+{
+	struct vk_peer *peer = &run->peers[number];
+	uint8_t state = peer->state, family = peer->family, address[16];
+	int error;
+
+	memcpy(address, peer->address, sizeof address);
+	error = vk_seqlock_copy(peer, &run->state->peers[number], sizeof *peer);
+	clamp_peer(run, peer);
+	adopt_session(run, number);
+	if (state == VK_ROW_LIVE && !is_at(peer, family, address))
+		*moved = 1;
+	else if (state != VK_ROW_LIVE && peer->state == VK_ROW_LIVE)
+		index_peer(run, number);
+	if (peer->state == VK_ROW_LIVE)
+		adopt_numbers(run, number);
+	return error;
+}
+
+static void index_all(struct vk_run *run)
+{
+	memset(run->peer_buckets, 0, buckets_size);
+	run->last_peer = 0;
+	for (uint32_t i = 0; i < run->peer_count; i++)
+		if (run->peers[i].state == VK_ROW_LIVE)
+			index_peer(run, i);
+}
+
+/* Takes in the rows that changed since an epoch; 0 when that is not known of all. */
+static int take_news(struct vk_run *run, uint32_t epoch, int *error, int *moved)
+{
+	if (epoch - run->peer_epoch > VK_PEER_NEWS / 2) /* the daemon goes on writing */
+		return 0;
+	for (uint32_t each = run->peer_epoch; each++ != epoch;) {
+		uint64_t news = VK_LOAD_RELAXED(&run->state->peer_news[each % VK_PEER_NEWS]);
+		uint32_t peer = (uint32_t)news;
+
+		if (news >> 32 != each || peer >= run->peer_count)
+			return 0;
+		*error |= take_row(run, peer, moved);
+	}
+	return 1;
+}
+
+void vk_peers_refresh(struct vk_run *run, int force)
+{
+	uint32_t epoch = VK_LOAD_ACQUIRE(&run->state->peer_epoch);
+	uint32_t count = VK_LOAD_RELAXED(&run->state->peer_count);
+	int error = 0, moved = 0;
+
+	if (epoch == run->peer_epoch && !force)
+		return;
+	run->peer_count = count < VK_PEERS_MAX ? count : VK_PEERS_MAX;
+	run->counters->peer_count = run->peer_count;
+	if (force || !take_news(run, epoch, &error, &moved))
+		for (uint32_t i = 0; i < run->peer_count; i++)
+			error |= take_row(run, i, &moved);
+	if (moved)
+		index_all(run);
+	run->peer_epoch = error ? epoch - VK_PEER_NEWS : epoch; /* look at all again next turn */
 }
 
 int vk_peers_find(struct vk_run *run, uint32_t family, const uint8_t address[16])
 {
 	uint32_t at;
 
-	if (same_peer(&run->peers[run->last_peer], family, address))
+	if (is_at(&run->peers[run->last_peer], family, address))
 		return (int)run->last_peer;
 	at = address_hash(family, address);
 	for (; run->peer_buckets[at]; at = (at + 1) % VK_PEER_BUCKETS) {
 		uint32_t peer = run->peer_buckets[at] - 1u;
 
-		if (!same_peer(&run->peers[peer], family, address))
+		if (!is_at(&run->peers[peer], family, address))
 			continue;
 		run->last_peer = peer;
 		return (int)peer;

@@ -7,7 +7,7 @@
  * two; VK_PORT_ABI is checked when a worker library is loaded.
  */
 #include "vk_maps.h"
-#include "vk_shm.h"
+#include "vk_counters.h"
 
 enum vk_port_const {
 	VK_PORT_ABI = 2,

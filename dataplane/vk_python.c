@@ -70,7 +70,7 @@ void vk_python_elsewhere(struct vk_run *run, uint32_t port, const struct vk_rx_f
 	    !frame->session)
 		return;
 	run->elsewhere_due_ns = run->now_ns + ELSEWHERE_EVERY_NS;
-	for (uint32_t i = 0; i < VK_PEERS_MAX; i++) {
+	for (uint32_t i = 0; i < run->peer_count; i++) {
 		const struct vk_peer *row = &run->peers[i];
 
 		if (row->state != VK_ROW_LIVE || !row->joined ||

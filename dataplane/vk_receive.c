@@ -179,7 +179,7 @@ static void unknown_stream(struct vk_run *run, uint32_t peer, const struct vk_fr
 	vk_reply_put(run, (struct vk_reply){
 				  .type = VK_STREAM_RESET,
 				  .class = (uint8_t)vk_stream_class(frame->stream),
-				  .peer = (uint16_t)peer,
+				  .peer = peer,
 				  .stream = frame->stream,
 				  .code = VK_CODE_STREAM_UNKNOWN,
 			  });
@@ -257,7 +257,7 @@ static void answer(struct vk_run *run, uint32_t peer, const struct vk_frame *fra
 	vk_reply_put(run, (struct vk_reply){
 				  .type = type,
 				  .class = (uint8_t)vk_stream_class(frame->stream),
-				  .peer = (uint16_t)peer,
+				  .peer = peer,
 				  .stream = frame->stream,
 				  .correlation = frame->correlation,
 				  .code = code,

@@ -18,7 +18,7 @@
 #include <stddef.h>
 
 enum vk_run_const {
-	VK_PEER_BUCKETS = 1024, /* open addressing, load <= 1/4 */
+	VK_PEER_BUCKETS = 262144, /* open addressing, load <= 1/2 */
 	VK_REPLIES_MAX = 512, /* control frames waiting to be sent */
 	VK_NO_FLOW = 0xffffffff,
 	VK_LEASE_NS = 2000000000, /* a daemon silent for longer is gone */
@@ -112,7 +112,8 @@ struct vk_lingering {
 struct vk_reply {
 	uint8_t type;
 	uint8_t class;
-	uint16_t peer;
+	uint16_t pad;
+	uint32_t peer;
 	uint32_t stream;
 	uint32_t correlation;
 	uint32_t code;
@@ -151,9 +152,10 @@ struct vk_run {
 	struct vk_params params; /* clamped copy */
 	struct vk_path *rx[VK_PORTS_MAX];
 	struct vk_path *tx[VK_PORTS_MAX];
-	struct vk_peer peers[VK_PEERS_MAX]; /* private copies */
+	struct vk_peer *peers; /* private copies, VK_PEERS_MAX */
 	uint32_t peer_epoch;
-	uint16_t peer_buckets[VK_PEER_BUCKETS]; /* peer + 1 */
+	uint32_t peer_count; /* no peer has a row from here on */
+	uint32_t *peer_buckets; /* peer + 1, VK_PEER_BUCKETS */
 	uint32_t last_peer;
 	uint32_t last_flow;
 	uint32_t flow_cursor; /* where the search for a free flow goes on */
@@ -171,13 +173,15 @@ struct vk_run {
 	struct vk_session *sessions[VK_PEERS_MAX]; /* NULL = none yet */
 	struct vk_session *acking; /* whose acknowledgement or time-out is being handled */
 	struct vk_timers timers; /* by peer */
-	uint16_t touched[VK_PEERS_MAX]; /* sessions that something came or went for this turn */
+	uint32_t active[VK_PEERS_MAX]; /* peers that have a session here */
+	uint32_t active_count;
+	uint32_t touched[VK_PEERS_MAX]; /* sessions that something came or went for this turn */
 	uint32_t touched_count;
-	uint16_t busy[VK_PEERS_MAX]; /* sessions with something to send besides new messages */
+	uint32_t busy[VK_PEERS_MAX]; /* sessions with something to send besides new messages */
 	uint32_t busy_count;
 	struct vk_flow_run *flows; /* VK_FLOWS_MAX, beside the rows in vk_work */
 	struct vk_window_rule windows[VK_CLASS_COUNT];
-	struct vk_pool pools[VK_PEERS_MAX];
+	struct vk_pool *pools; /* VK_PEERS_MAX */
 	uint64_t promised; /* bytes beyond the starts of all streams */
 	struct vk_lingering lingering;
 	struct vk_shard_table shards;

@@ -15,7 +15,7 @@ void vk_sealing_begin(struct vk_run *run, struct vk_session *session)
 	if (!peer->cipher)
 		return;
 	session->keyring.cipher = peer->cipher; /* whatever goes wrong: not in the clear */
-	keys = &run->boot->secrets->keys[session->peer][peer->keys & 1];
+	keys = &run->boot->secrets->keys[peer->keys & 1][session->peer];
 	if (VK_LOAD_ACQUIRE(&keys->session) == session->id)
 		vk_keyring_init(&session->keyring, peer->cipher, keys, packet->tx_number);
 	/* A worker that follows another does not know which numbers came, only the highest: what

@@ -59,6 +59,8 @@ struct vk_session *vk_session_of(struct vk_run *run, uint32_t peer)
 		return NULL;
 	begin(run, session, peer);
 	run->sessions[peer] = session;
+	session->active = run->active_count;
+	run->active[run->active_count++] = peer;
 	return session;
 }
 
@@ -82,6 +84,8 @@ void vk_session_forget(struct vk_run *run, uint32_t peer)
 	for (uint32_t i = 0; i < run->busy_count; i++)
 		if (run->busy[i] == peer)
 			run->busy[i--] = run->busy[--run->busy_count];
+	run->active[session->active] = run->active[--run->active_count];
+	run->sessions[run->active[session->active]]->active = session->active;
 	run->work->packets[peer].flying = 0;
 	run->sessions[peer] = NULL;
 	free(session);
@@ -92,7 +96,7 @@ void vk_session_touch(struct vk_run *run, struct vk_session *session)
 	if (session->touched)
 		return;
 	session->touched = 1;
-	run->touched[run->touched_count++] = (uint16_t)session->peer;
+	run->touched[run->touched_count++] = session->peer;
 }
 
 static void make_busy(struct vk_run *run, struct vk_session *session)
@@ -100,7 +104,7 @@ static void make_busy(struct vk_run *run, struct vk_session *session)
 	if (session->busy)
 		return;
 	session->busy = 1;
-	run->busy[run->busy_count++] = (uint16_t)session->peer;
+	run->busy[run->busy_count++] = session->peer;
 }
 
 int vk_session_room(struct vk_run *run, struct vk_session *session, uint32_t class, int urgent)

@@ -37,6 +37,7 @@ struct vk_resend {
 
 struct vk_session {
 	uint32_t peer;
+	uint32_t active; /* place in run->active */
 	uint32_t id; /* on the frames that the peer sends */
 	struct vk_recovery recovery;
 	struct vk_mtu mtu;

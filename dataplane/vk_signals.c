@@ -116,18 +116,19 @@ static void write_signals(struct vk_run *run, const struct vk_session *session)
 	publish(row, &now);
 }
 
+void vk_signals_end(struct vk_run *run, uint32_t peer)
+{
+	const struct vk_signals none = { 0 };
+
+	publish(&run->counters->signals[peer], &none);
+}
+
 void vk_signals_tick(struct vk_run *run, int leased)
 {
-	for (uint32_t peer = 0; peer < VK_PEERS_MAX; peer++) {
-		struct vk_session *session = run->sessions[peer];
+	for (uint32_t i = 0; i < run->active_count; i++) {
+		struct vk_session *session = run->sessions[run->active[i]];
 
-		if (session) {
-			read_tuning(run, session, leased);
-			write_signals(run, session);
-		} else if (run->counters->signals[peer].live) {
-			const struct vk_signals none = { 0 };
-
-			publish(&run->counters->signals[peer], &none);
-		}
+		read_tuning(run, session, leased);
+		write_signals(run, session);
 	}
 }

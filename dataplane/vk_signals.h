@@ -9,6 +9,9 @@
 /* vk_signals_begin has a session that begins follow the worker's own parameters. */
 void vk_signals_begin(struct vk_run *run, struct vk_session *session);
 
+/* vk_signals_end says that there is no session with a peer. */
+void vk_signals_end(struct vk_run *run, uint32_t peer);
+
 /* vk_signals_limited counts the time since the last look to what held the session back in it. */
 void vk_signals_limited(struct vk_run *run, struct vk_session *session);
 

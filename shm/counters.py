@@ -1,7 +1,7 @@
 """The counters page of a node: one named POSIX shared-memory object, readable by anybody allowed.
 
 It is read as it stands, while everything runs or after everybody died; values are 64 bits and
-never reset. Layout and names: ``vk_counters`` and its enums in ``vk_shm.h``.
+never reset. Layout and names: ``vk_counters`` and its enums in ``vk_counters.h``.
 """
 
 from __future__ import annotations

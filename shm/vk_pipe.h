@@ -6,6 +6,7 @@
  */
 #include "vk_bell.h"
 #include "vk_channel.h"
+#include "vk_counters.h"
 #include "vk_row.h"
 
 struct vk_pipe {

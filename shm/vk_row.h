@@ -17,4 +17,9 @@ void vk_row_end(uint32_t *sequence);
 
 /* vk_epoch_bump says that rows have changed. Release; pairs with the acquire load of an epoch. */
 void vk_epoch_bump(uint32_t *epoch);
+
+/* vk_peer_news says that a peer's row has changed, which may be the first of its number:
+ * peer_count, peer_news and peer_epoch of vk_state. Release; pairs with the acquire load of the
+ * epoch. */
+void vk_peer_news(struct vk_state *state, uint32_t peer);
 #endif

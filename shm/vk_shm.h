@@ -147,7 +147,8 @@ struct vk_message {
 /* ---- Shared by daemon and worker: vk_state (daemon writes), vk_work (worker writes) ---- */
 
 enum vk_node_const {
-	VK_PEERS_MAX = 256,
+	VK_PEERS_MAX = 131072,
+	VK_PEER_NEWS = 4096, /* changes of peer rows that a worker may be behind */
 	VK_APPS_MAX = 64,
 	VK_SERVICES_MAX = 256,
 	VK_PORTS_MAX = 8, /* (interface, queue) pairs of a node */
@@ -271,6 +272,11 @@ struct vk_state {
 	struct vk_params params;
 	uint32_t peer_epoch; /* bumped after any change of a peer row (release) */
 	uint32_t service_epoch;
+	uint32_t peer_count; /* no peer has a row from here on; never shrinks */
+	uint32_t pad;
+	/* Which row changed with an epoch: the epoch in the high 32 bits, at epoch % VK_PEER_NEWS.
+	 * Written before peer_epoch; where another epoch stands, all rows are looked at. */
+	uint64_t peer_news[VK_PEER_NEWS];
 	struct vk_peer peers[VK_PEERS_MAX];
 	struct vk_tuning tunings[VK_PEERS_MAX]; /* by peer */
 	struct vk_app apps[VK_APPS_MAX];
@@ -323,8 +329,8 @@ struct vk_mint {
 struct vk_secrets {
 	uint32_t magic;
 	uint32_t abi;
-	struct vk_keys keys[VK_PEERS_MAX][2];
 	struct vk_mint mint;
+	struct vk_keys keys[2][VK_PEERS_MAX]; /* by vk_peer.keys: the second ones are seldom used */
 };
 
 /* Which messages of a stream came: see vk_sequences.h. On a multiple of 8 bytes. */
@@ -437,156 +443,6 @@ struct vk_work {
 	uint8_t partial_data[VK_PARTIALS_MAX][VK_PARTIAL_SIZE];
 };
 
-/* ---- Counters: one named POSIX shared-memory object a node, mode 0640, never reset ---- */
-
-/* Per class, written by the worker. Names go to users as they stand here, in lower case. Units:
- * frames are datagrams; messages are what applications send. drop_* and refused_* count messages
- * that went no further, by reason, and everything adds up:
- *
- *   rx_messages = rx_shards + drop_reassembly + drop_stale + drop_unknown_stream
- *               + rx_delivered + drop_app_ring + drop_app_gone - rx_reassembled
- *   DATA records taken = tx_messages + refused_flow + refused_size + refused_policy
- *                      + refused_late + drop_tx_unreachable
- */
-enum vk_counter {
-	VK_RX_FRAMES = 0,
-	VK_RX_BYTES = 1,
-	VK_RX_MESSAGES = 2, /* DATA messages and shards taken out of frames */
-	VK_RX_SHARDS = 3, /* of these, shards that went into a reassembly */
-	VK_RX_REASSEMBLED = 4, /* messages made of shards */
-	VK_RX_DELIVERED = 5, /* messages put into an application's ring, reassembled too */
-	VK_RX_DELIVERED_BYTES = 6,
-	VK_RX_CONTROL = 7, /* STREAM_OPEN, ACK, CLOSE, RESET and other frames that are no message */
-	VK_RX_GAPS = 8, /* messages that never came, by sequence */
-	VK_RX_QOS_VIOLATIONS = 9, /* priority outside the class's band (delivered all the same) */
-	VK_DROP_FRAME_INVALID = 10, /* frames: not a frame, or of another class than its socket */
-	VK_DROP_FRAME_UNKNOWN_PEER = 11, /* frames */
-	VK_DROP_INNER_INVALID = 12, /* messages: malformed inner frame, one a run */
-	VK_DROP_UNKNOWN_STREAM = 13,
-	VK_DROP_APP_RING = 14, /* the application's ring is full */
-	VK_DROP_APP_GONE = 15,
-	VK_DROP_REASSEMBLY = 16, /* shards: inconsistent, over a limit, or too late */
-	VK_DROP_STALE = 17, /* duplicate or older than the stream's window */
-	VK_TX_MESSAGES = 18, /* taken from applications' rings and sent */
-	VK_TX_BYTES = 19, /* payload */
-	VK_TX_FRAMES = 20, /* datagrams handed to the kernel */
-	VK_TX_SHARDS = 21,
-	VK_TX_CONTROL = 22, /* frames of the worker's own (OPEN, ACK, RESET ...) */
-	VK_REFUSED_FLOW = 23, /* TX record for a flow that is not the application's (any more) */
-	VK_REFUSED_POLICY = 24,
-	VK_REFUSED_SIZE = 25,
-	VK_DROP_TX_UNREACHABLE = 26, /* no neighbour, interface gone, kernel refused */
-	VK_DROP_TX_FRAMES = 27, /* datagrams: the kernel took them and said they are lost */
-	VK_TX_AGAIN = 28, /* messages and shards sent again */
-	VK_REFUSED_LATE = 29, /* messages whose lifetime had passed */
-	VK_DROP_FRAME_SESSION = 30, /* frames of a session that is not known (any more) */
-	VK_DROP_FRAME_TWICE = 31, /* frames whose packet number came before */
-	VK_DROP_FRAME_PLAIN = 32, /* frames that are not sealed on a session whose frames are */
-	VK_DROP_FRAME_EPOCH = 33, /* frames sealed with a key that is not known (any more) */
-	VK_DROP_FRAME_TAG = 34, /* frames whose tag does not verify: damaged, or forged */
-	VK_COUNTER_COUNT = 35,
-};
-
-/* Per node, written by the worker. */
-enum vk_gauge {
-	VK_LOOPS = 0,
-	VK_SLEEPS = 1,
-	VK_WAKE_BELLS = 2, /* bells rung to applications */
-	VK_SYSCALLS_RX = 3,
-	VK_SYSCALLS_TX = 4,
-	VK_APP_VIOLATIONS = 5, /* an application broke its ring's rules and was detached */
-	VK_APPS_ATTACHED = 6,
-	VK_FLOWS_OPEN = 7,
-	VK_REASSEMBLY_BYTES = 8,
-	VK_WORKER_STARTS = 9,
-	VK_FRAMES_RECOVERED = 10, /* UMEM frames a dead worker held */
-	VK_GAUGE_COUNT = 16,
-};
-
-/* Per application and class, written by the worker. */
-struct vk_app_count {
-	uint64_t delivered;
-	uint64_t delivered_bytes;
-	uint64_t dropped; /* its ring was full */
-	uint64_t sent;
-	uint64_t sent_bytes;
-	uint64_t refused;
-};
-
-/* Kernel verdicts of one interface, copied from the BPF maps by the broker: an interface's are in
- * the row of its first port. */
-struct vk_verdicts {
-	uint8_t interface[16];
-	uint8_t rx_mode[16]; /* "xdp-zero-copy", "xdp-native", "xdp-generic", "udp" */
-	uint8_t tx_mode[16];
-	uint64_t packets[8][32]; /* [class][enum vk_verdict] */
-	uint64_t bytes[8][32];
-	uint64_t messages[8][32];
-	uint64_t xsk_dropped; /* sum over sockets, XDP_STATISTICS */
-	uint64_t xsk_ring_full; /* on the kernel path: UDP sockets were full (super-packets) */
-	uint64_t xsk_fill_empty;
-	uint64_t xsk_invalid;
-};
-
-/* How the session with a peer fares, by the worker: seqlocked, at least every 100 ms while the
- * worker lives. Sums are those of the session. */
-struct vk_signals {
-	uint32_t sequence;
-	uint32_t live; /* 1 = there is a session, or was when the worker last wrote */
-	uint32_t tuning; /* version of vk_tuning that is in force */
-	uint32_t controller; /* enum vk_controller */
-	uint8_t family; /* of the peer's address, as in vk_peer */
-	uint8_t pad[7];
-	uint8_t address[16];
-	uint64_t rtt_min_ns; /* UINT64_MAX = never measured */
-	uint64_t rtt_ns; /* smoothed */
-	uint64_t rtt_variance_ns;
-	uint64_t delivery_rate; /* highest of late, bytes/s */
-	uint64_t pacing_rate; /* bytes/s; 0 = none */
-	uint64_t window; /* bytes that may be in flight */
-	uint64_t in_flight; /* bytes */
-	uint64_t sent; /* packets */
-	uint64_t acked;
-	uint64_t lost;
-	uint64_t lost_bytes;
-	uint64_t spurious; /* declared lost, and acknowledged after all */
-	uint64_t timeouts; /* PTOs */
-	uint64_t marked; /* acknowledgements that told of new CE marks */
-	uint64_t window_limited_ns; /* time in which the window or the pacer held something back */
-	uint64_t credit_limited_ns; /* time in which streams waited for the peer's credit */
-	uint64_t alive_ns; /* the session's age when this was written */
-	uint64_t heard_ns; /* CLOCK_MONOTONIC: when a frame of the peer last came */
-	uint32_t reordering; /* packets by which one may come late before it counts as lost */
-	uint32_t payload_max; /* UDP payload bytes of a packet */
-	uint8_t cipher; /* enum vk_cipher */
-	uint8_t epoch_seal; /* of the keys in use */
-	uint8_t epoch_open;
-	uint8_t pad2[5];
-	uint64_t rotations; /* both directions */
-};
-
-struct vk_counters {
-	uint32_t magic;
-	uint32_t abi;
-	uint8_t node[VK_NAME_MAX];
-	uint64_t started_ns; /* CLOCK_REALTIME */
-	uint64_t daemon_heartbeat_ns; /* CLOCK_MONOTONIC */
-	uint32_t daemon_pid;
-	uint32_t port_count;
-	uint64_t daemon_frames; /* control frames that the daemon sent by itself */
-	uint8_t pad0[24];
-	/* worker */
-	uint64_t classes[8][40]; /* [enum vk_class][enum vk_counter] */
-	uint64_t gauges[VK_GAUGE_COUNT];
-	struct vk_app_count apps[VK_APPS_MAX][8];
-	/* daemon */
-	uint32_t app_uid[VK_APPS_MAX];
-	uint32_t app_pid[VK_APPS_MAX];
-	uint8_t app_name[VK_APPS_MAX][32];
-	struct vk_verdicts verdicts[VK_PORTS_MAX]; /* by the broker */
-	struct vk_signals signals[VK_PEERS_MAX]; /* by the worker */
-};
-
 #ifndef VK_CDEF
 _Static_assert(__builtin_offsetof(struct vk_region, tail) == 64, "shm: tails on a line");
 _Static_assert(__builtin_offsetof(struct vk_region, head) == 128, "shm: heads on a line");
@@ -595,6 +451,5 @@ _Static_assert(sizeof(struct vk_region) == 256, "shm: region header is four line
 _Static_assert(sizeof(struct vk_record) == VK_RECORD_ALIGN, "shm: record header is one unit");
 _Static_assert(__builtin_offsetof(struct vk_flow, rx) % 8 == 0, "shm: one store for two fields");
 _Static_assert(sizeof(struct vk_message) == 40, "shm: message descriptor is 40 bytes");
-_Static_assert((int)VK_COUNTER_COUNT <= 40 && (int)VK_GAUGE_COUNT <= 16, "shm: counter rows");
 #endif
 #endif

@@ -18,7 +18,7 @@ def _rows() -> object:
 def test_a_first_session_takes_a_row_and_begins_with_epoch_0(rows: object) -> None:
     keyring = Keyring(rows)
     assert keyring.enter(3, 77, 0, seals=OURS, opens=THEIRS) == 0
-    row = rows.keys[3][0]  # type: ignore[attr-defined]
+    row = rows.keys[0][3]  # type: ignore[attr-defined]
     assert row.session == 77
     assert bytes(row.seal.secrets[row.seal.live].bytes) == OURS
     assert bytes(row.open.secrets[row.open.live].bytes) == THEIRS
@@ -34,7 +34,7 @@ def test_a_new_session_leaves_the_row_of_the_one_in_use_alone(rows: object) -> N
         which = keyring.enter(0, session, live, seals=OURS, opens=THEIRS)
         if live:
             assert keyring.epochs(0, live) == (0, 0)
-        assert rows.keys[0][which].session == session  # type: ignore[attr-defined]
+        assert rows.keys[which][0].session == session  # type: ignore[attr-defined]
         live, session = session, session + 1
 
 

@@ -3,6 +3,8 @@
 #define _GNU_SOURCE
 #include "worker_rig.h"
 
+#include "vk_row.h"
+
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -309,7 +311,7 @@ void rig_open(uint32_t number)
 	peer->payload_max = 1472;
 	peer->joined = 1;
 	address_of(!number, peer->address);
-	node->state->peer_epoch = 1;
+	vk_peer_news(node->state, 0);
 }
 
 void rig_start(uint32_t number, int recover)

@@ -2,6 +2,8 @@
 /* The rig's commands: one a line on standard input, one line of answer each. */
 #include "worker_rig.h"
 
+#include "vk_row.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -294,7 +296,7 @@ static void do_peer(void)
 	state->peers[0].sequence += 2;
 	state->peers[0].state = argument[1] ? VK_ROW_LIVE : VK_ROW_FREE;
 	state->peers[0].generation = (uint32_t)argument[1];
-	state->peer_epoch++;
+	vk_peer_news(state, 0);
 	printf("1\n");
 }
 
@@ -305,7 +307,7 @@ static void do_join(void)
 
 	state->peers[0].sequence += 2;
 	state->peers[0].joined = argument[1] != 0;
-	state->peer_epoch++;
+	vk_peer_news(state, 0);
 	printf("1\n");
 }
 
@@ -320,7 +322,7 @@ static void do_token(void)
 	vk_put_ext(row->token, VK_EXT_TOKEN, sizeof row->token, 7);
 	for (uint32_t i = 4; i < sizeof row->token; i++)
 		row->token[i] = (uint8_t)(0x70 + i);
-	state->peer_epoch++;
+	vk_peer_news(state, 0);
 	printf("1\n");
 }
 
@@ -337,7 +339,7 @@ static void do_session(void)
 	row->end_code = (uint32_t)argument[4];
 	row->refuse = (uint32_t)argument[5];
 	row->udp_port = VK_PORT;
-	state->peer_epoch++;
+	vk_peer_news(state, 0);
 	printf("1\n");
 }
 
