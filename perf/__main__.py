@@ -27,6 +27,7 @@ from .peers import CONTESTANTS
 from .scenario import PROFILES, SCENARIOS, Profile, Scenario
 
 CLOSE_UPS = {
+    "limits": "what the machine can do: AF_XDP alone, memory, a cache line, libcrypto",
     "classifier": "the XDP program against a bare parse-and-drop program",
     "rings": "shared-memory rings, C and Python, against a one-slot ping-pong and a pipe",
     "receive": "XDP to application ring against a minimal AF_XDP receive-and-drop",
@@ -36,7 +37,7 @@ CLOSE_UPS = {
     "isolation": "critical messages under a flood of logs, against calm",
 }
 """Parts of Valkyrie beside the nearest thing to a limit; each module's ``run`` gives rows."""
-QUICK_CLOSE_UPS = ("classifier", "rings")
+QUICK_CLOSE_UPS = ("limits", "classifier", "rings")
 CURVES = {one.name: one for one in (*load.SWEEPS, *scale.SCALES)}
 
 

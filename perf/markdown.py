@@ -93,6 +93,8 @@ def full(document: Document) -> str:
         lines += _scenario(document, scenario)
     if document["rows"]:
         lines += ["", "### Close-ups", "", *_rows(document)]
+    if document["shares"]:
+        lines += ["", "### Shares of what the machine can do", "", *_shares(document)]
     return "\n".join(lines) + "\n"
 
 
@@ -117,6 +119,32 @@ def _rows(document: Document) -> Iterator[str]:
             f"| {row['scenario']}: {row['metric']} | {number(row['value'])} | {row['unit']} "
             f"| {number(row['baseline'])} | {number(row['ratio'])} |"
         )
+
+
+def shares(document: Document) -> Iterator[tuple[str, ...]]:
+    """Yield contestant, scenario, figure, limit, share and reason of each figure with a limit."""
+    names = titles(document)
+    scenarios = {one["name"]: one for one in document["scenarios"]}
+    for one in document["shares"]:
+        rate = scenarios[one["scenario"]]["figure"] == "rate"
+        figures = (one["value"], one["limit"])
+        yield (
+            names[one["contestant"]],
+            scenarios[one["scenario"]]["title"],
+            *(f"{number(each)}/s" if rate else f"{number(each / 1e3)} µs" for each in figures),
+            f"{one['share']:.2f}",
+            f"{one['against']}: {one['why']}",
+        )
+
+
+SHARES_HEAD = ("", "scenario", "figure", "limit", "share", "what bounds it")
+
+
+def _shares(document: Document) -> Iterator[str]:
+    yield f"| {' | '.join(SHARES_HEAD)} |"
+    yield "|---|---|---:|---:|---:|---|"
+    for cells in shares(document):
+        yield f"| {' | '.join(cells)} |"
 
 
 def _best(document: Document, scenario: dict[str, Any], language: str) -> Iterator[str]:

@@ -157,5 +157,8 @@ def render(document: Document) -> str:
         ]
         parts.append("<h2>Close-ups</h2>")
         parts += table(("", "value", "baseline", "ratio", "unit"), cells)
+    if document["shares"]:
+        parts.append("<h2>Shares of what the machine can do</h2>")
+        parts += table(markdown.SHARES_HEAD, [("", row) for row in markdown.shares(document)])
     parts += _machine(document)
     return "\n".join(parts) + "</html>\n"

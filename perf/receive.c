@@ -8,7 +8,9 @@
 #include <linux/bpf.h>
 #include <sched.h>
 #include <stdlib.h>
+#include <linux/if_xdp.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -31,6 +33,8 @@ struct receive_result {
 int receive_send(int program, uint8_t *packet, uint32_t size, int cpu);
 int receive_drop(struct vk_port *port, uint64_t duration_ns, int cpu,
 		 struct receive_result *result);
+int receive_transmit(struct vk_port *port, const uint8_t *packet, uint32_t size,
+		     uint64_t duration_ns, int cpu, struct receive_result *result);
 int receive_path(struct vk_port *port, struct vk_port_state *state, uint64_t duration_ns, int cpu,
 		 struct receive_result *result);
 
@@ -103,6 +107,40 @@ int receive_drop(struct vk_port *port, uint64_t duration_ns, int cpu, struct rec
 				vk_umem_descriptor(rx, consumer++)->addr & mask;
 		VK_STORE_RELEASE(rx->consumer, consumer);
 		VK_STORE_RELEASE(fill->producer, producer);
+		result->packets += ready;
+	}
+	result->elapsed_ns = now - start;
+	return 0;
+}
+
+/* The most that a socket sends: each frame holds the packet and goes out again when it is back. */
+int receive_transmit(struct vk_port *port, const uint8_t *packet, uint32_t size,
+		     uint64_t duration_ns, int cpu, struct receive_result *result)
+{
+	const struct vk_xsk *xsk = &port->xsks[VK_CLASS_CONTROL];
+	const struct vk_xsk_ring *tx = &xsk->tx, *back = &port->umem.completion;
+	uint32_t producer = *tx->producer, consumer = *back->consumer;
+	uint64_t start, now;
+
+	pin(cpu);
+	for (uint32_t i = 0; i < port->umem.tx_frames; i++, producer++) {
+		uint64_t address = (uint64_t)(port->umem.rx_frames + i) * port->umem.chunk_size;
+
+		memcpy(port->umem.area + address, packet, size);
+		*vk_umem_descriptor(tx, producer) = (struct xdp_desc){ address, size, 0 };
+	}
+	VK_STORE_RELEASE(tx->producer, producer);
+	start = now_ns();
+	while ((now = now_ns()) - start < duration_ns) {
+		uint32_t ready;
+
+		sendto(xsk->fd, NULL, 0, MSG_DONTWAIT, NULL, 0);
+		ready = VK_LOAD_ACQUIRE(back->producer) - consumer;
+		for (uint32_t i = 0; i < ready; i++, producer++, consumer++)
+			*vk_umem_descriptor(tx, producer) =
+				(struct xdp_desc){ *vk_umem_address(back, consumer), size, 0 };
+		VK_STORE_RELEASE(back->consumer, consumer);
+		VK_STORE_RELEASE(tx->producer, producer);
 		result->packets += ready;
 	}
 	result->elapsed_ns = now - start;

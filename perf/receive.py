@@ -141,6 +141,36 @@ class Bench:
                 lambda cpu, result: self.library.receive_drop(where, duration, cpu, result),
             )
 
+    def transmit(self, packet: bytes, duration_ns: int) -> float:
+        """Measure the smallest sender, onto a wire whose other end drops in XDP."""
+        with (
+            Program("parse_drop", image=compiled("parse_drop")) as drop,
+            contextlib.ExitStack() as hooks,
+        ):
+            for link, program in ((self.target, drop), (self.source, self.redirect)):
+                hook = link.host.run(program.attach, link.index, (XdpMode.NATIVE,))
+                hooks.callback(link.host.run, hook.close)
+            port = hooks.enter_context(
+                self.source.host.run(
+                    open_port,
+                    self.source.name,
+                    rx="xdp",
+                    tx="xdp",
+                    rings=BASELINE_RINGS,
+                    mode=XdpMode.NATIVE,
+                    classifier=self.redirect,
+                )
+            )
+            where = ctypes.c_void_p(int(ffi.cast("uintptr_t", port.struct)))
+            memory = mmap.mmap(-1, mmap.PAGESIZE)
+            result = Result.from_buffer(memory)
+            data = ctypes.create_string_buffer(packet, len(packet))
+            more = ctypes.c_uint32(len(packet)), ctypes.c_uint64(duration_ns), self.cpus[0]
+            send = self.library.receive_transmit
+            with _child(lambda: send(where, data, *more, ctypes.byref(result))):
+                wait_until(lambda: result.elapsed_ns, 30.0, "the measurement")
+        return result.packets * 1e9 / result.elapsed_ns
+
     def ours(self, packet: bytes, duration_ns: int, rings: Rings) -> float:
         """Measure the classifier and the path."""
         with open_classifier() as program:

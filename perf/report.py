@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from . import machine
+from . import limits, machine
 from .comparison import Suite
 from .contestant import Contestant
 from .curve import Curve
@@ -42,6 +42,8 @@ def build(
 ) -> Document:
     """Return the report of a finished suite; *rows* are the close-ups' figures."""
     runs = [run.dumps() for run in suite.runs]
+    standings = [asdict(one) for scenario in scenarios for one in suite.standings(scenario)]
+    ours = [contestant.name for contestant in contestants if contestant.ours]
     for run in runs:
         del run["histogram"], run["syscalls_by_part"]  # the standings have them
     return {
@@ -54,10 +56,11 @@ def build(
         "missing": suite.missing,
         "notes": suite.notes,
         "scenarios": [{**asdict(one), "figure": one.figure} for one in scenarios],
-        "standings": [asdict(one) for scenario in scenarios for one in suite.standings(scenario)],
+        "standings": standings,
         "runs": runs,
         "rows": list(rows),
         "curves": [asdict(curve) for curve in curves],
+        "shares": limits.shares(standings, rows, ours),
     }
 
 

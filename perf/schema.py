@@ -67,6 +67,19 @@ class Row:
 
 
 @dataclass
+class Share:
+    """How near a figure is to what the machine can do: messages a second, or ns of a round trip."""
+
+    scenario: str
+    contestant: str
+    against: str
+    why: str
+    value: float
+    limit: float
+    share: float
+
+
+@dataclass
 class Report:
     """The document."""
 
@@ -83,6 +96,7 @@ class Report:
     runs: list[Run]
     rows: list[Row]
     curves: list[Curve]
+    shares: list[Share]
 
 
 MAY_LACK = {"histogram", "syscalls_by_part"}

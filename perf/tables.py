@@ -59,6 +59,9 @@ def csv_text(document: Document) -> str:
     for row in document["rows"]:
         where = "close-up", row["scenario"], "", ""
         table.writerow([*where, row["metric"], row["unit"], row["value"], "", ""])
+    for one in document["shares"]:
+        where = "share", one["scenario"], one["contestant"], ""
+        table.writerow([*where, f"of {one['against']}", "share", one["share"], "", ""])
     return text.getvalue()
 
 

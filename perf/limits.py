@@ -1,0 +1,172 @@
+"""What the machine can do at all, and which share of it Valkyrie's figures are.
+
+AF_XDP without a protocol (receive and drop, send only), a copy of memory, a cache line to another
+core and back, libcrypto. Nothing that carries messages can be faster than what it is made of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tests.lab import laboratory
+
+from .contestant import BUILD, ROOT
+from .receive import Bench, _packet
+
+Row = dict[str, Any]
+COPIED = (64, 1024, 65_000)
+SEALED = (64, 1024, 1400, 16_384)
+CIPHERS = ("AES-256-GCM", "ChaCha20-Poly1305")
+PACKETS = {"66 B": 0, "1100 B": 1034}
+"""Packet on the link -> payload behind Ethernet, IPv4, UDP and frame header."""
+LINE = "a cache line to another core and back"
+
+
+def _row(metric: str, value: float, unit: str) -> Row:
+    value = round(value, 3)
+    return {
+        "scenario": "limits",
+        "metric": metric,
+        "value": value,
+        "unit": unit,
+        "baseline": None,
+        "ratio": None,
+    }
+
+
+def copied(size: int) -> str:
+    """Return the metric's name."""
+    return f"memcpy of {size} B from ring to ring"
+
+
+def sealed(cipher: str, size: int) -> tuple[str, str]:
+    """Return the metrics' names: to seal a message, and to open it."""
+    return f"{cipher}, {size} B, seal", f"{cipher}, {size} B, open"
+
+
+def _program() -> Path:
+    binary = BUILD / "limits"
+    binary.parent.mkdir(parents=True, exist_ok=True)
+    source = ROOT / "perf" / "limits.c"
+    flags = ["-O2", "-Wall", "-pthread"]
+    subprocess.run(["cc", *flags, "-o", binary, source, "-lcrypto"], check=True, timeout=60)
+    return binary
+
+
+def _memory_and_ciphers(rounds: int, seconds: float) -> Iterator[Row]:
+    binary = _program()
+
+    def ask(*words: object) -> list[float]:
+        argv = [str(binary), *map(str, words), str(seconds)]
+        runs = []
+        for _ in range(rounds):
+            done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60)
+            runs.append([float(word) for word in done.stdout.split()])
+        return [median(values) for values in zip(*runs, strict=True)]
+
+    for size in COPIED:
+        yield _row(copied(size), ask("copy", size)[0], "ns")
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) > 1:
+        yield _row(LINE, ask("line", cores[0], cores[-1])[0], "ns")
+    for cipher in CIPHERS:
+        for size in SEALED:
+            for metric, found in zip(sealed(cipher, size), ask("aead", cipher, size), strict=True):
+                yield _row(metric, found, "ns")
+
+
+def _af_xdp(rounds: int, duration_ns: int) -> Iterator[Row]:
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        lab = stack.enter_context(laboratory())
+        bench = Bench(directory, *lab.wire(lab.host("a"), lab.host("b")))
+        stack.callback(bench.close)
+        measures: Mapping[str, Callable[[bytes, int], float]] = {
+            "receive and drop": bench.baseline,
+            "send only": bench.transmit,
+        }
+        for size, payload_size in PACKETS.items():
+            packet = _packet(bench.source, bench.target, payload_size)
+            for name, measure in measures.items():
+                found = median(measure(packet, duration_ns) for _ in range(rounds))
+                yield _row(f"AF_XDP, {name}, {size}", found, "packets/s")
+
+
+def run(quick: bool) -> list[Row]:  # every scenario is called run(quick)
+    """Return the rows of the limits."""
+    rounds = 3 if quick else 7
+    return [
+        *_memory_and_ciphers(rounds, 0.05 if quick else 0.2),
+        *_af_xdp(rounds, 100_000_000 if quick else 300_000_000),
+    ]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What bounds the figure of a scenario: of a rate the slowest part, of a trip the sum."""
+
+    scenario: str
+    metrics: tuple[str, ...]
+    why: str
+
+
+LIMITS = (
+    Limit("ipc-64", (copied(64),), "every message is copied into a ring"),
+    Limit("ipc-1k", (copied(1024),), "every message is copied into a ring"),
+    Limit("ipc-rtt", (LINE,), "the other core has to see the message, and back"),
+    Limit("net-64k", (copied(65_000),), "every message is copied"),
+    Limit(
+        "net-1k",
+        ("AF_XDP, receive and drop, 1100 B", "AF_XDP, send only, 1100 B"),
+        "one message is one packet",
+    ),
+    Limit("tls-64", sealed("AES-256-GCM", 64), "one core seals each message, another opens it"),
+    Limit("tls-1k", sealed("AES-256-GCM", 1024), "one core seals each message, another opens it"),
+)
+
+
+def shares(
+    standings: Sequence[Mapping[str, Any]], rows: Sequence[Row], ours: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return Valkyrie's figures as shares of their limits, where both were measured.
+
+    ``value`` and ``limit`` are messages a second, or ns of a round trip. A share may be above 1
+    where messages share what is measured for each alone.
+    """
+    values = {row["metric"]: row for row in rows if row["scenario"] == "limits"}
+    found = []
+    for bound in LIMITS:
+        known = [values[metric] for metric in bound.metrics if metric in values]
+        if len(known) < len(bound.metrics):
+            continue
+        costs = [row["value"] if row["unit"] == "ns" else 1e9 / row["value"] for row in known]
+        for one in standings:
+            trip = one["p50_ns"]
+            if (
+                one["scenario"] != bound.scenario
+                or one["contestant"] not in ours
+                or not one["rate"]
+            ):
+                continue
+            limit = sum(costs) if trip else 1e9 / max(costs)
+            value = (trip or one["rate"])["median"]
+            found.append(
+                {
+                    "scenario": bound.scenario,
+                    "contestant": one["contestant"],
+                    "against": " and ".join(bound.metrics),
+                    "why": bound.why,
+                    "value": value,
+                    "limit": limit,
+                    "share": round(limit / value if trip else value / limit, 4),
+                }
+            )
+    return found

@@ -1,0 +1,81 @@
+"""What the machine can do at all, and shares of it."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import Any
+
+import pytest
+
+from perf import limits, markdown
+from perf.scenario import SCENARIOS
+from tests.perf.test_report import document
+
+
+def row(metric: str, value: float, unit: str) -> dict[str, Any]:
+    return {"scenario": "limits", "metric": metric, "value": value, "unit": unit}
+
+
+def standing(scenario: str, *, rate: float = 0.0, p50_ns: float = 0.0) -> dict[str, Any]:
+    figure = {"low": 0.0, "high": 0.0}
+    return {
+        "scenario": scenario,
+        "contestant": "valkyrie-c-local",
+        "rate": {**figure, "median": rate or 1.0},
+        "p50_ns": {**figure, "median": p50_ns} if p50_ns else None,
+    }
+
+
+def test_a_rate_is_bounded_by_the_slowest_part_and_a_trip_by_all() -> None:
+    ours = ["valkyrie-c-local"]
+    seal, opening = limits.sealed("AES-256-GCM", 64)
+    rows = [row(seal, 200, "ns"), row(opening, 400, "ns"), row(limits.LINE, 250, "ns")]
+    tls, trip = standing("tls-64", rate=500_000), standing("ipc-rtt", p50_ns=1000)
+    first, second = limits.shares([trip, tls], rows, ours)
+    assert (first["scenario"], first["limit"], first["share"]) == ("ipc-rtt", 250, 0.25)
+    assert (second["scenario"], second["limit"], second["share"]) == ("tls-64", 2.5e6, 0.2)
+
+
+def test_packets_a_second_bound_messages_a_second() -> None:
+    names = ("AF_XDP, receive and drop, 1100 B", "AF_XDP, send only, 1100 B")
+    rows = [row(name, rate, "packets/s") for name, rate in zip(names, (4e6, 2e6), strict=True)]
+    (share,) = limits.shares([standing("net-1k", rate=1e6)], rows, ["valkyrie-c-local"])
+    assert share["limit"] == pytest.approx(2e6)
+    assert share["share"] == 0.5
+
+
+def test_there_is_no_share_of_what_was_not_measured_nor_of_others() -> None:
+    rows = [row(limits.LINE, 250, "ns")]
+    assert limits.shares([standing("ipc-rtt", p50_ns=1000)], rows, ["somebody-else"]) == []
+    assert limits.shares([standing("ipc-rtt", p50_ns=1000)], [], ["valkyrie-c-local"]) == []
+
+
+def test_limits_are_of_scenarios_that_there_are() -> None:
+    assert {limit.scenario for limit in limits.LIMITS} <= {one.name for one in SCENARIOS}
+
+
+def test_shares_are_shown() -> None:
+    made = document()
+    made["shares"] = [
+        {
+            "scenario": "net-64",
+            "contestant": "valkyrie-c-udp",
+            "against": "memcpy",
+            "why": "it is copied",
+            "value": 1e6,
+            "limit": 2e6,
+            "share": 0.5,
+        }
+    ]
+    assert "| 1.00 M/s | 2.00 M/s | 0.50 | memcpy: it is copied |" in markdown.full(made)
+
+
+def test_each_measurement_prints_what_is_read() -> None:
+    binary = limits._program()
+    for words, count in (("copy 64", 1), ("aead AES-256-GCM 64", 2)):
+        argv = [str(binary), *words.split(), "0.01"]
+        done = subprocess.run(argv, check=True, capture_output=True, text=True)
+        values = [float(word) for word in done.stdout.split()]
+        assert len(values) == count
+        assert all(0 < value < 1e6 for value in values)
+    assert subprocess.run([binary, "nothing"], check=False).returncode == 64
