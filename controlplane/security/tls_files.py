@@ -24,26 +24,36 @@ def parse_credentials(
     chain: tuple[Path, bytes], key: tuple[Path, bytes], roots: tuple[Path, bytes]
 ) -> TlsCredentials:
     """Return the credentials of three files; ConfigError names the one that is no good."""
-    certificates = parse_chain(*chain)
+    certificates = _chain(*chain)
     private = _key(*key)
     if private.public_key() != certificates[0].public_key():
         raise ConfigError(f"{key[0]}: is not the key of the first certificate in {chain[0]}")
+    _check_name(chain[0], certificates[0])
     return TlsCredentials(certificates, private, _certificates(*roots))
 
 
 def parse_chain(path: Path, data: bytes) -> list[x509.Certificate]:
     """Return a node's certificate and what is between it and the root."""
+    certificates = _chain(path, data)
+    _check_name(path, certificates[0])
+    return certificates
+
+
+def _chain(path: Path, data: bytes) -> list[x509.Certificate]:
     certificates = _certificates(path, data)
     if len(certificates) >= CHAIN_MAX:
         raise ConfigError(
             f"{path}: has {len(certificates)} certificates: the node's own and at most one"
             " between it and the root"
         )
+    return certificates
+
+
+def _check_name(path: Path, certificate: x509.Certificate) -> None:
     try:
-        node_name(certificates[0])
+        node_name(certificate)
     except SecurityError as error:
         raise ConfigError(f"{path}: is no node's certificate: {error}") from None
-    return certificates
 
 
 def _certificates(path: Path, data: bytes) -> list[x509.Certificate]:
