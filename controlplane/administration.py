@@ -25,6 +25,8 @@ _UPGRADE_S = 30.0
 _TUNED_TRY_S = 0.02
 _TUNED_TRIES = 25
 """A worker looks every 100 ms."""
+_ROTATED_TRIES = 200
+"""Longer than a handshake takes that had to be repeated."""
 
 ROLES: dict[type[AnyRequest], Role] = {
     appsocket.Status: Role.READ,
@@ -53,18 +55,25 @@ async def answer(daemon: Daemon, connection: Connection, request: AnyRequest) ->
         pid=who.pid,
         asked=appsocket.encode(request).decode(),
     )
+    return await _do(daemon, request)
+
+
+async def _do(daemon: Daemon, request: AnyRequest) -> Reply:
     match request:
         case appsocket.Tune() if request.session:
             return await _tune_session(daemon, request)
         case appsocket.Tune():
             return Reply(document=await _tune(daemon, request.values))
+        case appsocket.Kill():
+            return _kill_session(daemon, request.session)
+        case appsocket.Rotate():
+            return await _rotate_session(daemon, request.session)
         case appsocket.Upgrade():
             told = await daemon.broker.ask(Message(Kind.RENEW), _UPGRADE_S)
             return Reply(document={"upgraded": told.text})
-        case appsocket.Stop():
-            await daemon.broker.ask(Message(Kind.STOP))
-            return Reply()
-    raise AssertionError(request)
+    assert isinstance(request, appsocket.Stop)
+    await daemon.broker.ask(Message(Kind.STOP))
+    return Reply()
 
 
 async def _tune(daemon: Daemon, values: dict[str, int | str]) -> dict[str, object]:
@@ -97,9 +106,7 @@ async def _tune_session(daemon: Daemon, request: appsocket.Tune) -> Reply:
     """Tune the session with a peer; the reply says whether the worker has taken it."""
     index = daemon.peers.find(request.session)
     if index is None:
-        known = ", ".join(peer.name for peer in daemon.config.peers[:16]) or "none"
-        message = f"no session with '{request.session}'; peers are: {known}"
-        return Reply(code=lib.VK_CODE_NO_PEER, message=message)
+        return _no_peer(daemon, request.session)
     wanted = tuning.changed(daemon.state.tuning(index), request.values)
     version = daemon.state.set_tuning(index, wanted)
     signals = daemon.counters.signals[index]
@@ -109,3 +116,45 @@ async def _tune_session(daemon: Daemon, request: appsocket.Tune) -> Reply:
         await asyncio.sleep(_TUNED_TRY_S)
     applied = bool(signals.live and signals.tuning == version)
     return Reply(document={**tuning.document(wanted), "version": version, "applied": applied})
+
+
+def _no_peer(daemon: Daemon, name: str) -> Reply:
+    known = ", ".join(peer.name for peer in daemon.config.peers[:16]) or "none"
+    message = f"no session with '{name}'; peers are: {known}"
+    return Reply(code=lib.VK_CODE_NO_PEER, message=message)
+
+
+def _no_session(name: str) -> Reply:
+    message = f"there is no session with '{name}' now: `valkyrie session list` says why"
+    return Reply(code=lib.VK_CODE_UNREACHABLE, message=message)
+
+
+def _kill_session(daemon: Daemon, name: str) -> Reply:
+    index = daemon.peers.find(name)
+    if index is None:
+        return _no_peer(daemon, name)
+    if index not in daemon.links.sessions or daemon.links.sessions[index].link is None:
+        return _no_session(name)
+    daemon.links.close(index, lib.VK_CODE_SESSION_CLOSED)
+    return Reply(document={"peer": name, "ended": True})
+
+
+async def _rotate_session(daemon: Daemon, name: str) -> Reply:
+    """Make a session anew; the reply says whether the peer took part in it in time."""
+    index = daemon.peers.find(name)
+    if index is None:
+        return _no_peer(daemon, name)
+    if index not in daemon.links.sessions or daemon.links.sessions[index].link is None:
+        return _no_session(name)
+    session = daemon.links.sessions[index]
+    before = session.link
+    daemon.links.renew(index)
+    for _ in range(_ROTATED_TRIES):
+        if session.link is not before:
+            break
+        await asyncio.sleep(_TUNED_TRY_S)
+    link = session.link
+    if link is None:
+        return _no_session(name)
+    document: dict[str, object] = {"peer": name, "rotated": link is not before}
+    return Reply(document=document | {"local": f"{link.local:08x}", "remote": f"{link.remote:08x}"})

@@ -59,6 +59,18 @@ class Tune(Request):
     """Only the session with this peer; its keys are those of controlplane/tuning.py."""
 
 
+class Kill(Request):
+    """*administer*: end the session with a peer, and its streams."""
+
+    session: str
+
+
+class Rotate(Request):
+    """*administer*: make the session with a peer anew, with new keys; its streams go on."""
+
+    session: str
+
+
 class Upgrade(Request):
     """*load*: start a new worker and program under traffic."""
 
@@ -67,7 +79,7 @@ class Stop(Request):
     """*administer*: stop the node."""
 
 
-AnyRequest = Attach | Connect | Listen | Unlisten | Status | Tune | Upgrade | Stop
+AnyRequest = Attach | Connect | Listen | Unlisten | Status | Tune | Kill | Rotate | Upgrade | Stop
 
 
 class Reply(msgspec.Struct, omit_defaults=True):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from .client import DEFAULT_NODE, JsonOption, NodeOption, ask, columns, print_json
 from .exits import Exit
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def sessions(*, node: NodeOption = DEFAULT_NODE, json: JsonOption = False) -> int:
-    """Say with which peers a node has sessions: state, ids, age, round trip, why one ended."""
+    """Say with which peers a node has sessions: state, ids, age, protection, why one ended."""
     from valkyrie.dataplane import appsocket
 
     rows = ask(node, appsocket.Status()).document["sessions"]
@@ -27,10 +29,43 @@ def sessions(*, node: NodeOption = DEFAULT_NODE, json: JsonOption = False) -> in
     return Exit.OK
 
 
+PeerArgument = Annotated[str, Parameter(help="Name or address of the peer.")]
+
+
+def kill(peer: PeerArgument, *, node: NodeOption = DEFAULT_NODE, json: JsonOption = False) -> int:
+    """End the session with a peer, and its streams. A new one begins when somebody wants it.
+
+    To keep a peer out, take it out of the configuration, or revoke its certificate. Wants root.
+    """
+    from valkyrie.dataplane import appsocket
+
+    document = ask(node, appsocket.Kill(peer)).document
+    if json:
+        print_json(document)
+    return Exit.OK
+
+
+def rotate(peer: PeerArgument, *, node: NodeOption = DEFAULT_NODE, json: JsonOption = False) -> int:
+    """Make the session with a peer anew by a handshake, with new keys; its streams go on.
+
+    Keys rotate by themselves; this also heals what is lost with a key. Wants root.
+    """
+    from valkyrie.dataplane import appsocket
+
+    document = ask(node, appsocket.Rotate(peer)).document
+    if json:
+        print_json(document)
+    elif not document["rotated"]:
+        print("the peer has not answered yet: the old session goes on, see `valkyrie session list`")
+    return Exit.OK if document["rotated"] else Exit.FAILED
+
+
 def build() -> App:
     """Return the commands below ``valkyrie session``."""
     from cyclopts import App
 
     app = App(name="session", help="The sessions with other nodes.", help_format="plaintext")
     app.command(sessions, name="list")
+    app.command(kill)
+    app.command(rotate)
     return app

@@ -189,3 +189,21 @@ def test_session_list_shows_the_peer_its_ids_and_the_round_trip(pair: Pair) -> N
     shown = ask(a, "session", "list").stdout.splitlines()
     assert shown[0].split()[:4] == ["peer", "state", "address", "local"]
     assert shown[1].split()[:4] == ["b", "up", str(b.link.v4.ip), ours["local"]]
+
+
+def test_session_rotate_and_kill_do_it_or_say_why_not(pair: Pair) -> None:
+    a, b = pair
+
+    def row(node: NodeUnderTest) -> dict[str, object]:
+        (found,) = json.loads(ask(node, "session", "list", "--json").stdout)
+        assert isinstance(found, dict)
+        return found
+
+    wait_until(lambda: row(a)["state"] == row(b)["state"] == "up", 10)
+    before = row(a)["local"]
+    done = json.loads(ask(a, "session", "rotate", "b", "--json").stdout)
+    assert done["rotated"]
+    assert done["local"] != before
+    refused(ask(a, "session", "rotate", "nobody"), Exit.FAILED, "peers are: b")
+    refused(ask(a, "session", "kill", "nobody"), Exit.FAILED, "peers are: b")
+    assert ask(a, "session", "kill", "b").returncode == Exit.OK

@@ -18,7 +18,7 @@ import valkyrie
 from tests.lab import SLOWNESS, Lab, wait_until
 from tests.nodes import NodeUnderTest, make_node, make_pair, make_secure_pair, running
 from valkyrie.controlplane.security.identity_file import load_or_make
-from valkyrie.dataplane import lib
+from valkyrie.dataplane import appsocket, lib
 from valkyrie.dataplane.refusal import StreamResetError, UnreachableError, UntrustedError
 
 Pair = tuple[NodeUnderTest, NodeUnderTest]
@@ -319,3 +319,34 @@ def test_a_daemon_that_was_killed_takes_a_sealed_session_over_and_makes_it_anew(
         message = into.recv(timeout=5)
         assert message is not None
         assert message.payload == b"second"
+
+
+def test_a_session_is_rotated_and_killed_on_demand(lab: Lab, tmp_path: Path) -> None:
+    a, b = make_secure_pair(lab, tmp_path)
+    with (
+        running(a, b),
+        valkyrie.attach_sync(a.socket) as one,
+        valkyrie.attach_sync(b.socket) as other,
+        other.listen("echo") as service,
+    ):
+        out = one.connect("b").open("echo", stream=1000)
+        out.send(b"first")
+        into = service.accept(timeout=5)
+        assert into.recv(timeout=5)
+        before = session(a)
+        for node, peer in ((a, "b"), (b, "a"), (a, "b")):
+            reply = node.ask(appsocket.Rotate(peer))
+            assert (reply.code, reply.document["rotated"]) == (0, True), reply.message
+            out.send(peer.encode())
+            message = into.recv(timeout=5)
+            assert message is not None
+            assert message.payload == peer.encode()
+        wait_until(lambda: joined(a, b), 5.0, "both have the last one")
+        assert session(a)["local"] != before["local"]
+        assert a.ask(appsocket.Rotate("c")).code == lib.VK_CODE_NO_PEER
+        assert a.ask(appsocket.Kill("c")).code == lib.VK_CODE_NO_PEER
+        assert a.ask(appsocket.Kill("b")).code == 0
+        for stream in (out, into):
+            with pytest.raises(StreamResetError) as caught:
+                stream.recv(timeout=5)
+            assert caught.value.code == lib.VK_CODE_SESSION_CLOSED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from tests.controlplane.meeting import MS, PEER, SECOND, Meeting
 from valkyrie.controlplane.link import Joined, Left
 from valkyrie.controlplane.liveness import Patience
+from valkyrie.controlplane.protection import Protection
 from valkyrie.controlplane.security.modes import Mode
 from valkyrie.controlplane.session import State
 from valkyrie.controlplane.sessions import Place
@@ -235,6 +237,85 @@ def test_an_address_that_does_not_answer_gets_one_small_question_at_a_time() -> 
         meeting.a.sessions.found_at(PEER, forged, meeting.now_ns)
     assert len(meeting.a.sessions.take_messages()) == 1
     meeting.agree()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_session_is_made_anew_on_demand_and_its_streams_go_on(mode: Mode) -> None:
+    meeting = met(mode=mode)
+    epoch = meeting.a.epoch
+    seen = {meeting.a.seals}
+    for name in "abab":
+        before = meeting.a.sessions[PEER].link
+        meeting.sides[name].sessions.renew(PEER, meeting.now_ns)
+        meeting._collect(name)
+        meeting.run(SECOND)
+        meeting.agree()
+        assert meeting.a.sessions[PEER].link is not before
+        seen.add(meeting.a.seals)
+    assert meeting.a.epoch == epoch
+    assert not meeting.a.ended + meeting.b.ended
+    assert len(seen) == (5 if mode is not Mode.PLAINTEXT else 1)
+
+
+def test_a_session_whose_lifetime_ends_is_made_anew_before_and_loses_nothing() -> None:
+    meeting = met(mode=Mode.ZERO_TRUST)
+    epoch = meeting.a.epoch
+    for _ in range(100):
+        meeting.run(30 * SECOND)
+        meeting.agree()
+        link = meeting.a.sessions[PEER].link
+        assert link is not None
+        assert link.protection.ends_ns is not None
+        assert 0 < link.protection.ends_ns - meeting.now_ns <= 300 * SECOND
+    assert meeting.a.epoch == epoch
+    assert not meeting.a.ended + meeting.b.ended
+    assert 10 <= len(meeting.a.events) <= 3000 / 200
+
+
+def test_a_session_that_cannot_be_made_anew_ends_with_its_lifetime() -> None:
+    meeting = met(mode=Mode.ZERO_TRUST)
+    meeting.cut = True
+    meeting.run(299 * SECOND)
+    assert meeting.a.sessions[PEER].link is not None
+    meeting.run(2 * SECOND)
+    for side in (meeting.a, meeting.b):
+        assert side.sessions[PEER].link is None
+        assert side.ended == [Code.CREDENTIAL]
+    meeting.cut = False
+    meeting.want("a")
+    meeting.run(SECOND)
+    meeting.agree()
+
+
+@pytest.mark.parametrize("mode", MODES[1:])
+def test_a_sealed_session_that_was_taken_over_is_made_anew_at_once(mode: Mode) -> None:
+    meeting = met(mode=mode)
+    epoch, link = meeting.a.epoch, meeting.a.sessions[PEER].link
+    assert link is not None
+    incarnation = meeting.a.sessions.incarnation
+    meeting.restart("a")  # another daemon, and the same node
+    meeting.a.sessions.incarnation = meeting.a.sessions[PEER].incarnation = incarnation
+    meeting.a.epoch = epoch
+    blind = replace(link, protection=Protection(link.protection.cipher), asked=True)
+    meeting.a.sessions.restore(PEER, blind, meeting.now_ns)
+    meeting.a.sessions[PEER].expect(meeting.now_ns, expecting=True)
+    meeting.run(SECOND)
+    meeting.agree()
+    assert meeting.a.sessions[PEER].link != blind
+    assert meeting.a.epoch == epoch
+    assert not meeting.a.ended + meeting.b.ended
+
+
+def test_a_sealed_session_that_was_taken_over_from_a_dead_peer_ends() -> None:
+    meeting = met(mode=Mode.NOISE)
+    link = meeting.a.sessions[PEER].link
+    assert link is not None
+    meeting.restart("a")
+    blind = replace(link, protection=Protection(link.protection.cipher), asked=True)
+    meeting.a.sessions.restore(PEER, blind, meeting.now_ns)
+    meeting.cut = True
+    meeting.run(4 * SECOND)
+    assert meeting.a.sessions[PEER].link is None
 
 
 STEPS = st.lists(
