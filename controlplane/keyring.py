@@ -13,12 +13,22 @@ class Keyring:
     def __init__(self, pointer: Any) -> None:
         self._rows = pointer
 
-    def enter(self, index: int, session: int, live: int, *, seals: bytes, opens: bytes) -> int:
+    def enter(
+        self,
+        index: int,
+        session: int,
+        live: int,
+        *,
+        seals: bytes,
+        opens: bytes,
+        proofs: tuple[bytes, bytes] = (bytes(lib.VK_SECRET_SIZE),) * 2,
+    ) -> int:
         """Enter what a new session with a peer begins with; return which row: vk_peer.keys.
 
         ``session`` is the id on the frames that we get, ``live`` that of the session in use, whose
         row stays as it is (0: there is none); ``seals`` and ``opens`` are the secrets of epoch 0,
-        32 bytes each, of what we send and what we get.
+        32 bytes each, of what we send and what we get; ``proofs`` are the keys of our control
+        frames' proofs and of the peer's.
         """
         which = 1 if live and self._rows.keys[0][index].session == live else 0
         row = self._rows.keys[which][index]
@@ -29,6 +39,9 @@ class Keyring:
             ratchet.secrets[0].epoch = 0
             ratchet.live = 0
             ratchet.began_ns = ratchet.before = 0
+        for target, secret in zip(row.proofs, proofs, strict=True):
+            assert len(secret) == lib.VK_SECRET_SIZE
+            ffi.memmove(target, secret, len(secret))
         row.session = session
         return which
 
@@ -40,6 +53,13 @@ class Keyring:
         for row in self._of(index):
             if row.session != session or not session:
                 ffi.memmove(ffi.addressof(row), bytes(ffi.sizeof(row)), ffi.sizeof(row))
+
+    def proofs(self, index: int, session: int) -> tuple[bytes, bytes] | None:
+        """Return the keys of our control frames' proofs and of the peer's, as they were entered."""
+        for row in self._rows.keys[index]:
+            if session and row.session == session:
+                return bytes(row.proofs[0]), bytes(row.proofs[1])
+        return None
 
     def epochs(self, index: int, session: int) -> tuple[int, int] | None:
         """Return the epochs of what we send and get; None without such a session."""

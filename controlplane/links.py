@@ -88,7 +88,7 @@ class Links:
             terms = self._terms(peer, wan=False)
             self.sessions.add(index, rows.place(index), known, terms, now_ns)
             if link := rows.link(index):
-                self.sessions.restore(index, link, now_ns)
+                self.sessions.restore(index, self._adopted(index, link), now_ns)
                 peers.limit(index, link.limits.payload_max)
             else:
                 rows.wait(index)
@@ -256,9 +256,18 @@ class Links:
                 self._rows.session(index),
                 seals=event.secrets.seals,
                 opens=event.secrets.opens,
+                proofs=(link.protection.ours, link.protection.theirs),
             )
         self._rows.join(index, link, lost=event.lost, cipher=link.protection.cipher, keys=which)
         self._keyring.keep(index, link.local)
+
+    def _adopted(self, index: int, link: Link) -> Link:
+        """Return an earlier daemon's session with what its control frames are proven by."""
+        proofs = self._keyring.proofs(index, link.local)
+        if not link.protection.keyed or proofs is None:
+            return link
+        ours, theirs = proofs
+        return replace(link, protection=replace(link.protection, ours=ours, theirs=theirs))
 
     def _epochs(self, index: int, link: Link) -> tuple[int, int]:
         return self._keyring.epochs(index, link.local) or (0, 0)

@@ -83,7 +83,7 @@ class Protection:
 
     @property
     def able(self) -> bool:
-        """Whether we can prove anything in it: a daemon that took it over cannot."""
+        """Whether we can prove anything in it."""
         return not self.keyed or bool(self.ours)
 
     def prove(self, message: _Provable) -> _Provable:

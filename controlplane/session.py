@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -51,7 +51,7 @@ from .security.cookie import SLOT_NS
 from .security.errors import SecurityError
 from .security.handshake import Established, Failed, Handshake
 from .security.handshake import State as Step
-from .security.modes import Mode
+from .security.modes import ZERO_TRUST_LIFETIME_NS, Mode
 
 if TYPE_CHECKING:
     from .security.local import Local
@@ -163,11 +163,17 @@ class Session:
         self._events: list[Event] = []
 
     def restore(self, link: Link, now_ns: int) -> None:
-        """Take over a session that an earlier daemon made."""
-        self.link = link
+        """Take over a session that an earlier daemon made.
+
+        Of one with keys nobody knows any more how long it may last: it is made anew at once.
+        """
         self.state = State.UP
         self._seen = (link.incarnation, 0)
-        self._renew_ns = None if link.protection.able else now_ns
+        if link.protection.keyed:
+            self._renew_ns = now_ns
+            ends_ns = now_ns + ZERO_TRUST_LIFETIME_NS
+            link = replace(link, protection=replace(link.protection, ends_ns=ends_ns))
+        self.link = link
         self.liveness.hear(now_ns)
 
     # ---- Inputs ----

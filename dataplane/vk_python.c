@@ -2,6 +2,8 @@
 #include "vk_python.h"
 
 #include "vk_datagram.h"
+#include "vk_proof.h"
+#include "vk_session.h"
 
 #include <string.h>
 #include <sys/socket.h>
@@ -104,20 +106,48 @@ static void commit(struct vk_run *run, struct vk_path *path, uint32_t size)
 	vk_count_row(run, VK_CLASS_CONTROL)[VK_TX_FRAMES]++;
 }
 
+/* The keys that a peer's control frames are proven with; NULL: its session has none. Another row
+ * than the session's is never looked at: a session that the worker does not know yet has none here,
+ * and the daemon answers. */
+static const struct vk_keys *proof_keys(const struct vk_run *run, uint32_t peer)
+{
+	const struct vk_session *session = run->sessions[peer];
+
+	return session && session->keyring.cipher ? session->keyring.row : NULL;
+}
+
 int vk_python_pong(struct vk_run *run, uint32_t peer, const struct vk_frame *frame)
 {
-	struct vk_frame pong = { .type = VK_PONG, .length = sizeof(struct vk_ping) };
+	enum {
+		TOKEN = sizeof(struct vk_ping),
+		OPTION = 4, /* bytes of an option's head */
+		PROVEN = TOKEN + OPTION + VK_PROOF_SIZE,
+	};
+	static const uint8_t option[OPTION] = { 0, VK_OPTION_PROOF, 0, VK_PROOF_SIZE };
+	const struct vk_keys *keys = proof_keys(run, peer);
+	const uint8_t *said = frame->payload;
+	uint8_t proof[VK_PROOF_SIZE] = { 0 };
 	struct vk_path *path;
 	uint8_t *data;
 
-	if (frame->type != VK_PING || frame->length != pong.length)
+	if (frame->type != VK_PING || frame->length != (run->peers[peer].cipher ? PROVEN : TOKEN) ||
+	    !keys != !run->peers[peer].cipher)
+		return 0;
+	if (keys && (memcmp(said + TOKEN, option, OPTION) != 0 ||
+		     !vk_proof_good(keys->proofs[1], VK_PING, said, TOKEN, said + TOKEN + OPTION) ||
+		     vk_proof_make(keys->proofs[0], VK_PONG, said, TOKEN, proof)))
 		return 0;
 	vk_count_row(run, VK_CLASS_CONTROL)[VK_RX_CONTROL]++;
 	data = reserve(run, peer, &path);
 	if (!data)
 		return 1; /* it asks again */
-	memcpy(put_head(run, data, &pong), frame->payload, pong.length);
-	commit(run, path, VK_HEADER_SIZE + pong.length);
+	data = put_head(run, data, &(struct vk_frame){ .type = VK_PONG, .length = frame->length });
+	memcpy(data, said, TOKEN);
+	if (keys) {
+		memcpy(data + TOKEN, option, OPTION);
+		memcpy(data + TOKEN + OPTION, proof, sizeof proof);
+	}
+	commit(run, path, VK_HEADER_SIZE + frame->length);
 	return 1;
 }
 

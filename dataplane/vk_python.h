@@ -21,7 +21,8 @@ void vk_python_want(struct vk_run *run, uint32_t peer);
 void vk_python_elsewhere(struct vk_run *run, uint32_t port, const struct vk_rx_frame *datagram,
 			 const struct vk_frame *frame);
 
-/* vk_python_pong answers a peer's PING with as many bytes; 0 when it is none. */
+/* vk_python_pong answers a peer's PING with as many bytes, proven if its session has keys; 0 when
+ * it is none, or not proven: the daemon counts it. */
 int vk_python_pong(struct vk_run *run, uint32_t peer, const struct vk_frame *frame);
 
 /* vk_python_refuse tells a peer that its session is not known here; at most one a millisecond. */

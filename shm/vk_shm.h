@@ -188,7 +188,6 @@ struct vk_peer {
 	uint8_t joined; /* there is a session: frames may be sent and taken */
 	uint8_t cipher; /* enum vk_cipher of the session's frames */
 	uint8_t keys; /* which of the peer's two vk_keys are the session's */
-	uint8_t pad;
 	uint32_t end_code; /* enum vk_code that streams of earlier generations end with */
 	uint32_t refuse; /* enum vk_code that streams are refused with while not joined; 0 = wait */
 	uint64_t incarnation; /* of the peer's node */
@@ -316,6 +315,7 @@ struct vk_keys {
 	uint32_t pad;
 	struct vk_ratchet seal; /* what we send */
 	struct vk_ratchet open; /* what we get */
+	uint8_t proofs[2][VK_SECRET_SIZE]; /* keys of VK_OPTION_PROOF: what we send, what we get */
 };
 
 /* What tokens are made with (bpf/vk_wire.h); workers have no use for it. */

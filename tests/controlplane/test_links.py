@@ -350,3 +350,31 @@ def test_a_session_is_rotated_and_killed_on_demand(lab: Lab, tmp_path: Path) -> 
             with pytest.raises(StreamResetError) as caught:
                 stream.recv(timeout=5)
             assert caught.value.code == lib.VK_CODE_SESSION_CLOSED
+
+
+@pytest.mark.parametrize("path", ["udp", "xdp"])
+def test_a_node_whose_daemon_stands_still_is_not_taken_for_dead(
+    lab: Lab, tmp_path: Path, path: str
+) -> None:
+    a, b = make_secure_pair(lab, tmp_path, path=path)
+    with (
+        running(a, b),
+        valkyrie.attach_sync(a.socket) as one,
+        valkyrie.attach_sync(b.socket) as other,
+        other.listen("echo") as service,
+    ):
+        out = one.connect("b").open("echo", stream=1000)
+        out.send(b"first")
+        into = service.accept(timeout=5)
+        assert into.recv(timeout=5)
+        before = session(a)["local"]
+        pid = b.pid("daemon")
+        pongs = a.status()["control_frames"].get("pong", 0)
+        os.kill(pid, signal.SIGSTOP)
+        try:  # a question every 100 ms, and four without an answer would be the end
+            wait_until(lambda: a.status()["control_frames"].get("pong", 0) >= pongs + 8, 5.0)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert session(a)["local"] == before
+        out.send(b"second")
+        assert into.recv(timeout=5)

@@ -288,7 +288,8 @@ def test_a_session_that_cannot_be_made_anew_ends_with_its_lifetime() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES[1:])
-def test_a_sealed_session_that_was_taken_over_is_made_anew_at_once(mode: Mode) -> None:
+@pytest.mark.parametrize("able", [True, False])
+def test_a_sealed_session_that_was_taken_over_is_made_anew_at_once(mode: Mode, able: bool) -> None:
     meeting = met(mode=mode)
     epoch, link = meeting.a.epoch, meeting.a.sessions[PEER].link
     assert link is not None
@@ -296,12 +297,17 @@ def test_a_sealed_session_that_was_taken_over_is_made_anew_at_once(mode: Mode) -
     meeting.restart("a")  # another daemon, and the same node
     meeting.a.sessions.incarnation = meeting.a.sessions[PEER].incarnation = incarnation
     meeting.a.epoch = epoch
-    blind = replace(link, protection=Protection(link.protection.cipher), asked=True)
-    meeting.a.sessions.restore(PEER, blind, meeting.now_ns)
+    known = link.protection
+    blind = Protection(known.cipher)
+    seeing = replace(blind, ours=known.ours, theirs=known.theirs)
+    adopted = replace(link, protection=seeing if able else blind)
+    meeting.a.sessions.restore(PEER, adopted, meeting.now_ns)
     meeting.a.sessions[PEER].expect(meeting.now_ns, expecting=True)
     meeting.run(SECOND)
     meeting.agree()
-    assert meeting.a.sessions[PEER].link != blind
+    link = meeting.a.sessions[PEER].link
+    assert link is not None
+    assert link.local != adopted.local
     assert meeting.a.epoch == epoch
     assert not meeting.a.ended + meeting.b.ended
 

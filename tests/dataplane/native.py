@@ -58,7 +58,7 @@ _kept: list[tempfile.TemporaryDirectory[str]] = []
 def _compile(target: Path, flags: list[str], sources: list[str]) -> Path:
     command = [compiler(), "-std=gnu11", "-g", "-Wall", "-Wextra", *flags, *INCLUDES]
     command += ["-o", str(target), *(str(ROOT / each) for each in sources)]
-    if "dataplane/vk_aead.c" in sources:
+    if {"dataplane/vk_aead.c", "dataplane/vk_proof.c"} & set(sources):
         command.append("-lcrypto")
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     if "libclang_rt.fuzzer" in built.stderr:
