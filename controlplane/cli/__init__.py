@@ -17,7 +17,19 @@ def build() -> App:
 
     import valkyrie
 
-    from . import audit, counters, files, keys, lab, node, peers, pipes, sessions, tools
+    from . import (
+        audit,
+        certificates,
+        counters,
+        files,
+        keys,
+        lab,
+        node,
+        peers,
+        pipes,
+        sessions,
+        tools,
+    )
     from .exits import MEANINGS
 
     codes = "\n".join(f"  {code:>3}  {meaning}" for code, meaning in MEANINGS.items())
@@ -45,7 +57,7 @@ def build() -> App:
     ):
         app.command(command)
     app.command(sessions.build())
-    for group in (keys, peers, audit):
+    for group in (keys, peers, certificates, audit):
         app.command(group.build())
     return app
 
