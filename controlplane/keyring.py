@@ -56,7 +56,7 @@ class Keyring:
 
     def proofs(self, index: int, session: int) -> tuple[bytes, bytes] | None:
         """Return the keys of our control frames' proofs and of the peer's, as they were entered."""
-        for row in self._rows.keys[index]:
+        for row in self._of(index):
             if session and row.session == session:
                 return bytes(row.proofs[0]), bytes(row.proofs[1])
         return None

@@ -25,12 +25,15 @@ def test_a_first_session_takes_a_row_and_begins_with_epoch_0(rows: object) -> No
     assert keyring.epochs(3, 77) == (0, 0)
     assert keyring.epochs(3, 78) is None
     assert keyring.epochs(4, 77) is None
-    assert keyring.proofs(3, 78) is None
 
 
 def test_the_next_daemon_finds_what_control_frames_are_proven_by(rows: object) -> None:
-    Keyring(rows).enter(3, 77, 0, seals=OURS, opens=THEIRS, proofs=(b"o" * 32, b"t" * 32))
-    assert Keyring(rows).proofs(3, 77) == (b"o" * 32, b"t" * 32)
+    proofs = b"o" * 32, b"t" * 32
+    Keyring(rows).enter(3, 77, 0, seals=OURS, opens=THEIRS, proofs=proofs)
+    Keyring(rows).enter(3, 78, 77, seals=OURS, opens=THEIRS)
+    assert Keyring(rows).proofs(3, 77) == proofs
+    assert Keyring(rows).proofs(3, 78) not in (None, proofs)
+    assert Keyring(rows).proofs(3, 79) is None
 
 
 def test_a_new_session_leaves_the_row_of_the_one_in_use_alone(rows: object) -> None:
