@@ -23,8 +23,12 @@ _RANGES = {
     "window_min": (0, WINDOW_MAX),
     "window_max": (0, WINDOW_MAX),
     "rate": (1_000, 1 << 40),
+    "mtu": (1_200, 65_507),
+    "stream_min": (65_536, WINDOW_MAX),
+    "stream_max": (65_536, WINDOW_MAX),
 }
-KEYS = ("controller", "aggregate", *_RANGES)
+_SWITCHES = ("aggregate", "pacing")
+KEYS = ("controller", *_SWITCHES, *_RANGES)
 NODE = "node"
 """The value that takes a key's own value away again."""
 
@@ -32,7 +36,8 @@ NODE = "node"
 def changed(tuning: Tuning, values: Mapping[str, int | str]) -> Tuning:
     """Return the tuning with keys changed; ConfigError names the key and what it may be.
 
-    ``window_min`` and ``window_max`` are bytes in flight, ``rate`` is bytes/s of ``fixed``.
+    ``window_min`` and ``window_max`` are bytes in flight, ``stream_min`` and ``stream_max`` bytes
+    that a stream may be ahead of its reader here; ``rate`` is bytes/s of ``fixed``.
     """
     made = dict(tuning)
     for key, value in values.items():
@@ -43,8 +48,9 @@ def changed(tuning: Tuning, values: Mapping[str, int | str]) -> Tuning:
         made.pop(key, None)
         if value != NODE:
             made[key] = _number(key, value)
-    if made.get("window_max", 1 << 62) < made.get("window_min", 0):
-        raise ConfigError("tune: window_max: below window_min")
+    for what in ("window", "stream"):
+        if made.get(f"{what}_max", 1 << 62) < made.get(f"{what}_min", 0):
+            raise ConfigError(f"tune: {what}_max: below {what}_min")
     return made
 
 
@@ -53,9 +59,9 @@ def _number(key: str, value: int | str) -> int:
         if value not in _CONTROLLERS:
             raise ConfigError(f"tune: controller: {', '.join(_CONTROLLERS)} or {NODE}")
         return _CONTROLLERS[str(value)]
-    if key == "aggregate":
+    if key in _SWITCHES:
         if value not in (0, 1):
-            raise ConfigError(f"tune: aggregate: on, off or {NODE}")
+            raise ConfigError(f"tune: {key}: on, off or {NODE}")
         return 1 if value else 2
     low, high = _RANGES[key]
     if not isinstance(value, int) or not low <= value <= high:
@@ -68,6 +74,5 @@ def document(tuning: Tuning) -> dict[str, object]:
     words: dict[str, object] = dict(tuning)
     if "controller" in tuning:
         words["controller"] = get_args(Controller)[tuning["controller"] - 1]
-    if "aggregate" in tuning:
-        words["aggregate"] = tuning["aggregate"] == 1
+    words |= {key: tuning[key] == 1 for key in _SWITCHES if key in tuning}
     return words

@@ -109,6 +109,8 @@ class Node(_Row, frozen=True, kw_only=True):
     ack_delay_us: int = 1000
     params: dict[str, int] = {}
     """Of its worker, by their names in struct vk_params."""
+    tuning: dict[str, int] = {}
+    """Of its sessions, by their names in struct vk_tuning."""
 
 
 class App(_Row, frozen=True, kw_only=True):
@@ -288,6 +290,10 @@ class _Ids:
 
 def _fill_node(row: Any, node: Node) -> None:
     lib.vk_lab_params(ffi.addressof(row, "params"))
+    for name, value in node.tuning.items():
+        if not hasattr(row.tuning, name):
+            raise ConfigError(f"node {node.name}: tuning: {name!r} is none of struct vk_tuning")
+        setattr(row.tuning, name, value)
     for name, value in node.params.items():
         if not hasattr(row.params, name):
             raise ConfigError(f"node {node.name}: a worker has no parameter {name!r}")

@@ -206,6 +206,7 @@ enum vk_outcome vk_again_held(struct vk_run *run, struct vk_flow *flow, int64_t 
 			own->held_first = next;
 			own->held_count--;
 			own->held_bytes -= size;
+			run->pools[flow->peer].held -= size;
 			own->since_ns = run->now_ns;
 		}
 	}

@@ -35,6 +35,8 @@ void vk_content_forget(struct vk_run *run, struct vk_flow *flow)
 	struct vk_ledger *ledger = &run->slots[flow->app].ledgers[flow->class];
 
 	own->held_count = 0;
+	if (flow->peer < VK_PEERS_MAX)
+		run->pools[flow->peer].held -= own->held_bytes;
 	own->held_bytes = 0;
 	for (uint32_t n = ledger->first; own->unacked && n != ledger->next; n++) {
 		struct vk_entry *entry = vk_ledger_get(ledger, n);

@@ -31,6 +31,21 @@ void vk_credit_tune(struct vk_run *run)
 		};
 }
 
+/* What holds for a flow: its class's rule, within the bounds of its session. */
+static struct vk_window_rule rule_of(const struct vk_run *run, const struct vk_flow *flow)
+{
+	const struct vk_session *session = run->sessions[flow->peer];
+	struct vk_window_rule rule = run->windows[flow->class];
+
+	if (!session)
+		return rule;
+	if (session->stream_max && rule.max > session->stream_max)
+		rule.max = session->stream_max;
+	if (rule.min < session->stream_min)
+		rule.min = session->stream_min < rule.max ? session->stream_min : rule.max;
+	return rule;
+}
+
 /* ---- What we promise ---- */
 
 static uint64_t less(uint64_t a, uint64_t b)
@@ -115,6 +130,7 @@ static void offer(struct vk_run *run, struct vk_flow *flow)
 
 void vk_credit_consumed(struct vk_run *run, uint32_t slot, const struct vk_consumed *report)
 {
+	struct vk_window_rule rule;
 	struct vk_flow *flow;
 
 	if (report->flow >= VK_FLOWS_MAX)
@@ -124,8 +140,9 @@ void vk_credit_consumed(struct vk_run *run, uint32_t slot, const struct vk_consu
 	    flow->app != slot || report->cost <= flow->rx_consumed || report->cost > flow->rx_cost)
 		return;
 	flow->rx_consumed = report->cost;
-	vk_window_consumed(&run->flows[report->flow].window, &run->windows[flow->class],
-			   report->cost, rtt_ns(run, flow->peer), run->now_ns);
+	rule = rule_of(run, flow);
+	vk_window_consumed(&run->flows[report->flow].window, &rule, report->cost,
+			   rtt_ns(run, flow->peer), run->now_ns);
 	offer(run, flow);
 }
 
@@ -293,8 +310,9 @@ void vk_credit_tell_limits(struct vk_run *run, uint32_t slot)
 void vk_credit_open(struct vk_run *run, struct vk_flow *flow)
 {
 	struct vk_flow_run *own = &run->flows[vk_flow_number(run, flow)];
+	struct vk_window_rule rule = rule_of(run, flow);
 
-	vk_window_init(&own->window, &run->windows[flow->class], 0, run->now_ns);
+	vk_window_init(&own->window, &rule, 0, run->now_ns);
 	own->pooled = (uint8_t)vk_credit_windowed(flow);
 }
 

@@ -80,6 +80,16 @@ static void take_params(struct vk_run *run)
 	vk_reassembly_limit(run->reassembly, params.reassembly_bytes);
 }
 
+static void tell_turns(struct vk_run *run)
+{
+	uint64_t *gauges = run->counters->gauges;
+
+	gauges[VK_TURN_MEAN_NS] = run->turn_count ? run->turn_sum_ns / run->turn_count : 0;
+	gauges[VK_TURN_MAX_NS] = run->turn_max_ns;
+	run->turn_sum_ns = run->turn_max_ns = 0;
+	run->turn_count = 0;
+}
+
 static void tick(struct vk_run *run)
 {
 	uint64_t age_ns = (uint64_t)run->params.reassembly_ns_high << 32 |
@@ -95,6 +105,7 @@ static void tick(struct vk_run *run)
 		run->rx[port]->syscalls_rx = 0;
 		run->tx[port]->syscalls_tx = 0;
 	}
+	tell_turns(run);
 	take_params(run);
 	vk_flows_expire(run);
 }
@@ -150,11 +161,22 @@ static void see_off(struct vk_run *run)
 	}
 }
 
+/* A turn that had something to do ends when the next one begins. */
+static void time_turn(struct vk_run *run, uint64_t took_ns)
+{
+	run->turn_sum_ns += took_ns;
+	run->turn_count++;
+	if (took_ns > run->turn_max_ns)
+		run->turn_max_ns = took_ns;
+}
+
 int vk_engine_turn(struct vk_run *run, uint64_t now_ns, uint64_t real_ns, uint32_t *kept)
 {
 	uint64_t sent;
 	int received;
 
+	if (run->turn_busy)
+		time_turn(run, now_ns - run->now_ns);
 	run->now_ns = now_ns;
 	run->real_ns = real_ns;
 	if (run->now_ns >= run->tick_ns)
@@ -171,7 +193,8 @@ int vk_engine_turn(struct vk_run *run, uint64_t now_ns, uint64_t real_ns, uint32
 	vk_slots_flush(run);
 	see_off(run);
 	run->counters->gauges[VK_LOOPS]++;
-	return received || sent || run->reply_count;
+	run->turn_busy = received || sent || run->reply_count;
+	return run->turn_busy;
 }
 
 uint64_t vk_engine_deadline(const struct vk_run *run, uint32_t kept)

@@ -11,7 +11,11 @@ static void resize(struct vk_session *session)
 
 void vk_fit_bound(struct vk_run *run, struct vk_session *session)
 {
-	if (vk_mtu_bound(&session->mtu, run->peers[session->peer].payload_max))
+	uint32_t most = run->peers[session->peer].payload_max;
+
+	if (session->mtu_max && most > session->mtu_max)
+		most = session->mtu_max;
+	if (vk_mtu_bound(&session->mtu, most))
 		resize(session);
 }
 

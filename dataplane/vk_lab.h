@@ -46,6 +46,7 @@ enum vk_lab_fault_kind {
 
 struct vk_lab_node {
 	struct vk_params params;
+	struct vk_tuning tuning; /* of all its sessions */
 	uint32_t mtu; /* bytes of an IP packet */
 	uint32_t socket_frames; /* a class socket holds */
 	uint32_t turn_ns; /* what a turn takes */

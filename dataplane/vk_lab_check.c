@@ -193,16 +193,18 @@ static void check_spurious(struct vk_lab *lab)
 static void check_credit(struct vk_lab *lab, uint32_t node)
 {
 	const struct vk_run *run = lab->nodes[node].run;
-	uint64_t promised = 0, taken = 0, quiet = 0, over = 0;
+	uint64_t promised = 0, taken = 0, quiet = 0, held = 0, over = 0;
 
 	for (uint32_t i = 0; run && i < run->flow_high; i++) {
 		promised += run->flows[i].promised;
 		taken += run->flows[i].taken;
 		quiet += run->flows[i].quiet;
+		held += run->flows[i].held_bytes;
 	}
 	for (uint32_t i = 0; run && i < run->peer_count; i++) {
 		taken -= run->pools[i].taken;
 		quiet -= run->pools[i].quiet;
+		held -= run->pools[i].held;
 	}
 	for (uint32_t i = 0; run && i < VK_APPS_MAX * VK_CLASS_COUNT; i++) {
 		const struct vk_run_slot *slot = &run->slots[i / VK_CLASS_COUNT];
@@ -210,7 +212,7 @@ static void check_credit(struct vk_lab *lab, uint32_t node)
 
 		over += slot->attached && slot->promised[class] > slot->capacity[class];
 	}
-	if (run && (promised != run->promised || taken || quiet || over ||
+	if (run && (promised != run->promised || taken || quiet || held || over ||
 		    promised > (uint64_t)run->params.memory_kib * 1024))
 		vk_lab_fail(lab, "node %u: %llu bytes are promised, %llu by streams; %u rings over",
 			    node, (unsigned long long)run->promised, (unsigned long long)promised,

@@ -161,6 +161,8 @@ static void begin_memory(struct vk_lab_node_run *node)
 	node->state->abi = VK_SHM_ABI;
 	node->state->daemon_heartbeat_ns = forever_ns;
 	node->state->params = node->config->params;
+	for (uint32_t i = 0; i < VK_PEERS_MAX; i++)
+		node->state->tunings[i] = node->config->tuning;
 	node->boot->abi = VK_WORKER_ABI;
 	node->boot->port_count = 1;
 	node->boot->ports[0] = (struct vk_port){

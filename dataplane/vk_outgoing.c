@@ -153,6 +153,7 @@ static enum vk_outcome hold(struct vk_run *run, struct vk_flow *flow, uint32_t n
 	own->held_last = number;
 	own->held_count++;
 	own->held_bytes += vk_ledger_get(ledger, number)->size;
+	run->pools[flow->peer].held += vk_ledger_get(ledger, number)->size;
 	return VK_HOLD;
 }
 

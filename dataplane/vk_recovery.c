@@ -343,7 +343,7 @@ int vk_recovery_ack(struct vk_recovery *recovery, const struct vk_ack_view *ack,
 		return 0;
 	recovery->pto_count = 0; /* RFC 9002, 6.2.1: "reset when an acknowledgment is received" */
 	tell_acked(recovery, ack, &harvest, in_flight, rtt_ns, now_ns);
-	vk_pacer_rate(&recovery->pacer, recovery->congestion.pacing_rate, now_ns);
+	vk_recovery_pace(recovery, now_ns);
 	return 0;
 }
 

@@ -44,6 +44,7 @@ struct vk_recovery {
 	uint64_t held_ns; /* when window or pacer last kept something from being sent */
 	uint32_t pto_count;
 	uint32_t threshold; /* packets: adapts to reordering */
+	uint32_t unpaced; /* the controller's rate is not obeyed */
 	struct vk_recovery_count count;
 };
 
@@ -98,6 +99,13 @@ uint64_t vk_recovery_deadline(const struct vk_recovery *recovery);
 /* vk_recovery_expire handles a deadline. Returns how many probes to send (0..2) in *space. */
 int vk_recovery_expire(struct vk_recovery *recovery, uint64_t now_ns,
 		       const struct vk_recovery_events *events, uint32_t *space);
+
+/* vk_recovery_pace lets packets leave at the controller's rate, or at any. */
+static inline void vk_recovery_pace(struct vk_recovery *recovery, uint64_t now_ns)
+{
+	vk_pacer_rate(&recovery->pacer, recovery->unpaced ? 0 : recovery->congestion.pacing_rate,
+		      now_ns);
+}
 
 /* vk_recovery_room returns the bytes that may be sent now; 0 or less = none. */
 static inline int64_t vk_recovery_room(const struct vk_recovery *recovery, uint64_t now_ns)

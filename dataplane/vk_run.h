@@ -90,6 +90,7 @@ struct vk_pool {
 	uint64_t app_taken[VK_APPS_MAX]; /* of these */
 	uint64_t promised; /* bytes, by us */
 	uint64_t quiet; /* bytes consumed here that the peer knows nothing of */
+	uint64_t held; /* bytes of records that streams to it hold */
 	uint32_t first; /* flow + 1 of the list of those that wait for the pool */
 	uint32_t last;
 };
@@ -193,6 +194,10 @@ struct vk_run {
 	int stopping;
 	uint32_t leaving; /* applications that leave */
 	uint64_t critical_ns; /* when a critical message last came or went */
+	uint64_t turn_sum_ns; /* of the turns since the last tick that had something to do */
+	uint64_t turn_max_ns;
+	uint32_t turn_count;
+	int turn_busy; /* the last turn had */
 	int consumers_behind; /* a ring to an application is more than half full */
 	uint8_t opened[UINT16_MAX]; /* payload of the sealed frame that is being handled */
 	uint64_t idle_short; /* the last 64 idle periods: bit = it was short */

@@ -59,6 +59,9 @@ struct vk_session {
 	uint8_t window_limited; /* what held it back when it was last looked at */
 	uint8_t credit_limited;
 	uint32_t tuning; /* version of vk_tuning in force */
+	uint32_t mtu_max; /* bytes of UDP payload, by its tuning */
+	uint64_t stream_min; /* bounds of its streams' windows, by its tuning; 0 = the class's */
+	uint64_t stream_max;
 	uint64_t ack_delay_ns; /* how long an acknowledgement may wait for company */
 	uint64_t began_ns;
 	uint64_t looked_ns;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "vk_signals.h"
 
+#include "vk_fit.h"
 #include "vk_peers.h"
 #include "vk_row.h"
 
@@ -34,6 +35,16 @@ static void apply(struct vk_run *run, struct vk_session *session, const struct v
 		1000 * clamp(tuning->ack_delay_us ? tuning->ack_delay_us : run->params.ack_delay_us,
 			     ACK_DELAY_US_MIN, ACK_DELAY_US_MAX);
 	session->aggregate = tuning->aggregate ? tuning->aggregate == 1 : run->params.aggregate;
+	session->stream_min = tuning->stream_min;
+	session->stream_max = tuning->stream_max && tuning->stream_max < VK_WINDOW_START ?
+				      VK_WINDOW_START :
+				      tuning->stream_max;
+	session->recovery.unpaced = tuning->pacing == 2;
+	vk_recovery_pace(&session->recovery, run->now_ns);
+	session->mtu_max = tuning->mtu && tuning->mtu < VK_MTU_BASE_SIZE ? VK_MTU_BASE_SIZE :
+									   tuning->mtu;
+	if (session->mtu.size)
+		vk_fit_bound(run, session);
 	session->tuning = tuning->version;
 }
 
@@ -82,6 +93,7 @@ static void write_signals(struct vk_run *run, const struct vk_session *session)
 	const struct vk_peer *peer = &run->peers[session->peer];
 	struct vk_signals *row = &run->counters->signals[session->peer];
 	struct vk_signals now = {
+		.held_bytes = run->pools[session->peer].held,
 		.live = 1,
 		.tuning = session->tuning,
 		.controller = recovery->congestion.kind,
@@ -112,6 +124,8 @@ static void write_signals(struct vk_run *run, const struct vk_session *session)
 		.rotations = session->keyring.rotations,
 	};
 
+	for (uint32_t c = 0; c < VK_CLASS_COUNT; c++)
+		now.resend += session->resend[c].next - session->resend[c].first;
 	memcpy(now.address, peer->address, sizeof now.address);
 	publish(row, &now);
 }

@@ -68,6 +68,8 @@ enum vk_gauge {
 	VK_REASSEMBLY_BYTES = 8,
 	VK_WORKER_STARTS = 9,
 	VK_FRAMES_RECOVERED = 10, /* UMEM frames a dead worker held */
+	VK_TURN_MEAN_NS = 11, /* of the worker's turns that had something to do, in the last tick */
+	VK_TURN_MAX_NS = 12, /* the longest of these */
 	VK_GAUGE_COUNT = 16,
 };
 
@@ -131,6 +133,8 @@ struct vk_signals {
 	uint8_t epoch_open;
 	uint8_t pad2[5];
 	uint64_t rotations; /* both directions */
+	uint64_t held_bytes; /* in applications' rings, waiting for credit or for the path */
+	uint64_t resend; /* parts of lost packets that wait to be sent again */
 };
 
 struct vk_counters {

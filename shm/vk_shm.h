@@ -256,7 +256,11 @@ struct vk_tuning {
 	uint32_t controller; /* enum vk_controller + 1 */
 	uint32_t ack_delay_us;
 	uint32_t aggregate; /* 1: small messages share datagrams, 2: they do not */
+	uint32_t mtu; /* UDP payload bytes that no packet exceeds */
+	uint32_t pacing; /* 1: packets are paced, 2: they are not */
 	uint32_t pad;
+	uint64_t stream_min; /* bytes: a stream's window never shrinks below ... */
+	uint64_t stream_max; /* ... or grows above */
 	uint64_t window_min; /* bytes in flight that congestion control never goes below ... */
 	uint64_t window_max; /* ... or above */
 	uint64_t rate; /* bytes/s that `fixed` sends at */

@@ -54,7 +54,7 @@ def tune(
     """Change live parameters of a node, or of the session with one peer, until the node stops.
 
     The keys of a node are those marked live in docs/CONFIGURATION.md, those of a session are
-    controller, aggregate, ack_delay_us, window_min, window_max and rate (docs/TUNING.md); the
+    any of those in docs/TUNING.md: controller, rate, window_max, stream_max, mtu, pacing ...; the
     value `node` takes a session's own value away. Wants root.
     """
     from valkyrie.dataplane import appsocket

@@ -24,6 +24,9 @@ WRONG: dict[str, tuple[dict[str, int | str], str]] = {
     "5 too small": ({"ack_delay_us": 1}, "10 to 100000"),
     "6 no number": ({"rate": "fast"}, "1000 to"),
     "7 bounds that cross": ({"window_min": 9000, "window_max": 8000}, "below window_min"),
+    "8 streams' bounds that cross": ({"stream_min": 90_000, "stream_max": 80_000}, "stream_max"),
+    "9 too small a packet": ({"mtu": 500}, "1200 to 65507"),
+    "10 no switch either": ({"pacing": 5}, "on, off or node"),
 }
 
 
