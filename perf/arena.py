@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -94,11 +95,13 @@ class Arena:
         """Return the receiver's address as the sender sees it."""
         return str(self.join()[1].v4.ip) if self.place == "network" else "127.0.0.1"
 
-    def help(self, argv: Sequence[str], *, ready: Any, name: str) -> subprocess.Popen[bytes]:
-        """Start a helper on the receiver's host and wait until ``ready()`` is true."""
+    def help(
+        self, argv: Sequence[str], *, ready: Any, name: str, role: str = HELPER
+    ) -> subprocess.Popen[bytes]:
+        """Start a helper on the host of a role and wait until ``ready()`` is true."""
         log = self.folder / f"{name}.log"
-        with log.open("wb") as out:
-            process = self.start(HELPER, argv, stdout=out, stderr=out)
+        with log.open("ab") as out:
+            process = self.start(role, argv, stdout=out, stderr=out)
         self._helpers.append(process)
         wait_until(lambda: ready() or process.poll() is not None, START_S, f"{name} starts")
         if process.poll() is not None:
@@ -125,5 +128,8 @@ class Arena:
                 process.wait()
         self.lab.close()
         for left in Path("/dev/shm").glob(f"{self.folder.name}*"):  # by peers told to use our name
-            left.unlink(missing_ok=True)
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
         self._files.cleanup()

@@ -2,7 +2,7 @@
 
 from perf.contestant import Contestant
 
-from . import brokers, iceoryx, libraries, sockets, valkyrie, zeromq
+from . import aeron, brokers, iceoryx, libraries, sockets, valkyrie, zeromq
 
 CONTESTANTS: tuple[Contestant, ...] = (
     *valkyrie.CONTESTANTS,
@@ -11,4 +11,5 @@ CONTESTANTS: tuple[Contestant, ...] = (
     *libraries.CONTESTANTS,
     *iceoryx.CONTESTANTS,
     *brokers.CONTESTANTS,
+    *aeron.CONTESTANTS,
 )
