@@ -60,20 +60,26 @@ async def answer(daemon: Daemon, connection: Connection, request: AnyRequest) ->
 
 async def _do(daemon: Daemon, request: AnyRequest) -> Reply:
     match request:
+        case appsocket.Kill() | appsocket.Rotate():
+            return await _about_session(daemon, request)
         case appsocket.Tune() if request.session:
             return await _tune_session(daemon, request)
         case appsocket.Tune():
             return Reply(document=await _tune(daemon, request.values))
-        case appsocket.Kill():
-            return _kill_session(daemon, request.session)
-        case appsocket.Rotate():
-            return await _rotate_session(daemon, request.session)
+        case appsocket.AddPeer():
+            return Reply(document={"added": _add_peers(daemon, request.table)})
         case appsocket.Upgrade():
             told = await daemon.broker.ask(Message(Kind.RENEW), _UPGRADE_S)
             return Reply(document={"upgraded": told.text})
     assert isinstance(request, appsocket.Stop)
     await daemon.broker.ask(Message(Kind.STOP))
     return Reply()
+
+
+async def _about_session(daemon: Daemon, request: appsocket.Kill | appsocket.Rotate) -> Reply:
+    if isinstance(request, appsocket.Kill):
+        return _kill_session(daemon, request.session)
+    return await _rotate_session(daemon, request.session)
 
 
 async def _tune(daemon: Daemon, values: dict[str, int | str]) -> dict[str, object]:
@@ -91,6 +97,19 @@ async def _tune(daemon: Daemon, values: dict[str, int | str]) -> dict[str, objec
     changed = {key: value for key, value in live.items() if original[key] != value}
     await daemon.broker.ask(Message(Kind.TUNED, text=json.dumps(changed)))
     return dict(live)
+
+
+def _add_peers(daemon: Daemon, table: str) -> list[str]:
+    """Know more peers; ConfigError, and nothing is changed, if the node would not start so."""
+    before, credentials = daemon.config, daemon.inherited.credentials
+    assert credentials is not None
+    now = configuration.with_peers(before, table, "the new peer")
+    credentials.know(now)
+    first = len(before.peers)
+    daemon.config = now
+    daemon.peers.add(now.peers[first:])
+    daemon.links.add(now, credentials.peers)
+    return [peer.name for peer in now.peers[first:]]
 
 
 async def police(daemon: Daemon, which: int) -> None:

@@ -380,14 +380,14 @@ class Broker:
     def _on_daemon_end(self) -> None:
         self._selector.unregister(self._daemon_pidfd)
         os.close(self._daemon_pidfd)
-        status = os.waitstatus_to_exitcode(os.waitpid(self._daemon_pid, 0)[1])
+        how = children.describe(os.waitstatus_to_exitcode(os.waitpid(self._daemon_pid, 0)[1]))
         self._daemon_pid = self._daemon_pidfd = -1
-        how = children.describe(status)
         log.error("the daemon %s; starting another one", how)
         self._daemon_deaths.spend(how)
         # Answers to requests of the dead one must not reach the next: a new pair of sockets.
         self._selector.unregister(self._link)
         self._daemon_link_close()
+        self.config = first_start.with_new_peers(self.config)
         self._link, self._daemon_link = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._link.setblocking(False)
         self._daemon_link.setblocking(False)

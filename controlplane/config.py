@@ -46,6 +46,7 @@ __all__ = [
     "ring_sizes",
     "rules",
     "tuned",
+    "with_new_peers",
     "with_peers",
 ]
 
@@ -129,6 +130,21 @@ def with_peers(config: Config, text: str, file: str) -> Config:
         _check_peers(both)
     except WrongKeyError as error:
         raise ConfigError(f"{config.file} and {file} together: {error}") from None
+    return both
+
+
+def with_new_peers(config: Config) -> Config:
+    """Return the configuration of a running node with what was added to its file of peers.
+
+    All others stay as and where they are: rows of memory go by their order.
+    """
+    names = {peer.name for peer in config.peers}
+    more = [peer for peer in load(config.file).peers if peer.name not in names]
+    both = msgspec.structs.replace(config, peers=[*config.peers, *more])
+    try:
+        _check_peers(both)
+    except WrongKeyError as error:
+        raise ConfigError(f"{peers_path(config)}: {error}") from None
     return both
 
 

@@ -35,7 +35,7 @@ _BY_KEY = frozenset({Mode.NOISE, *SIGNED})
 """Modes in which a peer proves the key that its fingerprint is of."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Credentials:
     """What a node is and whom it knows, in the words of the handshake."""
 
@@ -52,6 +52,11 @@ class Credentials:
     """Of which ``pins`` has what is revoked."""
     made: bool = False
     """The identity was made now, for want of a file."""
+
+    def know(self, config: Config) -> None:
+        """Take over the peers of a configuration that has more; ConfigError, and it does not."""
+        found = assemble(config, self.local.identity, self.local.secrets, self.local.tls)
+        self.pins.peers, self.peers = found.pins.peers, found.peers
 
     def describe(self) -> dict[str, object]:
         """Return what status says of this node's security."""

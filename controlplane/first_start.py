@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, NoReturn
 from valkyrie.dataplane.errors import ConfigError
 
 from . import children, credentials, privileges
+from . import config as configuration
 
 if TYPE_CHECKING:
     from .settings import Config
+
+log = logging.getLogger("valkyrie")
 
 
 def prepare(config: Config) -> tuple[int, str]:
@@ -32,6 +35,15 @@ def prepare(config: Config) -> tuple[int, str]:
         what = "made this node's identity; tell its peers the fingerprint:"
         return logging.INFO, f"{what} {found['fingerprint']}"
     return logging.INFO, f"this node's fingerprint is {found['fingerprint']}"
+
+
+def with_new_peers(config: Config) -> Config:
+    """Return the configuration for the next daemon: peers were added while the last one ran."""
+    try:
+        return configuration.with_new_peers(config)
+    except ConfigError as error:
+        log.warning("peers stay as they are: %s", error)
+        return config
 
 
 def _ask(config: Config) -> dict[str, object]:

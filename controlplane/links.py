@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .link import Event, Link
     from .peers import Peers
     from .protection import Protection
+    from .security.trust import Peer as KnownPeer
     from .settings import Config, Peer
     from .state import State as Rows
     from .voice import Voice
@@ -76,27 +77,35 @@ class Links:
         """When streams to a peer may wait again, by peer."""
         self._barred: set[str] = set()
         """Peers that are not asked."""
-        now_ns = time.monotonic_ns()
         timing = Timing(give_up_ns=config.session.handshake_ms * _MS)
         incarnation = rows.incarnation(os.urandom)
         self.sessions = Sessions(incarnation, credentials.local, os.urandom, timing)
-        for index, peer in enumerate(config.peers):
-            known = credentials.peers[index]
-            if known is None:
-                rows.join_static(index)
-                continue
-            terms = self._terms(peer, wan=False)
-            self.sessions.add(index, rows.place(index), known, terms, now_ns)
-            if link := rows.link(index):
-                self.sessions.restore(index, self._adopted(index, link), now_ns)
-                peers.limit(index, link.limits.payload_max)
-            else:
-                rows.wait(index)
+        self._known = 0
+        self.add(config, credentials.peers)
         self.observe: Callable[[int, Event | Moved], None] = lambda _index, _event: None
         """Hears what happens to sessions."""
         self.refused_from: Callable[[Place], None] = lambda _place: None
         """Hears where messages are from that no session took; anybody can say so."""
         peers.on_way = self._found_way
+
+    def add(self, config: Config, known: Sequence[KnownPeer | None]) -> None:
+        """Have sessions with the peers that the configuration has more than before."""
+        self._config = config
+        now_ns, first = time.monotonic_ns(), self._known
+        self._known = len(config.peers)
+        for index in range(first, self._known):
+            peer, rows = known[index], self._rows
+            if peer is None:
+                rows.join_static(index)
+                continue
+            terms = self._terms(config.peers[index], wan=False)
+            self.sessions.add(index, rows.place(index), peer, terms, now_ns)
+            if link := rows.link(index):
+                self.sessions.restore(index, self._adopted(index, link), now_ns)
+                self._peers.limit(index, link.limits.payload_max)
+            else:
+                rows.wait(index)
+        self._stir.set()
 
     def _terms(self, peer: Peer, *, wan: bool) -> Terms:
         settings = self._config.session

@@ -55,20 +55,30 @@ class Peers:
         self, state: State, peers: Sequence[Peer], ports: Sequence[PortFacts], udp_port: int
     ) -> None:
         self._state = state
-        self._peers = peers
+        self._peers: list[Peer] = []
+        self._udp_port = udp_port
         self._ports = {port.ifindex: port for port in reversed(ports)}  # the first queue's
         self._look = asyncio.Event()
-        self._reasons = ["not looked at yet"] * len(peers)
-        self._ways: list[Way | None] = [None] * len(peers)
+        self._reasons: list[str] = []
+        self._ways: list[Way | None] = []
         self._addresses: list[IPv4Address | IPv6Address] = []
         """Where the peers are: not where the configuration says, if they have moved."""
-        self._limits = [_NO_LIMIT] * len(peers)
+        self._limits: list[int] = []
         """UDP payload that the peers take, in bytes."""
         self.on_way: OnWay | None = None
         """Called when there is another way to a peer."""
-        for index, peer in enumerate(peers):
-            state.set_peer(index, peer.address, peer.port or udp_port)
-            self._addresses.append(state.place(index).address)
+        self.add(peers)
+
+    def add(self, peers: Sequence[Peer]) -> None:
+        """Know more peers, behind those that are there."""
+        for index, peer in enumerate(peers, len(self._peers)):
+            self._state.set_peer(index, peer.address, peer.port or self._udp_port)
+            self._addresses.append(self._state.place(index).address)
+            self._ways.append(None)
+            self._limits.append(_NO_LIMIT)
+            self._reasons.append("not looked at yet")
+            self._peers.append(peer)
+        self._look.set()
 
     async def run(self) -> None:
         """Keep the ways up to date for ever."""

@@ -51,7 +51,8 @@ class Revoker:
         self._seen = _stamp(certificate)
         self._reminded: dt.datetime | None = None
         self._said = ""
-        self._applied = False
+        self._applied = 0
+        """To so many peers; more can come, and a list that is new is applied to all."""
 
     async def run(self) -> None:
         """Look for ever."""
@@ -81,10 +82,11 @@ class Revoker:
             if file.poll():
                 self._audit.note("revocation.read", entries=file.revocations.count)
                 log.info("revoked.toml has %d entries now", file.revocations.count)
-                self._applied = False
+                self._applied = 0
         finally:
-            if not self._applied:  # what was read at the start too: sessions may be older
-                self._applied = True
+            # What was read at the start too: sessions may be older.
+            if self._applied != len(self._credentials.peers):
+                self._applied = len(self._credentials.peers)
                 self._apply(file.revocations)
 
     def _apply(self, revocations: Revocations) -> None:

@@ -71,6 +71,16 @@ class Rotate(Request):
     session: str
 
 
+class AddPeer(Request):
+    """*administer*: know one more peer from now on; ``table`` is its [[peer]] table, as TOML.
+
+    The reply comes when sessions with it can be. Until the node stops, unless the file of peers
+    has it too.
+    """
+
+    table: str
+
+
 class Upgrade(Request):
     """*load*: start a new worker and program under traffic."""
 
@@ -79,7 +89,9 @@ class Stop(Request):
     """*administer*: stop the node."""
 
 
-AnyRequest = Attach | Connect | Listen | Unlisten | Status | Tune | Kill | Rotate | Upgrade | Stop
+AnyRequest = (
+    Attach | Connect | Listen | Unlisten | Status | Tune | Kill | Rotate | AddPeer | Upgrade | Stop
+)
 
 
 class Reply(msgspec.Struct, omit_defaults=True):

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from .client import JsonOption, columns, print_json
-from .exits import Exit
+from .client import JsonOption, ask, columns, print_json
+from .exits import Exit, NotRunningError, message
 from .node import ConfigOption
 
 if TYPE_CHECKING:
@@ -37,8 +37,9 @@ def add(
 ) -> int:
     """Know another node from now on, by its fingerprint. Wants root.
 
-    Do the same there. Written to node.peers_file, never to the configuration itself; what else may
-    be said of a peer (docs/CONFIGURATION.md) can be added to its table by hand.
+    Do the same there. A node that runs knows it at once. Written to node.peers_file, never to the
+    configuration itself; what else may be said of a peer (docs/CONFIGURATION.md) can be added to
+    its table by hand.
     """
     from valkyrie.controlplane import config as configuration
     from valkyrie.controlplane import peerfile
@@ -62,7 +63,9 @@ def add(
         return after
 
     peerfile.edit(path, change)
-    _say({"added": name, "file": str(path)}, f"peer '{name}' is in {path}", json=json)
+    live, why = _told(read, peerfile.added("", table))
+    document = {"added": name, "file": str(path), "live": live}
+    _say(document, f"peer '{name}' is in {path}: {why}", json=json)
     return Exit.OK
 
 
@@ -86,7 +89,8 @@ def remove(
         if name in (peer.name for peer in read.peers):
             raise ConfigError(f"peer '{name}' stands in {read.file}: take it away there") from None
         raise ConfigError(f"{path} has no peer '{name}': see `valkyrie peer list`") from None
-    _say({"removed": name, "file": str(path)}, f"peer '{name}' is no more in {path}", json=json)
+    what = f"peer '{name}' is no more in {path}: a node that runs forgets it when it starts anew"
+    _say({"removed": name, "file": str(path)}, what, json=json)
     return Exit.OK
 
 
@@ -135,11 +139,28 @@ def _fingerprint(peer: Peer) -> str:
     return peer.fingerprint
 
 
-def _say(document: dict[str, str], what: str, *, json: bool) -> None:
+def _told(config: Config, table: str) -> tuple[bool, str]:
+    """Tell the node of a new peer; whether it knows it now, and how to say so."""
+    from pathlib import Path
+
+    from valkyrie.dataplane import appsocket
+    from valkyrie.dataplane.errors import ValkyrieError
+
+    path = Path(config.node.run_directory) / f"{config.node.name}.sock"
+    try:
+        ask(str(path), appsocket.AddPeer(table))
+    except NotRunningError:
+        return False, "the node takes it when it starts"
+    except ValkyrieError as error:
+        return False, f"the node takes it when it starts anew ({message(error)})"
+    return True, "the node knows it now"
+
+
+def _say(document: dict[str, object], what: str, *, json: bool) -> None:
     if json:
         print_json(document)
     else:
-        print(f"{what}: the node takes it when it starts anew", file=sys.stderr)
+        print(what, file=sys.stderr)
 
 
 def build() -> App:

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from socket import socket as Socket  # noqa: N812
 
 import pytest
 
 import valkyrie
+from tests.census import NODE_PREFIX
 from tests.lab import Lab, wait_until
 from tests.nodes import PLAIN, NodeUnderTest, make_node, running
+from valkyrie.dataplane import appsocket, lib
 
 from .test_cli import valkyrie as command
 from .test_links import joined, session
 
 MARKER = b"nobody on the way may read this line"
+
+
+IDENTITY = 'identity_file = "{0}.key"\nrevoked_file = "{0}.revoked.toml"\n{1}'
 
 
 def introduce(node: NodeUnderTest, name: str, address: str, fingerprint: str = "") -> None:
@@ -35,7 +44,7 @@ def make(lab: Lab, folder: Path, security: str) -> tuple[NodeUnderTest, NodeUnde
     links = lab.wire(lab.host("a"), lab.host("b"))
     nodes = []
     for link, name in zip(links, "ab", strict=True):
-        node = make_node(link, folder, {}, security=f'identity_file = "{name}.key"\n{security}')
+        node = make_node(link, folder, {}, security=IDENTITY.format(name, security))
         text = node.config.read_text()
         node.config.write_text(
             text.replace("[node]\n", f'[node]\npeers_file = "{name}.peers.toml"\n')
@@ -95,3 +104,71 @@ def test_a_node_that_was_removed_is_not_let_in_again(lab: Lab, tmp_path: Path) -
         wait_until(lambda: b.status()["refused_control"].get("stranger", 0) > 2, 5.0, "a asks")
         assert session(a)["state"] != "up"
         assert b.status()["sessions"] == []
+
+
+def test_nodes_that_run_know_a_new_peer_at_once_and_so_do_their_next_daemons(
+    lab: Lab, tmp_path: Path
+) -> None:
+    a, b = make(lab, tmp_path, "")
+    prints = own(a), own(b)
+    with running(a, b):
+        introduce(a, "b", str(b.link.v4.ip), prints[1])
+        introduce(b, "a", str(a.link.v4.ip), prints[0])
+        wait_until(lambda: joined(a, b), 5.0, "both have joined")
+        introduce(a, "c", "10.77.0.1", "-".join(["aaaaa"] * 8))
+        assert [row["peer"] for row in a.status()["sessions"]] == ["b", "c"]
+        assert a.status()["sessions"][0]["state"] == "up"
+        pid = a.pid("daemon")
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: another_daemon(a, pid), 10.0, "another daemon serves")
+        assert [row["peer"] for row in a.status()["sessions"]] == ["b", "c"]
+        wait_until(lambda: a.status()["sessions"][0]["state"] == "up", 5.0, "it has joined again")
+        with (
+            valkyrie.attach_sync(a.socket) as one,
+            valkyrie.attach_sync(b.socket) as other,
+            other.listen("ear") as service,
+        ):
+            out = one.connect("b").open("ear", stream=1000)
+            into = service.accept(timeout=5)
+            out.send(MARKER)
+            message = into.recv(timeout=5)
+            assert message is not None
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory that the daemon's user can look into; pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory(prefix=NODE_PREFIX) as folder:
+        yield Path(folder)
+
+
+def test_a_peer_that_came_while_the_node_ran_can_be_revoked(lab: Lab, public: Path) -> None:
+    a, b = make(lab, public, "")
+    prints = own(a), own(b)
+    with running(a, b):
+        introduce(a, "b", str(b.link.v4.ip), prints[1])
+        introduce(b, "a", str(a.link.v4.ip), prints[0])
+        wait_until(lambda: joined(a, b), 5.0, "both have joined")
+        fresh = public / "revoked.new"
+        fresh.write_text(f'[[revoked]]\nfingerprint = "{prints[1]}"\n')
+        fresh.replace(public / "a.revoked.toml")
+        wait_until(lambda: session(a)["state"] != "up", 5.0, "b has been put out")
+
+
+def another_daemon(node: NodeUnderTest, pid: int) -> bool:
+    try:
+        return node.pid("daemon") != pid
+    except OSError:
+        return False
+
+
+def test_a_node_takes_no_peer_that_it_would_not_start_with(lab: Lab, tmp_path: Path) -> None:
+    a, _ = make(lab, tmp_path, "")
+    own(a)
+    with running(a):
+        reply = a.ask(appsocket.AddPeer('[[peer]]\nname = "x"\naddress = "10.77.0.1"\n'))
+        assert reply.code == lib.VK_CODE_POLICY
+        assert "nothing tells 'x' from somebody who has its address" in reply.message
+        reply = a.ask(appsocket.AddPeer("[node]\n"))
+        assert "node: unknown key" in reply.message
+        assert a.status()["sessions"] == []
