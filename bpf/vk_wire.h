@@ -403,9 +403,20 @@ struct vk_ping {
 	uint32_t token_low;
 };
 
+/* Body of VK_OPTION_TOKEN, in terms and in PING: from now on the receiver puts the token on its
+ * frames of these classes. A PONG says that it does. */
+struct vk_grant {
+	uint32_t session; /* id on these frames: who does not know it cannot say anything of them */
+	uint32_t classes; /* bit enum vk_class; 0: none any more */
+	uint32_t number_high; /* rises: what comes late, or again, is not taken */
+	uint32_t number_low;
+	uint8_t token[16]; /* struct vk_ext_token */
+};
+
 enum vk_option_kind {
 	VK_OPTION_PADDING = 0,
 	VK_OPTION_PROOF = 1, /* first 16 bytes of HMAC-SHA256 over type and payload without it */
+	VK_OPTION_TOKEN = 2, /* struct vk_grant */
 	VK_OPTION_REQUIRED = 0x8000, /* bit: who does not know the option must refuse */
 };
 
@@ -503,6 +514,7 @@ _Static_assert(__builtin_offsetof(struct vk_header, stream) == 8, "wire: stream 
 _Static_assert(sizeof(struct vk_ext) == VK_EXT_WORD, "wire: an extension header is one word");
 _Static_assert(sizeof(struct vk_ext_session) == 16, "wire: SESSION is 4 words");
 _Static_assert(sizeof(struct vk_ext_token) == 16, "wire: TOKEN is 4 words");
+_Static_assert(sizeof(struct vk_grant) == 32, "wire: a grant is 32 bytes");
 _Static_assert(sizeof(struct vk_mac) == 28, "wire: a tag covers 28 bytes");
 _Static_assert(sizeof(struct vk_ext_seq) == 8, "wire: SEQ is 2 words");
 _Static_assert(sizeof(struct vk_ext_shard) == 16, "wire: SHARD is 4 words");

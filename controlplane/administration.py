@@ -90,6 +90,7 @@ async def _tune(daemon: Daemon, values: dict[str, int | str]) -> dict[str, objec
         limits = configuration.limits(now, klass)
         if limits != configuration.limits(before, klass):
             await police(daemon, klass)
+    await daemon.tokens.demand(now)
     if now.source != before.source:
         await police(daemon, messages.SOURCE)
     live = configuration.live_keys(now)

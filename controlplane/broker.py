@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from valkyrie import dataplane
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import ConfigError, DataPlaneError
-from valkyrie.dataplane.wire import Class
 
 from . import (
     auditor,
     children,
     daemon,
     first_start,
+    guarding,
     interfaces,
     messages,
     privileges,
@@ -418,7 +418,6 @@ class Broker:
         handler: Callable[[Message, Message], None] | None = {
             Kind.ATTACH: self._attach,
             Kind.DETACH: self._detach,
-            Kind.POLICE: self._police,
             Kind.TUNED: self._remember,
             Kind.COUNT: self._count,
             Kind.CENSUS: self._census,
@@ -426,6 +425,7 @@ class Broker:
             Kind.RENEW: self._upgrade,
             Kind.STOP: self._stop,
             Kind.READY: self._ready,
+            **dict.fromkeys(guarding.KINDS, self._guard),
         }.get(message.kind)
         try:
             if handler is None:
@@ -480,15 +480,9 @@ class Broker:
         for news in self._take_news():
             self._on_violation(news)
 
-    def _police(self, message: Message, _answer: Message) -> None:
+    def _guard(self, message: Message, _answer: Message) -> None:
         for each in self._interfaces:
-            try:
-                if message.slot == messages.SOURCE:
-                    each.program.set_source_police(message.first, message.second)
-                else:
-                    each.police(Class(message.slot), message.first, message.second)
-            except (ConfigError, ValueError) as error:
-                raise DataPlaneError.of(errno.EINVAL, f"set a rate: {error}") from error
+            guarding.apply(message, each)
 
     def _remember(self, message: Message, _answer: Message) -> None:
         self._tuned = message.text

@@ -45,6 +45,7 @@ __all__ = [
     "peers_path",
     "ring_sizes",
     "rules",
+    "token_classes",
     "tuned",
     "with_new_peers",
     "with_peers",
@@ -226,6 +227,7 @@ def _check(config: Config) -> None:
     for klass in Class:
         name = klass.name.lower()
         _check_power_of_two(f"class.{name}.ring_frames", limits(config, klass).ring_frames)
+    _check_tokens(config)
     _check_peers(config)
     _refuse_twins("application", "name", [rule.name for rule in config.applications])
     for i, application in enumerate(config.applications):
@@ -254,6 +256,12 @@ def _check_interfaces(interfaces: list[Interface]) -> None:
         raise WrongKeyError("interface", f"{ports} queues in all, {lib.VK_PORTS_MAX} can be served")
     for i, each in enumerate(interfaces):
         _check_power_of_two(f"interface[{i}].tx_frames", each.tx_frames)
+
+
+def _check_tokens(config: Config) -> None:
+    if config.classes.control.token:
+        what = "control frames come before there is a token: leave it out here"
+        raise WrongKeyError("class.control.token", what)
 
 
 def _check_peers(config: Config) -> None:
@@ -295,6 +303,11 @@ def limits(config: Config, klass: Class) -> ClassLimits:
     """Return the limits of a class."""
     found: ClassLimits = getattr(config.classes, klass.name.lower())
     return found
+
+
+def token_classes(config: Config) -> frozenset[Class]:
+    """Return the classes whose frames need a token."""
+    return frozenset(klass for klass in Class if limits(config, klass).token)
 
 
 def ring_sizes(config: Config, interface: Interface) -> Rings:
@@ -471,6 +484,8 @@ def tuned(config: Config, values: Mapping[str, int | str]) -> Config:
             table = table[step]
         table[last] = bool(value) if isinstance(table[last], bool) and value in (0, 1) else value
     try:
-        return _convert(tree)
+        changed = _convert(tree)
+        _check_tokens(changed)
     except WrongKeyError as error:
         raise ConfigError(f"tune: {error}") from None
+    return changed

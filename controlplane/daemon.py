@@ -41,6 +41,7 @@ from .policy import Grant, Refusal
 from .revoker import Revoker
 from .sessions import Moved
 from .state import State, get, set_application_name
+from .tokens import Tokens
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -216,7 +217,12 @@ class Daemon:
         self.links.refused_from = lambda place: self.watch.happened(
             "control_refused", str(place.address)
         )
+        self.tokens = Tokens(
+            self.config, inherited.boot.secrets.mint, self.broker, self.links.sessions
+        )
+        self.links.denied = self._deny
         self.apps = AppServer(inherited.listener, self._answer, self._ended)
+        self._denying: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -237,6 +243,7 @@ class Daemon:
                 *([self._revoker.run()] if self._revoker else []),
                 self.peers.run(),
                 self.links.run(),
+                self.tokens.run(),
                 self._hear(),
                 self._stop.wait(),
             )
@@ -262,6 +269,11 @@ class Daemon:
         return Revoker(known, self.audit, self.links, certificate)
 
     # ---- Life ----
+
+    def _deny(self, session: int) -> None:
+        task = asyncio.get_running_loop().create_task(self.tokens.deny(session))
+        self._denying.add(task)
+        task.add_done_callback(self._denying.discard)
 
     def _beat(self) -> None:
         now_ns = time.monotonic_ns()

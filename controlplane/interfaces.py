@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from valkyrie.dataplane import ffi, lib, loader
 from valkyrie.dataplane.errors import DataPlaneError
+from valkyrie.dataplane.guard import Guard
 from valkyrie.dataplane.ports import PathName, Port, open_port
 from valkyrie.dataplane.wire import Class
 
-from .config import limits, ring_sizes
+from .config import limits, ring_sizes, token_classes
 from .voice import Voice
 
 if TYPE_CHECKING:
@@ -33,6 +34,13 @@ _SO_MEMINFO = 55
 _SK_MEMINFO_VARS, _SK_MEMINFO_DROPS = 9, 8  # linux/sock_diag.h
 
 _BULK = "the kernel's UDP path is several times faster in bulk on a virtual link"
+
+
+_EVERY_FRAME = "of every frame"
+_FIRST_FRAME = (
+    "of the first frame of what the kernel has joined; the others come from its address and port"
+)
+"""Which tokens the programs check."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +90,12 @@ class Opened:
     udp_port: int = field(default=lib.VK_PORT)
     voice: Voice | None = None
     """What the daemon's control frames leave by."""
+    guard: Guard = field(init=False)
+    """What the program asks of frames."""
+
+    def __post_init__(self) -> None:
+        """Ask nothing yet."""
+        self.guard = Guard(self.program)
 
     @property
     def rx(self) -> PathName:
@@ -100,6 +114,7 @@ class Opened:
                 "mode": f"{port.rx_mode}/{port.tx_mode}",
                 "qdisc": self.qdisc,
                 "mtu": int(port.struct.mtu),
+                "tokens": _EVERY_FRAME if self.rx == "xdp" else _FIRST_FRAME,
             }
             for port in self.queues
         ]
@@ -144,6 +159,7 @@ class Opened:
                     with socket.socket(fileno=os.dup(fd)) as member:
                         member.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_EBPF, program.fd)
         old, self.program = self.program, program
+        self.guard.renew(program)
         old.close()
 
     def socket_drops(self, port: Port, klass: Class) -> int:
@@ -202,6 +218,7 @@ class Opener:
             for klass in Class:
                 bucket = limits(self._config, klass)
                 opened.police(klass, bucket.rate_packets, bucket.burst_packets)
+            opened.guard.demand(token_classes(self._config))
             opened.voice = Voice.open(facts.name, facts.index, self._config.node.udp_port)
             source = self._config.source
             opened.program.set_source_police(source.rate_packets, source.burst_packets)

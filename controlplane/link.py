@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from .liveness import Patience
     from .protection import Secrets
+    from .security.token import Told
 
 _MS = 1_000_000
 
@@ -66,6 +67,15 @@ class Joined:
     lost: bool
     secrets: Secrets | None = None
     """None: its frames are not sealed."""
+    told: Told | None = None
+    """What the peer wants on our frames; None: nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Event: the peer wants something else on our frames."""
+
+    told: Told
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,4 +97,4 @@ class Refused:
     reason: str
 
 
-Event = Joined | Left | Refused
+Event = Joined | Left | Refused | Asked

@@ -15,7 +15,7 @@ from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.control import Limits
 from valkyrie.dataplane.wire import Code
 
-from .link import Joined, Left, Refused, Terms
+from .link import Asked, Joined, Left, Refused, Terms
 from .liveness import Patience
 from .security.handshake import Timing
 from .security.modes import Cipher
@@ -86,6 +86,8 @@ class Links:
         """Hears what happens to sessions."""
         self.refused_from: Callable[[Place], None] = lambda _place: None
         """Hears where messages are from that no session took; anybody can say so."""
+        self.denied: Callable[[int], None] = lambda _session: None
+        """Hears which sessions were ended here: by their ids on the frames that we get."""
         peers.on_way = self._found_way
 
     def add(self, config: Config, known: Sequence[KnownPeer | None]) -> None:
@@ -150,8 +152,10 @@ class Links:
         self._send()
 
     def close(self, index: int, code: int) -> None:
-        """End the session with a peer, and tell it."""
+        """End the session with a peer, and tell it; nothing more of it is heard."""
         if index in self.sessions:
+            if local := self._rows.session(index):
+                self.denied(local)
             self.sessions.close(index, code, time.monotonic_ns())
             self._settle()
 
@@ -248,6 +252,8 @@ class Links:
                 self._refusing[index] = time.monotonic_ns() + _REFUSE_NS
                 if event.joined:
                     self._say(index, f"has left: {_code_name(event.code)}")
+            elif isinstance(event, Asked):
+                self._rows.set_token(index, event.told)
             else:
                 assert isinstance(event, Moved)
                 self._rows.move(index, event.place)
@@ -267,7 +273,7 @@ class Links:
                 opens=event.secrets.opens,
                 proofs=(link.protection.ours, link.protection.theirs),
             )
-        self._rows.join(index, link, lost=event.lost, cipher=link.protection.cipher, keys=which)
+        self._rows.join(index, event, keys=which)
         self._keyring.keep(index, link.local)
 
     def _adopted(self, index: int, link: Link) -> Link:

@@ -50,6 +50,13 @@ class Kind(IntEnum):
     PROCESSES = 10
     """Look what keeps broker, worker and daemon in. Answer: ``text`` is JSON, ``sandbox.describe``
     of each."""
+    DEMAND = 11
+    """Let frames of the classes in ``first`` (bit enum vk_class) in with a token only, and of all
+    others without."""
+    MASTER = 12
+    """Enter a key of tokens, ``generation``; its 16 bytes are ``first`` and ``second``."""
+    DENY = 13
+    """Drop all frames of session ``first`` from now on; ``slot`` 0: take that back."""
     VIOLATION = 16
     """A slot broke the rules of its rings and was cut off."""
     WORKER = 17

@@ -90,7 +90,8 @@ class Protection:
         """Return the message with its proof, if the session has keys."""
         if not self.ours:
             return message
-        return replace(message, options=(Option(lib.VK_OPTION_PROOF, _tag(self.ours, message)),))
+        proof = Option(lib.VK_OPTION_PROOF, _tag(self.ours, message))
+        return replace(message, options=(*message.options, proof))
 
     def proves(self, message: Close | Ping | Pong) -> bool:
         """Say whether the peer of this session sent the message."""

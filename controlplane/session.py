@@ -43,7 +43,8 @@ from valkyrie.dataplane.control import (
 )
 from valkyrie.dataplane.wire import Code
 
-from .link import Event, Joined, Left, Link, Terms
+from .handing import Handing
+from .link import Asked, Event, Joined, Left, Link, Terms
 from .liveness import Liveness, Verdict
 from .protection import PLAIN, Protection
 from .security.codes import Failure
@@ -136,6 +137,7 @@ class Session:
         self.rtt_ns = 0
         """Of the last question that was answered; 0 = none yet."""
         self.liveness = Liveness(terms.patience, now_ns)
+        self.handing = Handing()
         self.refused: Counter[str] = Counter()
         """Messages that proved nothing, by what they were."""
         self._entropy = entropy
@@ -235,6 +237,9 @@ class Session:
                 self._ask(link, now_ns)
             elif verdict is Verdict.DEAD:
                 self._apply(Silent(), now_ns)
+            ping = self.handing.ask(link.local, now_ns, self._entropy) if self.link else None
+            if ping is not None:
+                self._send(link.protection.prove(ping))
 
     def deadline_ns(self) -> int | None:
         """Return when ``advance`` is due; None: not before something comes in."""
@@ -248,7 +253,7 @@ class Session:
         if self.link is not None:
             found.append(self.link.protection.ends_ns)
             if self.link.protection.able:
-                found.append(self.liveness.deadline_ns())
+                found += [self.liveness.deadline_ns(), self.handing.deadline_ns()]
         return min((each for each in found if each is not None), default=None)
 
     def take_messages(self) -> list[Control]:
@@ -288,7 +293,7 @@ class Session:
         noise = int.from_bytes(self._entropy(4), "big") >> (32 - _ATTEMPT_RANDOM_BITS)
         coarse = now_ns >> _ATTEMPT_RANDOM_BITS << _ATTEMPT_RANDOM_BITS
         self._number = max(self._number + 1, coarse | noise)
-        offer = self._terms(self.link.remote if self.link is not None else 0)
+        offer = self._terms(self.link.remote if self.link is not None else 0, now_ns)
         handshake = Handshake.asking(
             self._local,
             self.peer,
@@ -303,11 +308,15 @@ class Session:
         self.state = State.ASKING
         self._pump(now_ns)
 
-    def _terms(self, continues: int) -> SessionTerms:
+    def _terms(self, continues: int, now_ns: int) -> SessionTerms:
         limits: dict[str, Any] = {
             each.name: getattr(self.terms.limits, each.name) for each in fields(Limits)
         }
-        return SessionTerms(self.incarnation, self._number, self._new_id(), continues, **limits)
+        session = self._new_id()
+        options = self.handing.offer(session, now_ns)
+        return SessionTerms(
+            self.incarnation, self._number, session, continues, **limits, options=options
+        )
 
     def _new_id(self) -> int:
         shift: int = lib.VK_SESSION_QUEUE_SHIFT
@@ -392,7 +401,7 @@ class Session:
             raise SecurityError(Failure.FLOOR, "it has keys now: none without them can follow")
         known = old is not None and old.incarnation == theirs.incarnation
         kept = old is not None and known and theirs.continues == old.local
-        ours = self._terms(old.remote if old is not None and kept else 0)
+        ours = self._terms(old.remote if old is not None and kept else 0, now_ns)
         self._considered = (theirs, ours, kept)
         return ours.payload()
 
@@ -464,7 +473,8 @@ class Session:
             self._renew_ns = now_ns + int(event.lifetime_ns * share)
         self._asked.clear()
         self.liveness.hear(now_ns)
-        self._events.append(Joined(self.link, old is not None and not kept, secrets))
+        told = self.handing.join(local, theirs)
+        self._events.append(Joined(self.link, old is not None and not kept, secrets, told))
 
     # ---- A session ----
 
@@ -501,6 +511,7 @@ class Session:
 
     def _leave(self, code: int, now_ns: int) -> None:
         self.link = None
+        self.handing.leave()
         self.reason = code
         self._renew_ns = None
         self._asked.clear()
@@ -516,6 +527,10 @@ class Session:
     def _told(self, message: Control, now_ns: int) -> None:
         """An answer to a question of ours: a sign of life."""
         assert isinstance(message, Pong)
+        if self.handing.asked(message.token) and self._proven(message):
+            self.handing.answered()
+            self.liveness.hear(now_ns)
+            return
         asked_ns = dict(self._asked).get(message.token)
         if asked_ns is None or self.link is None or not self._proven(message):
             return
@@ -525,9 +540,16 @@ class Session:
 
     def _pong(self, message: Control, _now_ns: int) -> None:
         assert isinstance(message, Ping)
-        if self._proven(message):
-            protection = self.link.protection if self.link is not None else PLAIN
-            self._send(protection.prove(Pong(message.token)))
+        link, wanted = self.link, message.option(lib.VK_OPTION_TOKEN)
+        if not self._proven(message):
+            return
+        if wanted is not None:
+            if link is None or not self.handing.concerns(wanted, link.remote):
+                return  # of a session that we do not know, or not yet: it will be said again
+            if (told := self.handing.take(wanted, link.remote)) is not None:
+                self._events.append(Asked(told))
+        protection = link.protection if link is not None else PLAIN
+        self._send(protection.prove(Pong(message.token)))
 
     def _proven(self, message: Close | Ping | Pong) -> bool:
         protection = self.link.protection if self.link is not None else PLAIN

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .security.handshake import Timing
     from .security.local import Local
     from .security.offer import Choice
+    from .security.token import Grant, Issuer
     from .security.trust import Peer
 
     Address = IPv4Address | IPv6Address
@@ -112,15 +113,34 @@ class Sessions:
         self._names: dict[str, int] = {}
         self._messages: list[tuple[int, Place, bytes]] = []
         self._events: list[tuple[int, Event | Moved]] = []
+        self.issuer: Issuer | None = None
+        """Says which tokens the peers get; None: nobody gets one."""
 
     def add(self, index: int, place: Place, peer: Peer, terms: Terms, now_ns: int) -> Session:
         """Add a peer; it is asked, and let in, as ``peer`` says."""
         session = Session(self.incarnation, (self._local, peer), terms, self._entropy, now_ns)
         session.refused = self.refused
+        session.handing.issue = lambda local, had, at_ns: self._issue(index, local, had, at_ns)
         self._rows[index] = _Row(session, place)
         self._places[place.address] = index
         self._names[peer.name] = index
         return session
+
+    def _issue(self, index: int, local: int, had: Grant | None, now_ns: int) -> Grant | None:
+        issuer, address = self.issuer, self._rows[index].place.address
+        if issuer is None or not issuer.owed(had, address, now_ns):
+            return None
+        return issuer.grant(local, address, now_ns)
+
+    def owing(self, now_ns: int) -> bool:
+        """Say whether a peer has not taken the token yet that it is to have."""
+        sessions = (row.session for row in self._rows.values())
+        return any(
+            each.link is not None
+            and each.link.protection.able
+            and each.handing.owing(each.link.local, now_ns)
+            for each in sessions
+        )
 
     def restore(self, index: int, link: Link, now_ns: int) -> None:
         """Take over a session that an earlier daemon made."""

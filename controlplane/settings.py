@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
 
@@ -154,6 +154,15 @@ class ClassLimits(Settings, frozen=True, kw_only=True):
         Burst,
         Meta(description="Packets let in at once after a pause.", extra={"live": True}),
     ] = 1024
+    token: Annotated[
+        bool,
+        Meta(
+            description="The kernel lets frames in only with a token, which peers get when they"
+            " have proven who they are; others are dropped before they cost anything. Not for"
+            " control: handshakes come before there is one. Static peers have none.",
+            extra={"live": True},
+        ),
+    ] = False
     quantum_bytes: Annotated[
         Quantum,
         Meta(
@@ -164,7 +173,7 @@ class ClassLimits(Settings, frozen=True, kw_only=True):
     ] = 10_000
 
 
-def _limits(klass: Class, **values: int) -> ClassLimits:
+def _limits(klass: Class, **values: Any) -> ClassLimits:
     return ClassLimits(ring_frames=_RINGS.rx[klass], **values)
 
 
@@ -194,6 +203,20 @@ class Source(Settings, frozen=True, kw_only=True):
     burst_packets: Annotated[
         Burst, Meta(description="Packets let in at once after a pause.", extra={"live": True})
     ] = 4096
+
+
+class Tokens(Settings, frozen=True, kw_only=True):
+    """What peers get for classes with ``token``."""
+
+    rotate_s: Annotated[
+        int,
+        Meta(
+            ge=2,
+            le=86_400,
+            description="How long a token is good; a peer gets the next one after half of it. The"
+            " key that makes them is replaced as often, and is good for twice that.",
+        ),
+    ] = 3_600
 
 
 class Worker(Settings, frozen=True, kw_only=True):
@@ -511,6 +534,7 @@ class Config(Settings, frozen=True, kw_only=True):
     ] = field(name="interface", default_factory=list)
     classes: Classes = field(name="class", default=Classes())
     source: Source = Source()
+    token: Tokens = Tokens()
     worker: Worker = Worker()
     transport: Transport = Transport()
     session: Session = Session()

@@ -15,7 +15,7 @@ from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.control import Limits
 from valkyrie.dataplane.wire import Class
 
-from .link import Link
+from .link import Joined, Link
 from .protection import PLAIN, Protection
 from .sessions import Place
 from .settings import Controller
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from .policy import Grant
+    from .security.token import Told
     from .settings import Classes, Transport
     from .settings import Worker as WorkerSettings
     from .settings_security import Security
@@ -148,19 +149,15 @@ class State:
             row.state = lib.VK_ROW_LIVE
         self._changed_peer(index)
 
-    def join(
-        self, index: int, link: Link, *, lost: bool, cipher: int = lib.VK_CIPHER_NONE, keys: int = 0
-    ) -> None:
-        """Enter a session; ``lost``: the peer has forgotten the streams of the one before.
-
-        Its frames are sealed by ``cipher`` (enum vk_cipher) with row ``keys`` of the key ring.
-        """
+    def join(self, index: int, event: Joined, *, keys: int = 0) -> None:
+        """Enter a session. Its frames are sealed with row ``keys`` of the key ring."""
+        link, told = event.link, event.told
         with writing(self.rows.peers[index]) as row:
-            if lost:
+            if event.lost:
                 row.generation += 1
                 row.end_code = lib.VK_CODE_PEER_RESTARTED
             row.session, row.session_local = link.remote, link.local
-            row.cipher, row.keys = cipher, keys
+            row.cipher, row.keys = link.protection.cipher, keys
             row.incarnation = link.incarnation
             row.since_ns = link.since_ns
             row.ack_delay_us = min(link.limits.ack_delay_us, _ACK_DELAY_MAX_US)
@@ -168,20 +165,22 @@ class State:
             row.session_window = link.limits.session_window
             row.takes = link.limits.payload_max
             row.refuse = 0
-            row.token_classes = 0  # it was for another session
+            row.token_classes = told.classes if told is not None else 0
+            if told is not None:
+                _put(row.token, told.token)
             row.joined = 1
         self._changed_peer(index)
 
-    def set_token(self, index: int, session: int, classes: int, token: bytes) -> bool:
-        """Put a peer's token on frames of these classes, while the session is this one."""
+    def set_token(self, index: int, told: Told) -> None:
+        """Put a peer's token on the frames that it is for, while the session is this one."""
         row = self.rows.peers[index]
-        if not row.joined or row.session != session or len(token) != lib.VK_TOKEN_BYTES:
-            return False
+        if not row.joined or row.session != told.session:
+            return
         with writing(row):
-            _put(row.token, token)
-            row.token_classes = classes
+            if told.classes:  # else frames that are under construction keep theirs
+                _put(row.token, told.token)
+            row.token_classes = told.classes
         self._changed_peer(index)
-        return True
 
     def leave(self, index: int, code: int) -> None:
         """End a session and its streams; until ``wait``, new ones are refused."""

@@ -72,6 +72,7 @@ async def document(daemon: Daemon) -> dict[str, object]:
         "source": dict(zip(("rate_packets", "burst_packets"), source, strict=True)),
         "refused": dict(daemon.apps.refused),
         "security": known.describe() if (known := daemon.inherited.credentials) else {},
+        "tokens": daemon.tokens.describe(),
         "audit": daemon.audit.describe(),
         "alarms": daemon.watch.describe(),
         "violations": daemon.figures.violations,
@@ -84,7 +85,12 @@ async def document(daemon: Daemon) -> dict[str, object]:
 def _limits(daemon: Daemon, klass: Class) -> dict[str, object]:
     rate, burst = daemon.watch.rates(klass)
     quantum = configuration.limits(daemon.config, klass).quantum_bytes
-    return {"rate_packets": rate, "burst_packets": burst, "quantum_bytes": quantum}
+    return {
+        "rate_packets": rate,
+        "burst_packets": burst,
+        "quantum_bytes": quantum,
+        "token": configuration.limits(daemon.config, klass).token,
+    }
 
 
 def _worker(daemon: Daemon) -> dict[str, object]:

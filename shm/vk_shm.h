@@ -324,8 +324,7 @@ struct vk_keys {
 
 /* What tokens are made with (bpf/vk_wire.h); workers have no use for it. */
 struct vk_mint {
-	uint32_t generation; /* of the key that makes tokens; 0 = there is none. Published last */
-	uint32_t pad;
+	uint64_t generation; /* of the key that makes tokens; 0 = there is none. Published last */
 	uint64_t since_ns; /* CLOCK_MONOTONIC: when that key came */
 	uint8_t keys[2][16]; /* of a generation: at generation % 2 */
 };

@@ -12,13 +12,12 @@ replaced. The keys lie in memory that outlives the daemon.
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.guard import KEY_SIZE, Master, tick
-from valkyrie.dataplane.wire import ExtKind, Token
+from valkyrie.dataplane.wire import ExtKind, Layout, Token, halves, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 _SHARE_LEFT = 0.5
 """Of a token's life, when the peer gets the next one."""
-_CLASSES = struct.Struct(">I")
+_GRANT = Layout("vk_grant")
 _EVERY = (1 << lib.VK_CLASS_COUNT) - 1
 _HEAD = bytes((ExtKind.TOKEN, Token.layout.size // lib.VK_EXT_WORD))
 
@@ -39,6 +38,11 @@ class Mint:
         self._rows = rows
         self._entropy = entropy
         self._rotate_ns = rotate_ns
+
+    @property
+    def generation(self) -> int:
+        """Of the key in use; 0 = there is none."""
+        return int(self._rows.generation)
 
     @property
     def ready(self) -> bool:
@@ -67,7 +71,7 @@ class Mint:
         generation = int(self._rows.generation)
         assert generation, "no key has been made"
         key = bytes(ffi.buffer(self._rows.keys[generation % lib.VK_MASTERS]))
-        expiry = tick(now_ns + self._rotate_ns)
+        expiry = tick(now_ns + self._rotate_ns) + 1  # it lives no shorter
         return Master(generation, key).token(session, expiry, address)
 
     def renew_ns(self, now_ns: int) -> int:
@@ -76,30 +80,43 @@ class Mint:
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
-    """What a peer is told: the token for its frames, and which classes' frames are to carry it."""
+class Told:
+    """What a peer told us to put on our frames: the body of VK_OPTION_TOKEN."""
 
-    token: bytes
+    session: int
+    """Id on these frames."""
     classes: int
     """Bit enum vk_class; 0: none, the token is of no use."""
+    number: int
+    """Rises with each that the peer tells us."""
+    token: bytes
+
+    def pack(self) -> bytes:
+        """Return the option's body."""
+        values = {"session": self.session, "classes": self.classes, "token": self.token}
+        return _GRANT.pack(values | halves("number", self.number))
+
+    @classmethod
+    def parse(cls, body: bytes) -> Told | None:
+        """Return what an option's body says; None when there is nothing in it for us."""
+        if len(body) != _GRANT.size:
+            return None
+        values = _GRANT.unpack(body)
+        classes, token = values["classes"] & _EVERY, values["token"]
+        if classes and token[: len(_HEAD)] != _HEAD:
+            return None  # it would make our frames malformed, or something else
+        return cls(values["session"], classes, whole(values, "number"), token)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a peer is told, and when again."""
+
+    told: Told
     address: Address
     """What the peer's frames have to come from."""
     renew_ns: int
     """When it is to get another one."""
-
-    def pack(self) -> bytes:
-        """Return the body of VK_OPTION_TOKEN."""
-        return self.token + _CLASSES.pack(self.classes)
-
-
-def parse_grant(body: bytes) -> tuple[bytes, int] | None:
-    """Return token and classes in the body of a VK_OPTION_TOKEN; None when it has none for us."""
-    if len(body) != lib.VK_TOKEN_BYTES + _CLASSES.size:
-        return None
-    token, (classes,) = body[: lib.VK_TOKEN_BYTES], _CLASSES.unpack(body[lib.VK_TOKEN_BYTES :])
-    if classes and token[: len(_HEAD)] != _HEAD:
-        return None  # it would make our frames malformed, or something else
-    return token, classes & _EVERY
 
 
 class Issuer:
@@ -113,13 +130,14 @@ class Issuer:
     def grant(self, session: int, address: Address, now_ns: int) -> Grant:
         """Return what the peer of a session is to be told."""
         if not self.classes or not self._mint.ready:
-            return Grant(bytes(lib.VK_TOKEN_BYTES), 0, address, now_ns)
+            return Grant(Told(session, 0, now_ns, bytes(lib.VK_TOKEN_BYTES)), address, now_ns)
         token = self._mint.issue(session, address, now_ns).pack()
-        return Grant(token, self.classes, address, self._mint.renew_ns(now_ns))
+        told = Told(session, self.classes, now_ns, token)
+        return Grant(told, address, self._mint.renew_ns(now_ns))
 
     def owed(self, had: Grant | None, address: Address, now_ns: int) -> bool:
         """Say whether the peer of a session, who has taken ``had``, is to be told something."""
         wanted = self.classes if self._mint.ready else 0
-        if had is None or not had.classes:
+        if had is None or not had.told.classes:
             return bool(wanted)
-        return had.classes != wanted or had.address != address or now_ns >= had.renew_ns
+        return had.told.classes != wanted or had.address != address or now_ns >= had.renew_ns

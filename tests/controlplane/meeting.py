@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from tests.controlplane.security.parties import SECRET, identity, only, peer, trust
-from valkyrie.controlplane.link import Joined, Left, Refused, Terms
+from valkyrie.controlplane.link import Asked, Joined, Left, Refused, Terms
 from valkyrie.controlplane.liveness import Patience
 from valkyrie.controlplane.security.local import Local
 from valkyrie.controlplane.security.modes import Mode, Policy
@@ -83,7 +83,7 @@ class Side:
                     self.ended.append(event.code)
                 self.epoch = None
             else:
-                assert isinstance(event, Moved | Refused)
+                assert isinstance(event, Moved | Refused | Asked)
 
 
 def local_of(name: str, policy: Policy, *, knows: str) -> Local:

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 import pytest
 
 from valkyrie.controlplane import config
-from valkyrie.controlplane.link import Link
+from valkyrie.controlplane.link import Joined, Link
 from valkyrie.controlplane.policy import Grant, StreamRange
 from valkyrie.controlplane.sessions import Place
 from valkyrie.controlplane.state import State, Way, writing
@@ -131,7 +131,7 @@ def test_a_session_stands_in_its_row_for_the_next_daemon(state: State) -> None:
     state.set_peer(0, "10.9.0.2", 21000)
     assert state.link(0) is None
     link = Link(local=5, remote=6, incarnation=2**63 + 1, limits=Limits(), since_ns=9)
-    state.join(0, link, lost=False)
+    state.join(0, Joined(link, lost=False))
     found = state.link(0)
     assert found is not None
     assert (found.local, found.remote, found.incarnation, found.since_ns) == (5, 6, 2**63 + 1, 9)
@@ -146,8 +146,8 @@ def test_streams_end_with_the_code_and_only_when_they_are_lost(state: State) -> 
     link = Link(local=5, remote=6, incarnation=7, limits=Limits(), since_ns=9)
     numbered: dict[int, tuple[Callable[[], object], int, int, int]] = {
         # what happens, generations more, end code, refuse
-        1: (lambda: state.join(0, link, lost=False), 0, 0, 0),
-        2: (lambda: state.join(0, link, lost=True), 1, lib.VK_CODE_PEER_RESTARTED, 0),
+        1: (lambda: state.join(0, Joined(link, lost=False)), 0, 0, 0),
+        2: (lambda: state.join(0, Joined(link, lost=True)), 1, lib.VK_CODE_PEER_RESTARTED, 0),
         3: (
             lambda: state.leave(0, lib.VK_CODE_UNREACHABLE),
             1,
