@@ -20,7 +20,7 @@ from typing import Any
 
 from . import charts, explain, load, markdown, page, regression, report, scale, schema, tables
 from .comparison import Suite
-from .contestant import BUILD, Contestant
+from .contestant import BUILD, Contestant, MissingError
 from .curve import Curve
 from .match import Run
 from .peers import CONTESTANTS
@@ -31,6 +31,7 @@ CLOSE_UPS = {
     "classifier": "the XDP program against a bare parse-and-drop program",
     "rings": "shared-memory rings, C and Python, against a one-slot ping-pong and a pipe",
     "receive": "XDP to application ring against a minimal AF_XDP receive-and-drop",
+    "dpdk": "XDP to application ring against DPDK's testpmd on AF_XDP",
     "hosts": "two hosts, messages a second and round trips, on both paths",
     "relay": "the relay between two hosts: rate, delay and loss, against what was asked of it",
     "transport": "flows through the relay, and the kernel's TCP there, under loss and long delay",
@@ -107,13 +108,24 @@ def _compete(
     return suite, curves
 
 
-def _close_ups(names: Iterable[str], *, quick: bool, document: str) -> list[dict[str, Any]]:
-    """Run close-ups; *document*, where not empty, is the command that transport's page names."""
+def _close_ups(
+    names: Iterable[str], notes: list[str], *, quick: bool, document: str
+) -> list[dict[str, Any]]:
+    """Run close-ups, and note which cannot be run and why.
+
+    *document*, where not empty, is the command that transport's page names.
+    """
     rows: list[dict[str, Any]] = []
     for name in names:
         print(f"\n{name}: {CLOSE_UPS[name]}")
         extra = {"command": document} if document and name == "transport" else {}
-        for row in importlib.import_module(f"perf.{name}").run(quick, **extra):
+        try:
+            found = importlib.import_module(f"perf.{name}").run(quick, **extra)
+        except MissingError as error:
+            notes.append(f"missing: {name}: {error}")
+            print(f"  {notes[-1]}")
+            continue
+        for row in found:
             values = (markdown.number(row[word]) for word in ("value", "baseline", "ratio"))
             value, baseline, ratio = values
             print(f"  {row['metric']:<46}{value:>12} {row['unit']:<9}{baseline:>12}{ratio:>9}")
@@ -144,7 +156,7 @@ def _run(options: argparse.Namespace) -> int:
     command = _command(options)
     document = command if options.performance else ""
     names = (name for name in CLOSE_UPS if name in wanted)
-    rows = _close_ups(names, quick=quick, document=document)
+    rows = _close_ups(names, suite.notes, quick=quick, document=document)
     made = report.build(
         suite, scenarios, contestants, profile, command=command, rows=rows, curves=drawn
     )

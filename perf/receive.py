@@ -109,14 +109,19 @@ class Bench:
         """Return the packets per second that *receiver* reports."""
         memory = mmap.mmap(-1, mmap.PAGESIZE)
         result = Result.from_buffer(memory)
-        data = ctypes.create_string_buffer(packet, len(packet))
-        sender_cpu, receiver_cpu = self.cpus[0], self.cpus[-1]
-        with _child(lambda: receiver(receiver_cpu, ctypes.byref(result))):
+        with _child(lambda: receiver(self.cpus[-1], ctypes.byref(result))):
             wait_until(lambda: result.ready, what="the receiver")
-            live = self.live.fd
-            with _child(lambda: self.library.receive_send(live, data, len(packet), sender_cpu)):
+            with self.sending(packet):
                 wait_until(lambda: result.elapsed_ns, 30.0, "the measurement")
         return result.packets * 1e9 / result.elapsed_ns
+
+    @contextlib.contextmanager
+    def sending(self, packet: bytes) -> Iterator[None]:
+        """Send *packet* as fast as it goes, from the first core."""
+        data = ctypes.create_string_buffer(packet, len(packet))
+        live, cpu, send = self.live.fd, self.cpus[0], self.library.receive_send
+        with _child(lambda: send(live, data, len(packet), cpu)):
+            yield
 
     def _port(self, program: Program, rings: Rings, **more: Any) -> Port:
         return self.target.host.run(
