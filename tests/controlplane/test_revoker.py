@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 import valkyrie
 from tests.controlplane.security.parties import identity, only, peer
+from tests.controlplane.test_tokens import counted
 from tests.lab import SLOWNESS, Lab, wait_until
 from tests.nodes import NodeUnderTest, make_secure_pair, running
 from valkyrie.controlplane.auditor import Auditor
@@ -28,7 +30,8 @@ from valkyrie.controlplane.security.modes import Mode
 from valkyrie.controlplane.security.revocation import RevocationFile
 from valkyrie.controlplane.security.tls import TlsCredentials
 from valkyrie.controlplane.security.trust import Peer, Pins
-from valkyrie.dataplane.wire import Code
+from valkyrie.dataplane import wire
+from valkyrie.dataplane.wire import PORT, Class, Code, Seq, Type, make_frame
 
 NOW = dt.datetime(2030, 1, 1, tzinfo=dt.UTC)
 
@@ -64,11 +67,18 @@ def test_a_peer_that_is_revoked_is_out_in_a_second_and_stays_out(lab: Lab, publi
         wait_until(lambda: bool(on_record(a, "peer.join")))
         joined = on_record(a, "peer.join")[-1]["fields"]
         assert joined["mode"] == "post_quantum"
+        local = int(a.status()["sessions"][0]["local"], 16)
         entry = f'fingerprint = "{joined["fingerprint"]}"\nreason = "laptop lost"\n'
         replace(file, f"[[revoked]]\n{entry}")
         with pytest.raises(valkyrie.StreamResetError):
             into.recv(timeout=5)
         wait_until(lambda: bool(on_record(a, "peer.revoke")))
+        late = make_frame(
+            Type.STREAM_DATA, 100, b"late", wire.Session(local, 1 << 40), Seq(9)
+        ).pack()
+        with b.host.socket(socket.AF_INET) as raw:
+            raw.sendto(late, (str(a.link.v4.ip), PORT))
+        wait_until(lambda: counted(a, Class.JOB).get("denied", 0) >= 1, what="the kernel drops it")
         (revoked,) = on_record(a, "peer.revoke")
         assert revoked["fields"] == {"peer": "b", "reason": "laptop lost"}
         assert revoked["time_ns"] - file.stat().st_mtime_ns < 1e9 * SLOWNESS
