@@ -11,7 +11,9 @@ scripts/bench schema                    docs/report.schema.json, what a report i
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from . import charts, explain, load, markdown, page, regression, report, scale, schema, tables
+from .arena import PINS
 from .comparison import Suite
 from .contestant import BUILD, Contestant, MissingError
 from .curve import Curve
@@ -42,6 +45,15 @@ QUICK_CLOSE_UPS = ("limits", "classifier", "rings")
 CURVES = {one.name: one for one in (*load.SWEEPS, *scale.SCALES)}
 
 
+def _cores(text: str) -> tuple[int, ...]:
+    """Return two cores that this process may use."""
+    found = tuple(int(word) for word in text.split(","))
+    allowed = sorted(os.sched_getaffinity(0))
+    if len(found) != 2 or not set(found) <= set(allowed):
+        raise argparse.ArgumentTypeError(f"name two of {allowed}, as in 0,1")
+    return found
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -53,6 +65,15 @@ def _arguments() -> argparse.Namespace:
     known = [*(scenario.name for scenario in SCENARIOS), *CURVES, *CLOSE_UPS]
     parser.add_argument("--scenario", action="append", choices=known, help="only this")
     parser.add_argument("--only", metavar="WORD", action="append", help="names that contain WORD")
+    parser.add_argument(
+        "--pin",
+        choices=PINS,
+        default="hosts",
+        help="\n".join(f"{name}: {what}" for name, what in PINS.items()),
+    )
+    parser.add_argument(
+        "--cores", type=_cores, default=(), metavar="A,B", help="of sender and receiver"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="the report")
     parser.add_argument(
         "--performance", action="store_true", help="put what transport finds into docs/"
@@ -71,6 +92,8 @@ def _arguments() -> argparse.Namespace:
     readme.add_argument("report", type=Path, nargs="?", default=report.BASELINE)
     options = parser.parse_args()
     options.command = options.command or "run"
+    chosen = PROFILES[options.profile]
+    options.profile = dataclasses.replace(chosen, pin=options.pin, cores=options.cores)
     return options
 
 
@@ -136,14 +159,17 @@ def _close_ups(
 def _command(options: argparse.Namespace) -> str:
     """Return what to type for the same figures: nothing about where they go."""
     words = ["scripts/bench"]
-    words += [f"--{options.profile}"] if options.profile != "default" else []
+    profile = options.profile
+    words += [f"--{profile.name}"] if profile.name != "default" else []
+    words += [f"--pin {profile.pin}"] if profile.pin != "hosts" else []
+    words += [f"--cores {','.join(map(str, profile.cores))}"] if profile.cores else []
     words += [f"--scenario {name}" for name in options.scenario or []]
     words += [f"--only {word}" for word in options.only or []]
     return " ".join([*words, *(["--performance"] if options.performance else [])])
 
 
 def _run(options: argparse.Namespace) -> int:
-    profile = PROFILES[options.profile]
+    profile = options.profile
     quick = profile.name == "quick"
     curves = CURVES if profile.curve_repetitions else {}
     close_ups = QUICK_CLOSE_UPS if quick else CLOSE_UPS
@@ -198,7 +224,7 @@ def _compare(old: Path, new: Path) -> int:
 
 def _explain(options: argparse.Namespace) -> int:
     scenario = next(one for one in SCENARIOS if one.name == options.explained)
-    found = explain.explain(scenario, PROFILES[options.profile])
+    found = explain.explain(scenario, options.profile)
     for one in found:
         print("\n".join(explain.lines(one)))
     path = options.explanation or BUILD / f"explain-{scenario.name}.json"

@@ -14,18 +14,34 @@ from typing import Any
 
 from tests.lab import Host, Lab, Link, wait_until
 
-CORES = {"receiver": 1, "sender": 0}
-"""Each of two hosts has one core, counted within those that we may use."""
 HELPER = "receiver"
 """Brokers run on the receiver's host."""
 START_S = 10.0
 STOP_S = 5.0
 
 
-def core(role: str) -> str:
-    """Return the number of the core of a role, as the kernel counts."""
-    allowed = sorted(os.sched_getaffinity(0))
-    return str(allowed[CORES[role] % len(allowed)])
+PINS = {
+    "hosts": "each of two hosts has a core for all that runs on it; on one host nothing is pinned",
+    "sides": "on one host, too, each side has a core; what helps the receiver runs on its core",
+    "none": "nothing is pinned",
+}
+
+
+@dataclass(frozen=True)
+class Pinning:
+    """Who runs on which core."""
+
+    how: str = "hosts"
+    """One of ``PINS``."""
+    cores: tuple[int, ...] = ()
+    """Of sender and receiver, as the kernel counts; empty: the first two that we may use."""
+
+    def core(self, role: str, place: str) -> int | None:
+        """Return the core of a side and its helpers, None where it is left to the scheduler."""
+        if self.how == "none" or (self.how == "hosts" and place != "network"):
+            return None
+        cores = self.cores or sorted(os.sched_getaffinity(0))
+        return cores[("sender", "receiver").index(role) % len(cores)]
 
 
 @dataclass(frozen=True)
@@ -64,8 +80,9 @@ def descendants(pid: int) -> list[int]:
 class Arena:
     """The hosts of one contestant; two joined by a wire, or one."""
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, place: str, pinning: Pinning | None = None) -> None:
         self.place = place
+        self.pinning = pinning or Pinning()
         self.lab = Lab()
         self._files = tempfile.TemporaryDirectory(prefix="valkyrie-perf-")
         self.folder = Path(self._files.name)
@@ -111,8 +128,9 @@ class Arena:
         return process
 
     def start(self, role: str, argv: Sequence[str], **streams: Any) -> subprocess.Popen[bytes]:
-        """Start a process on the host of a role; each of two hosts has one core."""
-        head = ["taskset", "-c", core(role)] if self.place == "network" else []
+        """Start a process on the host and the core of a role."""
+        core = self.pinning.core(role, self.place)
+        head = [] if core is None else ["taskset", "-c", str(core)]
         host: Host = self.hosts[role]
         return host.popen([*head, *argv], **streams)
 

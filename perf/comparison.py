@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Self
 
-from .arena import Arena
+from .arena import Arena, Pinning
 from .contestant import Contestant
 from .histogram import PERCENTILES, Histogram
 from .match import Run, play
@@ -171,9 +171,8 @@ class Suite:
             return None
         return self._arenas[contestant.arena]
 
-    @staticmethod
-    def _prepare(contestant: Contestant) -> Arena:
-        arena = Arena(contestant.place)
+    def _prepare(self, contestant: Contestant) -> Arena:
+        arena = Arena(contestant.place, Pinning(self._profile.pin, self._profile.cores))
         try:
             contestant.prepare(arena)
             if contestant.place == "network":
@@ -196,7 +195,8 @@ class Suite:
             turn = repetition % max(len(able), 1)
             for contestant in able[turn:] + able[:turn]:
                 self.runs.append(self.play(contestant, scenario, repetition))
-        self._count(scenario, able)
+        if not budget_s or time.monotonic() - begin < budget_s:
+            self._count(scenario, able)
 
     def _count(self, scenario: Scenario, able: Sequence[Contestant]) -> None:
         """Let everybody run once more, for system calls only."""

@@ -25,7 +25,7 @@ from valkyrie.dataplane import lib
 from valkyrie.dataplane.loader import Program
 
 from . import kernel
-from .arena import Arena
+from .arena import Arena, Pinning
 from .contestant import Contestant
 from .match import Run, play
 from .passage import Event, Passage, Side, middle, round_trips
@@ -227,7 +227,7 @@ def explain(scenario: Scenario, profile: Profile) -> list[Explained]:
     made = []
     for one in able:
         before = set(kernel.programs())
-        arena = Arena(one.place)
+        arena = Arena(one.place, Pinning(profile.pin, profile.cores))
         try:
             one.side()
             one.prepare(arena)

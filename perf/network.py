@@ -29,7 +29,7 @@ modes = ["plaintext"]
 
 {interfaces}
 [worker]
-cpu = {cpu}
+{cpu}
 spin_us = {spin_us}
 
 [[peer]]
@@ -128,10 +128,18 @@ class Node:
 class Network:
     """Hosts a and b joined by a wire, and a third host joined to b."""
 
-    def __init__(self, lab: Lab, path: str, *, name: str, spin_us: int = 50) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        path: str,
+        *,
+        name: str,
+        spin_us: int = 50,
+        cpus: tuple[int | None, int | None] = (0, 1),
+    ) -> None:
         """Make hosts and configurations; nodes are called ``<name>-a`` and ``<name>-b``.
 
-        Each host has one core: the worker of a runs on the first, that of b on the second.
+        *cpus* are the cores of the workers of a and b; None leaves one to the scheduler.
         """
         self.lab = lab
         self._directory = tempfile.TemporaryDirectory(prefix="valkyrie-")
@@ -150,7 +158,7 @@ class Network:
                 directory,
                 CONFIGURATION.format(
                     node=name,
-                    cpu=cpu,
+                    cpu="" if cpu is None else f"cpu = {cpu}",
                     spin_us=spin_us,
                     host=host.name,
                     interfaces=interfaces[host.name],
@@ -158,7 +166,7 @@ class Network:
                     address=other.v4.ip,
                 ),
             )
-            for cpu, (host, other) in enumerate(((a, self.wire[1]), (b, self.wire[0])))
+            for cpu, host, other in zip(cpus, (a, b), reversed(self.wire), strict=True)
         }
 
     def start(self) -> None:

@@ -51,7 +51,11 @@ def build(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
         "machine": machine.facts(),
-        "profile": {**asdict(profile), "scenarios": [one.name for one in scenarios]},
+        "profile": {
+            **asdict(profile),
+            "scenarios": [one.name for one in scenarios],
+            "cores": list(profile.cores),
+        },
         "contestants": [_describe(contestant) for contestant in contestants],
         "missing": suite.missing,
         "notes": suite.notes,

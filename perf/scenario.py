@@ -59,6 +59,10 @@ class Profile:
     """Of streams in curves: to open one takes longer than a run."""
     budget_s: float | None = None
     """No further repetition of a scenario begins after so long; the first is always whole."""
+    pin: str = "hosts"
+    """What is pinned: ``arena.PINS`` says what there is."""
+    cores: tuple[int, ...] = ()
+    """Of sender and receiver; empty: the first two that there are."""
 
 
 EVERY = tuple(scenario.name for scenario in SCENARIOS)

@@ -27,7 +27,9 @@ def _nodes(path: str) -> Callable[[Arena], None]:
 
     def prepare(arena: Arena) -> None:
         name = f"perf-{os.getpid()}-{next(_numbers)}"
-        network = Network(arena.lab, path, name=name)
+        of = arena.pinning.core
+        cpus = of("sender", arena.place), of("receiver", arena.place)
+        network = Network(arena.lab, path, name=name, cpus=cpus)
         arena.adopt(network.wire)
         arena.closing.callback(network.stop)
         network.start()
