@@ -9,6 +9,7 @@
 
 enum {
 	SYSTEM_SHARE = 4, /* of params.window_bytes: its messages are small */
+	RING_SHARE = 4, /* of a ring: what one stream may be promised in any case */
 	WOKEN = 4, /* flows that may try when a pool has something again */
 };
 
@@ -65,15 +66,21 @@ static void promise(struct vk_run *run, struct vk_flow *flow, uint64_t base)
 	run->promised += change;
 }
 
-/* How much more may be promised. */
+/* How much more may be promised. A promise cannot be taken back: so a stream gets a share of its
+ * ring though others, which may never use it, were promised all of it. When they do the ring is
+ * full for a while, and what finds no room comes again. */
 static uint64_t budget(const struct vk_run *run, const struct vk_flow *flow)
 {
 	const struct vk_run_slot *slot = &run->slots[flow->app];
-	uint64_t ring =
-		less(slot->capacity[flow->class], VK_WINDOW_START + slot->promised[flow->class]);
+	uint64_t capacity = slot->capacity[flow->class];
+	uint64_t own = run->flows[vk_flow_number(run, flow)].promised;
+	uint64_t ring = less(capacity, VK_WINDOW_START + slot->promised[flow->class]);
+	uint64_t share = less(capacity / RING_SHARE, VK_WINDOW_START + own);
 	uint64_t node = less((uint64_t)run->params.memory_kib * 1024, run->promised);
 	uint64_t session = less(node, run->pools[flow->peer].promised);
 
+	if (ring < share)
+		ring = share;
 	return ring < session ? ring : session;
 }
 

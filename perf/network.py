@@ -10,11 +10,16 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.lab import Host, Lab, Link
+from valkyrie.controlplane.security.identity_file import load_or_make
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 HOSTS = ("a", "b")
+PLAINTEXT = ("plaintext",)
 VALKYRIE = Path(sys.executable).with_name("valkyrie")
 READY_S = 20.0
 STOP_S = 10.0
@@ -24,8 +29,9 @@ CONFIGURATION = """\
 name = "{node}-{host}"
 
 [security]
-audit_file = "off"
-modes = ["plaintext"]
+audit_file = "{audit_file}"
+modes = [{modes}]
+identity_file = "{identity_file}"
 
 {interfaces}
 [worker]
@@ -35,7 +41,7 @@ spin_us = {spin_us}
 [[peer]]
 name = "{other}"
 address = "{address}"
-
+{fingerprint}
 [[application]]
 name = "everybody"
 anybody = true
@@ -136,10 +142,13 @@ class Network:
         name: str,
         spin_us: int = 50,
         cpus: tuple[int | None, int | None] = (0, 1),
+        modes: Sequence[str] = PLAINTEXT,
     ) -> None:
         """Make hosts and configurations; nodes are called ``<name>-a`` and ``<name>-b``.
 
-        *cpus* are the cores of the workers of a and b; None leaves one to the scheduler.
+        *cpus* are the cores of the workers of a and b; None leaves one to the scheduler. In other
+        *modes* than plaintext the nodes have identities and know each other's fingerprints, and
+        keep audit logs (``audit``).
         """
         self.lab = lab
         self._directory = tempfile.TemporaryDirectory(prefix="valkyrie-")
@@ -150,6 +159,14 @@ class Network:
         interfaces = {
             "a": INTERFACE.format(name="vk0", path=path),
             "b": "\n".join(INTERFACE.format(name=name, path=path) for name in ("vk0", "vk1")),
+        }
+        safe = tuple(modes) != PLAINTEXT
+        self.audit = {host: directory / f"audit-{host}.jsonl" for host in HOSTS}
+        files = {host: directory / f"{host}.key" for host in HOSTS}
+        prints = {
+            host: str(load_or_make(file)[0].card.fingerprint)
+            for host, file in files.items()
+            if safe
         }
         self.nodes = {
             host.name: Node(
@@ -164,6 +181,10 @@ class Network:
                     interfaces=interfaces[host.name],
                     other=other.host.name,
                     address=other.v4.ip,
+                    modes=", ".join(f'"{mode}"' for mode in modes),
+                    audit_file=self.audit[host.name] if safe else "off",
+                    identity_file=files[host.name],
+                    fingerprint=f'fingerprint = "{prints[other.host.name]}"\n' if safe else "",
                 ),
             )
             for cpu, host, other in zip(cpus, (a, b), reversed(self.wire), strict=True)
