@@ -37,6 +37,7 @@ SCENARIOS = (
     Scenario("net-open", "Two hosts, 64 B at 5 000 a second", "network", "open", 64, 5_000),
     Scenario("tls-64", "Two hosts, encrypted, 64 B one way", "network", "stream", 64, 0, True),
     Scenario("tls-1k", "Two hosts, encrypted, 1 KiB one way", "network", "stream", 1024, 0, True),
+    Scenario("tls-64k", "Two hosts, encrypted, 64 KiB", "network", "stream", 65_000, 0, True),
     Scenario("tls-rtt", "Two hosts, encrypted, round trip", "network", "request", 64, 0, True),
     Scenario("ipc-64", "One host, 64 B one way", "local", "stream", 64),
     Scenario("ipc-1k", "One host, 1 KiB one way", "local", "stream", 1024),
@@ -68,7 +69,13 @@ class Profile:
 EVERY = tuple(scenario.name for scenario in SCENARIOS)
 PROFILES = {
     "quick": Profile(
-        "quick", 0.05, 0.15, 3, ("net-64", "net-rtt", "ipc-64", "ipc-rtt"), 0, budget_s=24
+        "quick",
+        0.05,
+        0.15,
+        3,
+        ("net-64", "net-rtt", "tls-64", "ipc-64", "ipc-rtt"),
+        0,
+        budget_s=24,
     ),
     "default": Profile("default", 0.1, 0.4, 5, EVERY),
     "full": Profile("full", 0.3, 1.0, 9, EVERY, 3, 200_000),

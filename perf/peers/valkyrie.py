@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from perf.arena import Arena, descendants
 from perf.contestant import ROOT, Contestant
-from perf.network import Network
+from perf.network import PLAINTEXT, Network
 
 from . import sides
 
@@ -22,14 +22,14 @@ def _ours(module: str) -> Callable[[], tuple[str, ...]]:
     return lambda: (sys.executable, "-m", f"perf.sides.{module}")
 
 
-def _nodes(path: str) -> Callable[[Arena], None]:
+def _nodes(path: str, modes: Sequence[str]) -> Callable[[Arena], None]:
     """Return what starts a node on each host, with *path* for receiving and sending."""
 
     def prepare(arena: Arena) -> None:
         name = f"perf-{os.getpid()}-{next(_numbers)}"
         of = arena.pinning.core
         cpus = of("sender", arena.place), of("receiver", arena.place)
-        network = Network(arena.lab, path, name=name, cpus=cpus)
+        network = Network(arena.lab, path, name=name, cpus=cpus, modes=modes)
         arena.adopt(network.wire)
         arena.closing.callback(network.stop)
         network.start()
@@ -54,23 +54,32 @@ _C = sides.c(
 
 
 def _network(
-    language: str, how: str, path: str, side: Callable[[], tuple[str, ...]], shapes: set[str]
+    language: str,
+    how: str,
+    path: str,
+    side: Callable[[], tuple[str, ...]],
+    shapes: set[str],
+    *,
+    encrypted: bool = False,
 ) -> Contestant:
+    words = ["valkyrie", language.lower(), *([how] if how == "batch" else []), path]
+    title = f"Valkyrie ({language}{', batches' if how == 'batch' else ''}), {path}"
     return Contestant(
-        name="-".join(["valkyrie", language.lower(), *([how] if how == "batch" else []), path]),
-        title=f"Valkyrie ({language}{', batches' if how == 'batch' else ''}), {path}",
+        name="-".join([*words, "noise"] if encrypted else words),
+        title=f"{title}, AES-256-GCM" if encrypted else title,
         family="Valkyrie",
         language=language,
         place="network",
         transport=how,
         side=side,
         address=lambda arena: arena.facts["nodes"],
-        prepare=_nodes(path),
+        prepare=_nodes(path, ("noise",) if encrypted else PLAINTEXT),
+        encrypted=encrypted,
         shapes=frozenset(shapes),
         size_max=LARGEST if how == "single" else ONE_RECORD,
         ours=True,
         batched=how in ("batch", "rings"),
-        shares=f"valkyrie-{path}",
+        shares=f"valkyrie-{path}{'-noise' if encrypted else ''}",
     )
 
 
@@ -111,6 +120,15 @@ CONTESTANTS = (
             (("C", "rings"), _C, ALL | MANY),
             (("Python", "single"), _ours("valkyrie"), ALL),
             (("Python", "batch"), _ours("valkyrie"), {"stream", "open"}),
+        )
+    ),
+    *(
+        _network(*how, path=path, side=side, shapes=shapes, encrypted=True)
+        for path in ("udp", "xdp")
+        for how, side, shapes in (
+            (("C", "rings"), _C, ALL),
+            (("Python", "single"), _ours("valkyrie"), ALL),
+            (("Python", "batch"), _ours("valkyrie"), BULK),
         )
     ),
     _local("C", "pipe", _PIPE, ALL),
