@@ -5,6 +5,11 @@
  * anything a sender may go on, beyond it if its batch is larger, and the debt is waited for. Once
  * empty it opens again only when there is enough for a batch, so that segmentation offload has
  * whole ones to work on and timers are few. Time is an argument.
+ *
+ * Idle time earns no more than a burst. But who was made to wait and comes late, because others had
+ * the core, gets what it waited for: a worker that is held up for 500 us now and then would
+ * otherwise send a third less than its rate, and a controller that measures what was delivered
+ * would take that for the path. Over any time no more leaves than the rate and one burst.
  */
 #ifndef VK_CDEF
 #include <stdint.h>
@@ -16,6 +21,7 @@ enum vk_pacer_const {
 		200, /* ... or what flows in this time: RFC 9002 was not for 10 Gbit/s */
 	VK_PACER_BURST_MAX = 262144, /* bytes: four sends with segmentation offload */
 	VK_PACER_BATCH_US = 100, /* what flows in this time is a batch worth waking up for */
+	VK_PACER_LATE_US = 4000, /* so late is a worker that waited for a slice of somebody else */
 	VK_PACER_SHIFT = 16, /* credit counts 2^-16 bytes */
 };
 
@@ -28,6 +34,8 @@ struct vk_pacer {
 	uint32_t burst; /* bytes the bucket holds */
 	uint32_t batch; /* bytes it needs to open again */
 	uint32_t empty; /* it was emptied and has not opened since */
+	uint32_t late; /* bytes it holds beyond the burst while somebody waits for it */
+	uint32_t waited; /* somebody waits for it */
 };
 
 #ifndef VK_CDEF
@@ -40,7 +48,9 @@ static inline void vk_pacer_init(struct vk_pacer *pacer, uint32_t datagram_size,
 /* vk_pacer_credit returns the credit at a time, in 2^-16 bytes. */
 static inline int64_t vk_pacer_credit(const struct vk_pacer *pacer, uint64_t now_ns)
 {
-	int64_t full = (int64_t)pacer->burst << VK_PACER_SHIFT, lacking = full - pacer->credit;
+	int64_t full = ((int64_t)pacer->burst + (pacer->waited ? pacer->late : 0))
+		       << VK_PACER_SHIFT;
+	int64_t lacking = full - pacer->credit;
 	unsigned __int128 earned;
 
 	if (now_ns <= pacer->at_ns)
@@ -96,6 +106,17 @@ static inline void vk_pacer_spend(struct vk_pacer *pacer, uint64_t bytes, uint64
 	pacer->empty = closed || pacer->credit < one;
 }
 
+/* vk_pacer_wait says, whenever a sender has done what it could, whether this keeps something from
+ * leaving. */
+static inline void vk_pacer_wait(struct vk_pacer *pacer, int waited, uint64_t now_ns)
+{
+	if (!pacer->rate || !!waited == (int)pacer->waited)
+		return;
+	pacer->credit = vk_pacer_credit(pacer, now_ns);
+	pacer->at_ns = now_ns > pacer->at_ns ? now_ns : pacer->at_ns;
+	pacer->waited = !!waited;
+}
+
 /* vk_pacer_rate sets the rate in bytes/s from now on, 0 = unpaced; what was spent stays spent. */
 static inline void vk_pacer_rate(struct vk_pacer *pacer, uint64_t rate, uint64_t now_ns)
 {
@@ -115,6 +136,8 @@ static inline void vk_pacer_rate(struct vk_pacer *pacer, uint64_t rate, uint64_t
 	burst = rate * VK_PACER_BURST_US / 1000000;
 	burst = burst < most ? most : burst;
 	pacer->burst = (uint32_t)(burst > VK_PACER_BURST_MAX ? VK_PACER_BURST_MAX : burst);
+	most = rate * VK_PACER_LATE_US / 1000000;
+	pacer->late = (uint32_t)(most > UINT32_MAX ? UINT32_MAX : most);
 	batch = rate * VK_PACER_BATCH_US / 1000000;
 	batch = batch < pacer->datagram_size ? pacer->datagram_size : batch;
 	pacer->batch = (uint32_t)(batch > pacer->burst / 2 ? pacer->burst / 2 : batch);

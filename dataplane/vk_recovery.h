@@ -107,6 +107,13 @@ static inline void vk_recovery_pace(struct vk_recovery *recovery, uint64_t now_n
 		      now_ns);
 }
 
+/* vk_recovery_wait says, at the end of a turn, whether something is left that would be sent. */
+static inline void vk_recovery_wait(struct vk_recovery *recovery, int waiting, uint64_t now_ns)
+{
+	vk_pacer_wait(&recovery->pacer,
+		      waiting && recovery->in_flight < recovery->congestion.window, now_ns);
+}
+
 /* vk_recovery_room returns the bytes that may be sent now; 0 or less = none. */
 static inline int64_t vk_recovery_room(const struct vk_recovery *recovery, uint64_t now_ns)
 {

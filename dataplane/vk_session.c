@@ -531,6 +531,7 @@ static void end_turn(struct vk_run *run, struct vk_session *session)
 			due_ns = ack_ns;
 	}
 	vk_signals_limited(run, session);
+	vk_recovery_wait(&session->recovery, session->waiting, run->now_ns);
 	if (session->waiting) {
 		uint64_t next_ns = vk_recovery_next_ns(&session->recovery);
 

@@ -26,6 +26,11 @@ void pacer_spend(struct vk_pacer *pacer, uint64_t bytes, uint64_t now_ns)
 	vk_pacer_spend(pacer, bytes, now_ns);
 }
 
+void pacer_wait(struct vk_pacer *pacer, int waited, uint64_t now_ns)
+{
+	vk_pacer_wait(pacer, waited, now_ns);
+}
+
 void pacer_rate(struct vk_pacer *pacer, uint64_t rate, uint64_t now_ns)
 {
 	vk_pacer_rate(pacer, rate, now_ns);

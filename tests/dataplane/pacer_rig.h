@@ -10,5 +10,6 @@ int64_t pacer_room(const struct vk_pacer *pacer, uint64_t now_ns);
 int pacer_ready(const struct vk_pacer *pacer, uint64_t now_ns);
 uint64_t pacer_next_ns(const struct vk_pacer *pacer);
 void pacer_spend(struct vk_pacer *pacer, uint64_t bytes, uint64_t now_ns);
+void pacer_wait(struct vk_pacer *pacer, int waited, uint64_t now_ns);
 void pacer_rate(struct vk_pacer *pacer, uint64_t rate, uint64_t now_ns);
 #endif

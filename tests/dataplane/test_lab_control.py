@@ -12,6 +12,8 @@ from valkyrie.dataplane.scenario import App, Link, Node, Scenario, Traffic
 FIXED, DELAY, CUBIC = 0, 1, 2
 WINDOW = 64 << 20
 """Never the limit."""
+RING_BYTES = 1 << 20
+"""It keeps what is to be sent again: more than the network holds."""
 
 
 @pytest.fixture
@@ -21,7 +23,13 @@ def lab() -> Iterator[Lab]:
 
 
 def run(
-    lab: Lab, controller: int, *, stall: float = 0, interval_us: float = 0, seed: int = 1
+    lab: Lab,
+    controller: int,
+    *,
+    stall: float = 0,
+    interval_us: float = 0,
+    loss: float = 0,
+    seed: int = 1,
 ) -> Outcome:
     """One stream over 1 Gbit/s and 1 ms; *stall*: share of the sender's turns that begin late."""
     more = {"params": {"controller": controller}, "session_window": WINDOW, "window_start": WINDOW}
@@ -30,10 +38,13 @@ def run(
             seed=seed,
             limit_s=20,
             sample_ms=20,
-            link=Link(rate_mbps=1000, delay_ms=0.5, buffer_bytes=125_000),
+            link=Link(rate_mbps=1000, delay_ms=0.5, buffer_bytes=125_000, loss=loss),
             nodes=(
                 Node(name="left", stall=stall, stall_us=300, **more),  # type: ignore[arg-type]
                 Node(name="right", **more),  # type: ignore[arg-type]
+            ),
+            apps=tuple(
+                App(name=name, node=name, ring_bytes=RING_BYTES) for name in ("left", "right")
             ),
             traffic=(
                 Traffic(
@@ -60,6 +71,12 @@ def test_a_worker_that_loses_its_core_does_not_take_the_path_for_shorter(
 ) -> None:
     calm = took_ms(run(lab, DELAY, seed=seed))
     assert took_ms(run(lab, DELAY, stall=0.01, seed=seed)) < 1.5 * calm
+
+
+@pytest.mark.parametrize("loss", [0, 0.01])
+def test_the_fixed_rate_is_kept_by_a_worker_that_loses_its_core(lab: Lab, loss: float) -> None:
+    calm = took_ms(run(lab, FIXED, loss=loss))
+    assert took_ms(run(lab, FIXED, loss=loss, stall=0.1)) < 1.1 * calm
 
 
 @pytest.mark.parametrize("controller", [FIXED, DELAY, CUBIC])

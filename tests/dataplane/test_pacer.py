@@ -37,6 +37,9 @@ class Pacer:
     def next_ns(self) -> int:
         return int(self.lib.pacer_next_ns(self.it))
 
+    def wait(self, waited: bool) -> None:
+        self.lib.pacer_wait(self.it, waited, self.now)
+
     def spend(self, size: int) -> None:
         self.lib.pacer_spend(self.it, size, self.now)
 
@@ -71,18 +74,23 @@ def test_bursts_and_batches_have_their_sizes(rate: int, size: int, burst: int, b
 @settings(max_examples=300, deadline=None)
 @given(
     st.integers(1, 1 << 40),
-    st.lists(st.tuples(st.integers(1, 65_535), st.integers(0, 2000)), min_size=1, max_size=200),
+    st.lists(
+        st.tuples(st.integers(1, 65_535), st.integers(0, 2000), st.booleans()),
+        min_size=1,
+        max_size=200,
+    ),
 )
 def test_no_more_leaves_than_the_rate_a_burst_and_one_batch(
-    rate: int, wishes: list[tuple[int, int]]
+    rate: int, wishes: list[tuple[int, int, bool]]
 ) -> None:
     pacer, start, left, largest = Pacer(rate), SECOND, 0, 0
-    for size, pause in wishes:
+    for size, pause, waited in wishes:
         pacer.now += pause
         if pacer.ready():
             pacer.spend(size)
             left += size
             largest = max(largest, size)
+        pacer.wait(waited)
         allowed = (pacer.now - start) * rate / SECOND + pacer.burst + largest
         assert left <= allowed * (1 + 1e-6) + 1
 
@@ -131,6 +139,37 @@ def test_a_debt_is_paid_at_the_new_rate() -> None:
 def test_idle_time_earns_one_burst_and_no_more() -> None:
     pacer = Pacer(125_000_000)
     pacer.now += 3600 * SECOND
+    assert pacer.room() == pacer.burst
+
+
+@pytest.mark.parametrize("late_us", [0, 300, 3000])
+def test_a_sender_that_was_made_to_wait_and_comes_late_still_gets_its_rate(late_us: int) -> None:
+    pacer, sent, start = Pacer(125_000_000), 0, SECOND
+    for _ in range(1000):
+        while pacer.ready():
+            pacer.spend(1200)
+            sent += 1200
+        pacer.wait(True)
+        pacer.now = pacer.next_ns() + late_us * US
+    assert sent >= (pacer.now - start) * 0.125 - pacer.burst - pacer.late
+
+
+def test_lateness_beyond_a_slice_is_idle_time() -> None:
+    pacer = Pacer(125_000_000)
+    pacer.spend(pacer.burst)
+    pacer.wait(True)
+    pacer.now += 3600 * SECOND
+    assert pacer.room() == pacer.burst + 125 * 4000
+
+
+def test_who_has_sent_all_keeps_one_burst_of_what_it_waited_for() -> None:
+    pacer = Pacer(125_000_000)
+    pacer.spend(pacer.burst)
+    pacer.wait(True)
+    pacer.now += 3000 * US
+    pacer.spend(1200)
+    pacer.wait(False)
+    pacer.now += 1
     assert pacer.room() == pacer.burst
 
 
