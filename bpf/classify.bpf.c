@@ -51,20 +51,21 @@ static __noinline uint32_t guard(const struct vk_header *header, const void *end
 				 uint32_t checks)
 {
 	const struct vk_lead *lead = (const void *)(header + 1);
-	struct vk_source_key source;
+	struct vk_source_key source = source_of(header, family);
 
+	if (checks & VK_GUARD_BLOCKED && vk_guard_source(&source) != VK_STEER)
+		return VK_DROP_BLOCKED;
 	if (checks & VK_GUARD_DENIED) {
 		const struct vk_ext_session *session = vk_chain_session(header, end);
 
 		if (session && vk_guard_session(session->session) != VK_STEER)
 			return VK_DROP_DENIED;
-		if (checks == VK_GUARD_DENIED)
-			return VK_STEER;
 	}
+	if (!(checks & VK_GUARD_TOKENS))
+		return VK_STEER;
 	if (header->ext < sizeof(*lead) / VK_EXT_WORD || (const void *)(lead + 1) > end ||
 	    !vk_lead_ok(lead))
 		return VK_DROP_TOKEN_MISSING;
-	source = source_of(header, family);
 	return vk_guard_token(lead, &source);
 }
 

@@ -103,19 +103,22 @@ static __always_inline uint32_t select_guard(struct sk_reuseport_md *ctx,
 					     const struct select_view *view)
 {
 	uint32_t checks = vk_guard_checks(view->class);
-	struct vk_source_key source;
+	struct vk_source_key source = {};
 	struct vk_lead lead;
 
+	if (checks & (VK_GUARD_BLOCKED | VK_GUARD_TOKENS))
+		source = select_source(ctx, view->family);
+	if (checks & VK_GUARD_BLOCKED && vk_guard_source(&source) != VK_STEER)
+		return VK_DROP_BLOCKED;
 	if (checks & VK_GUARD_DENIED && view->has_session &&
 	    vk_guard_session(view->session) != VK_STEER)
 		return VK_DROP_DENIED;
-	if (!(checks & ~(uint32_t)VK_GUARD_DENIED))
+	if (!(checks & VK_GUARD_TOKENS))
 		return VK_STEER;
 	if (view->ext < sizeof(lead) / VK_EXT_WORD ||
 	    bpf_skb_load_bytes(ctx, sizeof(struct udphdr) + VK_HEADER_SIZE, &lead, sizeof(lead)) ||
 	    !vk_lead_ok(&lead))
 		return VK_DROP_TOKEN_MISSING;
-	source = select_source(ctx, view->family);
 	return vk_guard_token(&lead, &source);
 }
 

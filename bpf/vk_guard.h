@@ -2,7 +2,8 @@
 #ifndef VK_GUARD_H
 #define VK_GUARD_H
 /* vk_guard.h: what classify and select ask of a frame before a policer or a credit is charged for
- * it: that its session is not denied, and that it has a token where its class wants one.
+ * it: that neither its source nor its session is shut out, and that it has a token where its class
+ * wants one.
  */
 #include "vk_siphash.h"
 #include "vk_tables.h"
@@ -16,6 +17,13 @@ struct {
 	__type(value, __u32);
 } vk_denied SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, VK_BLOCKED_MAX);
+	__type(key, struct vk_source_key);
+	__type(value, __u32);
+} vk_blocked SEC(".maps");
+
 /* SESSION and TOKEN as workers write them, at the head of a chain. */
 struct vk_lead {
 	struct vk_ext_session session;
@@ -25,7 +33,8 @@ struct vk_lead {
 /* vk_guard_checks returns what is asked of a class's frames; 0 = nothing. */
 static __always_inline uint32_t vk_guard_checks(uint32_t class)
 {
-	return *(volatile const uint32_t *)&vk_guard.checks & (VK_GUARD_DENIED | 1u << class);
+	return *(volatile const uint32_t *)&vk_guard.checks &
+	       (VK_GUARD_DENIED | VK_GUARD_BLOCKED | 1u << class);
 }
 
 /* vk_lead_ok says whether eight words of extensions are SESSION and TOKEN. */
@@ -43,8 +52,22 @@ static __always_inline uint32_t vk_guard_session(uint32_t session)
 	return bpf_map_lookup_elem(&vk_denied, &session) ? VK_DROP_DENIED : VK_STEER;
 }
 
-/* vk_guard_token checks a token against the frame's source, the cheapest first. The coarse clock
- * lags by a jiffy at most, and a tick is more than a hundred of them. */
+/* vk_guard_tick returns the tick it is. The coarse clock lags by a jiffy at most, and a tick is
+ * more than a hundred of them. */
+static __always_inline uint64_t vk_guard_tick(void)
+{
+	return bpf_ktime_get_coarse_ns() >> VK_TICK_SHIFT;
+}
+
+/* vk_guard_source checks a source address: a block ends by itself, whoever forgot to end it. */
+static __always_inline uint32_t vk_guard_source(const struct vk_source_key *source)
+{
+	const uint32_t *until = bpf_map_lookup_elem(&vk_blocked, source);
+
+	return until && vk_guard_tick() < *until ? VK_DROP_BLOCKED : VK_STEER;
+}
+
+/* vk_guard_token checks a token against the frame's source, the cheapest first. */
 static __always_inline uint32_t vk_guard_token(const struct vk_lead *lead,
 					       const struct vk_source_key *source)
 {
@@ -56,7 +79,7 @@ static __always_inline uint32_t vk_guard_token(const struct vk_lead *lead,
 	if (!*(volatile const uint32_t *)&master->valid ||
 	    (*(volatile const uint32_t *)&master->generation & 0xffff) != generation)
 		return VK_DROP_TOKEN_GENERATION;
-	if (bpf_ktime_get_coarse_ns() >> VK_TICK_SHIFT >= bpf_ntohl(lead->token.expiry))
+	if (vk_guard_tick() >= bpf_ntohl(lead->token.expiry))
 		return VK_DROP_TOKEN_EXPIRED;
 	tag = vk_mac_tag(master, address[0] | (uint64_t)address[1] << 32,
 			 address[2] | (uint64_t)address[3] << 32, lead->session.session,

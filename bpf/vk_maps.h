@@ -13,6 +13,7 @@
  * | vk_sources | LRU_PERCPU_HASH          | vk_source_key               | vk_bucket         |
  * | vk_guard   | ARRAY, MMAPABLE, 1 entry | 0                           | vk_guard          |
  * | vk_denied  | HASH                     | session id, network order   | u32, unused       |
+ * | vk_blocked | HASH                     | vk_source_key               | u32, tick it ends |
  * | vk_counts  | PERCPU_ARRAY             | class * VK_VERDICT_COUNT + verdict | vk_count   |
  *
  * A lane is a class on a queue, at queue * VK_CLASS_COUNT + class. vk_lanes, vk_source and vk_guard
@@ -42,6 +43,7 @@ enum vk_map_const {
 	VK_POLICE_BITS =
 		33, /* vk_police.rate and .burst are below 1 << 33: a refill fits 64 bits */
 	VK_DENIED_MAX = 4096, /* sessions that are dropped at once */
+	VK_BLOCKED_MAX = 1024, /* addresses that are dropped at once */
 	VK_MASTERS = 2, /* generations of the key that are good at a time */
 	VK_SAMPLE_NEVER = 32, /* vk_sample_shift: stamp no frame */
 	VK_META_MAGIC = 0x564b,
@@ -73,7 +75,8 @@ enum vk_verdict {
 	VK_DROP_TOKEN_GENERATION = 20, /* of a key that is not known, or not any more */
 	VK_DROP_TOKEN_EXPIRED = 21,
 	VK_DROP_TOKEN_FORGED = 22, /* of another address or session, or simply made up */
-	VK_VERDICT_COUNT = 23,
+	VK_DROP_BLOCKED = 23, /* its source was blocked for a while, by a rule against intrusion */
+	VK_VERDICT_COUNT = 24,
 };
 
 /* A token bucket's configuration. rate 0 = no limit. */
@@ -114,13 +117,15 @@ struct vk_master {
 
 /* What is asked of frames before they are charged to anybody. All zeros: nothing. */
 struct vk_guard {
-	uint32_t checks; /* bit enum vk_class: its frames need a token; or VK_GUARD_DENIED */
+	uint32_t checks; /* bit enum vk_class: its frames need a token; or vk_guard_check */
 	uint32_t pad0;
 	struct vk_master masters[VK_MASTERS]; /* of a generation: at generation % VK_MASTERS */
 	uint64_t pad1;
 };
 
 enum vk_guard_check {
+	VK_GUARD_TOKENS = 0x3f, /* the bits of all classes */
+	VK_GUARD_BLOCKED = 0x40, /* vk_blocked is not empty */
 	VK_GUARD_DENIED = 0x80, /* vk_denied is not empty */
 };
 
@@ -149,7 +154,7 @@ _Static_assert(sizeof(struct vk_meta) == 16, "maps: metadata is 16 bytes");
 _Static_assert((int)VK_SOCKS_MAX == 2 * (int)VK_CLASS_COUNT, "maps: a socket per class and family");
 _Static_assert((int)VK_LANES_MAX == (int)VK_QUEUES_MAX * (int)VK_CLASS_COUNT, "maps: lanes");
 _Static_assert(sizeof(struct vk_guard) == 64, "maps: the guard is one cache line");
-_Static_assert((int)VK_GUARD_DENIED >= 1 << (int)VK_CLASS_COUNT, "maps: classes have bits");
+_Static_assert(VK_GUARD_TOKENS == (1 << (int)VK_CLASS_COUNT) - 1, "maps: classes have bits");
 _Static_assert(sizeof(struct vk_lane) == 128, "maps: a lane is two cache lines");
 _Static_assert(__builtin_offsetof(struct vk_lane, used) == 64, "maps: a line for each writer");
 #endif

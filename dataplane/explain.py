@@ -145,7 +145,7 @@ class Explainer:
 
     def _copy(self, live: Mapping[str, Map]) -> None:
         """Copy a node's rates, buckets and credits, and what it asks of frames."""
-        for name in ("vk_lanes", "vk_source", "vk_guard", "vk_denied"):
+        for name in ("vk_lanes", "vk_source", "vk_guard", "vk_denied", "vk_blocked"):
             if name not in live:
                 raise CaptureError(f"the running node has no map {name}: is it another version?")
             target = self._program.maps[name]
@@ -193,6 +193,7 @@ _CLASSIFIED = frozenset(
         Verdict.DROP_TOKEN_GENERATION,
         Verdict.DROP_TOKEN_EXPIRED,
         Verdict.DROP_TOKEN_FORGED,
+        Verdict.DROP_BLOCKED,
     }
 )
 """Verdicts on valid frames; the others are counted in the control class for want of one."""
@@ -221,4 +222,4 @@ def run(
             yield explainer.explain(index, packet)
 
 
-_LIVE = ("vk_xsks", "vk_lanes", "vk_source", "vk_guard", "vk_denied")
+_LIVE = ("vk_xsks", "vk_lanes", "vk_source", "vk_guard", "vk_denied", "vk_blocked")

@@ -1,6 +1,7 @@
 """What the kernel's programs ask of frames before anything is spent on them.
 
-Tokens where a class wants them, and no frame of a session that was ended. ``Guard`` writes the maps
+Tokens where a class wants them, and no frame of a session that was ended or of an address that is
+blocked. ``Guard`` writes the maps
 of a program and needs the right to; ``Master`` makes the tags and needs none.
 """
 
@@ -81,11 +82,14 @@ class Guard:
 
     def __init__(self, program: Program) -> None:
         self._denied: OrderedDict[int, None] = OrderedDict()
+        self._blocked: OrderedDict[bytes, int] = OrderedDict()
+        """Until which tick, by the address as the map has it."""
         self.renew(program)
 
     def renew(self, program: Program) -> None:
         """Go on with a program that was loaded on the same maps."""
         self._guard, self._map = program.maps["vk_guard"], program.maps["vk_denied"]
+        self._sources = program.maps["vk_blocked"]
 
     def _check(self, mask: int, wanted: int) -> None:
         with self._guard.map_memory() as memory:
@@ -95,8 +99,7 @@ class Guard:
 
     def demand(self, classes: Collection[Class]) -> None:
         """Take frames of these classes only with a token, and of all others without one."""
-        every = lib.VK_GUARD_DENIED - 1
-        self._check(every, sum(1 << klass for klass in classes))
+        self._check(lib.VK_GUARD_TOKENS, sum(1 << klass for klass in classes))
 
     def enter(self, master: Master) -> None:
         """Enter a new generation's key."""
@@ -123,3 +126,29 @@ class Guard:
         self._map.delete(session.to_bytes(_DENIED_KEY_SIZE, "big"))
         if not self._denied:
             self._check(lib.VK_GUARD_DENIED, 0)
+
+    def block(self, address: Address, until: int, now: int) -> None:
+        """Drop all frames from an address until a tick; the oldest block makes room for a new one.
+
+        ``now``: the tick it is. What is over is forgotten.
+        """
+        for each in [each for each, end in self._blocked.items() if end <= now]:
+            self._unblock(each)
+        key = mapped(address)
+        self._blocked.pop(key, None)
+        if len(self._blocked) == lib.VK_BLOCKED_MAX:
+            self._unblock(next(iter(self._blocked)))
+        self._blocked[key] = until
+        self._sources.update(key, until)
+        self._check(lib.VK_GUARD_BLOCKED, lib.VK_GUARD_BLOCKED)
+
+    def unblock(self, address: Address) -> None:
+        """Let an address in again before its time."""
+        if mapped(address) in self._blocked:
+            self._unblock(mapped(address))
+
+    def _unblock(self, key: bytes) -> None:
+        del self._blocked[key]
+        self._sources.delete(key)
+        if not self._blocked:
+            self._check(lib.VK_GUARD_BLOCKED, 0)

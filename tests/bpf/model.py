@@ -45,6 +45,8 @@ class Demands:
     masters: dict[int, bytes] = field(default_factory=dict)
     """Keys by generation."""
     denied: frozenset[int] = frozenset()
+    blocked: frozenset[str] = frozenset()
+    """Source addresses."""
     tick: int = 0
     """Now, in units of 2^30 ns."""
 
@@ -183,6 +185,8 @@ def extensions(data: bytes) -> list[bytes]:
 def guard(data: bytes, klass: str, source: str, demands: Demands) -> None:
     """End the matter when a well-formed frame lacks what is asked of it."""
     chain = extensions(data)
+    if source in demands.blocked:
+        raise Ended("drop_blocked")
     sessions = [_number(each[4:8]) for each in chain if each[0] == 1]
     if sessions and sessions[0] in demands.denied:
         raise Ended("drop_denied")

@@ -19,6 +19,7 @@ from tests.bpf.rig import VERDICTS, Rig, ethernet, extension, frame, ip4, ip6
 from tests.bpf.siphash import siphash
 from tests.bpf.test_classify import damaged
 from tests.census import needs
+from tests.lab import wait_until
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.guard import Address, Guard, Master, tick
 from valkyrie.dataplane.loader import open_classifier
@@ -27,11 +28,14 @@ from valkyrie.dataplane.wire import Class, Session
 KEYS = {6: bytes(range(16)), 7: bytes(range(16, 32))}
 MASTERS = {generation: Master(generation, key) for generation, key in KEYS.items()}
 A, B, A6 = (ipaddress.ip_address(text) for text in ("10.9.0.1", "10.9.0.3", "fd09::1"))
+C, C6 = ipaddress.ip_address("10.9.0.4"), ipaddress.ip_address("fd09::4")
 ID, OTHER = 0x08A0B0C1, 0x08A0B0C2
 NOW = tick(time.monotonic_ns())
 LATER = NOW + 100_000
 ASKING = {Class.JOB, Class.DATA}
-DEMANDS = Demands(frozenset({"job", "data"}), KEYS, frozenset({OTHER}), NOW)
+DEMANDS = Demands(
+    frozenset({"job", "data"}), KEYS, frozenset({OTHER}), frozenset({str(C), str(C6)}), NOW
+)
 
 SESSION = Session(ID, 9, space=1).pack()
 GOOD = MASTERS[7].token(ID, LATER, A)
@@ -105,6 +109,12 @@ ROWS: list[tuple[int, bytes, str, str]] = [
     (81, packet(TIME, Session(OTHER, 1).pack(), stream=20000), "logs", "drop_denied"),
     (82, packet(Session(OTHER, 1).pack(), token(session=OTHER)), "data", "drop_denied"),
     (83, ethernet(ip4(frame(0x05, 0, b"", Session(OTHER, 1).pack()))), "critical", "drop_denied"),
+    # addresses that are blocked, whatever they send
+    (84, packet(SESSION, token(source=C), source=str(C)), "data", "drop_blocked"),
+    (85, packet(SESSION, stream=7, source=str(C6)), "system", "drop_blocked"),
+    (86, packet(Session(OTHER, 1).pack(), source=str(C)), "data", "drop_blocked"),
+    (87, ethernet(ip4(frame(0x00, 2000), source=str(C))), "control", "drop_blocked"),
+    (88, ethernet(ip4(frame(0x00, 2000), source=str(C), port=9)), "control", "pass_port"),
     # what is malformed is told first
     (90, packet(SESSION, token()[:12]), "control", "drop_extension"),
     (91, packet(SESSION, token(), version=1), "control", "drop_version"),
@@ -118,6 +128,8 @@ def enter(rig: Rig) -> Guard:
         guard.enter(master)
     guard.demand(ASKING)
     guard.deny(OTHER)
+    for address in (C, C6):
+        guard.block(address, LATER, NOW)
     return guard
 
 
@@ -143,7 +155,9 @@ def test_the_model_agrees_with_the_truth_table(row: tuple[int, bytes, str, str])
 
 
 def test_the_table_has_every_verdict_of_the_guard() -> None:
-    guarded = {each for each in VERDICTS if each.startswith(("drop_token_", "drop_denied"))}
+    guarded = {
+        each for each in VERDICTS if each.startswith(("drop_token_", "drop_denied", "drop_blocked"))
+    }
     assert guarded < {row[3] for row in ROWS}
 
 
@@ -301,6 +315,35 @@ def test_more_denials_than_there_is_room_for_forget_the_oldest() -> None:
             for each in (0, 1, 2, lib.VK_DENIED_MAX + 1)
         ]
         assert verdicts == ["steer", "steer", "drop_denied", "drop_denied"]
+
+
+def test_an_address_is_blocked_until_its_time_is_over_and_not_longer() -> None:
+    needs("root", "AF_XDP")
+    with Rig() as rig:
+        guard, data = Guard(rig.program), packet(SESSION, SEQ)
+        guard.block(A, tick(time.monotonic_ns()) + 2, 0)
+        assert rig.judge(data)[2] == "drop_blocked"
+        assert rig.judge(packet(SESSION, SEQ, source=str(B)))[2] == "steer"
+        wait_until(lambda: rig.judge(data)[2] == "steer")  # nobody has ended it
+        guard.block(A, LATER, NOW)
+        assert rig.judge(data)[2] == "drop_blocked"
+        guard.unblock(A)
+        guard.unblock(A)
+        assert rig.judge(data)[2] == "steer"
+
+
+def test_more_blocks_than_there_is_room_for_forget_what_is_over_then_the_oldest() -> None:
+    needs("root", "AF_XDP")
+    with Rig() as rig:
+        guard = Guard(rig.program)
+        addresses = [A + each for each in range(lib.VK_BLOCKED_MAX + 2)]
+        guard.block(addresses[0], LATER, NOW)
+        guard.block(addresses[1], NOW + 1, NOW)
+        for address in addresses[2:]:
+            guard.block(address, LATER, NOW + 1)
+        sources = [packet(SESSION, SEQ, source=str(addresses[each])) for each in (0, 1, 2, -1)]
+        verdicts = [rig.judge(each)[2] for each in sources]
+        assert verdicts == ["steer", "steer", "drop_blocked", "drop_blocked"]
 
 
 def test_the_next_program_asks_the_same() -> None:

@@ -227,6 +227,10 @@ def test_frames_without_a_good_token_reach_nobody(receiver: Receiver, sender: Se
     for verdict, data in refused.items():
         sender.send(data)
         wait_until(partial(has, receiver, ("data", verdict), 1), what=verdict)
+    guard.block(sender.address, expiry, 0)
+    sender.send(frame(0x31, 7000, b"x", good))
+    wait_until(partial(has, receiver, ("data", "drop_blocked"), 1))
+    guard.unblock(sender.address)
     segments = [frame(0x31, 7000, bytes(900), good)] * 20
     sender.send_segments(segments)
     wait_until(partial(has, receiver, ("data", "steer"), 20))

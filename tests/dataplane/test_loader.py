@@ -33,6 +33,7 @@ def test_maps_have_the_documented_names_and_shapes() -> None:
         "vk_counts": lib.VK_CLASS_COUNT * lib.VK_VERDICT_COUNT,
         "vk_guard": 1,
         "vk_denied": lib.VK_DENIED_MAX,
+        "vk_blocked": lib.VK_BLOCKED_MAX,
     }
     assert sizes["vk_lanes"] == pairs * ffi.sizeof("struct vk_lane")
     for name, struct in (
