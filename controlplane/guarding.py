@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import errno
+import time
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from valkyrie.dataplane.errors import ConfigError, DataPlaneError
-from valkyrie.dataplane.guard import Master
+from valkyrie.dataplane.guard import Master, tick
 from valkyrie.dataplane.wire import Class
 
 from .messages import SOURCE, Kind, Message
 
 if TYPE_CHECKING:
+    from valkyrie.dataplane.guard import Address
+
     from .interfaces import Opened
 
-KINDS = (Kind.POLICE, Kind.DEMAND, Kind.MASTER, Kind.DENY)
+KINDS = (Kind.POLICE, Kind.DEMAND, Kind.MASTER, Kind.DENY, Kind.BLOCK)
 _SESSION_MAX = 0xFFFFFFFF
+_SECOND_NS = 1_000_000_000
+BLOCK_S_MAX = 86_400
+"""No address is blocked for longer, whatever a daemon asks."""
 
 
 def demand(classes: int) -> Message:
@@ -34,6 +41,16 @@ def deny(session: int, *, denied: bool = True) -> Message:
     return Message(Kind.DENY, slot=denied, first=session)
 
 
+def block(address: Address, until: int) -> Message:
+    """Return the message that has all frames from an address dropped until a tick."""
+    return Message(Kind.BLOCK, slot=1, first=until, text=str(address))
+
+
+def unblock(address: Address) -> Message:
+    """Return the message that takes a block back."""
+    return Message(Kind.BLOCK, text=str(address))
+
+
 def apply(message: Message, interface: Opened) -> None:
     """Do what a message says on one interface."""
     guard = interface.guard
@@ -45,10 +62,25 @@ def apply(message: Message, interface: Opened) -> None:
         halves = (message.first, message.second)
         key = b"".join(half.to_bytes(8, "little") for half in halves)
         guard.enter(Master(message.generation, key))
+    elif message.kind == Kind.BLOCK:
+        _block(message, interface)
     elif message.slot:
         guard.deny(message.first & _SESSION_MAX)
     else:
         guard.allow(message.first & _SESSION_MAX)
+
+
+def _block(message: Message, interface: Opened) -> None:
+    try:
+        address = ip_address(message.text)
+    except ValueError as error:
+        raise DataPlaneError.of(errno.EINVAL, f"block a source: {error}") from error
+    if message.slot:
+        now_ns = time.monotonic_ns()
+        until = min(message.first, tick(now_ns + BLOCK_S_MAX * _SECOND_NS))
+        interface.guard.block(address, until, tick(now_ns))
+    else:
+        interface.guard.unblock(address)
 
 
 def _police(message: Message, interface: Opened) -> None:

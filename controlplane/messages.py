@@ -57,6 +57,8 @@ class Kind(IntEnum):
     """Enter a key of tokens, ``generation``; its 16 bytes are ``first`` and ``second``."""
     DENY = 13
     """Drop all frames of session ``first`` from now on; ``slot`` 0: take that back."""
+    BLOCK = 14
+    """Drop all frames from address ``text`` until tick ``first``; ``slot`` 0: take that back."""
     VIOLATION = 16
     """A slot broke the rules of its rings and was cut off."""
     WORKER = 17

@@ -20,7 +20,7 @@ from valkyrie.dataplane.control import (
 )
 from valkyrie.dataplane.wire import Type
 
-from .link import Event, Link, Refused, Terms
+from .link import Event, Joined, Link, Refused, Terms
 from .security.door import Door
 from .security.errors import SecurityError
 from .security.handshake import Established
@@ -86,6 +86,8 @@ class _Row:
     session: Session
     place: Place
     challenge: _Challenge | None = None
+    proven: bool = False
+    """Whoever has the address hears what is sent there, and has answered it."""
 
 
 class Sessions:
@@ -145,6 +147,7 @@ class Sessions:
     def restore(self, index: int, link: Link, now_ns: int) -> None:
         """Take over a session that an earlier daemon made."""
         self._rows[index].session.restore(link, now_ns)
+        self._rows[index].proven = True
 
     def __getitem__(self, index: int) -> Session:
         return self._rows[index].session
@@ -154,6 +157,11 @@ class Sessions:
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._rows)
+
+    def proven(self, index: int) -> Place | None:
+        """Return where a peer is if whoever is there has proven to be; nobody can forge that."""
+        row = self._rows[index]
+        return row.place if row.proven else None
 
     def place(self, index: int) -> Place:
         """Return where a peer is."""
@@ -227,6 +235,7 @@ class Sessions:
             assert peer is not None
             index = self._names[peer.name]
             place, row = Place.parse(source), self._rows[index]
+            row.proven |= place.address == row.place.address  # our cookie came back from there
             if not isinstance(event, Established):
                 row.session.failed(event.code)
                 self._events.append((index, Refused(event.code, event.reason)))
@@ -307,7 +316,7 @@ class Sessions:
         row = self._rows[index]
         self._places.pop(row.place.address, None)
         self._places[place.address] = index
-        row.place = place
+        row.place, row.proven = place, True
         self._events.append((index, Moved(place)))
 
     # ---- Outputs ----
@@ -316,7 +325,9 @@ class Sessions:
         row = self._rows[index]
         for message in row.session.take_messages():
             self._messages.append((index, row.place, message.pack()))
-        self._events += [(index, event) for event in row.session.take_events()]
+        events = row.session.take_events()
+        row.proven |= any(isinstance(event, Joined) for event in events)
+        self._events += [(index, event) for event in events]
 
     def take_messages(self) -> list[tuple[int, Place, bytes]]:
         """Return what to send: to which peer, where, the frame."""

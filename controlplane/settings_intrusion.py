@@ -41,9 +41,9 @@ ACTIONS: dict[Action, frozenset[By]] = {
     "kill": frozenset({"peer"}),
     "detach": frozenset({"application"}),
     "rotate": frozenset({"peer"}),
-    "block": frozenset(),
+    "block": frozenset({"peer"}),
 }
-"""To whom each can be done; to nobody: this version cannot do it."""
+"""To whom each can be done."""
 CLASSES = tuple(klass.name.lower() for klass in Class)
 
 
@@ -51,7 +51,8 @@ class Intrusion(Settings, frozen=True, kw_only=True):
     """A rule: a counter that grows so much in so long says that something is wrong. It raises an
     alarm, which is put on record and logged, and acts once; the alarm is over when the counter has
     grown less than half as much for a window, and not before `hold_s`. Kernel counters are those of
-    `valkyrie stat`; sources can be forged, so nothing that is done by source is done to one alone.
+    `valkyrie stat`; sources can be forged, so nothing that is done by source is done to one
+    alone, and only a peer that has proven its address is blocked.
     """
 
     name: Annotated[
@@ -91,7 +92,9 @@ class Intrusion(Settings, frozen=True, kw_only=True):
             description="`log` no more than that. `limit`, by class or source: let in only"
             " `rate_packets` while the alarm lasts, of the class, or of every source. `kill`, by"
             " peer: end the session. `rotate`, by peer: make it anew, with new keys."
-            " `detach`, by application: cut it off. `block` is not available in this version."
+            " `detach`, by application: cut it off. `block`, by peer: end the session, and have"
+            " the kernel drop all that comes from its address while the alarm lasts, if it has"
+            " proven that it is there."
         ),
     ] = "log"
     rate_packets: Annotated[
@@ -109,9 +112,6 @@ def check(rule: Intrusion, where: str) -> None:
         known = " or ".join(sorted(COUNTERS[rule.counter]))
         what = f"'{rule.counter}' is counted by {known}, not by {rule.by}"
         raise WrongKeyError(f"{where}.by", what)
-    if not ACTIONS[rule.action]:
-        what = f"'{rule.action}' is not available in this version: take kill or limit"
-        raise WrongKeyError(f"{where}.action", what)
     if rule.by not in ACTIONS[rule.action]:
         known = " or ".join(sorted(ACTIONS[rule.action]))
         what = f"'{rule.action}' is done by {known}, not by {rule.by}"

@@ -14,6 +14,7 @@ from valkyrie.dataplane.wire import Class, Code, Counter, Verdict
 
 from . import administration, messages
 from . import config as configuration
+from .blocks import Blocks
 from .security.intrusion import Engine, Limit, Raised, Totals
 from .settings_intrusion import CLASSES
 
@@ -42,6 +43,7 @@ class Watch:
         ]
         self._engine = Engine(limits)
         self._totals = Totals()
+        self._blocks = Blocks(daemon)
         self.raised: Counts[str] = Counts()
         """Alarms so far, by rule."""
 
@@ -59,6 +61,8 @@ class Watch:
         """Count what the daemon itself has seen; ``subject`` is for rules that count apart."""
         now_ns = time.monotonic_ns()
         for index, rule in enumerate(self.rules):
+            if rule.by == "peer" and subject in self._blocks:
+                continue  # that nobody is found there is our own doing
             if rule.counter == f"daemon.{counter}":
                 self._engine.count(index, NODE if rule.by == NODE else subject, growth, now_ns)
 
@@ -70,12 +74,15 @@ class Watch:
         for event in self._engine.advance(now_ns):
             rule = self.rules[event.rule]
             if isinstance(event, Raised):
-                await self._act(rule, event)
+                await self._act(rule, event, now_ns)
             else:
                 self._daemon.audit.note("intrusion.over", rule.name, rule=rule.name)
                 log.info("intrusion rule '%s': over (%s)", rule.name, event.subject)
                 if rule.action == "limit":
                     await self._police(_policer(rule, event.subject))
+                elif rule.action == "block":
+                    await self._blocks.end(rule, event.subject)
+        await self._blocks.renew(self.rules, now_ns)
 
     def describe(self) -> list[dict[str, object]]:
         """Return what status says of the alarms that last."""
@@ -120,7 +127,7 @@ class Watch:
 
     # ---- Actions ----
 
-    async def _act(self, rule: Intrusion, event: Raised) -> None:
+    async def _act(self, rule: Intrusion, event: Raised, now_ns: int) -> None:
         self.raised[rule.name] += 1
         self._daemon.audit.note(
             f"intrusion.{rule.action}",
@@ -148,6 +155,8 @@ class Watch:
                 self._daemon.links.close(index, Code.POLICY)
             elif index is not None:
                 self._daemon.links.renew(index)
+        elif rule.action == "block":
+            await self._blocks.begin(rule, event.subject, now_ns)
         elif rule.action == "detach":
             self._daemon.cut(event.subject)
 

@@ -464,3 +464,41 @@ def test_every_changed_byte_of_every_message_is_survived(mode: Mode) -> None:
     if mode is not Mode.PLAINTEXT:  # which proves nothing, and has been given all
         assert not fresh.a.up
         assert not fresh.b.up
+
+
+@pytest.mark.parametrize("mode", [Mode.PLAINTEXT, *KEYED])
+def test_an_address_is_proven_by_an_answer_and_by_nothing_else(mode: Mode) -> None:
+    recorded: list[bytes] = []
+    meeting = Meeting(mode=mode)
+    put = meeting._put
+
+    def keep(sender: str, to: Place, what: object) -> None:
+        if sender == "b" and isinstance(what, bytes):
+            recorded.append(what)
+        put(sender, to, what)
+
+    meeting._put = keep  # type: ignore[method-assign]
+    meeting.want("b")
+    meeting.run(50 * MS)
+    meeting.agree()
+    for name, side in meeting.sides.items():
+        assert side.sessions.proven(PEER) == meeting.other(name).place
+
+    other = Meeting(seed=1, mode=mode)  # where an attacker can send in b's name, and hears nothing
+    other.cut = True
+    other.want("a")
+    for data in recorded:
+        other.a.sessions.receive(other.b.place, data, other.now_ns)
+        other.run(MS)
+    other.run(10 * SECOND)
+    assert other.a.sessions[PEER].link is None
+    assert other.a.sessions.proven(PEER) is None
+
+
+def test_who_is_refused_has_proven_where_it_is_all_the_same() -> None:
+    liar = local_of("carol", only(Mode.NOISE), knows="alice")
+    meeting = Meeting(mode=Mode.NOISE, locals_={"b": liar})
+    meeting.want("b")
+    meeting.run(SECOND)
+    assert meeting.a.sessions[PEER].link is None
+    assert meeting.a.sessions.proven(PEER) == meeting.b.place

@@ -31,7 +31,10 @@ WRONG: dict[int, tuple[dict[str, Any], str]] = {
     3: ({"by": "class"}, r"\.by: 'daemon.peer_left' is counted by node or peer, not by class"),
     4: ({"by": "planet"}, r"intrusion.*planet"),
     5: ({"action": "detach"}, r"\.action: 'detach' is done by application, not by peer"),
-    6: ({"action": "block"}, r"\.action: 'block' is not available in this version"),
+    6: (
+        {"counter": "daemon.control_refused", "by": "source", "action": "block"},
+        r"\.action: 'block' is done by peer, not by source",
+    ),
     7: ({"action": "limit"}, r"\.action: 'limit' is done by class or source, not by peer"),
     8: ({"rate_packets": 5}, r"\.rate_packets: goes with action 'limit'"),
     9: ({"count": 0}, r"count"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from tests.lab import Lab, wait_until
 from tests.nodes import EVERYTHING, NodeUnderTest, make_pair, running
 from valkyrie.dataplane import appsocket, lib
 from valkyrie.dataplane.driver import exchange
+from valkyrie.dataplane.wire import Class, Verdict
+from valkyrie.shm.counters import CountersPage
 
 
 def rule(name: str, **values: Any) -> str:
@@ -113,10 +115,13 @@ def test_an_application_that_keeps_asking_is_detached(lab: Lab, tmp_path: Path) 
         wait_until(lambda: bool(on_record(a, "intrusion.detach")))
 
 
-def test_a_session_is_killed_for_what_its_peer_does(lab: Lab, tmp_path: Path) -> None:
-    lost = {"counter": "session.lost", "by": "peer", "count": 20, "window_s": 60}
+LOST = {"counter": "session.lost", "by": "peer", "count": 20, "window_s": 60}
+
+
+@contextlib.contextmanager
+def losing(a: NodeUnderTest, b: NodeUnderTest) -> Iterator[Callable[[str], None]]:
+    """Yield what has the kernel of b drop most of what a sends, until something is on record."""
     with (
-        nodes(lab, tmp_path, rule("lossy", **lost, action="kill")) as (a, b),
         valkyrie.attach_sync(a.socket) as sender,
         valkyrie.attach_sync(b.socket) as receiver,
         receiver.listen("x") as service,
@@ -126,12 +131,77 @@ def test_a_session_is_killed_for_what_its_peer_does(lab: Lab, tmp_path: Path) ->
         assert service.accept(timeout=5).recv(timeout=5)
         b.ask(appsocket.Tune({"class.data.rate_packets": 20, "class.data.burst_packets": 20}))
 
-        def killed() -> bool:
+        def lose(event: str) -> bool:
             with contextlib.suppress(valkyrie.WouldBlockError, valkyrie.StreamResetError):
                 out.send_many([bytes(1200)] * 20, timeout=0)
-            return bool(on_record(a, "intrusion.kill"))
+            return bool(on_record(a, event))
 
-        wait_until(killed)
+        def lose_until(event: str) -> None:
+            wait_until(lambda: lose(event))
+
+        yield lose_until
+
+
+def session(node: NodeUnderTest) -> dict[str, Any]:
+    (row,) = node.status()["sessions"]
+    return dict(row)
+
+
+def blocked(node: NodeUnderTest) -> int:
+    """Return how many control frames a node's kernel has dropped for their address."""
+    node.status()  # copies the kernel's counters
+    with CountersPage(node.name) as page:
+        return int(page.struct.verdicts[0].packets[Class.CONTROL][Verdict.DROP_BLOCKED])
+
+
+def test_a_session_is_killed_for_what_its_peer_does(lab: Lab, tmp_path: Path) -> None:
+    with nodes(lab, tmp_path, rule("lossy", **LOST, action="kill")) as (a, b):
+        with losing(a, b) as lose:
+            lose("intrusion.kill")
         assert on_record(a, "intrusion.kill")[0]["about"] == "b"
         wait_until(lambda: lib.VK_CODE_POLICY in [r["code"] for r in on_record(a, "peer.leave")])
         wait_until(lambda: len(on_record(a, "peer.join")) >= 2)  # it may come again
+
+
+def test_a_session_is_made_anew_for_what_its_peer_does(lab: Lab, tmp_path: Path) -> None:
+    with nodes(lab, tmp_path, rule("lossy", **LOST, action="rotate")) as (a, b):
+        wait_until(lambda: session(a)["state"] == "up")
+        first = session(a)["local"]
+        with losing(a, b) as lose:
+            lose("intrusion.rotate")
+            wait_until(lambda: session(a)["local"] not in ("", first))
+        assert on_record(a, "peer.leave") == []  # its streams went on
+        assert [r["anew"] for r in on_record(a, "peer.join")][1:] == [False]
+
+
+@pytest.mark.parametrize("path", ["udp", "xdp"])
+def test_a_peer_is_blocked_in_the_kernel_while_the_alarm_lasts(
+    lab: Lab, tmp_path: Path, path: str
+) -> None:
+    policy = rule("lossy", **LOST | {"window_s": 2}, hold_s=1, action="block")
+    retry = "[session]\nretry_ms = 100\nretry_max_ms = 100\n"
+    with nodes(lab, tmp_path, policy + retry, path) as (a, b):
+        with losing(a, b) as lose:
+            lose("intrusion.block")
+        wait_until(lambda: blocked(a) > 0)  # b asks again
+        assert session(a)["local"] == ""
+        wait_until(lambda: a.status()["alarms"] == [], 10.0)
+        wait_until(lambda: session(a)["state"] == "up", 10.0)  # and is let in
+        over = blocked(a)
+        wait_until(lambda: on_record(a, "intrusion.over") == [{"rule": "lossy"}])
+        assert session(a)["state"] == "up"
+        assert blocked(a) == over
+
+
+def test_a_block_ends_though_the_daemon_that_asked_for_it_is_dead(lab: Lab, tmp_path: Path) -> None:
+    policy = rule("lossy", **LOST, hold_s=3, action="block")
+    retry = "[session]\nretry_ms = 100\nretry_max_ms = 100\n"
+    with nodes(lab, tmp_path, policy + retry) as (a, b):
+        with losing(a, b) as lose:
+            lose("intrusion.block")
+        wait_until(lambda: blocked(a) > 0)
+        psutil.Process(a.pid("daemon")).kill()
+        wait_until(lambda: a.status()["daemon"]["restarts"] == 1)
+        before = blocked(a)
+        wait_until(lambda: blocked(a) > before)  # its death ends nothing
+        wait_until(lambda: session(a)["state"] == "up", 15.0)
