@@ -16,7 +16,7 @@ from tests.lab import Host, Lab, Link
 from valkyrie.controlplane.security.identity_file import load_or_make
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 HOSTS = ("a", "b")
 PLAINTEXT = ("plaintext",)
@@ -143,16 +143,18 @@ class Network:
         spin_us: int = 50,
         cpus: tuple[int | None, int | None] = (0, 1),
         modes: Sequence[str] = PLAINTEXT,
+        extra: Mapping[str, str] | None = None,
     ) -> None:
         """Make hosts and configurations; nodes are called ``<name>-a`` and ``<name>-b``.
 
         *cpus* are the cores of the workers of a and b; None leaves one to the scheduler. In other
         *modes* than plaintext the nodes have identities and know each other's fingerprints, and
-        keep audit logs (``audit``).
+        keep audit logs (``audit``). *extra* is what a host's configuration has besides.
         """
         self.lab = lab
         self._directory = tempfile.TemporaryDirectory(prefix="valkyrie-")
-        directory = Path(self._directory.name)
+        self.directory = directory = Path(self._directory.name)
+        directory.chmod(0o755)  # daemons look there for revocations
         a, b = (lab.host(name) for name in HOSTS)
         self.wire: tuple[Link, Link] = lab.wire(a, b)
         self.stranger: tuple[Link, Link] = lab.wire(lab.host("c"), b, names=("vk0", "vk1"))
@@ -163,7 +165,7 @@ class Network:
         safe = tuple(modes) != PLAINTEXT
         self.audit = {host: directory / f"audit-{host}.jsonl" for host in HOSTS}
         files = {host: directory / f"{host}.key" for host in HOSTS}
-        prints = {
+        self.fingerprints = prints = {
             host: str(load_or_make(file)[0].card.fingerprint)
             for host, file in files.items()
             if safe
@@ -185,7 +187,8 @@ class Network:
                     audit_file=self.audit[host.name] if safe else "off",
                     identity_file=files[host.name],
                     fingerprint=f'fingerprint = "{prints[other.host.name]}"\n' if safe else "",
-                ),
+                )
+                + (extra or {}).get(host.name, ""),
             )
             for cpu, host, other in zip(cpus, (a, b), reversed(self.wire), strict=True)
         }
