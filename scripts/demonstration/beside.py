@@ -10,6 +10,8 @@ from perf import blast
 from perf.network import Network
 from tests.lab import laboratory
 
+from .protection import MODES
+
 SIZE = 64
 MESSAGES = 1_500_000
 BATCH = 128
@@ -43,7 +45,7 @@ def _send() -> tuple[int, float]:
 
 def _run(path: str) -> tuple[int, float]:
     with laboratory() as lab:
-        network = Network(lab, path, name="demo")
+        network = Network(lab, path, name="demo", modes=MODES)
         try:
             network.start()
             reader, writer = os.pipe()

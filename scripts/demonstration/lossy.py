@@ -24,6 +24,9 @@ from perf.network import CONFIGURATION, INTERFACE, VALKYRIE, Node, StartError
 from perf.relay import Conditions, Relay
 from tests.lab import laboratory
 from valkyrie.controlplane.readout import Page
+from valkyrie.controlplane.security.identity_file import load_or_make
+
+from . import protection
 
 FILE_SIZE = 64 << 20
 GOOD = Conditions(rate_bps=200e6, delay_s=0.0002, buffer_bytes=500_000)
@@ -101,6 +104,9 @@ class Critical:
 
 def _nodes(relay: Relay, directory: Path) -> list[Node]:
     a, b = relay.wires[0]
+    directory.chmod(0o755)  # daemons look there for revocations
+    keys = [directory / f"{side}.key" for side in "ab"]
+    prints = [str(load_or_make(key)[0].card.fingerprint) for key in keys]
     return [
         Node(
             link.host,
@@ -108,12 +114,16 @@ def _nodes(relay: Relay, directory: Path) -> list[Node]:
             directory,
             CONFIGURATION.format(
                 node="demo",
-                cpu=cpu,
+                cpu=f"cpu = {cpu}",
                 spin_us=20,
                 host=side,
                 interfaces=INTERFACE.format(name=link.name, path="auto"),
                 other="ba"[cpu],
                 address=other.v4.ip,
+                modes=", ".join(f'"{mode}"' for mode in protection.MODES),
+                audit_file=directory / f"audit-{side}.jsonl",
+                identity_file=keys[cpu],
+                fingerprint=f'fingerprint = "{prints[1 - cpu]}"\n',
             ),
         )
         for cpu, (side, link, other) in enumerate((("a", a, b), ("b", b, a)))
@@ -189,6 +199,7 @@ def _cross(relay: Relay, nodes: list[Node], directory: Path) -> dict[str, Any]:
     there, back = relay.counts()
     return {
         **found,
+        "mode": protection.session(nodes[0], "b")["mode"],
         "bytes": FILE_SIZE,
         "sha256_match": arrived.exists() and _digest(arrived) == _digest(file),
         "critical": critical.document(),
@@ -223,6 +234,8 @@ def verdict(document: dict[str, Any]) -> list[str]:
     """Return what is wrong, one sentence each."""
     critical = document["critical"]
     wrong = []
+    if document["mode"] not in protection.MODES:
+        wrong.append(f"the lossy interval was crossed in the mode {document['mode']}")
     if not document["sha256_match"]:
         wrong.append(f"the file did not cross the lossy interval: {document['complaint']}")
     if critical["delivered"] != critical["sent"] or critical["repeated"]:
@@ -237,8 +250,9 @@ def lines(document: dict[str, Any]) -> list[str]:
     critical, window, rtt = document["critical"], document["window_bytes"], document["rtt_ms"]
     digest = "equal" if document["sha256_match"] else "WRONG"
     crossed = (
-        f"lossy     {document['bytes'] >> 20} MiB in {document['seconds']} s, digest {digest}; "
-        f"for {document['interval_s']:g} s of that 2 % loss and 20 ms"
+        f"lossy     {document['bytes'] >> 20} MiB ({document['mode']}) in "
+        f"{document['seconds']} s, digest {digest}; for {document['interval_s']:g} s of that "
+        "2 % loss and 20 ms"
     )
     cost = (
         f"          {document['lost_on_the_link']} packets lost by chance and "
