@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,33 @@ def test_the_demonstration_keeps_all_promises(tmp_path: Path, census: Census) ->
         assert all(rows[name]["delivered"] for name in CLASSES)
     assert document["phases"]["flood"]["classes"]["critical"]["lost"] == 0
     assert document["interfaces"]["b"]["mode"].startswith("rx xdp")
+    check_protection(document)
+
+
+def check_protection(document: dict[str, Any]) -> None:
+    """Fail unless sessions were sealed, keys changed, and the third host got nowhere."""
+    for row in document["sessions"].values():
+        assert (row["mode"], row["pattern"], row["cipher"]) == ("post_quantum", "XX", "aes_256_gcm")
+        assert row["fingerprint"] == row["pinned"]
+    assert document["lossy"]["mode"] == "post_quantum"
+    assert document["rotation"]["calm"] >= 1
+    assert len(set(document["rotation"]["ids"])) == 2
+    listener = document["listener"]
+    assert listener["sealed"] > 100
+    assert listener["plain"] == listener["marked"] == 0
+    stranger = document["stranger"]
+    assert (stranger["code"], stranger["name"], stranger["told"]) == (202, "identity", "identity")
+    assert stranger["fingerprint"] in stranger["record"]["fields"]["reason"]
+    assert stranger["let_in"] == 0
+    forged = document["forged"]
+    assert forged["dropped"] == forged["thrown"]
+    assert set(forged["dropped"]) == {
+        "token_missing",
+        "token_generation",
+        "token_expired",
+        "token_forged",
+    }
+    assert forged["let_in"] == 0
 
 
 def test_an_interrupted_demonstration_leaves_nothing_behind(census: Census) -> None:

@@ -13,24 +13,30 @@ import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.live import Live
 from rich.table import Table
 
-from perf.network import Network, StartError
-from tests.lab import laboratory
+from perf.network import Network, Node, StartError
+from tests.lab import Lab, laboratory
 
-from . import beside, garbage, ledger, lossy, summary
+from . import beside, eavesdrop, forged, garbage, ledger, lossy, protection, stranger, summary
 from .crew import Crew
+from .stranger import Stranger
 from .tally import CLASSES, PHASES, Column, Tally
 
 ROOT = Path(__file__).resolve().parents[2]
 GARBAGE_RATE = 20_000
 SETTLE_S = 1.0
 """What is on its way may arrive, and kernel counters reach the page."""
+KEPT_S = 5.0
+"""Streams that lose nothing may take so long for the rest."""
 FILE_S = 30.0
 
 
@@ -98,45 +104,118 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-def phases(tally: Tally, network: Network, crew: Crew, seconds: float) -> dict[str, float]:
-    """Run calm and flood; returns how long each took."""
-    calm_s = seconds / 2
+@dataclass(frozen=True)
+class Stage:
+    """Hosts a and b, which know each other, and c, which would like to be known."""
+
+    network: Network
+    stranger: Stranger
+
+    @property
+    def nodes(self) -> dict[str, Node]:
+        """The nodes of all hosts."""
+        return {**self.network.nodes, stranger.NAME: self.stranger.node}
+
+
+@contextmanager
+def staged(lab: Lab, directory: Path) -> Iterator[Stage]:
+    """Yield running nodes: a and b have joined, and b has refused c."""
+    expected = stranger.fingerprint(directory / "expected.key")
+    policy = {"b": forged.POLICY + stranger.peer(expected)}
+    network = Network(lab, "xdp", name="demo", modes=protection.MODES, extra=policy)
+    stage = Stage(network, Stranger(network, "demo", expected))
+    try:
+        network.start()
+        stage.stranger.node.start()
+        if not wait_until(lambda: ledger.joined(network), 10.0):
+            raise StartError("the nodes did not join: see their sessions")
+        if not wait_until(stage.stranger.refused, 10.0):
+            raise StartError("host b has not refused host c: see its audit log")
+        protection.hasten(network)
+        yield stage
+    finally:
+        stage.stranger.node.stop()
+        network.stop()
+
+
+@dataclass
+class Course:
+    """What a run has led to."""
+
+    took: dict[str, float]
+    rotation: dict[str, Any]
+    heard: dict[str, Any]
+    thrown: Counter[str]
+
+
+def calm(tally: Tally, seconds: float) -> float:
+    """Let everything flow while workers change keys; returns how long it took."""
+    return watch(
+        tally, "calm", lambda now: now >= seconds and (tally.file_state != 0 or now > FILE_S)
+    )
+
+
+def flood(
+    tally: Tally, network: Network, seconds: float, thrown: Counter[str]
+) -> tuple[float, dict[str, Any]]:
+    """Flood, and have host c throw garbage and forgeries; in the middle a and b shake hands anew.
+
+    Returns how long it took, and what became of the session.
+    """
+    source, target = network.stranger
+    raw = source.host.packet_socket(source.name)
+    packets = garbage.frames(source.mac, target.mac, str(source.v4.ip), str(target.v4.ip))
+    made = forged.frames(network)
+    throwers = [
+        threading.Thread(target=garbage.throw, args=(raw, packets, tally, GARBAGE_RATE)),
+        threading.Thread(target=forged.throw, args=(raw, made, tally, thrown)),
+    ]
+    for thrower in throwers:
+        thrower.start()
+    begin = time.monotonic()
+    try:
+        watch(tally, "flood", lambda now: now >= seconds / 2)
+        rotation = protection.rotate(network)
+        watch(tally, "flood", lambda _: time.monotonic() - begin >= seconds)
+        return time.monotonic() - begin, rotation
+    finally:
+        tally.stop_sending()
+        for thrower in throwers:
+            thrower.join()
+        raw.close()
+
+
+def course(tally: Tally, network: Network, crew: Crew, seconds: float) -> Course:
+    """Run calm and flood, with somebody who listens on the way."""
     crew.start("b")
     if not wait_until(lambda: len(network.nodes["b"].status()["applications"]) >= 5, 10.0):
         raise StartError("the applications of host b did not attach")
-    crew.start("a")
-    took = {
-        "calm": watch(
-            tally,
-            "calm",
-            lambda now: now >= calm_s and (tally.file_state != 0 or now > FILE_S),
-        )
-    }
-    stranger, target = network.stranger
-    raw = stranger.host.packet_socket(stranger.name)
-    packets = garbage.frames(stranger.mac, target.mac, str(stranger.v4.ip), str(target.v4.ip))
-    thrower = threading.Thread(target=garbage.throw, args=(raw, packets, tally, GARBAGE_RATE))
-    thrower.start()
-    try:
-        took["flood"] = watch(tally, "flood", lambda now: now >= seconds - calm_s)
-    finally:
-        tally.stop_sending()
-        thrower.join()
-        raw.close()
+    link, thrown = network.wire[0], Counter[str]()
+    with eavesdrop.Eavesdropper(link.host.packet_socket(link.name)) as listener:
+        crew.start("a")
+        calm_s = calm(tally, seconds / 2)
+        epoch = protection.session(network.nodes["a"], "b")["epoch"]
+        flood_s, rotation = flood(tally, network, seconds / 2, thrown)
+    wait_until(lambda: not any(summary.missing(tally, name) for name in summary.KEPT), KEPT_S)
     time.sleep(SETTLE_S)
     tally.stop_receiving()
-    return took
+    took = {"calm": calm_s, "flood": flood_s}
+    return Course(took, {"calm": epoch, **rotation}, listener.document(), thrown)
 
 
-def document_of(
-    tally: Tally, network: Network, took: dict[str, float], early: dict[str, int]
-) -> dict[str, Any]:
+def document_of(tally: Tally, stage: Stage, run: Course, early: dict[str, int]) -> dict[str, Any]:
     """Return everything that the summary says."""
+    network = stage.network
     document: dict[str, Any] = {
-        "phases": summary.phases(tally, took),
+        "phases": summary.phases(tally, run.took),
         "interfaces": ledger.interfaces(network),
+        "sessions": protection.sessions(network),
+        "rotation": run.rotation,
+        "listener": run.heard,
+        "stranger": stage.stranger.document(),
+        "forged": forged.document(network, run.thrown),
         "drops": ledger.drops(network),
-        "ledger": ledger.balance(network, early),
+        "ledger": ledger.balance(stage.nodes, early),
         "file": {"bytes": tally.file_bytes, "sha256_match": tally.file_state == 1},
         "garbage": {"sent": tally.garbage},
     }
@@ -147,21 +226,15 @@ def document_of(
 def run(seconds: float) -> dict[str, Any]:
     """Run everything; returns the document. Leaves nothing behind."""
     tally = Tally()
-    with tempfile.TemporaryDirectory(prefix="valkyrie-demo-") as directory:
-        Path(directory).chmod(0o755)
-        crew = Crew(tally, archive(Path(directory)))
+    with tempfile.TemporaryDirectory(prefix="valkyrie-demo-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        crew = Crew(tally, archive(directory))
         try:
-            with laboratory() as lab:
-                network = Network(lab, "xdp", name="demo")
-                try:
-                    network.start()
-                    if not wait_until(lambda: ledger.joined(network), 10.0):
-                        raise StartError("the nodes did not join: see their sessions")
-                    early = ledger.wires(network)
-                    took = phases(tally, network, crew, seconds)
-                    document = document_of(tally, network, took, early)
-                finally:
-                    network.stop()
+            with laboratory() as lab, staged(lab, directory) as stage:
+                early = ledger.wires(stage.nodes)
+                went = course(tally, stage.network, crew, seconds)
+                document = document_of(tally, stage, went, early)
             wait_until(lambda: bool(crew.ended()) or not crew.pids, 3.0)
             document["wrong"] += [f"the {name} ended with an error" for name in crew.ended()]
         finally:

@@ -16,6 +16,7 @@ from valkyrie.dataplane.message import Message
 from valkyrie.dataplane.node import SyncNode
 from valkyrie.dataplane.stream import SyncStream
 
+from .eavesdrop import MARKER
 from .tally import PHASES, Column, Row, Tally
 
 PEER = "b"
@@ -23,12 +24,12 @@ STREAMS = {"critical": 0, "system": 7, "job": 100, "data": 1000, "logs": 10_000}
 IDLE_S = 0.05
 """How long a receiver waits before it looks whether the run is over."""
 
-HEARTBEAT = bytes(47)
+HEARTBEAT = MARKER.ljust(47)
 CHUNK_SIZE = 32_768
 FILE_WINDOW = 16
 """Chunks under way before the receiver has to say that it has them: best effort has no window."""
 DIGEST_MARK = b"\xff"
-LOG_LINE = b" worker[17] request served status=200 bytes=512 user=alice path=/v1/jobs".ljust(99)
+LOG_LINE = b" worker[17] request served: " + MARKER.ljust(71)
 
 
 def _rows(tally: Tally, name: str) -> list[Row]:
@@ -129,7 +130,7 @@ def send_file(tally: Tally, node: SyncNode, path: Path) -> None:
     while beat():
         phase = tally.phase
         rows[phase].add(Column.SENT)
-        stream.send(bytes([phase]) * 8192, stamp=True)
+        stream.send(bytes([phase]) + MARKER.ljust(8191), stamp=True)
 
 
 def receive_file(tally: Tally, node: SyncNode, size: int) -> None:

@@ -87,10 +87,11 @@ def lines(document: dict[str, Any]) -> list[str]:
         said.append(f"  {way:<4} {how}, epoch {row['epoch']}, peer {row['fingerprint']}")
     rotation = document["rotation"]
     old, new = rotation["ids"]
+    lost = sum(row["lost"] for row in document["phases"]["calm"]["classes"].values())
     every = f"every {ROTATE_S} s here, every 120 s by default"
     return [
         *said,
-        f"  keys changed {rotation['calm']} times in the calm, nothing lost ({every});",
+        f"  keys changed {rotation['calm']} times in the calm, {lost} messages lost ({every});",
         f"  under the flood `valkyrie session rotate b` made session {new} of {old}",
         "",
     ]

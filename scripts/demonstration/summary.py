@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import lossy
+from . import eavesdrop, forged, lossy, protection, stranger
 from .tally import CLASSES, PHASES, Column, Tally
 
 Document = dict[str, Any]
+KEPT = ("critical", "system", "data")
+"""Classes that lose nothing, flood or not. A job counts only if its answer came in time too."""
+
+
+def missing(tally: Tally, name: str) -> int:
+    """Return how many messages of a class were sent and have not come."""
+    rows = [tally.row(index, name) for index in range(len(PHASES))]
+    return sum(row.get(Column.SENT) - row.get(Column.DELIVERED) for row in rows)
 
 
 def phases(tally: Tally, seconds: dict[str, float]) -> Document:
@@ -43,14 +51,16 @@ def verdict(document: Document) -> list[str]:
             wrong.append(f"class {name} delivered nothing in the calm phase")
         elif row["lost"]:
             wrong.append(f"class {name} lost {row['lost']} messages in the calm phase")
-    critical = document["phases"]["flood"]["classes"]["critical"]
-    if critical["lost"] or not critical["delivered"]:
-        wrong.append(f"critical lost {critical['lost']} messages under the flood")
+    for name in KEPT:
+        row = document["phases"]["flood"]["classes"][name]
+        if row["lost"] or not row["delivered"]:
+            wrong.append(f"{name} lost {row['lost']} messages under the flood")
     if not document["file"]["sha256_match"]:
         wrong.append("the file did not arrive, or with another digest")
     if document["ledger"]["residual"]:
         wrong.append(f"the counters do not balance: {document['ledger']['levels']}")
-    return wrong
+    wrong += protection.verdict(document) + eavesdrop.verdict(document["listener"])
+    return wrong + stranger.verdict(document["stranger"]) + forged.verdict(document["forged"])
 
 
 def page(document: Document) -> str:
@@ -69,7 +79,8 @@ def page(document: Document) -> str:
                 f"{row['p99_us']:>9}{row['p999_us']:>10}"
             )
         lines.append("")
-    lines += _where_lost(document) + _interfaces(document) + _ending(document)
+    lines += _where_lost(document) + _interfaces(document) + protection.lines(document)
+    lines += _ending(document)
     return "\n".join(lines)
 
 
@@ -93,6 +104,9 @@ def _ending(document: Document) -> list[str]:
     lines = [
         f"file      {file['bytes']} bytes, digest {'equal' if file['sha256_match'] else 'WRONG'}",
         f"garbage   {document['garbage']['sent']} malformed packets from the third host",
+        *eavesdrop.lines(document["listener"]),
+        *stranger.lines(document["stranger"]),
+        *forged.lines(document["forged"]),
         f"balance   residual {ledger['residual']}  {ledger['levels']}",
         f"early     {ledger['early']} frames to a node that had not begun",
     ]
