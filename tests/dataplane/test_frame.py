@@ -88,22 +88,20 @@ def test_a_frame_is_read_as_it_was_built(built: Frame) -> None:
     assert (frame.stream, frame.correlation) == (header.stream, header.correlation)
     assert bytes(ffi.buffer(frame.payload, frame.length)) == built.payload
     assert frame.size == len(memory)
-    for each in built.extensions:  # the last of a kind counts
+    firsts = list({type(each): each for each in reversed(built.extensions)}.values())
+    firsts.sort(key=built.extensions.index)  # the first of a kind counts
+    for each in firsts:
         match each:
             case Session():
-                wanted: Any = each
+                found = frame.session, frame.number, frame.space
+                assert found == (each.session, each.number, each.space)
+            case Time():
+                assert frame.time_ns == each.ns
             case _:
                 continue
-        last = [other for other in built.extensions if isinstance(other, Session)][-1]
-        assert (frame.session, frame.number, frame.space) == (
-            last.session,
-            last.number,
-            last.space,
-        )
-        assert wanted
-    times = [each.ns for each in built.extensions if isinstance(each, Time)]
-    assert frame.time_ns == (times[-1] if times else 0)
-    places = [each for each in built.extensions if isinstance(each, Seq | Shard)]
+    if not any(isinstance(each, Time) for each in firsts):
+        assert frame.time_ns == 0
+    places = [each for each in firsts if isinstance(each, Seq | Shard)]
     if places:
         last_place = places[-1]
         assert (frame.sequence, frame.fragment) == (last_place.sequence, last_place.fragment)
