@@ -224,13 +224,25 @@ static void append(struct vk_run *run, const struct vk_part *part, uint32_t size
 	note(open, part);
 }
 
-static int fits(const struct vk_datagram *open, const struct vk_part *part, uint32_t size)
+/* Bytes that another inner frame may have; 0: none may. */
+static uint32_t room(const struct vk_datagram *open, const struct vk_part *part)
 {
-	return open->data && open->peer == part->peer && open->class == part->class &&
-	       open->inner < VK_AGG_MAX &&
-	       (open->run_count < VK_SENT_RUNS_MAX || part->content.kind == VK_CONTENT_NONE ||
-		continues(open, &part->content)) &&
-	       VK_OUTER_SIZE + vk_align_run(open->used - VK_OUTER_SIZE) + size <= open->limit;
+	uint32_t used;
+
+	if (!open->data || open->peer != part->peer || open->class != part->class ||
+	    open->inner == VK_AGG_MAX ||
+	    (open->run_count == VK_SENT_RUNS_MAX && part->content.kind != VK_CONTENT_NONE &&
+	     !continues(open, &part->content)))
+		return 0;
+	used = VK_OUTER_SIZE + vk_align_run(open->used - VK_OUTER_SIZE);
+	return used < open->limit ? open->limit - used : 0;
+}
+
+uint32_t vk_datagram_room(const struct vk_run *run, const struct vk_part *part)
+{
+	uint32_t left = room(&run->datagram, part), head = inner_size(part) - part->size;
+
+	return left > head ? left - head : 0;
 }
 
 /* What the peer waits to hear goes first into a datagram that has room for it beside the part. */
@@ -287,7 +299,7 @@ int vk_datagram_add(struct vk_run *run, const struct vk_part *part, int alone)
 	struct vk_datagram *open = &run->datagram;
 	uint32_t size = inner_size(part), payload = vk_fit_payload(run, part->peer);
 
-	if (!fits(open, part, size)) {
+	if (room(open, part) < size) {
 		fill(open, part);
 		const struct vk_session *session = run->sessions[part->peer];
 		int company = feedback_due(run, part) &&
@@ -295,8 +307,9 @@ int vk_datagram_add(struct vk_run *run, const struct vk_part *part, int alone)
 				      payload;
 
 		/* Two of this size must fit, or sharing only costs a header. */
-		if (!company && (alone || !session || !session->aggregate ||
-				 VK_OUTER_SIZE + 2 * size + VK_AGG_ALIGN > payload))
+		if (!company &&
+		    (alone || !session || !session->aggregate ||
+		     VK_OUTER_SIZE + (part->shared ? size : 2 * size + VK_AGG_ALIGN) > payload))
 			return add_alone(run, part);
 		if (!begin(run, part))
 			return 0;

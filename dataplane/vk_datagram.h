@@ -21,12 +21,17 @@ struct vk_part {
 	struct vk_sent_run content; /* kind VK_CONTENT_NONE: nobody waits for an answer */
 	uint8_t quiet; /* the peer need not acknowledge it */
 	uint8_t forced; /* goes though the window is full */
+	uint8_t shared; /* leaves room that the next part, cut to it, will fill */
 };
 
 /* vk_datagram_add appends a part. alone: nothing else is waiting that could share its datagram.
  * Returns 1, or 0 when it cannot go now: run->refused says why (enum vk_blocked). Assumes that the
  * part fits a datagram. */
 int vk_datagram_add(struct vk_run *run, const struct vk_part *part, int alone);
+
+/* vk_datagram_room returns how many bytes of payload a part may have to share the datagram that is
+ * open; 0: it cannot. */
+uint32_t vk_datagram_room(const struct vk_run *run, const struct vk_part *part);
 
 /* vk_datagram_close commits the open datagram, if any. */
 void vk_datagram_close(struct vk_run *run);

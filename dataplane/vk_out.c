@@ -7,6 +7,10 @@
 
 #include <string.h>
 
+enum {
+	JOIN_MIN = 128, /* bytes of a shard that fills what another left of its datagram */
+};
+
 static uint8_t priority_of(uint32_t class, uint8_t wanted)
 {
 	return wanted && vk_priority_ok(class, wanted) ? wanted : vk_priority_lowest(class);
@@ -189,6 +193,16 @@ struct vk_part vk_out_shard(struct vk_run *run, const struct vk_out *out, uint32
 	return part;
 }
 
+/* Whether more of the ring is likely to go behind a message: then nothing is gained by leaving its
+ * last datagram half empty. */
+static int follows(const struct vk_run *run, const struct vk_out *out, uint32_t number)
+{
+	const struct vk_run_slot *slot = &run->slots[out->slot];
+
+	return slot->ledgers[out->ring].next - number > 1 ||
+	       slot->in[out->ring].head != slot->in[out->ring].tail;
+}
+
 uint32_t vk_out_shards(struct vk_run *run, const struct vk_out *out, uint32_t number,
 		       uint32_t begin, uint32_t end, int again, int forced)
 {
@@ -197,12 +211,18 @@ uint32_t vk_out_shards(struct vk_run *run, const struct vk_out *out, uint32_t nu
 
 	part.forced = (uint8_t)forced;
 	while (begin < end) {
+		uint32_t left = end - begin, room = vk_datagram_room(run, &part);
+		int joins = room >= JOIN_MIN || room >= left;
+
 		part.frame.offset = begin;
 		part.payload = out->payload + begin;
-		part.size = end - begin < chunk ? end - begin : chunk;
+		part.size = joins && room < chunk ? room : chunk;
+		if (part.size > left)
+			part.size = left;
 		part.content.a = begin;
 		part.content.b = part.size;
-		if (!vk_datagram_add(run, &part, 1))
+		part.shared = part.size < chunk && follows(run, out, number);
+		if (!vk_datagram_add(run, &part, !joins && !part.shared))
 			break;
 		vk_count_row(run, out->ring)[VK_TX_SHARDS]++;
 		begin += part.size;
