@@ -417,6 +417,8 @@ enum vk_option_kind {
 	VK_OPTION_PADDING = 0,
 	VK_OPTION_PROOF = 1, /* first 16 bytes of HMAC-SHA256 over type and payload without it */
 	VK_OPTION_TOKEN = 2, /* struct vk_grant */
+	VK_OPTION_BEFORE = 3, /* in terms, u32: what vk_terms.continues would be if the receiver did
+			       * not know that session yet, and had the one that it continued */
 	VK_OPTION_REQUIRED = 0x8000, /* bit: who does not know the option must refuse */
 };
 

@@ -5,17 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from valkyrie.dataplane import lib
+from valkyrie.dataplane.control import Option
+
 from .protection import PLAIN, Protection
 from .security.handshake import Timing
 
 if TYPE_CHECKING:
-    from valkyrie.dataplane.control import Limits
+    from valkyrie.dataplane.control import Limits, SessionTerms
 
     from .liveness import Patience
     from .protection import Secrets
+    from .security.handshake import Handshake
     from .security.token import Told
 
 _MS = 1_000_000
+_ID_SIZE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,17 @@ class Terms:
 
 
 @dataclass(slots=True)
+class Attempt:
+    """Our asking for a session."""
+
+    handshake: Handshake
+    offer: SessionTerms
+    sent_ns: int
+    incarnation: int = 0
+    """The peer's, by its own word; 0: it has not answered yet."""
+
+
+@dataclass(slots=True)
 class Link:
     """A session that is there."""
 
@@ -52,11 +68,37 @@ class Link:
     limits: Limits
     """The peer's."""
     since_ns: int
-    continued: int = 0
-    """The session id before it, on frames that we sent; 0 = its streams are new."""
+    before: tuple[int, int] = (0, 0)
+    """Ids of the session that it continued, on frames that we got and that we sent: the peer may
+    have that one yet. 0 = its streams are new."""
     asked: bool = False
     """The peer is known to have it: it has answered, or used it."""
     protection: Protection = PLAIN
+
+    @property
+    def ids(self) -> tuple[int, int]:
+        """On frames that we get and that we send."""
+        return self.local, self.remote
+
+    def continued(self, theirs: SessionTerms) -> tuple[int, int] | None:
+        """Return the ids of the session whose streams the peer goes on with; None: it has forgotten
+        ours.
+
+        Whose daemon died in a handshake may be one session behind, or ahead: who is ahead knows
+        both.
+        """
+        if self.incarnation != theirs.incarnation or not theirs.continues:
+            return None
+        if theirs.continues == self.local:
+            return self.ids
+        if theirs.option(lib.VK_OPTION_BEFORE) == self.local.to_bytes(_ID_SIZE, "big"):
+            return self.ids
+        return self.before if theirs.continues == self.before[0] else None
+
+    def options(self) -> tuple[Option, ...]:
+        """Return what our terms say beyond that we continue the session."""
+        _, before = self.before
+        return (Option(lib.VK_OPTION_BEFORE, before.to_bytes(_ID_SIZE, "big")),) if before else ()
 
 
 @dataclass(frozen=True, slots=True)

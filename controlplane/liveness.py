@@ -49,6 +49,11 @@ class Liveness:
             self.heard_ns = now_ns
             self._asked = 0
 
+    def wait(self, now_ns: int) -> None:
+        """Forget that questions found no answer, and begin to ask again."""
+        self._asked = 0
+        self._due_ns = now_ns + self.patience.interval_ns
+
     def expect(self, now_ns: int, *, expecting: bool) -> None:
         """Say whether anything is lost if the peer is dead; silence before that counts for less."""
         if expecting and not self._expecting:

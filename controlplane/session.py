@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -37,6 +37,7 @@ from valkyrie.dataplane.control import (
     Error,
     Limits,
     Message,
+    Option,
     Ping,
     Pong,
     SessionTerms,
@@ -44,7 +45,7 @@ from valkyrie.dataplane.control import (
 from valkyrie.dataplane.wire import Code
 
 from .handing import Handing
-from .link import Asked, Event, Joined, Left, Link, Terms
+from .link import Asked, Attempt, Event, Joined, Left, Link, Terms
 from .liveness import Liveness, Verdict
 from .protection import PLAIN, Protection
 from .security.codes import Failure
@@ -102,17 +103,6 @@ class Renew:
     """Input: the session is to be made anew, and goes on until it is."""
 
 
-@dataclass(slots=True)
-class Attempt:
-    """Our asking for a session."""
-
-    handshake: Handshake
-    offer: SessionTerms
-    sent_ns: int
-    incarnation: int = 0
-    """The peer's, by its own word; 0: it has not answered yet."""
-
-
 class Session:
     """The session with one peer."""
 
@@ -144,8 +134,8 @@ class Session:
         self._queue = queue
         self._attempt: Attempt | None = None
         self._number = 0
-        self._considered: tuple[SessionTerms, SessionTerms, bool] | None = None
-        """Terms that were asked for, our answer, and whether the streams stay."""
+        self._considered: tuple[SessionTerms, SessionTerms, tuple[int, int] | None] | None = None
+        """Terms that were asked for, our answer, and the session whose streams stay."""
         self._seen = (0, 0)
         """The peer's incarnation and newest attempt."""
         self._retired: deque[tuple[int, int]] = deque(maxlen=_RETIRED_MAX)
@@ -161,6 +151,9 @@ class Session:
         """The attempt is for a word that nobody has proven."""
         self._deaf_ns = 0
         """Until when such words are ignored."""
+        self._patient_ns = 0
+        """Until when silence says nothing: one side may have a session that the other has not yet,
+        and what one of them says means nothing to the other."""
         self._messages: list[Control] = []
         self._events: list[Event] = []
 
@@ -177,6 +170,12 @@ class Session:
             link = replace(link, protection=replace(link.protection, ends_ns=ends_ns))
         self.link = link
         self.liveness.hear(now_ns)
+        if not link.asked:
+            self._bear(now_ns)
+
+    def _bear(self, now_ns: int) -> None:
+        """Bear with the peer's silence for as long as a handshake may take."""
+        self._patient_ns = now_ns + self.terms.give_up_ns
 
     # ---- Inputs ----
 
@@ -204,6 +203,8 @@ class Session:
         """Note that a frame of the session came."""
         if self.link is not None and now_ns > self.link.since_ns:
             self.link.asked = True
+            if self._attempt is None:
+                self._patient_ns = 0
         self.liveness.hear(now_ns)
 
     def expect(self, now_ns: int, *, expecting: bool) -> None:
@@ -293,7 +294,9 @@ class Session:
         noise = int.from_bytes(self._entropy(4), "big") >> (32 - _ATTEMPT_RANDOM_BITS)
         coarse = now_ns >> _ATTEMPT_RANDOM_BITS << _ATTEMPT_RANDOM_BITS
         self._number = max(self._number + 1, coarse | noise)
-        offer = self._terms(self.link.remote if self.link is not None else 0, now_ns)
+        link = self.link
+        options = link.options() if link is not None else ()
+        offer = self._terms(link.remote if link is not None else 0, now_ns, options)
         handshake = Handshake.asking(
             self._local,
             self.peer,
@@ -308,12 +311,12 @@ class Session:
         self.state = State.ASKING
         self._pump(now_ns)
 
-    def _terms(self, continues: int, now_ns: int) -> SessionTerms:
+    def _terms(self, continues: int, now_ns: int, more: tuple[Option, ...] = ()) -> SessionTerms:
         limits: dict[str, Any] = {
             each.name: getattr(self.terms.limits, each.name) for each in fields(Limits)
         }
         session = self._new_id()
-        options = self.handing.offer(session, now_ns)
+        options = (*self.handing.offer(session, now_ns), *more)
         return SessionTerms(
             self.incarnation, self._number, session, continues, **limits, options=options
         )
@@ -353,23 +356,20 @@ class Session:
         if greeting and attempt.handshake.state is Step.KEYING:
             self.rtt_ns = now_ns - attempt.sent_ns
             attempt.incarnation = int.from_bytes(attempt.handshake.extra[:_INCARNATION_SIZE], "big")
+        if attempt.handshake.state is Step.PROVING:
+            self._bear(now_ns)  # from now on the peer may have joined
         self._pump(now_ns)
 
     def _established(self, attempt: Attempt, event: Established, now_ns: int) -> None:
-        old = self.link
         try:
             theirs = self._fitting(event.terms, now_ns)
         except SecurityError as error:
             self._fail(error.code, now_ns, str(error))
             return
-        kept = (
-            old is not None
-            and old.incarnation == theirs.incarnation
-            and theirs.continues == old.local
-        )
-        if self._hinted and kept:
+        continued = self.link.continued(theirs) if self.link is not None else None
+        if self._hinted and self.link is not None and continued == self.link.ids:
             self._deaf_ns = now_ns + _LIE_NS
-        self._join(theirs, attempt.offer.session, event, now_ns, kept=kept, asked=True)
+        self._join(theirs, attempt.offer.session, event, now_ns, continued, asked=True)
 
     def _fail(self, code: int, now_ns: int, why: str = "") -> None:
         """Give an attempt up. Without keys the session that it was to renew is lost with it."""
@@ -399,18 +399,17 @@ class Session:
         old = self.link
         if old is not None and old.protection.keyed and choice.mode is Mode.PLAINTEXT:
             raise SecurityError(Failure.FLOOR, "it has keys now: none without them can follow")
-        known = old is not None and old.incarnation == theirs.incarnation
-        kept = old is not None and known and theirs.continues == old.local
-        ours = self._terms(old.remote if old is not None and kept else 0, now_ns)
-        self._considered = (theirs, ours, kept)
+        continued = old.continued(theirs) if old is not None else None
+        ours = self._terms(continued[1] if continued is not None else 0, now_ns)
+        self._considered = (theirs, ours, continued)
         return ours.payload()
 
     def accepted(self, event: Established, now_ns: int) -> None:
         """Join on the terms that were answered last."""
         assert self._considered is not None
-        theirs, ours, kept = self._considered
+        theirs, ours, continued = self._considered
         self._considered = None
-        self._join(theirs, ours.session, event, now_ns, kept=kept, asked=False)
+        self._join(theirs, ours.session, event, now_ns, continued, asked=False)
 
     def failed(self, code: int) -> None:
         """Note that somebody where the peer is has asked, and was not let in."""
@@ -443,8 +442,8 @@ class Session:
         local: int,
         event: Established,
         now_ns: int,
+        continued: tuple[int, int] | None,
         *,
-        kept: bool,
         asked: bool,
     ) -> None:
         old = self.link
@@ -459,7 +458,7 @@ class Session:
             incarnation=theirs.incarnation,
             limits=theirs.limits,
             since_ns=now_ns,
-            continued=old.remote if old is not None and kept else 0,
+            before=continued or (0, 0),
             asked=asked,
             protection=protection,
         )
@@ -474,7 +473,11 @@ class Session:
         self._asked.clear()
         self.liveness.hear(now_ns)
         told = self.handing.join(local, theirs)
-        self._events.append(Joined(self.link, old is not None and not kept, secrets, told))
+        self._patient_ns = 0
+        if continued is not None and not asked:
+            self._bear(now_ns)
+        lost = old is not None and continued is None
+        self._events.append(Joined(self.link, lost, secrets, told))
 
     # ---- A session ----
 
@@ -499,6 +502,9 @@ class Session:
             self._lose(message.code or Code.SESSION_CLOSED, now_ns)
 
     def _silent(self, _message: object, now_ns: int) -> None:
+        if now_ns < self._patient_ns:
+            self.liveness.wait(now_ns)
+            return
         self._lose(Code.UNREACHABLE, now_ns)
 
     def _lose(self, code: int, now_ns: int) -> None:

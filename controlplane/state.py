@@ -141,7 +141,7 @@ class State:
             _put(row.home, parsed.packed)
             row.udp_port = row.home_port = udp_port
             row.resolved = 0
-            row.session = row.session_local = 0
+            row.session = row.session_local = row.before = row.before_local = 0
             row.joined = row.cipher = row.keys = row.token_classes = 0
             row.refuse = row.end_code = 0
             row.incarnation = 0
@@ -157,6 +157,7 @@ class State:
                 row.generation += 1
                 row.end_code = lib.VK_CODE_PEER_RESTARTED
             row.session, row.session_local = link.remote, link.local
+            row.before_local, row.before = link.before
             row.cipher, row.keys = link.protection.cipher, keys
             row.incarnation = link.incarnation
             row.since_ns = link.since_ns
@@ -219,7 +220,8 @@ class State:
             incarnation=row.incarnation,
             limits=limits,
             since_ns=row.since_ns,
-            asked=True,
+            before=(row.before_local, row.before),
+            asked=not row.before,
             protection=Protection(cipher=row.cipher) if row.cipher else PLAIN,
         )
 

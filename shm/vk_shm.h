@@ -200,6 +200,9 @@ struct vk_peer {
 	uint16_t takes; /* UDP payload bytes, by its own word; 0 = it has not said */
 	uint32_t session; /* id on the frames we send: the peer's choice */
 	uint32_t session_local; /* id on the frames we get: ours; the top bits are a queue */
+	uint32_t
+		before; /* `session` of the one that it continued; the peer may have that one yet */
+	uint32_t before_local;
 	uint32_t ack_delay_us; /* how long the peer may hold back an acknowledgement */
 	uint32_t window_start; /* bytes that the peer lets every stream begin with */
 	uint64_t session_window; /* bytes on streams that it never told a limit of; 0 = any */

@@ -108,6 +108,9 @@ class Door:
                 self._negotiate(source, piece, now_ns)
             else:
                 self.refused["unknown attempt"] += 1
+                if message.type == Type.AUTH_RESPONSE and not piece.offset:
+                    # Who has come so far will not begin anew before its time is over.
+                    self._tell(source, piece.attempt, Failure.COOKIE)
         except SecurityError as error:
             self.refused[error.code.name.lower()] += 1
 

@@ -76,7 +76,7 @@ class Side:
                 self.opens = secrets.opens if secrets is not None else b""
                 if event.lost:
                     self.ended.append(Code.PEER_RESTARTED)
-                if self.epoch is None or event.lost or not link.continued:
+                if self.epoch is None or event.lost or link.before == (0, 0):
                     self.epoch = (min(link.local, link.remote), max(link.local, link.remote))
             elif isinstance(event, Left):
                 if self.epoch is not None:

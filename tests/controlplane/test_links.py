@@ -40,15 +40,6 @@ def joined(*nodes: NodeUnderTest) -> bool:
     )
 
 
-def settled(*nodes: NodeUnderTest) -> bool:
-    """Say whether both have the same session, and their daemons have made it."""
-    try:
-        sealed = all(session(node)["mode"] for node in nodes)
-        return sealed and joined(*nodes)
-    except OSError:
-        return False
-
-
 @pytest.fixture(params=["udp", "xdp", "udp sealed", "xdp sealed"])
 def pair(lab: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pair]:
     """Two running nodes."""
@@ -99,8 +90,6 @@ def test_sessions_outlive_worker_and_daemon(pair: Pair) -> None:
                     if process.pid == victim:
                         process.kill()
                 wait_until(partial(anew, node, child, victim), 10.0, f"another {child}")
-                # A daemon that dies while the other makes a sealed session anew can cost streams.
-                wait_until(lambda: settled(*pair), 10.0, "both know how the session is protected")
             out.send(child.encode())
             message = into.recv(timeout=5)
             assert message is not None
