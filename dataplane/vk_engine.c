@@ -3,6 +3,7 @@
 
 #include "vk_credit.h"
 #include "vk_flows.h"
+#include "vk_pages.h"
 #include "vk_peers.h"
 #include "vk_reassembly.h"
 #include "vk_receive.h"
@@ -121,7 +122,7 @@ int vk_engine_start(struct vk_run *run, struct vk_boot *boot, uint64_t now_ns)
 	run->params = safe_params;
 	run->reassembly = vk_reassembly_new(run->work->partials, run->work->partial_data,
 					    safe_params.reassembly_bytes);
-	run->flows = calloc(VK_FLOWS_MAX, sizeof *run->flows);
+	run->flows = vk_pages_map(VK_FLOWS_MAX * sizeof *run->flows);
 	if (!run->reassembly || !run->flows || vk_peers_open(run))
 		return -ENOMEM;
 	run->now_ns = now_ns;
@@ -274,7 +275,7 @@ void vk_engine_free(struct vk_run *run)
 	vk_timers_free(&run->timers);
 	free(run->lingering.rows);
 	run->lingering.rows = NULL;
-	free(run->flows);
+	vk_pages_unmap(run->flows, VK_FLOWS_MAX * sizeof *run->flows);
 	run->flows = NULL;
 	vk_peers_free(run);
 	vk_reassembly_free(run->reassembly);

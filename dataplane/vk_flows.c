@@ -102,6 +102,8 @@ static void meet(struct vk_run *run, struct vk_flow *flow)
 void vk_flows_load(struct vk_run *run)
 {
 	run->last_flow = VK_NO_FLOW;
+	if (run->work->starts == 1)
+		return; /* the first worker: there is nothing, and no need to touch all of it */
 	vk_sequences_check(run->work->flows, VK_FLOWS_MAX, run->work->runs);
 	rebuild_index(run);
 	for (uint32_t i = 0; i < run->flow_high; i++) {

@@ -3,6 +3,7 @@
 #include "vk_lab_world.h"
 
 #include "vk_engine.h"
+#include "vk_pages.h"
 #include "vk_row.h"
 #include "vk_session.h"
 #include "vk_slots.h"
@@ -22,19 +23,7 @@ static const uint64_t real_offset_ns = 1700000000000000000; /* CLOCK_REALTIME - 
 
 static const uint64_t forever_ns = UINT64_MAX / 2; /* a daemon that never goes silent */
 
-/* Zeroed memory that is the kernel's until it is touched. */
-static void *map(size_t size)
-{
-	void *at = mmap(NULL, size, PROT_READ | PROT_WRITE,
-			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	if (at == MAP_FAILED)
-		return NULL;
-	madvise(at, size, MADV_HUGEPAGE); /* one fault a huge page; a wish */
-	return at;
-}
-
-/* Zeroes memory of map(): what was touched goes back. */
+/* Zeroes such memory: what was touched goes back. */
 static void blank(void *at, size_t size)
 {
 	madvise(at, size, MADV_DONTNEED);
@@ -43,11 +32,11 @@ static void blank(void *at, size_t size)
 static int make_memory(struct vk_lab_node_run *node)
 {
 	node->boot = calloc(1, sizeof *node->boot);
-	node->state = map(sizeof *node->state);
-	node->work = map(sizeof *node->work);
-	node->counters = map(sizeof *node->counters);
-	node->secrets = map(sizeof *node->secrets);
-	node->flows = map(VK_FLOWS_MAX * sizeof *node->flows);
+	node->state = vk_pages_map(sizeof *node->state);
+	node->work = vk_pages_map(sizeof *node->work);
+	node->counters = vk_pages_map(sizeof *node->counters);
+	node->secrets = vk_pages_map(sizeof *node->secrets);
+	node->flows = vk_pages_map(VK_FLOWS_MAX * sizeof *node->flows);
 	if (!node->boot || !node->state || !node->work || !node->counters || !node->secrets ||
 	    !node->flows)
 		return -ENOMEM;
@@ -161,7 +150,7 @@ static void begin_memory(struct vk_lab_node_run *node)
 	node->state->abi = VK_SHM_ABI;
 	node->state->daemon_heartbeat_ns = forever_ns;
 	node->state->params = node->config->params;
-	for (uint32_t i = 0; i < VK_PEERS_MAX; i++)
+	for (uint32_t i = 0; i < VK_LAB_NODES_MAX; i++)
 		node->state->tunings[i] = node->config->tuning;
 	node->boot->abi = VK_WORKER_ABI;
 	node->boot->port_count = 1;
@@ -222,7 +211,7 @@ int vk_lab_node_start(struct vk_lab *lab, uint32_t number, int recover)
 
 	node->begun_ns = 0;
 	node->boot->recover = (uint32_t)recover;
-	node->run = calloc(1, sizeof *node->run);
+	node->run = vk_pages_map(sizeof *node->run);
 	if (!node->run)
 		return -ENOMEM;
 	node->run->rx[0] =
@@ -248,7 +237,7 @@ static void end_worker(struct vk_lab_node_run *node)
 	vk_engine_free(node->run);
 	if (path)
 		path->ops->close(path);
-	free(node->run);
+	vk_pages_unmap(node->run, sizeof *node->run);
 	node->run = NULL;
 	node->leaving = 0;
 }

@@ -4,12 +4,12 @@
 #include "vk_content.h"
 #include "vk_fit.h"
 #include "vk_flows.h"
+#include "vk_pages.h"
 #include "vk_signals.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
-#include <sys/mman.h>
 
 enum {
 	SEQLOCK_TRIES = 64,
@@ -42,33 +42,19 @@ static const size_t peers_size = VK_PEERS_MAX * sizeof(struct vk_peer);
 static const size_t pools_size = VK_PEERS_MAX * sizeof(struct vk_pool);
 static const size_t buckets_size = VK_PEER_BUCKETS * sizeof(uint32_t);
 
-static void *map(size_t size)
-{
-	void *at = mmap(NULL, size, PROT_READ | PROT_WRITE,
-			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	return at == MAP_FAILED ? NULL : at;
-}
-
-static void unmap(void *at, size_t size)
-{
-	if (at)
-		munmap(at, size);
-}
-
 int vk_peers_open(struct vk_run *run)
 {
-	run->peers = map(peers_size);
-	run->pools = map(pools_size);
-	run->peer_buckets = map(buckets_size);
+	run->peers = vk_pages_map(peers_size);
+	run->pools = vk_pages_map(pools_size);
+	run->peer_buckets = vk_pages_map(buckets_size);
 	return run->peers && run->pools && run->peer_buckets ? 0 : -ENOMEM;
 }
 
 void vk_peers_free(struct vk_run *run)
 {
-	unmap(run->peers, peers_size);
-	unmap(run->pools, pools_size);
-	unmap(run->peer_buckets, buckets_size);
+	vk_pages_unmap(run->peers, peers_size);
+	vk_pages_unmap(run->pools, pools_size);
+	vk_pages_unmap(run->peer_buckets, buckets_size);
 	run->peers = NULL;
 	run->pools = NULL;
 	run->peer_buckets = NULL;

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef VK_PAGES_H
+#define VK_PAGES_H
+/* vk_pages.h: large zeroed arrays of which few rows are used: memory only where it was touched, and
+ * never cleared by hand, as calloc does with what was freed before.
+ */
+#include <stddef.h>
+#include <sys/mman.h>
+
+/* vk_pages_map returns size zeroed bytes, NULL without memory. Syscalls: mmap, madvise. */
+static inline void *vk_pages_map(size_t size)
+{
+	void *at = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (at == MAP_FAILED)
+		return NULL;
+	madvise(at, size, MADV_NOHUGEPAGE);
+	return at;
+}
+
+/* vk_pages_unmap gives them back; NULL is fine. */
+static inline void vk_pages_unmap(void *at, size_t size)
+{
+	if (at)
+		munmap(at, size);
+}
+#endif
