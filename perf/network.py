@@ -33,6 +33,10 @@ audit_file = "{audit_file}"
 modes = [{modes}]
 identity_file = "{identity_file}"
 
+# All hosts share the cores of one: one that stands still for a moment is not dead.
+[session]
+keepalive_tries = 10
+
 {interfaces}
 [worker]
 {cpu}
