@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from perf.network import CONFIGURATION, INTERFACE, Node
+from perf.network import CONFIGURATION, INTERFACE, PLAINTEXT, Node
 from valkyrie.controlplane.settings import Controller
 
 from .flows import NS, PATIENCE_S, ROOT, Contestant, Record
@@ -52,12 +52,16 @@ class Valkyrie:
                 Path(self._directory.name),
                 CONFIGURATION.format(
                     node=self._name,
-                    cpu=cpu,
+                    cpu=f"cpu = {cpu}",
                     spin_us=SPIN_US,
                     host=side,
                     interfaces=INTERFACE.format(name=link.name, path="auto"),
                     other="ba"[cpu],
                     address=other.v4.ip,
+                    modes=f'"{PLAINTEXT[0]}"',
+                    audit_file="off",
+                    identity_file=Path(self._directory.name) / f"{side}.key",
+                    fingerprint="",
                 )
                 + TRANSPORT.format(controller=controller, window_bytes=WINDOW_BYTES),
             )
