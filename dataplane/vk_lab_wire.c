@@ -160,6 +160,8 @@ void vk_lab_wire_replay(struct vk_lab *lab, uint32_t node, uint64_t most)
 		if (!old || old->to != node)
 			continue;
 		copy = copy_of(&lab->pool, old);
+		if (copy)
+			copy->at_ns = lab->now_ns;
 		if (!copy || !vk_sim_deliver(&lab->nodes[node].kernel, copy))
 			continue;
 		lab->report.replayed++;

@@ -139,6 +139,7 @@ static void finish(const uint8_t *packet, uint32_t l3, uint32_t offset, uint32_t
 	frame->size = size;
 	frame->family = family;
 	frame->source_port = get16(packet + offset - VK_UDP_SIZE);
+	frame->came_ns = 0;
 	frame->ce = ((family == 6 ? packet[l3 + 1] >> 4 : packet[l3 + 1]) & VK_CE) == VK_CE;
 	if (family == 6) {
 		memcpy(frame->source, packet + l3 + 8, 16);

@@ -31,8 +31,9 @@ struct vk_rx_frame {
 	uint8_t source[16]; /* IPv4 in the first four bytes */
 	uint16_t source_port; /* host order */
 	uint16_t class; /* of the socket it came from */
+	uint64_t came_ns; /* when the kernel had it (CLOCK_MONOTONIC); 0 = nobody noted it */
 	uint8_t ce; /* 1: the path marked it, Congestion Experienced (RFC 3168) */
-	uint8_t pad[3];
+	uint8_t pad[7];
 };
 
 struct vk_path;

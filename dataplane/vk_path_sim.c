@@ -96,6 +96,7 @@ static void describe(struct vk_rx_frame *frame, const struct vk_sim_packet *pack
 		.family = 4,
 		.source_port = packet->source_port,
 		.class = packet->class,
+		.came_ns = packet->at_ns,
 		.ce = packet->marked,
 	};
 	memcpy(frame->source, packet->source, sizeof frame->source);

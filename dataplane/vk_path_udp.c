@@ -19,6 +19,8 @@
 
 enum {
 	BUFFER_SIZE = 65536,
+	NS_PER_S = 1000000000,
+	STAMP_NS_MAX = 1000000000, /* an older one is none: somebody set the clock */
 	ERRORS_MAX = 64, /* taken from an error queue at once */
 };
 
@@ -73,12 +75,32 @@ static void sender(const union vk_udp_address *address, struct vk_rx_frame *fram
 	}
 }
 
-/* read_control reads what came beside a packet: the size of its segments, and its mark. The kernel
- * makes one super-packet only of packets that are marked alike. */
+/* How far CLOCK_MONOTONIC is behind CLOCK_REALTIME, which the kernel stamps packets by. */
+static int64_t wall_ahead_ns(uint64_t now_ns)
+{
+	struct timespec wall;
+
+	clock_gettime(CLOCK_REALTIME, &wall);
+	return (int64_t)wall.tv_sec * NS_PER_S + wall.tv_nsec - (int64_t)now_ns;
+}
+
+/* When a packet came, by the kernel's stamp; 0 when somebody set the clock meanwhile. */
+static uint64_t stamped(const struct timespec *stamp, int64_t ahead_ns, uint64_t now_ns)
+{
+	int64_t came_ns = (int64_t)stamp->tv_sec * NS_PER_S + stamp->tv_nsec - ahead_ns;
+
+	return came_ns <= (int64_t)now_ns && came_ns + STAMP_NS_MAX > (int64_t)now_ns ?
+		       (uint64_t)came_ns :
+		       0;
+}
+
+/* read_control reads what came beside a packet: the size of its segments, its mark and when it
+ * came. The kernel makes one super-packet only of packets that are marked alike. */
 static void read_control(struct msghdr *message, struct vk_packet_run *run,
-			 struct vk_rx_frame *from)
+			 struct vk_rx_frame *from, int64_t ahead_ns, uint64_t now_ns)
 {
 	from->ce = 0;
+	from->came_ns = 0;
 	for (struct cmsghdr *at = CMSG_FIRSTHDR(message); at; at = CMSG_NXTHDR(message, at)) {
 		int value = 0;
 
@@ -90,6 +112,11 @@ static void read_control(struct msghdr *message, struct vk_packet_run *run,
 		} else if (at->cmsg_level == IPPROTO_IPV6 && at->cmsg_type == IPV6_TCLASS) {
 			memcpy(&value, CMSG_DATA(at), sizeof value);
 			from->ce = (value & VK_CE) == VK_CE;
+		} else if (at->cmsg_level == SOL_SOCKET && at->cmsg_type == SCM_TIMESTAMPNS) {
+			struct timespec stamp;
+
+			memcpy(&stamp, CMSG_DATA(at), sizeof stamp);
+			from->came_ns = stamped(&stamp, ahead_ns, now_ns);
 		}
 	}
 }
@@ -100,6 +127,7 @@ static uint32_t receive(struct vk_udp_path *self, uint32_t queue)
 	uint32_t class = queue / VK_UDP_FAMILIES;
 	struct vk_udp_inbox *inbox = &self->inboxes[class];
 	int fd = vk_udp_socket(self->path.port, queue), count;
+	int64_t ahead_ns = 0;
 
 	for (int i = 0; i < VK_UDP_BUFFERS; i++) {
 		self->vectors[i] =
@@ -118,8 +146,10 @@ static uint32_t receive(struct vk_udp_path *self, uint32_t queue)
 	if (count < VK_UDP_BUFFERS)
 		self->ready &= ~(1U << queue); /* epoll tells again */
 	inbox->count = count > 0 ? (uint32_t)count : 0;
-	if (count > 0)
+	if (count > 0) {
 		self->path.taken_ns = vk_path_clock();
+		ahead_ns = wall_ahead_ns(self->path.taken_ns);
+	}
 	inbox->next = 0;
 	for (uint32_t i = 0; i < inbox->count; i++) {
 		struct mmsghdr *message = &self->messages[i];
@@ -128,7 +158,8 @@ static uint32_t receive(struct vk_udp_path *self, uint32_t queue)
 			.data = inbox->buffers + (size_t)i * BUFFER_SIZE,
 			.size = message->msg_len,
 		};
-		read_control(&message->msg_hdr, &inbox->runs[i], &inbox->from[i]);
+		read_control(&message->msg_hdr, &inbox->runs[i], &inbox->from[i], ahead_ns,
+			     self->path.taken_ns);
 		if (message->msg_hdr.msg_flags & MSG_TRUNC || !message->msg_len) {
 			inbox->runs[i].size = 0;
 			self->path.invalid[class]++;

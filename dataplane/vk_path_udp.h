@@ -64,7 +64,7 @@ union vk_udp_address {
 union vk_udp_control {
 	struct cmsghdr align;
 	uint8_t bytes[CMSG_SPACE(sizeof(struct in6_pktinfo)) + CMSG_SPACE(sizeof(uint16_t)) +
-		      CMSG_SPACE(sizeof(int))];
+		      CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(struct timespec))];
 };
 
 struct vk_udp_path {

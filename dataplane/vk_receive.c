@@ -462,7 +462,7 @@ static void receive_packet(struct vk_run *run, uint32_t peer, uint32_t class,
 		return;
 	}
 	vk_received_add(&session->received[frame->space], frame->number, eliciting, ce,
-			run->now_ns);
+			run->came_ns, run->now_ns);
 	if (!eliciting)
 		return;
 	session->ack_stream[frame->space] = frame->stream;
@@ -476,6 +476,9 @@ void vk_receive_frame(struct vk_run *run, uint32_t port, uint32_t class,
 	struct vk_frame frame;
 	int peer;
 
+	run->came_ns = run->now_ns;
+	if (datagram->came_ns && datagram->came_ns < run->now_ns)
+		run->came_ns = datagram->came_ns;
 	if (vk_frame_parse(&frame, datagram->data, datagram->size, 1) ||
 	    vk_frame_class(&frame) != class) {
 		row[VK_DROP_FRAME_INVALID]++;

@@ -67,7 +67,7 @@ static void enter(struct vk_received *received, uint64_t number)
 }
 
 void vk_received_add(struct vk_received *received, uint64_t number, int eliciting, int ce,
-		     uint64_t now_ns)
+		     uint64_t came_ns, uint64_t now_ns)
 {
 	struct vk_range *top = &received->ranges[0];
 	int next = received->range_count && number == top->last + 1;
@@ -78,7 +78,7 @@ void vk_received_add(struct vk_received *received, uint64_t number, int elicitin
 	else
 		enter(received, number);
 	if (largest)
-		received->largest_ns = now_ns;
+		received->largest_ns = came_ns;
 	received->ce_count += ce != 0;
 	if (!eliciting)
 		return;

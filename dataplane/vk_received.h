@@ -49,9 +49,10 @@ struct vk_ack_view {
 enum vk_arrival vk_received_find(const struct vk_received *received, uint64_t number);
 
 /* vk_received_add notes a new packet. eliciting: the peer wants to hear of it; ce: it was marked
- * on its way. */
+ * on its way; came_ns: when this host had it, not after now_ns. The acknowledgement's delay counts
+ * from then on: that we were late is no queue on the path. */
 void vk_received_add(struct vk_received *received, uint64_t number, int eliciting, int ce,
-		     uint64_t now_ns);
+		     uint64_t came_ns, uint64_t now_ns);
 
 /* vk_received_due says whether an acknowledgement should go now: `every` packets wait, one is
  * urgent, or the first has waited delay_ns. */

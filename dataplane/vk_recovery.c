@@ -268,7 +268,7 @@ static void tell_acked(struct vk_recovery *recovery, const struct vk_ack_view *a
 		       const struct harvest *harvest, uint64_t in_flight, uint64_t rtt_ns,
 		       uint64_t now_ns)
 {
-	uint64_t span_ns = now_ns - harvest->delivered_ns;
+	uint64_t span_ns = recovery->delivered_ns - harvest->delivered_ns;
 	struct vk_congestion_ack told = {
 		.now_ns = now_ns,
 		.bytes = harvest->acked_bytes,
@@ -305,36 +305,43 @@ static void take_marks(struct vk_recovery *recovery, const struct vk_ack_view *a
 	vk_congestion_ce(&recovery->congestion, harvest->acked_sent_ns, now_ns);
 }
 
-int vk_recovery_ack(struct vk_recovery *recovery, const struct vk_ack_view *ack, uint64_t now_ns,
-		    const struct vk_recovery_events *events)
+/* RFC 9002, 5.1: a sample is taken when "the largest acknowledged packet number is newly
+ * acknowledged". Returns it without the peer's delay, but nothing below the least RTT, so that a
+ * peer that exaggerates hides no queue that goes with the path; 0 = none. */
+static uint64_t sample(struct vk_recovery *recovery, const struct vk_ack_view *ack,
+		       uint64_t came_ns)
+{
+	const struct vk_sent_packet *largest =
+		vk_sent_get(&recovery->sent[ack->space], ack->largest);
+	uint64_t delay_ns = recovery->params.max_ack_delay_ns, rtt_ns;
+
+	if (!largest || largest->state != VK_SENT_FLYING)
+		return 0;
+	if (ack->delay_ns < delay_ns)
+		delay_ns = ack->delay_ns;
+	rtt_ns = came_ns > largest->sent_ns ? came_ns - largest->sent_ns : 1;
+	vk_rtt_sample(&recovery->rtt, rtt_ns, delay_ns);
+	if (rtt_ns > recovery->rtt.min_ns + delay_ns)
+		return rtt_ns - delay_ns;
+	return recovery->rtt.min_ns;
+}
+
+int vk_recovery_ack(struct vk_recovery *recovery, const struct vk_ack_view *ack, uint64_t came_ns,
+		    uint64_t now_ns, const struct vk_recovery_events *events)
 {
 	struct vk_sent *sent = &recovery->sent[ack->space];
-	uint64_t in_flight = recovery->in_flight, rtt_ns = 0;
+	uint64_t in_flight = recovery->in_flight, rtt_ns;
 	struct harvest harvest = { 0 };
-	const struct vk_sent_packet *largest;
 
 	if (!honest(sent, ack))
 		return -EPROTO;
-	largest = vk_sent_get(sent, ack->largest);
-	/* RFC 9002, 5.1: a sample is taken when "the largest acknowledged packet number is newly
-	 * acknowledged". */
-	if (largest && largest->state == VK_SENT_FLYING) {
-		uint64_t delay_ns = ack->delay_ns < recovery->params.max_ack_delay_ns ?
-					    ack->delay_ns :
-					    recovery->params.max_ack_delay_ns;
-
-		rtt_ns = now_ns - largest->sent_ns;
-		rtt_ns += !rtt_ns;
-		vk_rtt_sample(&recovery->rtt, rtt_ns, delay_ns);
-		if (rtt_ns > recovery->rtt.min_ns + delay_ns)
-			rtt_ns -= delay_ns;
-	}
+	rtt_ns = sample(recovery, ack, came_ns);
 	if (ack->largest >= sent->acked_next)
 		sent->acked_next = ack->largest + 1 < sent->next ? ack->largest + 1 : sent->next;
 	walk(recovery, ack, &harvest, events);
-	detect(recovery, ack->space, now_ns, &harvest, events);
-	if (harvest.acked_bytes)
-		recovery->delivered_ns = now_ns;
+	detect(recovery, ack->space, came_ns, &harvest, events);
+	if (harvest.acked_bytes && came_ns > recovery->delivered_ns)
+		recovery->delivered_ns = came_ns;
 	if (harvest.spurious)
 		vk_congestion_spurious(&recovery->congestion, now_ns);
 	tell_lost(recovery, &harvest, now_ns);

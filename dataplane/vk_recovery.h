@@ -84,10 +84,11 @@ static inline void vk_recovery_issue(struct vk_recovery *recovery, uint32_t spac
 	recovery->sent[space].issued = number + 1;
 }
 
-/* vk_recovery_ack takes an acknowledgement with ranges. Returns 0, or -EPROTO when it names what
- * was never sent: nothing of it counts then. */
-int vk_recovery_ack(struct vk_recovery *recovery, const struct vk_ack_view *ack, uint64_t now_ns,
-		    const struct vk_recovery_events *events);
+/* vk_recovery_ack takes an acknowledgement with ranges, which this host had at came_ns, not after
+ * now_ns: how long it then waited for us says nothing about the path. Returns 0, or -EPROTO when it
+ * names what was never sent: nothing of it counts then. */
+int vk_recovery_ack(struct vk_recovery *recovery, const struct vk_ack_view *ack, uint64_t came_ns,
+		    uint64_t now_ns, const struct vk_recovery_events *events);
 
 /* vk_recovery_refused notes that the peer got packets and did not take them. They are lost like
  * others, and congestion control hears nothing of it. Returns like vk_recovery_ack. */

@@ -5,7 +5,8 @@
 
 void vk_refused_note(struct vk_run *run, struct vk_session *session, const struct vk_frame *frame)
 {
-	vk_received_add(&session->refused[frame->space], frame->number, 0, 0, run->now_ns);
+	vk_received_add(&session->refused[frame->space], frame->number, 0, 0, run->came_ns,
+			run->now_ns);
 	vk_session_touch(run, session);
 }
 

@@ -148,6 +148,7 @@ struct vk_run {
 	struct vk_work *work;
 	struct vk_counters *counters;
 	uint64_t now_ns; /* CLOCK_MONOTONIC, once a turn */
+	uint64_t came_ns; /* when the frame came that is being received; not after now_ns */
 	uint64_t real_ns; /* CLOCK_REALTIME, once a turn */
 	uint64_t tick_ns; /* when the next tick is due */
 	struct vk_params params; /* clamped copy */

@@ -322,7 +322,8 @@ int vk_session_acked(struct vk_run *run, struct vk_session *session, const struc
 		return vk_recovery_refused(&session->recovery, &view);
 	if (view.flags & VK_ACK_HAS_RANGES) {
 		run->acking = session;
-		error = vk_recovery_ack(&session->recovery, &view, run->now_ns, &events);
+		error = vk_recovery_ack(&session->recovery, &view, run->came_ns, run->now_ns,
+					&events);
 		vk_mtu_settle(&session->mtu);
 		vk_session_touch(run, session);
 		if (error)

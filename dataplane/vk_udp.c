@@ -135,6 +135,10 @@ static int configure(int fd, int v6, uint32_t class, const struct vk_port *port,
 		*step = config->receive ? "UDP_GRO" : "SO_ATTACH_FILTER";
 		error = config->receive ? set(fd, IPPROTO_UDP, UDP_GRO, 1) : drop_all(fd);
 	}
+	if (!error && config->receive) {
+		*step = "SO_TIMESTAMPNS";
+		error = set(fd, SOL_SOCKET, SO_TIMESTAMPNS, 1);
+	}
 	if (!error && config->receive && config->program >= 0 && !class) {
 		*step = "attaching the sk_reuseport program";
 		error = set(fd, SOL_SOCKET, SO_ATTACH_REUSEPORT_EBPF, config->program);

@@ -94,6 +94,7 @@ class Received:
     port: int
     klass: Class
     marked: bool = False
+    came_ns: int = 0
 
     @property
     def number(self) -> int:
@@ -232,6 +233,7 @@ class Endpoint:
             port=one.source_port,
             klass=Class(getattr(one, "class")),
             marked=bool(one.ce),
+            came_ns=one.came_ns,
         )
 
     def receive_all(self, klass: Class, count: int, deadline_s: float = 5.0) -> list[Received]:

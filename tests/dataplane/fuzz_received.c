@@ -36,7 +36,7 @@ static void rewrite(const struct vk_ack_view *view)
 
 		for (uint32_t end = 0; end < 2; end++)
 			if (vk_received_look(&received, ends[end]) == VK_ARRIVAL_NEW)
-				vk_received_add(&received, ends[end], 1, 0, 1);
+				vk_received_add(&received, ends[end], 1, 0, 1, 1);
 		require(vk_received_look(&received, lasts[i]) == VK_ARRIVAL_DUPLICATE);
 	}
 	require(received.range_count >= view->range_count);

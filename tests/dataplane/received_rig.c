@@ -7,9 +7,9 @@ enum vk_arrival received_look(const struct vk_received *received, uint64_t numbe
 }
 
 void received_add(struct vk_received *received, uint64_t number, int eliciting, int ce,
-		  uint64_t now_ns)
+		  uint64_t came_ns, uint64_t now_ns)
 {
-	vk_received_add(received, number, eliciting, ce, now_ns);
+	vk_received_add(received, number, eliciting, ce, came_ns, now_ns);
 }
 
 uint64_t received_deadline(const struct vk_received *received, uint64_t delay_ns)

@@ -114,13 +114,14 @@ uint64_t rig_deadline(const struct rig *rig)
 	return vk_recovery_deadline(&rig->recovery);
 }
 
-int rig_ack(struct rig *rig, const uint8_t *payload, uint32_t size, uint64_t now_ns)
+int rig_ack(struct rig *rig, const uint8_t *payload, uint32_t size, uint64_t came_ns,
+	    uint64_t now_ns)
 {
 	struct vk_recovery_events events = { rig, acked, lost };
 	struct vk_ack_view view;
 	int result = vk_ack_parse(&view, payload, size);
 
-	return result ? result : vk_recovery_ack(&rig->recovery, &view, now_ns, &events);
+	return result ? result : vk_recovery_ack(&rig->recovery, &view, came_ns, now_ns, &events);
 }
 
 int rig_expire(struct rig *rig, uint64_t now_ns, uint32_t *probe_space)

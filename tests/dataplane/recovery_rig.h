@@ -40,7 +40,8 @@ int rig_sent(struct rig *rig, uint32_t space, uint64_t number, uint32_t size, ui
 void rig_skip(struct rig *rig, uint32_t space, uint64_t number);
 void rig_issue(struct rig *rig, uint32_t space, uint64_t number);
 uint64_t rig_deadline(const struct rig *rig);
-int rig_ack(struct rig *rig, const uint8_t *payload, uint32_t size, uint64_t now_ns);
+int rig_ack(struct rig *rig, const uint8_t *payload, uint32_t size, uint64_t came_ns,
+	    uint64_t now_ns);
 int rig_expire(struct rig *rig, uint64_t now_ns, uint32_t *probe_space);
 
 /* rig_flying counts the records that fly and their bytes, to compare. */

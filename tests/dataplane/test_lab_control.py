@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -27,12 +28,17 @@ def run(
     controller: int,
     *,
     stall: float = 0,
+    wake_us: float = 5,
     interval_us: float = 0,
     loss: float = 0,
     seed: int = 1,
 ) -> Outcome:
     """One stream over 1 Gbit/s and 1 ms; *stall*: share of the sender's turns that begin late."""
-    more = {"params": {"controller": controller}, "session_window": WINDOW, "window_start": WINDOW}
+    more: dict[str, Any] = {
+        "params": {"controller": controller},
+        "session_window": WINDOW,
+        "window_start": WINDOW,
+    }
     return lab.run(
         Scenario(
             seed=seed,
@@ -40,8 +46,8 @@ def run(
             sample_ms=20,
             link=Link(rate_mbps=1000, delay_ms=0.5, buffer_bytes=125_000, loss=loss),
             nodes=(
-                Node(name="left", stall=stall, stall_us=300, **more),  # type: ignore[arg-type]
-                Node(name="right", **more),  # type: ignore[arg-type]
+                Node(name="left", wake_us=wake_us, stall=stall, stall_us=300, **more),
+                Node(name="right", wake_us=wake_us, **more),
             ),
             apps=tuple(
                 App(name=name, node=name, ring_bytes=RING_BYTES) for name in ("left", "right")
@@ -71,6 +77,12 @@ def test_a_worker_that_loses_its_core_does_not_take_the_path_for_shorter(
 ) -> None:
     calm = took_ms(run(lab, DELAY, seed=seed))
     assert took_ms(run(lab, DELAY, stall=0.01, seed=seed)) < 1.5 * calm
+
+
+@pytest.mark.parametrize("loss", [0, 0.01])
+def test_hosts_that_wake_up_late_are_not_taken_for_a_queue(lab: Lab, loss: float) -> None:
+    calm = took_ms(run(lab, DELAY, loss=loss))
+    assert took_ms(run(lab, DELAY, loss=loss, wake_us=200)) < 1.15 * calm
 
 
 @pytest.mark.parametrize("loss", [0, 0.01])

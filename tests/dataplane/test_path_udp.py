@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import time
 
 import pytest
 
@@ -184,6 +185,17 @@ def test_what_is_sent_can_be_marked_and_marks_are_seen(
             raw.sendto(frame(Class.DATA, number), (str(address), lib.VK_PORT))
         received = b.receive_all(Class.DATA, 5)
         assert [one.marked for one in received] == [False, False, False, True, False]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_frames_say_when_the_kernel_had_them(wire: tuple[Link, Link], family: int) -> None:
+    with Endpoint(wire[0], "udp", "udp") as a, Endpoint(wire[1], "udp", "udp") as b:
+        begin_ns = time.monotonic_ns()
+        assert a.commit(a.peer(b, family), Class.DATA, frame(Class.DATA, 1))
+        a.flush_all()
+        wait_until(lambda: time.monotonic_ns() > begin_ns + 50_000_000, what="a late receiver")
+        (one,) = b.receive_all(Class.DATA, 1)
+        assert begin_ns < one.came_ns < begin_ns + 50_000_000
 
 
 def test_classes_wait_in_sockets_of_their_own(wire: tuple[Link, Link]) -> None:

@@ -40,9 +40,17 @@ class Received:
     def look(self, number: int) -> int:
         return int(self.lib.received_look(self.it, number))
 
-    def add(self, number: int, now: int = 0, *, eliciting: bool = True, ce: bool = False) -> None:
+    def add(
+        self,
+        number: int,
+        now: int = 0,
+        *,
+        eliciting: bool = True,
+        ce: bool = False,
+        came: int | None = None,
+    ) -> None:
         assert self.look(number) == NEW
-        self.lib.received_add(self.it, number, eliciting, ce, now)
+        self.lib.received_add(self.it, number, eliciting, ce, now if came is None else came, now)
 
     def take(self, *numbers: int) -> Received:
         for number in numbers:
@@ -243,6 +251,14 @@ def test_the_delay_is_that_of_the_largest_in_microseconds() -> None:
     received.add(4, 12 * MS)
     head = HEAD.unpack(received.write(15 * MS)[: HEAD.size])
     assert head == (1, wire.VK_ACK_HAS_RANGES, 1, 0, 5000, 5, 0, 0)
+
+
+def test_the_delay_counts_from_when_the_packet_came_and_waiting_from_when_it_was_seen() -> None:
+    received = Received()
+    received.add(5, 10 * MS, came=7 * MS)
+    assert received.deadline() == 11 * MS
+    head = HEAD.unpack(received.write(11 * MS)[: HEAD.size])
+    assert head == (1, wire.VK_ACK_HAS_RANGES, 1, 0, 4000, 5, 0, 0)
 
 
 def test_without_ranges_an_acknowledgement_says_so() -> None:

@@ -64,14 +64,15 @@ class Recovery:
         for number in numbers:
             assert self.lib.rig_sent(self.it, space, number, size, self.now)
 
-    def ack(self, *numbers: int, space: int = 0, delay: int = 0, ce: int = 0) -> int:
+    def ack(self, *numbers: int, space: int = 0, delay: int = 0, ce: int = 0, late: int = 0) -> int:
         rows, below = b"", max(numbers) + 1
         for first, last in spans(set(numbers)):
             rows += struct.pack(">II", below - 1 - last, last - first + 1)
             below = first
         head = (space, 1, len(rows) // 8, 0, delay // 1000, max(numbers), ce, 0)
         payload = struct.pack(">BBBBIQIQ", *head) + rows
-        return int(self.lib.rig_ack(self.it, payload, len(payload), self.now))
+        came = self.now - late
+        return int(self.lib.rig_ack(self.it, payload, len(payload), came, self.now))
 
     def expire(self) -> tuple[int, int]:
         space = self.ffi.new("uint32_t *")
@@ -574,3 +575,11 @@ def test_any_history_goes_as_the_rfcs_pseudocode_has_it(seed: int, steps: int, b
         assert recovery.check() == SIZE * sum(len(model.flying(each)) for each in range(SPACES))
         assert recovery.rtt.smoothed_ns == model.srtt
         assert recovery.rtt.variance_ns == model.var
+
+
+def test_an_acknowledgement_that_waited_for_us_tells_of_the_path_alone() -> None:
+    recovery = Recovery()
+    recovery.send(1)
+    recovery.now += 5 * MS
+    assert not recovery.ack(1, late=3 * MS)
+    assert recovery.rtt.latest_ns == 2 * MS
