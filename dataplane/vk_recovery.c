@@ -22,6 +22,7 @@ struct harvest {
 	uint64_t acked_sent_ns; /* of the newest packet acknowledged */
 	uint64_t delivered; /* when that one was sent */
 	uint64_t delivered_ns;
+	uint64_t first_ns;
 	int app_limited;
 	int spurious;
 	uint64_t lost_bytes;
@@ -71,10 +72,11 @@ struct vk_sent_packet *vk_recovery_sent(struct vk_recovery *recovery, uint32_t s
 	if (!packet)
 		return NULL;
 	if (!recovery->in_flight) /* idle time is none of the path's */
-		recovery->delivered_ns = now_ns;
+		recovery->delivered_ns = recovery->first_ns = now_ns;
 	packet->sent_ns = now_ns;
 	packet->delivered = recovery->delivered;
 	packet->delivered_ns = recovery->delivered_ns;
+	packet->first_ns = recovery->first_ns;
 	packet->size = size;
 	packet->state = VK_SENT_FLYING;
 	packet->flags = (uint8_t)flags;
@@ -147,6 +149,7 @@ static void take_acked(struct vk_recovery *recovery, uint32_t space, uint64_t nu
 		harvest->acked_sent_ns = packet->sent_ns;
 		harvest->delivered = packet->delivered;
 		harvest->delivered_ns = packet->delivered_ns;
+		harvest->first_ns = packet->first_ns;
 		harvest->app_limited = packet->flags & VK_SENT_APP_LIMITED;
 	}
 	recovery->count.acked++;
@@ -269,6 +272,7 @@ static void tell_acked(struct vk_recovery *recovery, const struct vk_ack_view *a
 		       uint64_t now_ns)
 {
 	uint64_t span_ns = recovery->delivered_ns - harvest->delivered_ns;
+	uint64_t sent_ns = harvest->acked_sent_ns - harvest->first_ns;
 	struct vk_congestion_ack told = {
 		.now_ns = now_ns,
 		.bytes = harvest->acked_bytes,
@@ -281,6 +285,10 @@ static void tell_acked(struct vk_recovery *recovery, const struct vk_ack_view *a
 		.largest_number = ack->largest,
 	};
 
+	/* draft-cheng-iccrg-delivery-rate-estimation: "delivery_rate = min(send_rate, ack_rate)".
+	 * Acknowledgements that were held up come in a heap, and seem to be of a faster path. */
+	if (sent_ns > span_ns)
+		span_ns = sent_ns;
 	if (span_ns && span_ns >= recovery->rtt.min_ns)
 		told.rate =
 			(uint64_t)((unsigned __int128)(recovery->delivered - harvest->delivered) *
@@ -340,6 +348,8 @@ int vk_recovery_ack(struct vk_recovery *recovery, const struct vk_ack_view *ack,
 		sent->acked_next = ack->largest + 1 < sent->next ? ack->largest + 1 : sent->next;
 	walk(recovery, ack, &harvest, events);
 	detect(recovery, ack->space, came_ns, &harvest, events);
+	if (harvest.acked_sent_ns > recovery->first_ns)
+		recovery->first_ns = harvest.acked_sent_ns;
 	if (harvest.acked_bytes && came_ns > recovery->delivered_ns)
 		recovery->delivered_ns = came_ns;
 	if (harvest.spurious)

@@ -41,6 +41,7 @@ struct vk_recovery {
 	uint64_t critical; /* bytes in flight of packets with VK_SENT_CRITICAL */
 	uint64_t delivered; /* bytes acknowledged */
 	uint64_t delivered_ns;
+	uint64_t first_ns; /* when the newest packet acknowledged was sent */
 	uint64_t held_ns; /* when window or pacer last kept something from being sent */
 	uint32_t pto_count;
 	uint32_t threshold; /* packets: adapts to reordering */

@@ -43,11 +43,12 @@ struct vk_sent_packet {
 	uint64_t sent_ns;
 	uint64_t delivered; /* bytes acknowledged on the session when it was sent */
 	uint64_t delivered_ns; /* when they were */
+	uint64_t first_ns; /* when the newest packet of those was sent */
 	uint32_t size; /* bytes */
 	uint8_t state;
 	uint8_t flags;
 	uint8_t run_count;
-	uint8_t pad[17];
+	uint8_t pad[9];
 	struct vk_sent_run runs[VK_SENT_RUNS_MAX];
 };
 

@@ -583,3 +583,17 @@ def test_an_acknowledgement_that_waited_for_us_tells_of_the_path_alone() -> None
     recovery.now += 5 * MS
     assert not recovery.ack(1, late=3 * MS)
     assert recovery.rtt.latest_ns == 2 * MS
+
+
+def test_acknowledgements_that_were_held_up_show_no_faster_path_than_was_sent_to() -> None:
+    recovery, acked, rates = Recovery(), 0, []
+    for number in range(1, 61):  # one each 100 us, over a path of 1 ms
+        recovery.send(number)
+        came = number - 10 if number < 20 else 2 * (number - 25) if number >= 30 else acked
+        while acked < min(came, number - 10):
+            acked += 1
+            assert not recovery.ack(acked)
+            rates.append(recovery.it.ack.rate)
+        recovery.now += MS // 10
+    assert acked == 50
+    assert 0.9 * SIZE * 10_000 < max(rates) <= 1.1 * SIZE * 10_000
