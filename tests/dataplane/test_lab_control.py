@@ -102,7 +102,7 @@ def test_windows_do_not_grow_that_nobody_fills(lab: Lab, controller: int) -> Non
 def test_marks_keep_a_queue_from_overflowing(lab: Lab, controller: int) -> None:
     row = Scenario(
         limit_s=60,
-        link=Link(rate_mbps=100, delay_ms=5, buffer_bytes=400_000, mark_bytes=60_000),
+        link=Link(rate_mbps=100, delay_ms=5, buffer_bytes=400_000, mark_bytes=40_000),
         nodes=tuple(
             Node(name=name, params={"controller": controller, "window_bytes": 1 << 22})
             for name in ("left", "right")
