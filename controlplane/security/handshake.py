@@ -334,8 +334,8 @@ class Handshake:
 
     def _refused(self, body: bytes, now_ns: int) -> None:
         code = parse_failure(body)
-        anew = code is Failure.COOKIE and self.state in (State.KEYING, State.PROVING)
-        if anew and self._renewals < _RENEWALS_MAX:
+        again = code is Failure.COOKIE and self._renewals < _RENEWALS_MAX
+        if again and self.state in (State.KEYING, State.PROVING):
             self._renewals += 1
             self._forget()
             self._queue = []
