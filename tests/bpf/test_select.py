@@ -22,6 +22,7 @@ from valkyrie.dataplane.wire import PORT, Class
 SO_ATTACH_REUSEPORT_EBPF = 52  # asm-generic/socket.h
 SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104  # linux/udp.h
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+DISCARD = 9  # a port that nobody listens on
 STREAMS = {"critical": 0, "system": 7, "job": 700, "data": 7000, "logs": 70000}
 
 
@@ -79,6 +80,18 @@ def receiver(pair: tuple[Link, Link]) -> Iterator[Receiver]:
         made.close()
 
 
+def refused(probe: socket.socket) -> bool:
+    """Whether a host has answered that nobody listens there: so it is known where it is."""
+    try:
+        probe.send(b"")
+        probe.recv(1)
+    except BlockingIOError:
+        return False
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 class Sender:
     """Unconnected: a refused datagram is answered by ICMP, which a connected socket hears."""
 
@@ -87,6 +100,10 @@ class Sender:
         self.socket = a.host.socket(FAMILIES[version])
         self.target = (str((b.v4 if version == 4 else b.v6).ip), PORT)
         self.address = (a.v4 if version == 4 else a.v6).ip
+        with a.host.socket(FAMILIES[version]) as probe:
+            probe.connect((self.target[0], DISCARD))
+            probe.setblocking(False)
+            wait_until(partial(refused, probe), what="an answer of the other host")
 
     def send(self, data: bytes) -> None:
         self.socket.sendto(data, self.target)
