@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from valkyrie.dataplane.errors import ConfigError
 
+from . import wholefile
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
@@ -111,21 +113,7 @@ def edit(path: Path, change: Callable[[str], str]) -> None:
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
-        _replace(path, change(read(path)).encode())
-        os.fsync(folder)
+        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else _MODE
+        wholefile.write(path, change(read(path)).encode(), mode)
     finally:
         os.close(folder)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else _MODE
-    try:
-        with partial.open("xb") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

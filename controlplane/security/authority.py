@@ -8,7 +8,6 @@ revoked.pem  the signed list of what was revoked
 from __future__ import annotations
 
 import datetime as dt
-import os
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from valkyrie.controlplane import wholefile
 from valkyrie.dataplane.errors import ConfigError
 
 from .certificates import UNREADABLE, Authority, make_crl, make_root
@@ -46,17 +46,8 @@ def pem_of(chain: Iterable[x509.Certificate]) -> bytes:
 
 
 def write_public(path: Path, data: bytes) -> None:
-    """Put a file that anybody may read in the place of what was there, at once."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(partial, "xb") as file:
-            os.fchmod(file.fileno(), 0o644)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write a file that anybody may read, as ``wholefile.write`` does."""
+    wholefile.write(path, data, 0o644)
 
 
 def create(folder: Path, name: str, now: dt.datetime) -> Authority:

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from valkyrie.controlplane import wholefile
 from valkyrie.dataplane.errors import ConfigError
 
 from .identity import Identity
@@ -77,29 +78,8 @@ def _check_owner(path: Path, found: os.stat_result) -> None:
 
 
 def write_private(path: Path, data: bytes, *, replace: bool) -> None:
-    """Write a file for its owner only: whole and on the disk, or not at all.
-
-    Without ``replace`` FileExistsError is raised when there is one already.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                os.fchmod(file.fileno(), MODE)
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            if replace:
-                partial.replace(path)
-            else:
-                os.link(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    """Write a file for its owner only, as ``wholefile.write`` does."""
+    wholefile.write(path, data, MODE, replace=replace)
 
 
 def to_pem(identity: Identity) -> bytes:
