@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         StreamInUseError,
         StreamResetError,
         UnreachableError,
+        UntrustedError,
         WouldBlockError,
     )
     from valkyrie.dataplane.stream import Stream, SyncStream
@@ -51,6 +52,7 @@ __all__ = [
     "TransferError",
     "Type",
     "UnreachableError",
+    "UntrustedError",
     "ValkyrieError",
     "WouldBlockError",
     "__version__",
