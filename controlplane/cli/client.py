@@ -124,6 +124,14 @@ def columns(rows: list[dict[str, Any]]) -> Iterable[str]:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
+def print_rows(rows: list[dict[str, Any]], *, json: bool, none: str) -> None:
+    """Print rows as JSON or as a table; ``none`` says what no rows mean."""
+    if json:
+        print_json(rows)
+    for line in [] if json else columns(rows) if rows else [none]:
+        print(line)
+
+
 def plain(value: Any) -> str:
     """Return a value on one line; control characters of others' making do not reach a terminal."""
     if isinstance(value, bool):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from .client import JsonOption, ask, columns, print_json
+from .client import JsonOption, ask, print_json, print_rows
 from .exits import Exit, NotRunningError, message
 from .node import ConfigOption
 
@@ -110,13 +110,8 @@ def list_(*, config: ConfigOption = None, json: JsonOption = False) -> int:
         }
         for peer, known in zip(read.peers, credentials.pins(read), strict=True)
     ]
-    if json:
-        print_json(rows)
-    elif rows:
-        for line in columns(rows):
-            print(line)
-    else:
-        print("no peers: add one with `valkyrie peer add NAME ADDRESS FINGERPRINT`")
+    none = "no peers: add one with `valkyrie peer add NAME ADDRESS FINGERPRINT`"
+    print_rows(rows, json=json, none=none)
     return Exit.OK
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from .client import DEFAULT_NODE, JsonOption, NodeOption, ask, columns, print_json
+from .client import DEFAULT_NODE, JsonOption, NodeOption, ask, print_json, print_rows
 from .exits import Exit
 
 if TYPE_CHECKING:
@@ -19,13 +19,9 @@ def sessions(*, node: NodeOption = DEFAULT_NODE, json: JsonOption = False) -> in
 
     rows = ask(node, appsocket.Status()).document["sessions"]
     assert isinstance(rows, list)
-    if json:
-        print_json(rows)
-    elif rows:
-        for line in columns(rows):
-            print(line)
-    else:
-        print("no peers are configured: see [[peer]] in docs/CONFIGURATION.md")
+    print_rows(
+        rows, json=json, none="no peers are configured: see [[peer]] in docs/CONFIGURATION.md"
+    )
     return Exit.OK
 
 
