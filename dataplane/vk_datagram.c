@@ -300,12 +300,12 @@ int vk_datagram_add(struct vk_run *run, const struct vk_part *part, int alone)
 	uint32_t size = inner_size(part), payload = vk_fit_payload(run, part->peer);
 
 	if (room(open, part) < size) {
-		fill(open, part);
 		const struct vk_session *session = run->sessions[part->peer];
 		int company = feedback_due(run, part) &&
 			      VK_OUTER_SIZE + size + FEEDBACK_ROOM + VK_HEADER_SIZE + VK_AGG_ALIGN <
 				      payload;
 
+		fill(open, part);
 		/* Two of this size must fit, or sharing only costs a header. */
 		if (!company &&
 		    (alone || !session || !session->aggregate ||

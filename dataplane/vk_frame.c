@@ -17,7 +17,7 @@ static void take_ext(struct vk_frame *frame, const uint8_t *at, uint32_t kind)
 		return;
 	switch (kind) {
 	case VK_EXT_SESSION:
-		frame->epoch = at[2]; /* VK_SESSION_EPOCH_SHIFT */
+		frame->epoch = vk_get16(at + 2) >> VK_SESSION_EPOCH_SHIFT;
 		frame->space = at[3] >> VK_SESSION_SPACE_SHIFT;
 		frame->session = vk_get32(at + 4);
 		frame->number = vk_get64(at + 8);
@@ -77,7 +77,7 @@ int vk_frame_parse(struct vk_frame *frame, const uint8_t *data, uint32_t size, i
 	frame->flags = data[4];
 	frame->priority = data[5];
 	frame->trace = data[6];
-	ext = (uint32_t)data[7] * VK_EXT_WORD;
+	ext = vk_frame_head(data) - VK_HEADER_SIZE;
 	frame->stream = vk_get32(data + 8);
 	frame->length = vk_get32(data + 12);
 	frame->correlation = vk_get32(data + 16);

@@ -103,6 +103,22 @@ static inline uint8_t *vk_put_header(uint8_t *at, const struct vk_frame *frame, 
 	return at + VK_HEADER_SIZE;
 }
 
+/* vk_get16 reads 16 bits in network byte order, at any address. */
+static inline uint16_t vk_get16(const uint8_t *at)
+{
+	uint16_t value;
+
+	__builtin_memcpy(&value, at, sizeof value);
+	return __builtin_bswap16(value);
+}
+
+/* vk_frame_head returns the bytes in front of a frame's payload, by a header that is there. */
+static inline uint32_t vk_frame_head(const uint8_t *frame)
+{
+	return VK_HEADER_SIZE +
+	       frame[__builtin_offsetof(struct vk_header, ext)] * (uint32_t)VK_EXT_WORD;
+}
+
 /* vk_put_ext writes an extension's own header for a body of struct bytes in all. */
 static inline void vk_put_ext(uint8_t *at, uint8_t kind, uint32_t bytes, uint16_t arg)
 {

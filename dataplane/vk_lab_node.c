@@ -65,16 +65,11 @@ void vk_lab_node_free(struct vk_lab *lab, uint32_t number)
 			munmap(node->boot->slots[i].region_a, MAP_SIZE);
 	}
 	free(node->boot);
-	if (node->state)
-		munmap(node->state, sizeof *node->state);
-	if (node->work)
-		munmap(node->work, sizeof *node->work);
-	if (node->counters)
-		munmap(node->counters, sizeof *node->counters);
-	if (node->secrets)
-		munmap(node->secrets, sizeof *node->secrets);
-	if (node->flows)
-		munmap(node->flows, VK_FLOWS_MAX * sizeof *node->flows);
+	vk_pages_unmap(node->state, sizeof *node->state);
+	vk_pages_unmap(node->work, sizeof *node->work);
+	vk_pages_unmap(node->counters, sizeof *node->counters);
+	vk_pages_unmap(node->secrets, sizeof *node->secrets);
+	vk_pages_unmap(node->flows, VK_FLOWS_MAX * sizeof *node->flows);
 	node->boot = NULL;
 }
 

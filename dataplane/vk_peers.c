@@ -103,22 +103,19 @@ static void adopt_session(struct vk_run *run, uint32_t peer)
 	vk_flows_retell(run, peer);
 }
 
-/* Packet numbers and streams belong to one peer: a row that names another one starts anew. */
+/* Streams belong to one peer: those of a row that names another one are gone. */
 static void adopt_numbers(struct vk_run *run, uint32_t peer)
 {
 	struct vk_packet *packet = &run->work->packets[peer];
 	uint32_t code = run->peers[peer].end_code;
-	uint64_t next[4], seen[4];
 
 	if (packet->peer_generation == run->peers[peer].generation)
 		return;
-	memcpy(next, packet->tx_number, sizeof next);
-	memcpy(seen, packet->rx_number, sizeof seen);
 	vk_flows_close_peer(run, peer, code ? code : VK_CODE_NO_PEER);
 	/* Numbers go on for ever: a nonce is made of them. */
-	*packet = (struct vk_packet){ .rx_session = packet->rx_session };
-	memcpy(packet->tx_number, next, sizeof next);
-	memcpy(packet->rx_number, seen, sizeof seen);
+	memset(packet->rx_packets, 0, sizeof packet->rx_packets);
+	packet->heard_ns = packet->rtt_ns = 0;
+	packet->flying = packet->streams = 0;
 	packet->peer_generation = run->peers[peer].generation;
 }
 

@@ -50,7 +50,7 @@ int vk_sealing_ready(struct vk_run *run, struct vk_session *session)
 uint32_t vk_sealing_seal(struct vk_session *session, uint32_t space, uint64_t number, uint8_t *data,
 			 const uint8_t *from, uint32_t size)
 {
-	uint32_t head = VK_HEADER_SIZE + (uint32_t)data[7] * VK_EXT_WORD;
+	uint32_t head = vk_frame_head(data);
 
 	if (!session->keyring.cipher) {
 		if (from != data + head && size > head)

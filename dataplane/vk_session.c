@@ -495,7 +495,8 @@ void vk_session_send_all(struct vk_run *run)
 
 /* ---- Acknowledgements and timers ---- */
 
-static void send_ack(struct vk_run *run, struct vk_session *session, uint32_t space)
+void vk_session_ack(struct vk_run *run, struct vk_session *session, uint32_t space,
+		    struct vk_received *received, uint8_t flags)
 {
 	uint8_t payload[sizeof(struct vk_ack) + VK_ACK_RANGES_MAX * sizeof(struct vk_ack_range)];
 	struct vk_part part = {
@@ -507,9 +508,9 @@ static void send_ack(struct vk_run *run, struct vk_session *session, uint32_t sp
 	};
 
 	part.frame.priority = vk_priority_lowest(part.class);
-	part.size = vk_received_write(&session->received[space], space, payload, sizeof payload,
-				      run->now_ns);
-	if (part.size && vk_datagram_add(run, &part, 1))
+	part.size = vk_received_write(received, space, payload, sizeof payload, run->now_ns);
+	payload[offsetof(struct vk_ack, flags)] |= flags;
+	if (vk_datagram_add(run, &part, 1))
 		vk_count_row(run, part.class)[VK_TX_CONTROL]++;
 }
 
@@ -526,7 +527,7 @@ static void end_turn(struct vk_run *run, struct vk_session *session)
 		uint64_t ack_ns;
 
 		if (vk_received_due(received, VK_ACK_EVERY, delay_ns, run->now_ns))
-			send_ack(run, session, s);
+			vk_session_ack(run, session, s, received, 0);
 		ack_ns = vk_received_deadline(received, delay_ns);
 		if (ack_ns < due_ns)
 			due_ns = ack_ns;

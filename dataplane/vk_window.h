@@ -61,17 +61,5 @@ static inline uint64_t vk_window_limit(const struct vk_window *window, uint64_t 
 {
 	return base + window->size;
 }
-
-/* vk_window_worth says whether a limit has moved enough for a frame. */
-static inline int vk_window_worth(const struct vk_window *window, uint64_t limit, uint64_t told)
-{
-	return limit > told && limit - told >= window->size / VK_WINDOW_TELL;
-}
-
-/* vk_window_available returns the bytes that may still come. */
-static inline uint64_t vk_window_available(uint64_t limit, uint64_t spent)
-{
-	return limit > spent ? limit - spent : 0;
-}
 #endif
 #endif

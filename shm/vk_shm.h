@@ -23,7 +23,7 @@
 
 enum vk_shm_const {
 	VK_SHM_MAGIC = 0x4d534b56,
-	VK_SHM_ABI = 1,
+	VK_SHM_ABI = 2,
 	VK_SHM_PAGE = 4096,
 	VK_RINGS_MAX = 8,
 	VK_RECORD_ALIGN = 8,
