@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.dataplane.native import library
+from valkyrie.controlplane.settings import Classes
 from valkyrie.dataplane.wire import Class
 
 ALL, BUDGET, RATE, PATH, GONE = range(5)
-QUANTA = {Class.SYSTEM: 80_000, Class.JOB: 12_000, Class.DATA: 3200, Class.LOGS: 4800}
-SHARING = list(QUANTA)
+SHARING = [Class.SYSTEM, Class.JOB, Class.DATA, Class.LOGS]
+QUANTA = {klass: getattr(Classes(), klass.name.lower()).quantum_bytes for klass in SHARING}
+"""Those of a node whose configuration says nothing about it."""
 SECOND = 1_000_000_000
 
 
@@ -96,6 +98,20 @@ def test_classes_share_by_their_quanta_however_little_the_path_takes(room: int, 
     for klass, sent in by_class(senders).items():
         wanted = QUANTA[klass] / sum(QUANTA.values())
         assert abs(sent / total - wanted) < 0.05 * wanted + 0.005, klass
+
+
+@pytest.mark.parametrize("room", [1500, 9000, 1 << 40])
+@pytest.mark.parametrize("size", [100, 1400, 60_000])
+def test_by_default_a_class_gets_at_least_four_times_as_much_as_logs(room: int, size: int) -> None:
+    for klass in (Class.SYSTEM, Class.JOB, Class.DATA):
+        senders = Senders()
+        for app, of in enumerate((klass, Class.LOGS)):
+            senders.add(app)
+            senders.endless[app, of] = size
+        senders.crowded(20_000_000 // min(room + size, 131_072), room + size)
+        share = by_class(senders)
+        assert share[Class.LOGS] > 0, klass
+        assert share[klass] > 3.9 * share[Class.LOGS], klass
 
 
 def test_a_class_with_many_applications_gets_no_more_than_one_with_a_single() -> None:
