@@ -378,11 +378,12 @@ struct vk_terms {
 	uint32_t window_start; /* bytes that a stream may be sent before its first credit */
 	uint32_t session_window_high; /* bytes that all streams together may be sent at first */
 	uint32_t session_window_low;
-	uint32_t streams_max; /* open at a time */
+	uint32_t streams_max; /* open at a time, whoever opened them; 0 = any */
 	uint32_t ack_delay_e_us; /* how long an acknowledgement may wait, by enum vk_space */
 	uint32_t ack_delay_b_us;
 	uint32_t ack_delay_l_us;
-	uint32_t keepalive_ms; /* silence after which the sender asks whether the other lives */
+	uint32_t keepalive_ms; /* silence after which the sender would ask whether the other lives:
+				* both do after the shorter one; 0 = not said */
 };
 
 /* Payload of ERROR: `subject` is the session that it is about. */

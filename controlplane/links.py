@@ -119,6 +119,7 @@ class Links:
             limits=Limits(
                 payload_max=self._payload_max,
                 session_window=self._config.transport.session_bytes,
+                streams_max=self._config.transport.streams_max,
                 ack_delay_e_us=delay_us,
                 ack_delay_b_us=delay_us,
                 ack_delay_l_us=delay_us,
@@ -229,7 +230,7 @@ class Links:
             return
         session, now_ns = self.sessions[index], time.monotonic_ns()
         session.terms = self._terms(self._config.peers[index], wan=not direct)
-        session.liveness.patience = session.terms.patience
+        session.agree()
         session.nudge(now_ns)
         self._stir.set()
 
@@ -323,7 +324,7 @@ class Links:
                 "rtt_us": round(rtt_ns / 1000, 1) if rtt_ns else None,
                 "silent_ms": round((now_ns - session.liveness.heard_ns) / 1e6, 1),
                 "streams": int(seen.streams),
-                "keepalive_ms": session.terms.patience.interval_ns // _MS,
+                "keepalive_ms": session.liveness.patience.interval_ns // _MS,
                 "epoch": max(self._epochs(index, link)) if link.protection.keyed else None,
                 **_protection(link.protection, now_ns),
             }

@@ -7,13 +7,17 @@ they keep a NAT's entry alive and many nodes do not ask in step. Time is an argu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 WAN_JITTER = 0.25
 """Of the interval, either way: 20 s become 15 to 25 s."""
+INTERVAL_MIN_NS = 10_000_000
+"""No peer has questions asked more often than this."""
 _WAN_AGAIN_NS = 2_000_000_000
-"""A question on a WAN that was not answered is asked again so soon."""
+"""A question on a WAN that was not answered is asked again so soon ..."""
+_WAN_AGAIN_MIN_NS = 1_000_000_000
+"""... and no sooner, though the peer, which may take the path for a LAN, is in a hurry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,16 @@ class Patience:
     interval_ns: int
     tries: int = 3
     wan: bool = False
+
+    def beside(self, theirs_ns: int) -> Patience:
+        """Return what holds beside a peer that asks after another time; 0 = it has not said.
+
+        RFC 9000, 10.1: "each endpoint advertises a max_idle_timeout, but the effective value at an
+        endpoint is computed as the minimum of the two advertised values".
+        """
+        if not theirs_ns:
+            return self
+        return replace(self, interval_ns=min(self.interval_ns, max(theirs_ns, INTERVAL_MIN_NS)))
 
 
 class Verdict(Enum):
@@ -80,7 +94,9 @@ class Liveness:
             return Verdict.DEAD
         self._asked += 1
         again_ns = self.patience.interval_ns
-        self._due_ns = now_ns + (min(again_ns, _WAN_AGAIN_NS) if self.patience.wan else again_ns)
+        if self.patience.wan:
+            again_ns = max(min(again_ns, _WAN_AGAIN_NS), _WAN_AGAIN_MIN_NS)
+        self._due_ns = now_ns + again_ns
         return Verdict.ASK
 
     def deadline_ns(self) -> int | None:

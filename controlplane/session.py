@@ -169,9 +169,15 @@ class Session:
             ends_ns = now_ns + ZERO_TRUST_LIFETIME_NS
             link = replace(link, protection=replace(link.protection, ends_ns=ends_ns))
         self.link = link
+        self.agree()
         self.liveness.hear(now_ns)
         if not link.asked:
             self._bear(now_ns)
+
+    def agree(self) -> None:
+        """Ask the peer as our terms and its own say together, from now on."""
+        theirs_ms = self.link.limits.keepalive_ms if self.link is not None else 0
+        self.liveness.patience = self.terms.patience.beside(theirs_ms * _MS)
 
     def _bear(self, now_ns: int) -> None:
         """Bear with the peer's silence for as long as a handshake may take."""
@@ -471,6 +477,7 @@ class Session:
             share = _RENEW_SHARE + _RENEW_JITTER * self._entropy(1)[0] / 255
             self._renew_ns = now_ns + int(event.lifetime_ns * share)
         self._asked.clear()
+        self.agree()
         self.liveness.hear(now_ns)
         told = self.handing.join(local, theirs)
         self._patient_ns = 0

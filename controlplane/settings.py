@@ -325,6 +325,15 @@ class Transport(Settings, frozen=True, kw_only=True):
             " One of its applications gets as much of it as it leaves to the others.",
         ),
     ] = 16_777_216
+    streams_max: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=lib.VK_FLOWS_MAX,
+            description="Streams that may be open with one peer at a time, whoever opened them. The"
+            " smaller number of both nodes holds.",
+        ),
+    ] = lib.VK_FLOWS_MAX
 
 
 class Session(Settings, frozen=True, kw_only=True):
@@ -363,7 +372,7 @@ class Session(Settings, frozen=True, kw_only=True):
             ge=10,
             le=60_000,
             description="On a LAN: a peer that is silent for this long while streams are open is"
-            " asked whether it lives.",
+            " asked whether it lives. The shorter time of both nodes holds.",
         ),
     ] = 100
     keepalive_wan_ms: Annotated[

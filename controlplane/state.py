@@ -106,6 +106,7 @@ class State:
             row.controller = get_args(Controller).index(transport.controller)
             row.ack_delay_us = transport.ack_delay_us
             row.window_bytes = transport.window_bytes
+            row.streams_max = transport.streams_max
             row.memory_kib = transport.memory_bytes // 1024
             row.rotate_ms = security.rotate_s * 1000
             for klass in Class:
@@ -164,6 +165,8 @@ class State:
             row.ack_delay_us = min(link.limits.ack_delay_us, _ACK_DELAY_MAX_US)
             row.window_start = link.limits.window_start
             row.session_window = link.limits.session_window
+            row.streams_max = link.limits.streams_max
+            row.keepalive_ms = link.limits.keepalive_ms
             row.takes = link.limits.payload_max
             row.refuse = 0
             row.token_classes = told.classes if told is not None else 0
@@ -212,6 +215,8 @@ class State:
             payload_max=row.takes,
             window_start=row.window_start,
             session_window=row.session_window,
+            streams_max=row.streams_max,
+            keepalive_ms=row.keepalive_ms,
             ack_delay_e_us=row.ack_delay_us,
         )
         return Link(

@@ -156,10 +156,12 @@ class Limits:
     session_window: int = 0
     """Bytes that may be sent on all streams that were never told a limit; 0 = no limit."""
     streams_max: int = lib.VK_FLOWS_MAX
+    """Streams open at a time; 0 = any."""
     ack_delay_e_us: int = 1000
     ack_delay_b_us: int = 1000
     ack_delay_l_us: int = 1000
     keepalive_ms: int = 0
+    """Silence after which questions are asked; 0 = not said."""
     capabilities: int = lib.VK_CAPABILITY_RELIABLE
     required: int = lib.VK_CAPABILITY_RELIABLE
 

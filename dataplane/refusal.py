@@ -59,7 +59,7 @@ class StreamUnknownError(RefusedError):
 
 
 class StreamsFullError(RefusedError):
-    """A table of streams is full: close some."""
+    """So many streams are open as the node, or its peer, takes at a time: close some."""
 
 
 class ApplicationGoneError(RefusedError):

@@ -35,6 +35,7 @@ static const struct vk_params safe_params = {
 	.memory_kib = 256 << 10,
 	.rotate_ms = VK_ROTATE_MS,
 	.rotate_packets = VK_ROTATE_PACKETS_MAX,
+	.streams_max = VK_FLOWS_MAX,
 };
 
 const struct vk_params *vk_engine_params(void)
@@ -74,6 +75,7 @@ static void take_params(struct vk_run *run)
 	params.memory_kib = clamp(params.memory_kib, 1 << 10, 1u << 30);
 	params.reassembly_bytes = clamp(params.reassembly_bytes, 1 << 17, 1u << 30);
 	params.rotate_ms = at_most(params.rotate_ms, VK_ROTATE_MS);
+	params.streams_max = clamp(params.streams_max, 1, VK_FLOWS_MAX);
 	params.rotate_packets = at_most(params.rotate_packets, VK_ROTATE_PACKETS_MAX);
 	run->params = params;
 	vk_credit_tune(run);

@@ -54,6 +54,44 @@ static void rebuild_index(struct vk_run *run)
 	}
 }
 
+/* A stream counts until its peer cannot but know that it is over. Before, when both directions have
+ * ended or it was reset here, it counts when we open another one, and not when the peer does. */
+static void count(struct vk_run *run, const struct vk_flow *flow)
+{
+	run->flows[vk_flow_number(run, flow)].counted = 1;
+	run->pools[flow->peer].streams++;
+}
+
+static void count_ending(struct vk_run *run, const struct vk_flow *flow)
+{
+	struct vk_flow_run *own = &run->flows[vk_flow_number(run, flow)];
+
+	if (own->counted && !own->ending) {
+		own->ending = 1;
+		run->pools[flow->peer].ending++;
+	}
+}
+
+static void count_no_more(struct vk_run *run, const struct vk_flow *flow)
+{
+	struct vk_flow_run *own = &run->flows[vk_flow_number(run, flow)];
+
+	run->pools[flow->peer].streams -= own->counted;
+	run->pools[flow->peer].ending -= own->ending;
+	own->counted = own->ending = 0;
+}
+
+/* Whether one more may be open: one that we ask for as both take, one of the peer's as we do. */
+static int room(const struct vk_run *run, uint32_t peer, int ours)
+{
+	const struct vk_pool *pool = &run->pools[peer];
+	uint32_t theirs = run->peers[peer].streams_max;
+
+	if (!ours)
+		return pool->streams - pool->ending < run->params.streams_max;
+	return pool->streams < run->params.streams_max && (!theirs || pool->streams < theirs);
+}
+
 /* Of messages that a worker before this one began to receive. */
 static void count_landed(struct vk_run *run)
 {
@@ -112,6 +150,10 @@ void vk_flows_load(struct vk_run *run)
 
 		if (flow->state == VK_ROW_FREE)
 			continue;
+		if (flow->peer < VK_PEERS_MAX)
+			count(run, flow);
+		if (flow->peer < VK_PEERS_MAX && flow->state == VK_ROW_CLOSING)
+			count_ending(run, flow);
 		slot = flow->app < VK_APPS_MAX ? &run->slots[flow->app] : NULL;
 		if (!slot || flow->peer >= VK_PEERS_MAX ||
 		    run->peers[flow->peer].generation != flow->peer_generation ||
@@ -210,7 +252,7 @@ static void forget(struct vk_flow_run *own)
 struct vk_flow *vk_flows_open(struct vk_run *run, uint32_t peer, uint32_t stream, uint32_t slot,
 			      uint32_t token, int opener)
 {
-	struct vk_flow *flow = take_free(run);
+	struct vk_flow *flow = room(run, peer, opener) ? take_free(run) : NULL;
 	uint32_t number;
 
 	if (!flow)
@@ -233,6 +275,7 @@ struct vk_flow *vk_flows_open(struct vk_run *run, uint32_t peer, uint32_t stream
 		.opener = opener != 0,
 		.token = token,
 	};
+	count(run, flow);
 	vk_credit_open(run, flow);
 	meet(run, flow);
 	VK_STORE_RELEASE(&flow->state, VK_ROW_LIVE);
@@ -249,6 +292,7 @@ void vk_flows_close(struct vk_run *run, struct vk_flow *flow)
 {
 	uint32_t number = vk_flow_number(run, flow), at = bucket_of(flow->peer, flow->stream);
 
+	count_no_more(run, flow);
 	vk_credit_close(run, flow);
 	vk_content_forget(run, flow);
 	if (run->reassembly)
@@ -278,6 +322,7 @@ void vk_flows_end(struct vk_run *run, struct vk_flow *flow, uint32_t code)
 	}
 	vk_credit_close(run, flow);
 	vk_content_forget(run, flow);
+	count_ending(run, flow);
 	VK_STORE_RELEASE(&flow->state, VK_ROW_CLOSING);
 	run->flows[vk_flow_number(run, flow)].code = code;
 	vk_session_owe(run, flow, VK_OWE_RESET);
@@ -378,8 +423,12 @@ void vk_flows_settle(struct vk_run *run, struct vk_flow *flow)
 	uint32_t number = vk_flow_number(run, flow);
 	const struct vk_flow_run *own = &run->flows[number];
 
-	if (flow->state != VK_ROW_LIVE || !vk_flows_ended(flow) || own->unacked || own->held_count)
+	if (flow->state != VK_ROW_LIVE || !vk_flows_ended(flow))
 		return;
+	count_ending(run, flow);
+	if (own->unacked || own->held_count)
+		return;
+	count_no_more(run, flow);
 	vk_credit_close(run, flow);
 	VK_STORE_RELEASE(&flow->state, VK_ROW_CLOSING);
 	linger(run, number, flow->generation);

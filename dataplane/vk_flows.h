@@ -27,7 +27,8 @@ void vk_flows_retell(struct vk_run *run, uint32_t peer);
 /* vk_flows_find returns the flow of (peer, stream), live or closing, or NULL. */
 struct vk_flow *vk_flows_find(struct vk_run *run, uint32_t peer, uint32_t stream);
 
-/* vk_flows_open makes a flow; NULL when the table is full. Published last (release). */
+/* vk_flows_open makes a flow; NULL when the table is full, or so many with the peer are open as it
+ * takes (`opener`: we ask for it) or as we take. Published last (release). */
 struct vk_flow *vk_flows_open(struct vk_run *run, uint32_t peer, uint32_t stream, uint32_t slot,
 			      uint32_t token, int opener);
 

@@ -175,6 +175,7 @@ int vk_out_close(struct vk_run *run, const struct vk_out *out, uint32_t entry, i
 		return 0;
 	/* Not before: the next worker would refuse what is held in front of it. */
 	out->flow->closed |= VK_CLOSED_HERE;
+	vk_flows_settle(run, out->flow);
 	vk_count_row(run, out->ring)[VK_TX_CONTROL]++;
 	return 1;
 }

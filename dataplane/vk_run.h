@@ -75,6 +75,8 @@ struct vk_flow_run {
 	uint8_t pooled; /* the peer never told a limit of it */
 	uint8_t telling; /* it is in its slot's list */
 	uint32_t tell_next; /* flow + 1 behind it there */
+	uint8_t counted; /* in its pool's streams */
+	uint8_t ending; /* in its pool's ending, too */
 	uint8_t waiting; /* it is in its pool's list */
 	uint32_t wait_next; /* flow + 1 behind it there */
 	uint32_t quiet; /* bytes consumed that its peer knows nothing of */
@@ -93,6 +95,8 @@ struct vk_pool {
 	uint64_t held; /* bytes of records that streams to it hold */
 	uint32_t first; /* flow + 1 of the list of those that wait for the pool */
 	uint32_t last;
+	uint32_t streams; /* open with it, as far as we can know that it knows */
+	uint32_t ending; /* of these, those that it may have forgotten already */
 };
 
 /* A flow whose both directions have ended. */

@@ -206,6 +206,8 @@ struct vk_peer {
 	uint32_t ack_delay_us; /* how long the peer may hold back an acknowledgement */
 	uint32_t window_start; /* bytes that the peer lets every stream begin with */
 	uint64_t session_window; /* bytes on streams that it never told a limit of; 0 = any */
+	uint32_t streams_max; /* streams that it has with us at a time; 0 = any */
+	uint32_t keepalive_ms; /* the silence after which it asks; 0 = it has not said */
 	uint8_t token[VK_TOKEN_BYTES]; /* the extension, as the peer gave it for this session */
 };
 
@@ -250,6 +252,7 @@ struct vk_params {
 	uint32_t memory_kib; /* that all streams may be ahead of theirs, beyond VK_WINDOW_START */
 	uint32_t rotate_ms; /* a key seals no new frame after that, if the next one can */
 	uint32_t rotate_packets; /* the same; 0 of either: as long as is safe */
+	uint32_t streams_max; /* streams with one peer at a time */
 };
 
 /* What differs from vk_params for the session with one peer; 0 = nothing. Seqlocked. */

@@ -19,7 +19,12 @@ from tests.lab import SLOWNESS, Lab, wait_until
 from tests.nodes import NodeUnderTest, make_node, make_pair, make_secure_pair, running
 from valkyrie.controlplane.security.identity_file import load_or_make
 from valkyrie.dataplane import appsocket, lib
-from valkyrie.dataplane.refusal import StreamResetError, UnreachableError, UntrustedError
+from valkyrie.dataplane.refusal import (
+    StreamResetError,
+    StreamsFullError,
+    UnreachableError,
+    UntrustedError,
+)
 
 Pair = tuple[NodeUnderTest, NodeUnderTest]
 
@@ -166,6 +171,40 @@ def test_the_streams_of_a_dead_peer_end_and_it_is_found_again(lab: Lab, tmp_path
         assert caught.value.code == lib.VK_CODE_UNREACHABLE
         assert 0.2 < time.monotonic() - began < 1.0 * SLOWNESS
         wait_until(lambda: joined(a, b), 10.0, "both have joined again")
+
+
+def test_a_peers_limit_of_streams_and_its_keepalive_hold_here_too(lab: Lab, tmp_path: Path) -> None:
+    a, b = make_pair(lab, tmp_path, extra="[session]\nkeepalive_ms = 60000\n")
+    terms = "[session]\nkeepalive_ms = 700\n[transport]\nstreams_max = 2\n"
+    b.config.write_text(b.config.read_text().replace("[session]\nkeepalive_ms = 60000\n", terms))
+    with (
+        running(a, b),
+        valkyrie.attach_sync(a.socket) as one,
+        valkyrie.attach_sync(b.socket) as other,
+        other.listen("echo") as service,
+    ):
+        peer = one.connect("b")
+        opened = [peer.open("echo", stream=1000 + each) for each in range(2)]
+        accepted = [service.accept(timeout=5) for _ in range(2)]
+        assert [session(node)["keepalive_ms"] for node in (a, b)] == [700, 700]
+        for limited in (peer, other.connect("a")):
+            with pytest.raises(StreamsFullError):
+                limited.open("echo", stream=1002)
+        assert session(b)["streams"] == 2
+        opened[0].close()
+        accepted[0].close()
+
+        def has_room() -> bool:
+            try:
+                peer.open("echo", stream=1003).send(b"again")
+            except StreamsFullError:
+                return False
+            return True
+
+        wait_until(has_room, 5.0, "the stream that ended makes room")
+        message = service.accept(timeout=5).recv(timeout=5)
+        assert message is not None
+        assert message.payload == b"again"
 
 
 def freeze(node: NodeUnderTest, number: signal.Signals) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from valkyrie.controlplane.liveness import Liveness, Patience, Verdict
+from valkyrie.controlplane.liveness import INTERVAL_MIN_NS, Liveness, Patience, Verdict
 
 
 def test_questions_and_death_come_when_the_table_says() -> None:
@@ -46,3 +46,21 @@ def test_a_standstill_of_ours_does_not_kill_the_peer() -> None:
     live.expect(0, expecting=True)
     assert live.look(1_000_000) is Verdict.ASK
     assert live.look(1_000_050) is Verdict.NOTHING
+
+
+def test_the_shorter_time_of_both_sides_holds() -> None:
+    second = 1_000_000_000
+    ours = Patience(20 * second, wan=True)
+    assert ours.beside(5 * second) == Patience(5 * second, wan=True)
+    assert ours.beside(60 * second) == ours.beside(0) == ours
+    assert Patience(second).beside(1).interval_ns == INTERVAL_MIN_NS
+
+
+def test_a_peer_in_a_hurry_does_not_make_a_wan_seem_dead() -> None:
+    second = 1_000_000_000
+    live = Liveness(Patience(20 * second, wan=True).beside(second // 10), 0)
+    live.expect(0, expecting=True)
+    looks = [(now, live.look(now)) for now in range(0, 3 * second, second // 20)]
+    asked = [now for now, verdict in looks if verdict is not Verdict.NOTHING]
+    assert [now - asked[0] for now in asked] == [0, second, 2 * second]
+    assert live.look(asked[0] + 3 * second) is Verdict.DEAD

@@ -17,6 +17,7 @@ from valkyrie.controlplane.protection import Protection
 from valkyrie.controlplane.security.modes import Mode
 from valkyrie.controlplane.session import State
 from valkyrie.controlplane.sessions import Place
+from valkyrie.dataplane.control import Limits
 from valkyrie.dataplane.wire import Code
 
 MODES = (Mode.PLAINTEXT, Mode.NOISE, Mode.POST_QUANTUM)
@@ -139,6 +140,24 @@ def test_a_silent_peer_is_dead_within_the_lan_time() -> None:
     meeting.run(450 * MS)
     assert meeting.a.sessions[PEER].link is None
     assert meeting.a.ended == [Code.UNREACHABLE]
+
+
+@pytest.mark.parametrize(("ours", "theirs", "ends_ms"), [(500, 100, 450), (100, 500, 450)])
+def test_the_shorter_keepalive_of_both_holds_on_both(ours: int, theirs: int, ends_ms: int) -> None:
+    meeting = Meeting()
+    for side, ms in ((meeting.a, ours), (meeting.b, theirs)):
+        session = side.sessions[PEER]
+        session.terms = replace(
+            session.terms, limits=Limits(keepalive_ms=ms), patience=Patience(ms * MS)
+        )
+    meeting.want("a")
+    meeting.run(50 * MS)
+    meeting.agree()
+    meeting.cut = True
+    for side in (meeting.a, meeting.b):
+        side.sessions[PEER].expect(meeting.now_ns, expecting=True)
+    meeting.run(ends_ms * MS)
+    assert meeting.a.ended == meeting.b.ended == [Code.UNREACHABLE]
 
 
 def test_nobody_is_asked_while_nothing_is_at_stake() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.dataplane.rig import Rig, rig_of
+from tests.dataplane.rig import Rig, Stream, rig_of
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.wire import Class, Gauge
 
@@ -193,6 +193,64 @@ def test_both_sides_closing_leave_no_flow(rig: Rig) -> None:
         rig.take(1, 0, Class.DATA)
         rig.take(0, 0, Class.DATA)
     assert rig.gauge(0, Gauge.FLOWS_OPEN) == rig.gauge(1, Gauge.FLOWS_OPEN) == 0
+
+
+def outcomes(rig: Rig, streams: range) -> list[int]:
+    """Ask for streams and return the codes of the answers, in order."""
+    tokens = [rig.ask_open(0, 0, stream, "svc") for stream in streams]
+    rig.settle()
+    codes = {each.correlation: each.code for each in rig.take(0, 0, Class.DATA)}
+    return [codes[token] for token in tokens]
+
+
+@pytest.mark.parametrize("by", ["the peer's word", "the peer's refusal"])
+def test_no_more_streams_are_open_at_a_time_than_a_peer_takes(rig: Rig, by: str) -> None:
+    if by == "the peer's word":
+        rig.ask("join", 0, 1, 3)
+    else:
+        rig.ask("param", 1, "streams_max", 3)
+    full = lib.VK_CODE_STREAMS_FULL
+    assert outcomes(rig, range(1000, 1005)) == [0, 0, 0, full, full]
+    asked = sum(each.kind == OPEN for each in rig.take(1, 0, Class.DATA))
+    assert asked == rig.gauge(1, Gauge.FLOWS_OPEN) == 3
+
+
+def answered(rig: Rig, token: int) -> int | None:
+    """Return the code that an OPEN was answered with, if it was."""
+    for record in rig.take(0, 0, Class.DATA):
+        if record.kind == OPENED and record.correlation == token:
+            return record.code
+    return None
+
+
+@pytest.mark.parametrize("loss", [0, 300])
+def test_where_there_is_room_for_a_stream_again_its_peer_has_room_too(rig: Rig, loss: int) -> None:
+    rig.ask("join", 0, 1, 1)
+    rig.ask("param", 1, "streams_max", 1)
+    rig.exchange(2)
+    ours = rig.open(0, 0, 1000, "svc")
+    theirs = rig.accept(1, 0, Class.DATA)
+    for stream in range(1001, 1061):
+        rig.net(loss=loss, seed=stream)
+        first, last = (ours, theirs) if stream % 2 else (theirs, ours)
+        rig.put(first, 0, 0, kind=CLOSE)
+        rig.exchange(stream % 5)
+        rig.put(last, 0, 0, kind=CLOSE if stream % 3 else RESET)
+        code: int | None = lib.VK_CODE_STREAMS_FULL
+        while code == lib.VK_CODE_STREAMS_FULL:  # by our own count: nothing is sent for it
+            rig.wait(0.001)
+            rig.exchange(1)
+            token = rig.ask_open(0, 0, stream, "svc")
+            rig.turn(0)
+            code = answered(rig, token)
+        assert code is None
+        rig.net()
+        rig.settle()
+        (opened,) = [each for each in rig.take(0, 0, Class.DATA) if each.kind == OPENED]
+        assert opened.code == 0
+        ours = Stream(0, 0, opened.flow, opened.generation, stream)
+        found = [each for each in rig.take(1, 0, Class.DATA) if each.kind == OPEN]
+        theirs = Stream(1, 0, found[0].flow, found[0].generation, stream)
 
 
 def test_a_stream_opened_anew_ends_what_the_peer_forgot(rig: Rig) -> None:

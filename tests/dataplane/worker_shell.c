@@ -283,6 +283,8 @@ static void do_param(void)
 		params->stamp = (uint32_t)argument[1];
 	else if (!strcmp(word, "reassembly_bytes"))
 		params->reassembly_bytes = (uint32_t)argument[1];
+	else if (!strcmp(word, "streams_max")) /* what we take, ... */
+		params->streams_max = (uint32_t)argument[1];
 	else if (!strcmp(word, "quantum"))
 		params->quantum_bytes[argument[1]] = (uint32_t)argument[2];
 	rig_now_ns += VK_TICK_NS; /* it takes effect with the next tick */
@@ -300,13 +302,14 @@ static void do_peer(void)
 	printf("1\n");
 }
 
-/* join node joined: the handshake with the peer came to its end, or the peer left */
+/* join node joined streams_max: the handshake with the peer came to its end, or the peer left */
 static void do_join(void)
 {
 	struct vk_state *state = rig_nodes[argument[0]].state;
 
 	state->peers[0].sequence += 2;
 	state->peers[0].joined = argument[1] != 0;
+	state->peers[0].streams_max = (uint32_t)argument[2];
 	vk_peer_news(state, 0);
 	printf("1\n");
 }
