@@ -21,6 +21,7 @@ from valkyrie.controlplane import config
 from valkyrie.controlplane.messages import Kind, Message
 from valkyrie.controlplane.security.certificates import issue, make_root
 from valkyrie.controlplane.security.fingerprint import parse_fingerprint
+from valkyrie.controlplane.security.identity_file import of_pem, to_pem
 from valkyrie.controlplane.security.tls_files import parse_chain
 from valkyrie.controlplane.security.token_file import parse_secrets, to_word
 from valkyrie.dataplane.errors import ConfigError
@@ -73,7 +74,12 @@ class Reader:
     refuses: type[Exception] = ConfigError
 
 
+def identity_file() -> bytes:
+    return to_pem(identity("alice"))
+
+
 READERS = {
+    "identity": Reader(lambda data: of_pem(data, "x"), identity_file()),
     "configuration": Reader(lambda data: config.parse(data.decode(errors="replace")), CONFIG),
     "shared secrets": Reader(lambda data: parse_secrets(data, "x"), to_word(bytes(32)).encode()),
     "certificates": Reader(lambda data: parse_chain(Path("x"), data), chain()),

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* libFuzzer: what vk_frame_parse accepts lies inside its input and survives being built again. */
+/* libFuzzer: what vk_frame_parse accepts lies inside its input and survives being built again, also
+ * behind a token, which changes nothing else. */
 #include "vk_frame.h"
 
 #include <stdlib.h>
@@ -13,10 +14,19 @@ static void require(int condition)
 		abort();
 }
 
+/* Writes a token as a worker does: as it is, whatever is in it. */
+static uint8_t *put_token(uint8_t *at, const uint8_t *from, size_t size)
+{
+	memset(at, 0, sizeof(struct vk_ext_token));
+	memcpy(at, from, size < sizeof(struct vk_ext_token) ? size : sizeof(struct vk_ext_token));
+	vk_put_ext(at, VK_EXT_TOKEN, sizeof(struct vk_ext_token), (uint16_t)(at[2] << 8 | at[3]));
+	return at + sizeof(struct vk_ext_token);
+}
+
 static void rebuild(const struct vk_frame *frame)
 {
-	uint8_t bytes[VK_HEADER_SIZE + sizeof(struct vk_ext_session) + sizeof(struct vk_ext_shard) +
-		      sizeof(struct vk_ext_time)];
+	uint8_t bytes[VK_HEADER_SIZE + sizeof(struct vk_ext_session) + sizeof(struct vk_ext_token) +
+		      sizeof(struct vk_ext_shard) + sizeof(struct vk_ext_time)];
 	struct vk_frame bare = *frame, again;
 	uint8_t *at;
 
@@ -24,10 +34,13 @@ static void rebuild(const struct vk_frame *frame)
 	bare.length = 0;
 	at = vk_put_header(bytes, &bare, (sizeof bytes - VK_HEADER_SIZE) / VK_EXT_WORD, 0);
 	at = vk_put_session(at, frame->session, frame->epoch, frame->space, frame->number);
+	at = put_token(at, frame->payload, frame->length);
 	at = vk_put_shard(at, frame);
 	at = vk_put_time(at, frame->time_ns);
 	require(at == bytes + sizeof bytes);
 	require(vk_frame_parse(&again, bytes, sizeof bytes, 1) == VK_FRAME_OK);
+	require(again.present == (1u << VK_EXT_SESSION | 1u << VK_EXT_TOKEN | 1u << VK_EXT_SHARD |
+				  1u << VK_EXT_TIME));
 	require(again.type == frame->type && again.stream == frame->stream);
 	require(again.number == frame->number && again.space == frame->space);
 	require(again.sequence == frame->sequence && again.total == frame->total);

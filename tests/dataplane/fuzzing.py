@@ -10,8 +10,18 @@ from pathlib import Path
 from tests.dataplane.native import fuzzer
 
 
-def fuzz(name: str, sources: Iterable[str], corpus: Iterable[bytes], seconds: int = 10) -> None:
-    """Build a target, feed it and let it run; what it finds is a failure with the input."""
+def fuzz(
+    name: str,
+    sources: Iterable[str],
+    corpus: Iterable[bytes],
+    seconds: int = 10,
+    *,
+    lasting: bool = False,
+) -> None:
+    """Build a target, feed it and let it run; what it finds is a failure with the input.
+
+    ``lasting``: what the target keeps from one input to the next is no leak.
+    """
     target = fuzzer(name, *sources)
     with tempfile.TemporaryDirectory(prefix="valkyrie-fuzz-") as folder:
         seeds = Path(folder, "corpus")
@@ -22,7 +32,8 @@ def fuzz(name: str, sources: Iterable[str], corpus: Iterable[bytes], seconds: in
             [
                 target,
                 *(f"-max_total_time={seconds}", "-runs=2000000", "-seed=1", "-max_len=2048"),
-                *("-rss_limit_mb=1500", f"-artifact_prefix={folder}/", seeds),
+                *("-rss_limit_mb=1500", f"-detect_leaks={int(not lasting)}"),
+                *(f"-artifact_prefix={folder}/", seeds),
             ],
             capture_output=True,
             text=True,

@@ -150,4 +150,12 @@ def test_a_length_near_the_largest_number_does_not_wrap() -> None:
 
 def test_the_parser_reads_nothing_beside_its_input() -> None:
     corpus = [make_frame(kind, 7, os.urandom(16), Session(1, 2), Seq(3)).pack() for kind in Type]
+    token = Token(generation=1, expiry=7, tag=8)
+    session = Session(1, 2)
+    corpus += [
+        make_frame(Type.STREAM_DATA, 7, bytes(32), session, token, Shard(3, 0, 64), Time(5)).pack(),
+        make_frame(Type.STREAM_DATA, 7, bytes(32), session, token, token).pack(),
+        make_frame(Type.STREAM_DATA, 7, bytes(32), token, session).pack(),
+        make_frame(Type.STREAM_DATA, 7, bytes(32), token).pack(),
+    ]
     fuzz("fuzz_frame", ["tests/dataplane/fuzz_frame.c", "dataplane/vk_frame.c"], corpus)

@@ -19,10 +19,12 @@ from valkyrie.dataplane.wire import (
     Seq,
     Session,
     Shard,
+    Token,
     make_frame,
     stream_class,
 )
 
+FUZZ_NODE = ["tests/dataplane/fuzz_node.c", "tests/dataplane/worker_rig.c"]
 SESSION = Session(0, 1, space=1)
 STREAM = 1000
 LOGS = 10_000
@@ -258,5 +260,57 @@ def test_fuzzed_datagrams_leave_the_worker_whole_and_its_counters_balanced() -> 
     ]
     packed = [each.pack() for each in seeds]
     wrapped = [struct.pack(">BH", stream_class(STREAM), len(each)) + each for each in packed]
-    sources = ["tests/dataplane/fuzz_receive.c", "tests/dataplane/worker_rig.c", *PARTS]
-    fuzz("fuzz_receive", sources, [*wrapped, b"".join(wrapped)])
+    sources = ["tests/dataplane/fuzz_receive.c", *FUZZ_NODE, *PARTS]
+    fuzz("fuzz_receive", sources, [*wrapped, b"".join(wrapped)], lasting=True)
+
+
+STEPS = {
+    "seal": 0,
+    "next": 4,
+    "before": 5,
+    "jump": 6,
+    "flip": 7,
+    "again": 8,
+    "epoch": 9,
+    "open": 10,
+    "raw": 11,
+    "renew": 12,
+    "restart": 13,
+    "time": 14,
+}
+"""``enum step`` of fuzz_sealed.c."""
+
+
+def step(name: str, frame: Frame | None = None, which: int = 1) -> bytes:
+    data = frame.pack() if frame else b""
+    return struct.pack(">BBH", STEPS[name], which, len(data)) + data
+
+
+def test_of_fuzzed_frames_of_a_session_only_those_sealed_as_they_should_be_are_taken_and_once() -> (
+    None
+):
+    opening = make_frame(lib.VK_STREAM_OPEN, STREAM, b"svc", correlation=7)
+    token = Token(generation=1, expiry=7, tag=8)
+    frames = [
+        data(1),
+        make_frame(lib.VK_STREAM_DATA, STREAM, b"payload", token, Seq(1)),
+        make_frame(lib.VK_STREAM_DATA, STREAM, bytes(64), Shard(2, 0, 128)),
+        make_frame(lib.VK_STREAM_DATA, STREAM, bytes(64), Shard(2, 64, 128)),
+        make_frame(lib.VK_STREAM_DATA, LOGS, bytes(64), Seq(3)),
+        make_frame(lib.VK_STREAM_CLOSE, STREAM, b"", Seq(3), correlation=7),
+        make_frame(lib.VK_STREAM_ACK, STREAM, bytes(28)),
+        make_frame(
+            lib.VK_STREAM_DATA,
+            STREAM,
+            b"".join(data(number, bytes(8)).pack() for number in (4, 5)),
+            flags=Flag.AGG,
+            correlation=2,
+        ),
+    ]
+    seeds = [step("seal", opening) + step(name, frame) for name in STEPS for frame in frames]
+    again = step("again")
+    for between in ("next", "renew", "restart", "jump", "time"):
+        last = step("seal", data(6)) + again + step("before", data(7))
+        seeds.append(step("seal", opening) + again + step(between, data(5), 20) + again + last)
+    sources = ["tests/dataplane/fuzz_sealed.c", *FUZZ_NODE, *PARTS]
+    fuzz("fuzz_sealed", sources, seeds, lasting=True)
