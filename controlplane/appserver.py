@@ -23,6 +23,8 @@ import msgspec
 from valkyrie.dataplane import appsocket, lib
 from valkyrie.dataplane.appsocket import AnyRequest, Reply
 
+from . import rights
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -122,6 +124,8 @@ class AppServer:
         self._ended = ended
         self._connects: dict[int, Bucket] = {}
         self.connections: set[Connection] = set()
+        self._closing: Counter[int] = Counter()
+        """Connections that are being closed, by user; they count as connections until then."""
         self.refused: Counter[str] = Counter()
         """Connections and requests refused, by reason."""
 
@@ -168,7 +172,7 @@ class AppServer:
             if why := self._too_many(connection.who.uid):
                 self.refused["flood"] += 1
                 self._send(connection, Reply(code=lib.VK_CODE_OVERLOAD, message=why), [])
-                end.close()
+                self._close(connection)
                 continue
             self._serve(connection)
 
@@ -180,9 +184,10 @@ class AppServer:
         if bucket.take(now_s):
             bucket.give_back()
             return f"uid {uid} connects more than {_CONNECT_RATE:.0f} times a second: slow down"
-        if len(self.connections) >= _CONNECTIONS_MAX:
+        if len(self.connections) + self._closing.total() >= _CONNECTIONS_MAX:
             return f"the node has {_CONNECTIONS_MAX} connections: close some"
-        if sum(each.who.uid == uid for each in self.connections) >= _CONNECTIONS_PER_USER_MAX:
+        theirs = sum(each.who.uid == uid for each in self.connections) + self._closing[uid]
+        if theirs >= _CONNECTIONS_PER_USER_MAX:
             return f"uid {uid} has {_CONNECTIONS_PER_USER_MAX} connections: close some"
         return ""
 
@@ -213,24 +218,39 @@ class AppServer:
             try:
                 await self._ended(connection)
             finally:
-                with contextlib.suppress(OSError):
-                    connection.socket.shutdown(socket.SHUT_RDWR)
-                connection.socket.close()
+                self._close(connection)
+
+    def _close(self, connection: Connection) -> None:
+        uid = connection.who.uid
+        self._closing[uid] += 1
+
+        def closed() -> None:
+            self._closing[uid] -= 1
+            if not self._closing[uid]:
+                del self._closing[uid]
+
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(closed)
+
+        with contextlib.suppress(OSError):
+            connection.socket.shutdown(socket.SHUT_RDWR)
+        rights.close(connection.socket, tell)
 
     async def _receive(self, connection: Connection) -> bytes:
         """Return the next packet; empty at the end."""
+        guarded = rights.refused(connection.socket)
         while True:
             try:
-                data, passed, flags, _ = socket.recv_fds(
-                    connection.socket, appsocket.PACKET_SIZE_MAX, 16, socket.MSG_CMSG_CLOEXEC
-                )
+                if not guarded and rights.waiting(connection.socket):
+                    self.refused["descriptors"] += 1
+                    return b""
+                data, _, flags, _ = connection.socket.recvmsg(appsocket.PACKET_SIZE_MAX)
             except BlockingIOError:
                 await self._readable(connection.socket)
                 continue
             except OSError:
                 return b""
-            for fd in passed:
-                os.close(fd)  # nobody asked for descriptors
             return b"cut" if flags & socket.MSG_TRUNC else data
 
     async def _readable(self, end: socket.socket) -> None:

@@ -34,6 +34,7 @@ from . import (
     interfaces,
     messages,
     privileges,
+    rights,
     sandbox,
     worker,
 )
@@ -172,13 +173,14 @@ class Broker:
     def _listen(self, path: Path) -> socket.socket:
         path.unlink(missing_ok=True)  # the lock is ours: whoever made it is dead
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-        self._cleanup.callback(listener.close)
+        self._cleanup.callback(rights.leave, listener)
         try:
             listener.bind(str(path))
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}: see node.run_directory") from error
         self._cleanup.callback(path.unlink, missing_ok=True)
         path.chmod(0o666)  # who may do what is the policy's business
+        rights.refuse(listener)
         listener.listen(_LISTEN_BACKLOG)
         return listener
 

@@ -18,7 +18,7 @@ from valkyrie.dataplane.errors import DataPlaneError
 from valkyrie.dataplane.wire import Class
 
 from . import boot as memory
-from . import policy
+from . import policy, rights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -179,6 +179,9 @@ class Slots:
 
     def remove(self, index: int) -> None:
         """Unmap a slot and close its bells and its connection."""
+        self._remove(index).close()
+
+    def _remove(self, index: int) -> socket.socket:
         held = self.attached.pop(index)
         slot = self._boot.struct.slots[index]
         slot.attached = 0
@@ -187,7 +190,7 @@ class Slots:
         os.close(slot.bell_app)
         os.close(slot.bell_worker)
         slot.bell_app = slot.bell_worker = -1
-        held.connection.close()
+        return held.connection
 
     def fill(self) -> dict[int, dict[str, dict[str, float]]]:
         """Return how full the rings are, 0 to 1, by slot and class: rx is towards applications.
@@ -221,9 +224,9 @@ class Slots:
         memory.unmap(self._base, self._size)
 
     def close(self) -> None:
-        """Remove all slots and the reservation."""
+        """Remove all slots and the reservation; the process is about to end."""
         for index in list(self.attached):
-            self.remove(index)
+            rights.leave(self._remove(index))
         memory.unmap(self._base, self._size)
 
 

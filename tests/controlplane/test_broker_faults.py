@@ -459,6 +459,20 @@ def test_a_bell_carries_no_descriptors_to_the_worker(pair: Pair) -> None:
         socket.send_fds(bell, [b"!"], [application.bell_worker])
 
 
+def test_a_request_carries_no_descriptors_to_the_daemon(pair: Pair) -> None:
+    a, _ = pair
+    refused = a.status()["refused"].get("descriptors", 0)
+    with hostile(a) as application:
+        try:
+            packet = appsocket.encode(appsocket.Status())
+            socket.send_fds(application.connection, [packet], [application.bell])
+        except PermissionError:  # Linux 6.16: they cannot be sent
+            assert exchange(application.connection, appsocket.Status())[0].code == 0
+        else:
+            assert application.cut_off()
+            assert a.status()["refused"]["descriptors"] == refused + 1
+
+
 def test_nobody_learns_of_another_ones_rings(pair: Pair) -> None:
     a, _ = pair
     with hostile(a) as one, hostile(a) as two:
