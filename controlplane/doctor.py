@@ -364,7 +364,7 @@ def _interface(found: Interface, queues: int) -> Iterable[Finding]:
         found.rx_queues <= queues,
         "speed",
         "every frame meets a socket of its queue",
-        "on the XDP path, frames of the other queues are dropped with reason no_socket",
+        "on the XDP path, frames of the other queues are dropped with reason credit",
         f"interface.queues = {found.rx_queues}, or fewer queues on the device",
         f"{queues} of {found.rx_queues}",
     )
