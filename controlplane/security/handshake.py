@@ -41,7 +41,7 @@ from .messages import (
     parse_failure,
     whole,
 )
-from .modes import SIGNED, ZERO_TRUST_LIFETIME_NS, Mode
+from .modes import SIGNED, Mode
 from .offer import Choice, Offer, Reader, choose, sized
 from .proof import Proof, Seal, sign, verify
 from .trust import Grant, Peer
@@ -543,7 +543,7 @@ class Handshake:
             schedule = Schedule(outcome.secret + outcome.binding, self._transcript)
         lifetimes = [grant.lifetime_ns] if grant.lifetime_ns is not None else []
         if self._choice.mode is Mode.ZERO_TRUST:
-            lifetimes.append(ZERO_TRUST_LIFETIME_NS)
+            lifetimes.append(self._local.policy.rhythm.lifetime_ns)
         lifetime_ns = min(lifetimes, default=None)
         self._forget()
         self._events.append(Established(self._choice, grant, schedule, claim, terms, lifetime_ns))

@@ -11,7 +11,8 @@ from enum import IntEnum
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import ConfigError
 
-ZERO_TRUST_LIFETIME_NS = 300 * 1_000_000_000
+_SECOND_NS = 1_000_000_000
+ZERO_TRUST_LIFETIME_NS = 300 * _SECOND_NS
 """The longest that a zero_trust session lasts, whatever the grant says."""
 
 
@@ -54,7 +55,25 @@ SIGNED = frozenset({Mode.POST_QUANTUM, Mode.ZERO_TRUST})
 """Modes whose peers sign, and whose keys are hybrid."""
 QUANTUM_SAFE = SIGNED | {Mode.MTLS}
 """Modes that can be: of TLS, it is seen when its key exchange is done."""
+PROVEN_ANEW = frozenset({Mode.ZERO_TRUST})
+"""Modes whose peers prove themselves again within a session."""
 _DEFAULT_MODES = frozenset({Mode.NOISE, Mode.POST_QUANTUM})
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """What a zero_trust session is, beyond how it begins."""
+
+    lifetime_ns: int = ZERO_TRUST_LIFETIME_NS
+    every_ns: int = 60 * _SECOND_NS
+    """How often the peer is asked to prove itself anew."""
+    answer_ns: int = 10 * _SECOND_NS
+    """How long it has for that."""
+
+    @property
+    def again_ns(self) -> int:
+        """How soon a question is repeated that was not answered; and answers cost no more."""
+        return min(_SECOND_NS // 2, self.answer_ns // 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +86,7 @@ class Policy:
     patterns: tuple[NoisePattern, ...] = (NoisePattern.XK, NoisePattern.IK, NoisePattern.XX)
     ciphers: tuple[Cipher, ...] = (Cipher.AES_256_GCM, Cipher.CHACHA20_POLY1305)
     """Best first."""
+    rhythm: Rhythm = Rhythm()
 
     def __post_init__(self) -> None:
         if not self.allowed():
@@ -104,4 +124,5 @@ class Policy:
             require_pq=self.require_pq or require_pq,
             patterns=self.patterns,
             ciphers=self.ciphers,
+            rhythm=self.rhythm,
         )

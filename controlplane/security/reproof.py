@@ -1,44 +1,61 @@
 """zero_trust: each side of a session asks the other, again and again, to prove itself anew.
 
-    reproof.receive(kind, body, now_ns)   AUTH_CHALLENGE or AUTH_RESPONSE of this session
-    reproof.to_send(now_ns)               messages to send, under the session's protection
-    reproof.timer()                       when to call ``to_send`` again
-    reproof.failure                       why the session must end now; None: it may go on
+    reproof.concerns(message)         whether it is for this session
+    reproof.receive(message, now_ns)  take it in
+    reproof.to_send(now_ns)           messages to send now; does what is due
+    reproof.timer()                   when to call ``to_send`` again
+    reproof.failure                   why the session must end now; None: it may go on
 
-A proof is a signature of each kind over a secret of this session and a number that was never used:
-it shows that the other still has its identity's keys, and is of no use in any other session.
+Questions are counted. The one who asks sends a number that was never used, the other answers with a
+signature of each kind over it and a secret of this session: that shows that it still has its
+identity's keys, is made after the question, and is of no use anywhere else. Both go sealed, in
+pieces that are sent again until the answer is whole (``envelope.py``), under keys of this question
+of this session. The next question comes only when this one is answered, so each side knows which
+one can come: whatever was recorded is of a question that nobody waits for.
 """
 
 from __future__ import annotations
 
-import hmac
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from cryptography.exceptions import InvalidTag
 
 from valkyrie.dataplane.wire import Type
 
 from .codes import Failure
+from .envelope import Envelope
 from .errors import SecurityError
 from .handshake import INITIATOR, RESPONDER, Established
 from .identity import SIGNATURE_SIZES, Identity
+from .keys import expand
 from .offer import Reader, sized
 from .proof import sign, verify
 
 if TYPE_CHECKING:
-    from .local import Entropy
+    from valkyrie.dataplane.control import Message
 
-SECOND_NS = 1_000_000_000
+    from .local import Entropy
+    from .modes import Cipher, Rhythm
+
 NONCE_SIZE = 32
 _LABEL = "re-proof"
+_BINDING_SIZE = 32
+_COUNT_SIZE = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Rhythm:
-    """How often to ask, how often to repeat a question, and how long to wait for the answer."""
+class _Round:
+    """One question of one side, and its answer."""
 
-    every_ns: int = 60 * SECOND_NS
-    again_ns: int = SECOND_NS
-    answer_ns: int = 10 * SECOND_NS
+    __slots__ = ("answer", "asker", "count", "question", "sealed")
+
+    def __init__(self, secret: bytes, cipher: Cipher, asker: str, count: int) -> None:
+        self.asker = asker
+        self.count = count
+        context = count.to_bytes(_COUNT_SIZE, "big") + asker.encode()
+        self.question = Envelope(secret, cipher, Type.AUTH_CHALLENGE, context)
+        self.answer = Envelope(secret, cipher, Type.AUTH_RESPONSE, context)
+        self.sealed: list[Message] = []
+        """Of who has it: the question, or the answer, as it is sent again."""
 
 
 class Reproof:
@@ -52,7 +69,7 @@ class Reproof:
         now_ns: int,
         *,
         initiator: bool,
-        rhythm: Rhythm | None = None,
+        rhythm: Rhythm,
     ) -> None:
         card, schedule = session.claim.card, session.schedule
         assert session.choice.signatures, "only the modes that sign can prove anew"
@@ -61,74 +78,113 @@ class Reproof:
         self._identity = identity
         self._card = card
         self._choice = session.choice
-        self._schedule = schedule
+        # Not the schedule: the keys of frames that have passed could be had from it.
+        self._secret = schedule.export(_LABEL, b"")
         self._entropy = entropy
-        self._rhythm = rhythm or Rhythm()
+        self._rhythm = rhythm
         self._role, self._other = (INITIATOR, RESPONDER) if initiator else (RESPONDER, INITIATOR)
-        self._next_ns = now_ns + self._rhythm.every_ns
+        self._ours = self._round(self._role, 0)
+        """Our question: the next, or the one that is not answered."""
+        self._theirs = self._round(self._other, 0)
+        """Their question: the one that we answered last, or the first."""
+        self._next = self._theirs
+        """The one that they may ask after it."""
         self._nonce: bytes | None = None
-        self._asked_ns = 0
-        self._again_ns = 0
-        self._answered: tuple[bytes, bytes] | None = None
-        self._answered_ns = 0
-        self._queue: list[tuple[int, bytes]] = []
+        """Of our question; None: it is not asked yet."""
+        self._due_ns = now_ns + rhythm.every_ns
+        """When to ask, or ask again."""
+        self._late_ns = 0
+        self._signed_ns: int | None = None
+        self._repeated_ns = 0
+        self._queue: list[Message] = []
         self.failure: SecurityError | None = None
         self.proven_ns = now_ns
         """When the other side last proved itself."""
 
-    def _binding(self, nonce: bytes) -> bytes:
-        return self._schedule.export(_LABEL, nonce)
+    def _round(self, asker: str, count: int) -> _Round:
+        return _Round(self._secret, self._choice.cipher, asker, count)
 
-    def receive(self, kind: int, body: bytes, now_ns: int) -> None:
-        """Take a message of the other side in."""
+    def _binding(self, asked: _Round, nonce: bytes) -> bytes:
+        """Return what is signed; what a handshake signs is longer."""
+        context = asked.count.to_bytes(_COUNT_SIZE, "big") + asked.asker.encode() + nonce
+        return _LABEL.encode() + expand(self._secret, "binding", context, _BINDING_SIZE)
+
+    def concerns(self, message: Message) -> bool:
+        """Say whether a message is one that this session waits for, or claims to be."""
+        return any(each.concerns(message) for each in self._envelopes())
+
+    def _envelopes(self) -> tuple[Envelope, ...]:
+        return self._ours.answer, self._theirs.question, self._next.question
+
+    def receive(self, message: Message, now_ns: int) -> bool:
+        """Take a message in; False: the other side did not make it. Never raises for what it is."""
         if self.failure is not None:
-            return
+            return True
         try:
-            if kind == Type.AUTH_CHALLENGE:
-                self._answer(body, now_ns)
-            elif kind == Type.AUTH_RESPONSE:
-                self._check(body, now_ns)
+            if self._ours.answer.concerns(message):
+                if self._nonce is not None and (body := self._ours.answer.add(message)) is not None:
+                    self._check(body, now_ns)
+            elif self._theirs.sealed and self._theirs.question.concerns(message):
+                self._theirs.question.add(message)
+                self._repeat(now_ns)
+            elif self._next.question.concerns(message):
+                self._answer(message, now_ns)
+        except InvalidTag:
+            return False
         except SecurityError as error:
             self.failure = error
+        return True
 
-    def _answer(self, body: bytes, now_ns: int) -> None:
-        if len(body) != NONCE_SIZE:
+    # ---- Answering ----
+
+    def _answer(self, message: Message, now_ns: int) -> None:
+        if self._signed_ns is not None and now_ns < self._signed_ns + self._rhythm.again_ns:
+            return  # a signature takes a millisecond; who means it asks again
+        body = self._next.question.add(message)
+        if body is None or len(body) != NONCE_SIZE:
             raise SecurityError(Failure.MALFORMED, "a challenge is not as long as it should be")
-        if self._answered is None or self._answered[0] != body:  # a repetition costs no signature
-            if self._answered is not None and now_ns < self._answered_ns + self._rhythm.again_ns:
-                return  # nobody asks so often; a signature takes a millisecond
-            self._answered_ns = now_ns
-            signatures = sign(self._identity, self._role, self._choice, self._binding(body))
-            self._answered = (body, body + b"".join(sized(each) for each in signatures))
-        self._queue.append((Type.AUTH_RESPONSE, self._answered[1]))
+        self._signed_ns = self._repeated_ns = now_ns
+        asked = self._theirs = self._next
+        self._next = self._round(self._other, asked.count + 1)
+        binding = self._binding(asked, body)
+        signatures = sign(self._identity, self._role, self._choice, binding)
+        asked.sealed = asked.answer.seal(b"".join(sized(each) for each in signatures))
+        self._queue += asked.sealed
+
+    def _repeat(self, now_ns: int) -> None:
+        """Say the last answer again: it was lost, or the question was recorded."""
+        if now_ns >= self._repeated_ns + self._rhythm.again_ns // 2:
+            self._repeated_ns = now_ns
+            self._queue += self._theirs.sealed
+
+    # ---- Asking ----
 
     def _check(self, body: bytes, now_ns: int) -> None:
+        assert self._nonce is not None
         reader = Reader(body, "a proof")
-        nonce = reader.take(NONCE_SIZE)
-        if self._nonce is None or not hmac.compare_digest(nonce, self._nonce):
-            return  # late: answered already
         signatures = tuple(reader.sized(SIGNATURE_SIZES[each]) for each in self._choice.signatures)
         reader.end()
-        verify(self._card, self._other, self._choice, self._binding(nonce), signatures)
+        binding = self._binding(self._ours, self._nonce)
+        verify(self._card, self._other, self._choice, binding, signatures)
         self._nonce = None
+        self._ours = self._round(self._role, self._ours.count + 1)
         self.proven_ns = now_ns
-        self._next_ns = now_ns + self._rhythm.every_ns
+        self._due_ns = now_ns + self._rhythm.every_ns
 
-    def to_send(self, now_ns: int) -> list[tuple[int, bytes]]:
-        """Return (type, body) of what to send, once; does what is due."""
+    def to_send(self, now_ns: int) -> list[Message]:
+        """Return what to send, once; does what is due."""
+        if self.failure is None and self._nonce is not None and now_ns >= self._late_ns:
+            what = "the peer did not prove itself anew in time"
+            self.failure = SecurityError(Failure.TIMEOUT, what)
         if self.failure is not None:
             return []
-        if self._nonce is None and now_ns >= self._next_ns:
-            self._nonce = self._entropy(NONCE_SIZE)
-            self._asked_ns = self._again_ns = now_ns
-        if self._nonce is not None:
-            if now_ns >= self._asked_ns + self._rhythm.answer_ns:
-                what = "the peer did not prove itself anew in time"
-                self.failure = SecurityError(Failure.TIMEOUT, what)
-                return []
-            if now_ns >= self._again_ns:
-                self._again_ns = now_ns + self._rhythm.again_ns
-                self._queue.append((Type.AUTH_CHALLENGE, self._nonce))
+        if now_ns >= self._due_ns:
+            if self._nonce is None:
+                self._nonce = self._entropy(NONCE_SIZE)
+                self._ours.sealed = self._ours.question.seal(self._nonce)
+                self._late_ns = now_ns + self._rhythm.answer_ns
+            self._due_ns = now_ns + self._rhythm.again_ns
+            self._queue += self._ours.sealed
         found, self._queue = self._queue, []
         return found
 
@@ -138,6 +194,4 @@ class Reproof:
             return None
         if self._queue:
             return 0
-        if self._nonce is None:
-            return self._next_ns
-        return min(self._again_ns, self._asked_ns + self._rhythm.answer_ns)
+        return self._due_ns if self._nonce is None else min(self._due_ns, self._late_ns)
