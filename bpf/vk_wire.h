@@ -349,6 +349,17 @@ enum vk_ack_const {
  * sent: it begins a handshake and ends nothing. PING asks for a PONG with the same token; CLOSE
  * names the session. In a session with keys these three carry VK_OPTION_PROOF, or are ignored.
  *
+ * In a session of mode zero_trust each side asks the other now and then to prove itself anew:
+ *
+ *    AUTH_CHALLENGE  32 bytes that were never used
+ *    AUTH_RESPONSE   sized signatures, as in a handshake's proof
+ *
+ * Both begin with struct vk_handshake and come in pieces; each piece is sealed by the cipher of the
+ * handshake, its type and head are additional data, its nonce is its offset, and `total` is without
+ * the tags. The number in the place of the attempt, and the key, are of this question or answer
+ * only, derived from the session (controlplane/security/envelope.py, reproof.py); so is what is
+ * signed. A side has one question at a time, and the next one when it was answered.
+ *
  * Options follow vk_terms, vk_error, vk_close and vk_ping to the end, each on a multiple of 4
  * bytes: {u16 kind, u16 size} and size bytes. Unknown options are skipped, but a kind with
  * VK_OPTION_REQUIRED set refuses the message (VK_CODE_VERSION).

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from valkyrie.dataplane.errors import ConfigError
 
 from .security.fingerprint import parse_fingerprint
-from .security.modes import SIGNED, Cipher, Mode, Policy
+from .security.modes import SIGNED, Cipher, Mode, Policy, Rhythm
 from .security.revocation import RevocationFile
 from .security.trust import Peer, Pins
 from .settings_base import WrongKeyError
@@ -78,9 +78,24 @@ def policy(security: Security) -> Policy:
     min_mode = Mode[security.min_mode.upper()] if security.min_mode else min(modes)
     ciphers = tuple(dict.fromkeys(Cipher[name.upper()] for name in security.ciphers))
     try:
-        return Policy(modes, min_mode, require_pq=security.require_pq, ciphers=ciphers)
+        return Policy(
+            modes,
+            min_mode,
+            require_pq=security.require_pq,
+            ciphers=ciphers,
+            rhythm=rhythm(security),
+        )
     except ConfigError as error:
         raise WrongKeyError("security.modes", str(error).removeprefix("security: ")) from None
+
+
+def rhythm(security: Security) -> Rhythm:
+    """Return what zero_trust is to be."""
+    return Rhythm(
+        lifetime_ns=security.zero_trust_session_s * 1_000_000_000,
+        every_ns=security.zero_trust_proof_s * 1_000_000_000,
+        answer_ns=security.zero_trust_answer_s * 1_000_000_000,
+    )
 
 
 def pins(config: Config) -> tuple[Peer | None, ...]:

@@ -325,7 +325,8 @@ class Daemon:
                 who = {"peer": name, "mode": mode, "fingerprint": how.fingerprint}
                 self.audit.note("peer.join", name, anew=event.lost, **who)
             case Left(joined=True):
-                self.audit.note("peer.leave", name, peer=name, code=event.code)
+                more = {"reason": event.why} if event.why else {}
+                self.audit.note("peer.leave", name, peer=name, code=event.code, **more)
                 self.watch.happened("peer_left", name)
             case Left() | Refused():
                 why = event.reason if isinstance(event, Refused) else event.why

@@ -12,6 +12,8 @@ from .protection import PLAIN, Protection
 from .security.handshake import Timing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from valkyrie.dataplane.control import Limits, SessionTerms
 
     from .liveness import Patience
@@ -99,6 +101,16 @@ class Link:
         """Return what our terms say beyond that we continue the session."""
         _, before = self.before
         return (Option(lib.VK_OPTION_BEFORE, before.to_bytes(_ID_SIZE, "big")),) if before else ()
+
+
+def new_id(queue: int, live: Link | None, entropy: Callable[[int], bytes]) -> int:
+    """Return an id for the frames of a new session on a queue; the live one has another."""
+    shift: int = lib.VK_SESSION_QUEUE_SHIFT
+    mask = (1 << shift) - 1
+    taken = {0} if live is None else {0, live.local & mask}
+    while (low := int.from_bytes(entropy(_ID_SIZE), "big") & mask) in taken:
+        continue
+    return queue << shift | low
 
 
 @dataclass(frozen=True, slots=True)

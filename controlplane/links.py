@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .link import Event, Link
     from .peers import Peers
     from .protection import Protection
+    from .security.reproof import Reproof
     from .security.trust import Peer as KnownPeer
     from .settings import Config, Peer
     from .state import State as Rows
@@ -252,7 +253,7 @@ class Links:
                 self._keyring.keep(index, 0)
                 self._refusing[index] = time.monotonic_ns() + _REFUSE_NS
                 if event.joined:
-                    self._say(index, f"has left: {_code_name(event.code)}")
+                    self._say(index, f"has left: {event.why or _code_name(event.code)}")
             elif isinstance(event, Asked):
                 self._rows.set_token(index, event.told)
             else:
@@ -326,6 +327,7 @@ class Links:
                 "streams": int(seen.streams),
                 "keepalive_ms": session.liveness.patience.interval_ns // _MS,
                 "epoch": max(self._epochs(index, link)) if link.protection.keyed else None,
+                "proven_s": _ago(session.reproof, now_ns),
                 **_protection(link.protection, now_ns),
             }
         elif session.reason:
@@ -347,6 +349,7 @@ _BLANK: dict[str, object] = {
     "post_quantum": None,
     "fingerprint": "",
     "epoch": None,
+    "proven_s": None,
     "ends_s": None,
     "reason": "",
 }
@@ -364,6 +367,11 @@ def _protection(protection: Protection, now_ns: int) -> dict[str, object]:
         if protection.ends_ns is not None
         else None,
     }
+
+
+def _ago(reproof: Reproof | None, now_ns: int) -> float | None:
+    """Return how long ago a peer proved itself that has to do so again and again."""
+    return None if reproof is None else round((now_ns - reproof.proven_ns) / 1e9, 1)
 
 
 def _state(session: Session) -> str:

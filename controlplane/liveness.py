@@ -7,13 +7,23 @@ they keep a NAT's entry alive and many nodes do not ask in step. Time is an argu
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import TYPE_CHECKING
+
+from valkyrie.dataplane.control import Ping
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from valkyrie.dataplane.control import Pong
 
 WAN_JITTER = 0.25
 """Of the interval, either way: 20 s become 15 to 25 s."""
 INTERVAL_MIN_NS = 10_000_000
 """No peer has questions asked more often than this."""
+_QUESTIONS_MAX = 8
 _WAN_AGAIN_NS = 2_000_000_000
 """A question on a WAN that was not answered is asked again so soon ..."""
 _WAN_AGAIN_MIN_NS = 1_000_000_000
@@ -106,3 +116,31 @@ class Liveness:
         if self._asked:
             return self._due_ns
         return max(self.heard_ns + self._interval_ns(0.0), self._due_ns)
+
+
+class Questions:
+    """The newest that one peer was asked, and has not answered."""
+
+    def __init__(self) -> None:
+        self._asked: deque[tuple[int, int]] = deque(maxlen=_QUESTIONS_MAX)
+        """Token and time."""
+
+    def ask(self, entropy: Callable[[int], bytes], now_ns: int) -> Ping:
+        """Return a question that was never asked."""
+        token = int.from_bytes(entropy(8), "big")
+        self._asked.append((token, now_ns))
+        return Ping(token)
+
+    def waits(self, answer: Pong) -> bool:
+        """Say whether an answer is to one of them."""
+        return any(token == answer.token for token, _ in self._asked)
+
+    def answered(self, answer: Pong, now_ns: int) -> int:
+        """Return how long one of them took; it is none of them any more."""
+        asked_ns = dict(self._asked)[answer.token]
+        self._asked.remove((answer.token, asked_ns))
+        return now_ns - asked_ns
+
+    def clear(self) -> None:
+        """Forget them."""
+        self._asked.clear()

@@ -22,11 +22,11 @@ All transitions are in TRANSITIONS; what is not there is ignored.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import fields, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.control import (
@@ -45,15 +45,17 @@ from valkyrie.dataplane.control import (
 from valkyrie.dataplane.wire import Code
 
 from .handing import Handing
-from .link import Asked, Attempt, Event, Joined, Left, Link, Terms
-from .liveness import Liveness, Verdict
+from .inputs import Renew, Silent, Unproven, Want
+from .link import Asked, Attempt, Event, Joined, Left, Link, Terms, new_id
+from .liveness import Liveness, Questions, Verdict
+from .lives import Lives
 from .protection import PLAIN, Protection
 from .security.codes import Failure
-from .security.cookie import SLOT_NS
 from .security.errors import SecurityError
 from .security.handshake import Established, Failed, Handshake
 from .security.handshake import State as Step
 from .security.modes import ZERO_TRUST_LIFETIME_NS, Mode
+from .security.reproof import Reproof
 
 if TYPE_CHECKING:
     from .security.local import Local
@@ -61,8 +63,6 @@ if TYPE_CHECKING:
     from .security.trust import Peer
 
 _MS = 1_000_000
-_RETIRED_MAX = 4
-_TOKENS_MAX = 8
 _RENEW_NS = 20 * _MS
 """Attempts to renew a session that the peer does not know are at least so far apart ..."""
 _LIE_NS = 1_000 * _MS
@@ -89,18 +89,6 @@ class State(Enum):
     DOWN = "down"
     ASKING = "asking"
     UP = "up"
-
-
-class Want:
-    """Input: there is something to send, or it is time to try again."""
-
-
-class Silent:
-    """Input: the peer does not answer questions any more."""
-
-
-class Renew:
-    """Input: the session is to be made anew, and goes on until it is."""
 
 
 class Session:
@@ -136,14 +124,10 @@ class Session:
         self._number = 0
         self._considered: tuple[SessionTerms, SessionTerms, tuple[int, int] | None] | None = None
         """Terms that were asked for, our answer, and the session whose streams stay."""
-        self._seen = (0, 0)
-        """The peer's incarnation and newest attempt."""
-        self._retired: deque[tuple[int, int]] = deque(maxlen=_RETIRED_MAX)
-        """Incarnations that the peer has left behind, and until when their offers may be late: no
-        longer than a cookie is good. For ever would lock out a peer of whose former life an offer
-        came late, and was believed."""
-        self._asked: deque[tuple[int, int]] = deque(maxlen=_TOKENS_MAX)
-        """Token and time of questions that were not answered."""
+        self._lives = Lives()
+        self.reproof: Reproof | None = None
+        """None: the session's mode asks nobody to prove anything anew."""
+        self._questions = Questions()
         self._again_ns = now_ns
         self._again_wait_ns = terms.again_ns
         self._renew_ns: int | None = None
@@ -163,7 +147,7 @@ class Session:
         Of one with keys nobody knows any more how long it may last: it is made anew at once.
         """
         self.state = State.UP
-        self._seen = (link.incarnation, 0)
+        self._lives.restore(link.incarnation)
         if link.protection.keyed:
             self._renew_ns = now_ns
             ends_ns = now_ns + ZERO_TRUST_LIFETIME_NS
@@ -187,7 +171,18 @@ class Session:
 
     def receive(self, message: Control, now_ns: int) -> None:
         """Take a message of the peer in, of a handshake those that answer."""
-        self._apply(message, now_ns)
+        if self.reproof is not None and self.concerns(message):
+            if not self.reproof.receive(message, now_ns):
+                self.refused["unproven proof"] += 1
+            self._prove(now_ns)
+        else:
+            self._apply(message, now_ns)
+
+    def concerns(self, message: Control) -> TypeGuard[Message]:
+        """Say whether a message is about a new proof within the session that there is."""
+        if self.reproof is None or not isinstance(message, Message):
+            return False
+        return self.reproof.concerns(message)
 
     def want(self, now_ns: int) -> None:
         """Make a session, if there is none."""
@@ -247,6 +242,14 @@ class Session:
             ping = self.handing.ask(link.local, now_ns, self._entropy) if self.link else None
             if ping is not None:
                 self._send(link.protection.prove(ping))
+            self._prove(now_ns)
+
+    def _prove(self, now_ns: int) -> None:
+        """Do what new proofs want done."""
+        if self.reproof is not None:
+            self._messages += self.reproof.to_send(now_ns)
+            if self.reproof.failure is not None:
+                self._apply(Unproven(self.reproof.failure), now_ns)
 
     def deadline_ns(self) -> int | None:
         """Return when ``advance`` is due; None: not before something comes in."""
@@ -261,6 +264,8 @@ class Session:
             found.append(self.link.protection.ends_ns)
             if self.link.protection.able:
                 found += [self.liveness.deadline_ns(), self.handing.deadline_ns()]
+            if self.reproof is not None:
+                found.append(self.reproof.timer())
         return min((each for each in found if each is not None), default=None)
 
     def take_messages(self) -> list[Control]:
@@ -321,19 +326,11 @@ class Session:
         limits: dict[str, Any] = {
             each.name: getattr(self.terms.limits, each.name) for each in fields(Limits)
         }
-        session = self._new_id()
+        session = new_id(self._queue, self.link, self._entropy)
         options = (*self.handing.offer(session, now_ns), *more)
         return SessionTerms(
             self.incarnation, self._number, session, continues, **limits, options=options
         )
-
-    def _new_id(self) -> int:
-        shift: int = lib.VK_SESSION_QUEUE_SHIFT
-        mask = (1 << shift) - 1
-        taken = {0} if self.link is None else {0, self.link.local & mask}
-        while (low := int.from_bytes(self._entropy(4), "big") & mask) in taken:
-            continue
-        return self._queue << shift | low
 
     def _pump(self, now_ns: int) -> None:
         """Send what our handshake has to send, and take what it came to."""
@@ -400,7 +397,7 @@ class Session:
     def answer(self, choice: Choice, terms: bytes, now_ns: int) -> bytes:
         """Return our terms to those of a peer that asks; SecurityError: it cannot have them."""
         theirs = self._fitting(terms, now_ns)
-        if self._seen[0] == theirs.incarnation and theirs.attempt <= self._seen[1]:
+        if self._lives.late(theirs):
             raise SecurityError(Failure.TIMEOUT, "it comes late: there is a newer one")
         old = self.link
         if old is not None and old.protection.keyed and choice.mode is Mode.PLAINTEXT:
@@ -438,7 +435,7 @@ class Session:
             raise SecurityError(Failure.IDENTITY, "this node has met itself: see its [[peer]]")
         if not theirs.session:
             raise SecurityError(Failure.MALFORMED, "there is no session 0")
-        if any(old == theirs.incarnation and now_ns < end for old, end in self._retired):
+        if self._lives.past(theirs.incarnation, now_ns):
             raise SecurityError(Failure.TIMEOUT, "it comes late: the node has started anew")
         return theirs
 
@@ -453,10 +450,7 @@ class Session:
         asked: bool,
     ) -> None:
         old = self.link
-        if self._seen[0] not in (0, theirs.incarnation):
-            self._retired.append((self._seen[0], now_ns + 2 * SLOT_NS))
-        newest = self._seen[1] if self._seen[0] == theirs.incarnation else 0
-        self._seen = (theirs.incarnation, max(theirs.attempt, newest))
+        self._lives.join(theirs, now_ns)
         protection, secrets = Protection.of(event, now_ns, asked=asked)
         self.link = Link(
             local=local,
@@ -476,7 +470,8 @@ class Session:
         if event.lifetime_ns is not None:
             share = _RENEW_SHARE + _RENEW_JITTER * self._entropy(1)[0] / 255
             self._renew_ns = now_ns + int(event.lifetime_ns * share)
-        self._asked.clear()
+        self.reproof = Reproof.of(self._local, event, self._entropy, now_ns, initiator=asked)
+        self._questions.clear()
         self.agree()
         self.liveness.hear(now_ns)
         told = self.handing.join(local, theirs)
@@ -514,28 +509,32 @@ class Session:
             return
         self._lose(Code.UNREACHABLE, now_ns)
 
-    def _lose(self, code: int, now_ns: int) -> None:
+    def _unproven(self, message: Unproven, now_ns: int) -> None:
+        link, failure = self.link, message.failure
+        if link is not None:
+            self._send(link.protection.prove(Close(failure.code, link.remote)))
+            self._lose(failure.code, now_ns, str(failure))
+
+    def _lose(self, code: int, now_ns: int, why: str = "") -> None:
         """Leave; an attempt that was to continue the session begins anew without it."""
-        self._leave(code, now_ns)
+        self._leave(code, now_ns, why)
         if self._attempt is None:
             self.state = State.DOWN
         elif self._attempt.offer.continues:
             self._begin(None, now_ns)
 
-    def _leave(self, code: int, now_ns: int) -> None:
-        self.link = None
+    def _leave(self, code: int, now_ns: int, why: str = "") -> None:
+        self.link = self.reproof = None
         self.handing.leave()
         self.reason = code
         self._renew_ns = None
-        self._asked.clear()
+        self._questions.clear()
         self.liveness.expect(now_ns, expecting=False)
         self._again_ns = now_ns + self._again_wait_ns
-        self._events.append(Left(code))
+        self._events.append(Left(code, why=why))
 
     def _ask(self, link: Link, now_ns: int) -> None:
-        token = int.from_bytes(self._entropy(8), "big")
-        self._asked.append((token, now_ns))
-        self._send(link.protection.prove(Ping(token)))
+        self._send(link.protection.prove(self._questions.ask(self._entropy, now_ns)))
 
     def _told(self, message: Control, now_ns: int) -> None:
         """An answer to a question of ours: a sign of life."""
@@ -544,11 +543,9 @@ class Session:
             self.handing.answered()
             self.liveness.hear(now_ns)
             return
-        asked_ns = dict(self._asked).get(message.token)
-        if asked_ns is None or self.link is None or not self._proven(message):
+        if self.link is None or not self._questions.waits(message) or not self._proven(message):
             return
-        self._asked.remove((message.token, asked_ns))
-        self.rtt_ns = now_ns - asked_ns
+        self.rtt_ns = self._questions.answered(message, now_ns)
         self.liveness.hear(now_ns)
 
     def _pong(self, message: Control, _now_ns: int) -> None:
@@ -587,11 +584,13 @@ class Session:
         (State.ASKING, Ping): "_pong",
         (State.ASKING, Pong): "_told",
         (State.ASKING, Silent): "_silent",
+        (State.ASKING, Unproven): "_unproven",
         (State.UP, Error): "_questioned",
         (State.UP, Renew): "_begin",
         (State.UP, Close): "_closed",
         (State.UP, Ping): "_pong",
         (State.UP, Pong): "_told",
         (State.UP, Silent): "_silent",
+        (State.UP, Unproven): "_unproven",
     }
     """Method by state and input; ``answer`` and ``accepted`` may come in all."""

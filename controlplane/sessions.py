@@ -188,6 +188,8 @@ class Sessions:
             self._collect(index)
 
     def _is_for_door(self, index: int, message: Message) -> bool:
+        if self._rows[index].session.concerns(message):
+            return False
         if message.type != Type.AUTH_FAILURE:
             return message.type in _ASKS
         try:

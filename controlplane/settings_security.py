@@ -8,10 +8,12 @@ from msgspec import Meta, field
 
 from valkyrie.dataplane import lib
 
+from .security.modes import ZERO_TRUST_LIFETIME_NS
 from .settings_base import Settings
 
 ModeName = Literal["plaintext", "token", "noise", "mtls", "post_quantum", "zero_trust"]
 """The names of security/modes.py, weakest first."""
+ZERO_TRUST_S = ZERO_TRUST_LIFETIME_NS // 1_000_000_000
 IDENTITY_FILE = "/etc/valkyrie/identity.key"
 CipherName = Literal["aes_256_gcm", "chacha20_poly1305"]
 
@@ -61,6 +63,32 @@ class Security(Settings, frozen=True, kw_only=True):
             extra={"live": True},
         ),
     ] = lib.VK_ROTATE_MS // 1000
+    zero_trust_session_s: Annotated[
+        int,
+        Meta(
+            ge=10,
+            le=ZERO_TRUST_S,
+            description="For `zero_trust`: how long a session lasts at most. It is made anew"
+            " before, and its streams go on.",
+        ),
+    ] = ZERO_TRUST_S
+    zero_trust_proof_s: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=ZERO_TRUST_S,
+            description="For `zero_trust`: how often a peer has to prove itself anew within a"
+            " session.",
+        ),
+    ] = 60
+    zero_trust_answer_s: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=60,
+            description="For `zero_trust`: how long it has for that before its session ends.",
+        ),
+    ] = 10
     secrets_file: Annotated[
         str,
         Meta(

@@ -107,7 +107,8 @@ enum vk_code {
 	VK_CODE_UNPROVEN = 201, /* a proof does not verify: other keys, or somebody in between */
 	VK_CODE_IDENTITY = 202, /* proven, but not who is expected, or somebody nobody knows */
 	VK_CODE_CREDENTIAL = 203, /* missing, expired, revoked, or not for this use */
-	VK_CODE_HANDSHAKE_TIMEOUT = 204, /* the other side did not finish its handshake */
+	VK_CODE_HANDSHAKE_TIMEOUT = 204, /* the other side did not finish its handshake, or did not
+					  * prove itself anew in time */
 	VK_CODE_COOKIE = 205, /* too old, or from before a restart: begin anew */
 	VK_CODE_NO_SERVICE = 301, /* nobody listens under that name */
 	VK_CODE_STREAM_IN_USE = 302,

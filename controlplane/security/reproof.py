@@ -28,13 +28,14 @@ from .errors import SecurityError
 from .handshake import INITIATOR, RESPONDER, Established
 from .identity import SIGNATURE_SIZES, Identity
 from .keys import expand
+from .modes import PROVEN_ANEW
 from .offer import Reader, sized
 from .proof import sign, verify
 
 if TYPE_CHECKING:
     from valkyrie.dataplane.control import Message
 
-    from .local import Entropy
+    from .local import Entropy, Local
     from .modes import Cipher, Rhythm
 
 NONCE_SIZE = 32
@@ -100,6 +101,16 @@ class Reproof:
         self.failure: SecurityError | None = None
         self.proven_ns = now_ns
         """When the other side last proved itself."""
+
+    @classmethod
+    def of(
+        cls, local: Local, session: Established, entropy: Entropy, now_ns: int, *, initiator: bool
+    ) -> Reproof | None:
+        """Return what a node keeps to with a new session; None: its mode asks for no more."""
+        if session.choice.mode not in PROVEN_ANEW:
+            return None
+        rhythm = local.policy.rhythm
+        return cls(local.identity, session, entropy, now_ns, initiator=initiator, rhythm=rhythm)
 
     def _round(self, asker: str, count: int) -> _Round:
         return _Round(self._secret, self._choice.cipher, asker, count)

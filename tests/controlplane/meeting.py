@@ -91,6 +91,12 @@ def local_of(name: str, policy: Policy, *, knows: str) -> Local:
     return Local(identity(name), trust(knows), policy, secrets=(SECRET,))
 
 
+def locals_of(policy: Policy) -> dict[str, Local]:
+    """Return two nodes with the same policy, by side."""
+    others = {"a": "bob", "b": "alice"}
+    return {side: local_of(NAMES[side], policy, knows=others[side]) for side in NAMES}
+
+
 class Meeting:
     """Nodes a and b and the wire between them."""
 
@@ -105,9 +111,7 @@ class Meeting:
     ) -> None:
         """Begin; ``locals_`` and ``peers`` are by side: who each is, and whom it expects."""
         others = {"a": "bob", "b": "alice"}
-        self.locals = {
-            side: local_of(NAMES[side], only(mode), knows=others[side]) for side in NAMES
-        } | (locals_ or {})
+        self.locals = locals_of(only(mode)) | (locals_ or {})
         self.peers = {side: peer(others[side]) for side in NAMES} | (peers or {})
         self.now_ns = SECOND
         self.fate = fate

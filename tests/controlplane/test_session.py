@@ -10,11 +10,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.controlplane.meeting import MS, PEER, SECOND, Meeting
+from tests.controlplane.meeting import MS, PEER, SECOND, Meeting, locals_of
+from tests.controlplane.security.parties import only
 from valkyrie.controlplane.link import Joined, Left
 from valkyrie.controlplane.liveness import Patience
 from valkyrie.controlplane.protection import Protection
-from valkyrie.controlplane.security.modes import Mode
+from valkyrie.controlplane.security.modes import Mode, Rhythm
 from valkyrie.controlplane.session import State
 from valkyrie.controlplane.sessions import Place
 from valkyrie.dataplane.control import Limits
@@ -292,7 +293,8 @@ def test_a_session_whose_lifetime_ends_is_made_anew_before_and_loses_nothing() -
 
 
 def test_a_session_that_cannot_be_made_anew_ends_with_its_lifetime() -> None:
-    meeting = met(mode=Mode.ZERO_TRUST)
+    never = only(Mode.ZERO_TRUST, rhythm=Rhythm(every_ns=400 * SECOND))
+    meeting = met(locals_=locals_of(never))
     meeting.cut = True
     meeting.run(299 * SECOND)
     assert meeting.a.sessions[PEER].link is not None

@@ -9,6 +9,7 @@ import pytest
 
 from tests.controlplane.meeting import MS, PEER, SECOND, Meeting, local_of
 from tests.controlplane.security.parties import only, peer
+from valkyrie.controlplane.inputs import Renew, Silent, Unproven, Want
 from valkyrie.controlplane.link import Joined, Left, Link, Terms
 from valkyrie.controlplane.liveness import Patience
 from valkyrie.controlplane.security.claim import Claim
@@ -20,7 +21,7 @@ from valkyrie.controlplane.security.messages import failure_body, whole
 from valkyrie.controlplane.security.modes import Cipher, Mode
 from valkyrie.controlplane.security.offer import Choice
 from valkyrie.controlplane.security.trust import Grant
-from valkyrie.controlplane.session import Renew, Session, Silent, State, Want, spoken
+from valkyrie.controlplane.session import Session, State, spoken
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.control import (
     Close,
@@ -59,7 +60,7 @@ def make(state: State, *, link: bool) -> Session:
     session = made()
     if link:
         session.restore(Link(LOCAL, REMOTE, THEIRS, Limits(), 0, asked=True), 0)
-        session._asked.append((TOKEN, 0))
+        session._questions._asked.append((TOKEN, 0))
     if state is State.ASKING:
         session._begin(None, 0)
     else:
@@ -90,6 +91,7 @@ def inputs(session: Session) -> dict[str, object]:
         "want": Want(),
         "silent": Silent(),
         "renew": Renew(),
+        "late": Unproven(SecurityError(Failure.TIMEOUT, "late")),
         "answer": hello_ack(session),
         "failure": whole(Type.AUTH_FAILURE, number, failure_body(Failure.IDENTITY)),
         "unknown": Error(Code.SESSION_UNKNOWN, REMOTE),
@@ -105,43 +107,47 @@ TABLE = """
  1 down   -    want    asking HELLO     -
  2 down   -    silent  down   -         -
  3 down   -    renew   down   -         -
- 4 down   -    answer  down   -         -
- 5 down   -    failure down   -         -
- 6 down   -    unknown down   -         -
- 7 down   -    version down   -         -
- 8 down   -    close   down   -         -
- 9 down   -    ping    down   PONG      -
-10 down   -    pong    down   -         -
-11 asking -    want    asking -         -
-12 asking -    silent  asking -         Left
-13 asking -    renew   asking -         -
-14 asking -    answer  asking NEGOTIATE -
-15 asking -    failure down   -         Left
-16 asking -    unknown asking -         -
-17 asking -    version asking -         -
-18 asking -    close   asking -         -
-19 asking -    ping    asking PONG      -
-20 asking -    pong    asking -         -
-21 asking link want    asking -         -
-22 asking link silent  asking HELLO     Left
-23 asking link renew   asking -         -
-24 asking link answer  asking NEGOTIATE -
-25 asking link failure down   -         Left
-26 asking link unknown asking -         -
-27 asking link version asking -         -
-28 asking link close   asking HELLO     Left
-29 asking link ping    asking PONG      -
-30 asking link pong    asking -         -
-31 up     link want    up     -         -
-32 up     link silent  down   -         Left
-33 up     link renew   asking HELLO     -
-34 up     link answer  up     -         -
-35 up     link failure up     -         -
-36 up     link unknown asking HELLO     -
-37 up     link version up     -         -
-38 up     link close   down   -         Left
-39 up     link ping    up     PONG      -
-40 up     link pong    up     -         -
+ 4 down   -    late    down   -         -
+ 5 down   -    answer  down   -         -
+ 6 down   -    failure down   -         -
+ 7 down   -    unknown down   -         -
+ 8 down   -    version down   -         -
+ 9 down   -    close   down   -         -
+10 down   -    ping    down   PONG      -
+11 down   -    pong    down   -         -
+12 asking -    want    asking -         -
+13 asking -    silent  asking -         Left
+14 asking -    renew   asking -         -
+15 asking -    late    asking -         -
+16 asking -    answer  asking NEGOTIATE -
+17 asking -    failure down   -         Left
+18 asking -    unknown asking -         -
+19 asking -    version asking -         -
+20 asking -    close   asking -         -
+21 asking -    ping    asking PONG      -
+22 asking -    pong    asking -         -
+23 asking link want    asking -         -
+24 asking link silent  asking HELLO     Left
+25 asking link renew   asking -         -
+26 asking link late    asking CLOSE     Left
+27 asking link answer  asking NEGOTIATE -
+28 asking link failure down   -         Left
+29 asking link unknown asking -         -
+30 asking link version asking -         -
+31 asking link close   asking HELLO     Left
+32 asking link ping    asking PONG      -
+33 asking link pong    asking -         -
+34 up     link want    up     -         -
+35 up     link silent  down   -         Left
+36 up     link renew   asking HELLO     -
+37 up     link late    down   CLOSE     Left
+38 up     link answer  up     -         -
+39 up     link failure up     -         -
+40 up     link unknown asking HELLO     -
+41 up     link version up     -         -
+42 up     link close   down   -         Left
+43 up     link ping    up     PONG      -
+44 up     link pong    up     -         -
 """
 ROWS = [line.split() for line in TABLE.strip().splitlines()]
 
