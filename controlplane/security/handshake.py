@@ -447,6 +447,8 @@ class Handshake:
         self._outcome = self._exchange.outcome()
         if self._role == INITIATOR and self._choice.mode in _USES_CARDS:
             self._check_static(self._outcome)
+        elif self._peer is not None and self._choice.mode is Mode.MTLS:
+            self._check_name(self._peer, self._outcome)
         self._binding = self._transcript + self._outcome.binding
         self._seal = Seal(self._outcome, self._choice.cipher, self._transcript)
         return self._outcome
@@ -454,6 +456,15 @@ class Handshake:
     def _check_static(self, outcome: Outcome) -> None:
         if self._card is None or self._card.exchange != outcome.static:
             raise SecurityError(Failure.IDENTITY, "the key that is proven is not on the card")
+
+    @staticmethod
+    def _check_name(peer: Peer, outcome: Outcome) -> None:
+        """Initiator: before we prove anything, and the other takes us for joined."""
+        if outcome.name != peer.certificate_name:
+            raise SecurityError(
+                Failure.IDENTITY,
+                f"{peer.name} should be {peer.certificate_name} and is {outcome.name}",
+            )
 
     def _proof(self) -> Proof:
         assert self._choice is not None
@@ -513,11 +524,6 @@ class Handshake:
         if choice.signatures:
             assert self._card is not None
             verify(self._card, self._other, choice, self._binding, proof.signatures)
-        if choice.mode is Mode.MTLS and self._peer and outcome.name != self._peer.certificate_name:
-            raise SecurityError(
-                Failure.IDENTITY,
-                f"{self._peer.name} should be {self._peer.certificate_name} and is {outcome.name}",
-            )
         claim = Claim(
             choice.mode,
             outcome.quantum_safe,
