@@ -1,0 +1,213 @@
+"""Nodes that demand much: certificates (mtls), and proofs again and again (zero_trust)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import valkyrie
+from tests.census import NODE_PREFIX
+from tests.lab import Lab, wait_until
+from tests.nodes import NodeUnderTest, make_node, make_secure_pair, running
+from valkyrie.dataplane import lib
+from valkyrie.dataplane.refusal import StreamResetError
+
+from .test_cli import valkyrie as command
+from .test_links import joined, session
+from .test_revoker import on_record
+
+AGAIN = "[session]\nretry_ms = 100\nretry_max_ms = 200\n"
+MARKER = b"nobody on the way may read this line"
+Streams = tuple[valkyrie.SyncStream, valkyrie.SyncStream]
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory that the daemon's user can look into; pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory(prefix=NODE_PREFIX) as folder:
+        yield Path(folder)
+
+
+def cert(*arguments: str | Path) -> dict[str, Any]:
+    result = command("cert", *arguments, "--json")
+    assert result.returncode == 0, result
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def listed(node: NodeUnderTest) -> dict[str, Any]:
+    """Return what the command says of a node's only session."""
+    result = command("session", "list", "--json", "--node", node.socket)
+    assert result.returncode == 0, result
+    (row,) = json.loads(result.stdout)
+    assert isinstance(row, dict)
+    return row
+
+
+@contextmanager
+def streams(a: NodeUnderTest, b: NodeUnderTest) -> Iterator[Streams]:
+    """A stream from a to b, by both ends; a message has gone over it."""
+    with (
+        valkyrie.attach_sync(a.socket) as one,
+        valkyrie.attach_sync(b.socket) as other,
+        other.listen("ear") as service,
+    ):
+        out = one.connect("b").open("ear", stream=1000)
+        out.send(MARKER)
+        into = service.accept(timeout=5)
+        message = into.recv(timeout=5)
+        assert message is not None
+        assert message.payload == MARKER
+        yield out, into
+
+
+# ---- mtls ----
+
+
+def certified(lab: Lab, folder: Path) -> tuple[NodeUnderTest, NodeUnderTest]:
+    """Return two nodes with certificates of one authority."""
+    cert("ca", folder / "ca")
+    links = lab.wire(lab.host("a"), lab.host("b"))
+    nodes = []
+    for i, name in enumerate("ab"):
+        cert("issue", folder / "ca", name, "--out", folder)
+        security = (
+            f'modes = ["mtls"]\nidentity_file = "{name}.id"\nrevoked_file = "{name}.revoked.toml"\n'
+            f'certificate_file = "{name}.pem"\ncertificate_key_file = "{name}.key"\n'
+            'roots_file = "ca/ca.pem"'
+        )
+        other = "ba"[i]
+        known = f'certificate = "{other}"'
+        peers = {other: str(links[1 - i].v4.ip)}
+        nodes.append(
+            make_node(links[i], folder, peers, security=security, known=known, extra=AGAIN)
+        )
+    return nodes[0], nodes[1]
+
+
+def test_nodes_with_certificates_talk_until_one_is_revoked(lab: Lab, public: Path) -> None:
+    a, b = certified(lab, public)
+    with running(a, b):
+        wait_until(lambda: joined(a, b), 5.0, "both have joined")
+        for node in (a, b):
+            row = listed(node)
+            assert (row["mode"], row["state"], row["proven_s"]) == ("mtls", "up", None)
+        with streams(a, b) as (out, _):
+            cert("revoke", public / "ca", public / "b.pem", "--to", public / "a.revoked.toml")
+            with pytest.raises(StreamResetError) as caught:
+                out.recv(timeout=5)
+        assert caught.value.code == lib.VK_CODE_CREDENTIAL
+        wait_until(lambda: "revoked" in str(on_record(a, "peer.refuse")), 5.0, "it is not let in")
+        assert listed(a)["state"] != "up"
+        assert listed(b)["state"] != "up"
+
+
+def test_a_node_whose_certificate_has_another_name_is_not_let_in(lab: Lab, public: Path) -> None:
+    a, b = certified(lab, public)
+    text = a.config.read_text().replace('certificate = "b"', 'certificate = "c"')
+    a.config.write_text(text)
+    with running(a, b):
+        wait_until(
+            lambda: "should be c and is b" in str(on_record(a, "peer.refuse")), 5.0, "refused"
+        )
+        wait_until(lambda: bool(on_record(b, "peer.refuse")), 5.0, "b hears of it")
+        assert on_record(a, "peer.join") == on_record(b, "peer.join") == []
+
+
+# ---- zero_trust ----
+
+
+def distrustful(
+    lab: Lab, folder: Path, *, every_s: int = 1, answer_s: int = 2, session_s: int = 10
+) -> tuple[NodeUnderTest, NodeUnderTest]:
+    """Return two nodes that have each other prove themselves all the time."""
+    a, b = make_secure_pair(lab, folder, modes='["zero_trust"]', extra=AGAIN)
+    for node in (a, b):
+        keys = (
+            f"zero_trust_proof_s = {every_s}\nzero_trust_answer_s = {answer_s}\n"
+            f"zero_trust_session_s = {session_s}\n"
+            f'revoked_file = "{node.host.name}.revoked.toml"\n'
+        )
+        text = node.config.read_text().replace("[security]\n", f"[security]\n{keys}")
+        node.config.write_text(text)
+    return a, b
+
+
+def ended(node: NodeUnderTest) -> list[dict[str, Any]]:
+    return [each["fields"] for each in on_record(node, "peer.leave")]
+
+
+def test_zero_trust_is_proven_again_and_again_and_made_anew_and_data_goes_on(
+    lab: Lab, public: Path
+) -> None:
+    a, b = distrustful(lab, public)
+    with running(a, b):
+        wait_until(lambda: joined(a, b), 5.0, "both have joined")
+        row = listed(a)
+        assert row["mode"] == "zero_trust"
+        assert row["ends_s"] <= 10
+        first = row["local"]
+        with streams(a, b) as (out, into):
+            wait_until(lambda: row_of(a)["age_s"] > 3, 10.0, "time passes")
+            row = listed(a)
+            assert row["local"] == first
+            assert row["proven_s"] < 2.5 < row["age_s"]
+            wait_until(lambda: row_of(a)["local"] != first, 15.0, "the session is made anew")
+            wait_until(lambda: joined(a, b), 5.0, "both have the new one")
+            out.send(b"still there")
+            message = into.recv(timeout=5)
+            assert message is not None
+            assert message.payload == b"still there"
+        assert ended(a) == ended(b) == []
+
+
+def row_of(node: NodeUnderTest) -> dict[str, Any]:
+    row = session(node)
+    return row if row["age_s"] is not None else row | {"age_s": 0.0}
+
+
+def test_zero_trust_ends_with_a_peer_whose_worker_lives_and_daemon_is_mute(
+    lab: Lab, public: Path
+) -> None:
+    a, b = distrustful(lab, public, session_s=300)
+    with running(a, b):
+        wait_until(lambda: joined(a, b), 5.0, "both have joined")
+        with streams(a, b) as (out, _):
+            daemon = b.pid("daemon")
+            os.kill(daemon, signal.SIGSTOP)  # whoever holds it, the worker would go on
+            try:
+                with pytest.raises(StreamResetError) as caught:
+                    out.recv(timeout=10)
+            finally:
+                os.kill(daemon, signal.SIGCONT)
+            assert caught.value.code == lib.VK_CODE_HANDSHAKE_TIMEOUT
+        wait_until(lambda: bool(ended(a)), 5.0, "it is on record")
+        (record,) = ended(a)
+        assert record["peer"] == "b"
+        assert record["code"] == lib.VK_CODE_HANDSHAKE_TIMEOUT
+        assert "did not prove itself anew in time" in record["reason"]
+        wait_until(lambda: joined(a, b), 10.0, "who proves itself is let in again")
+
+
+def test_zero_trust_ends_when_a_peer_is_revoked(lab: Lab, public: Path) -> None:
+    a, b = distrustful(lab, public)
+    with running(a, b):
+        wait_until(lambda: joined(a, b), 5.0, "both have joined")
+        fingerprint = listed(a)["fingerprint"]
+        with streams(a, b) as (out, _):
+            fresh = public / "revoked.new"
+            fresh.write_text(f'[[revoked]]\nfingerprint = "{fingerprint}"\nreason = "lost"\n')
+            fresh.replace(public / "a.revoked.toml")
+            with pytest.raises(StreamResetError) as caught:
+                out.recv(timeout=5)
+        assert caught.value.code == lib.VK_CODE_CREDENTIAL
+        wait_until(lambda: "revoked" in str(on_record(a, "peer.refuse")), 5.0, "it is not let in")
+        assert listed(a)["state"] != "up"
