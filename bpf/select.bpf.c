@@ -4,8 +4,8 @@
  * what one run sees may be up to VK_AGG_MAX datagrams: the frame must fit, not fill, and the number
  * of datagrams is estimated from the size of the first. The worker checks each of them again, but
  * tokens: only the first one's is looked at, and the others come from the same address and port.
- * The kernel answers a datagram refused here by an ICMP port unreachable (limited by its own rate),
- * which only connected senders notice.
+ * What is refused goes to a socket that drops everything: SK_DROP has the kernel answer whoever the
+ * datagram says it came from by an ICMP port unreachable.
  */
 #include "vk_guard.h"
 
@@ -173,7 +173,10 @@ int vk_select(struct sk_reuseport_md *ctx)
 		verdict = VK_DROP_NO_SOCKET;
 	vk_count_add(view.class, verdict, view.datagrams, size,
 		     verdict == VK_STEER ? ((uint64_t)view.messages - 1) * view.datagrams : 0);
-	return verdict == VK_STEER ? SK_PASS : SK_DROP;
+	if (verdict == VK_STEER)
+		return SK_PASS;
+	key = VK_SOCKS_SINK + (view.family != 4);
+	return bpf_sk_select_reuseport(ctx, &vk_socks, &key, 0) ? SK_DROP : SK_PASS;
 }
 
 char vk_license[] SEC("license") = "Dual MIT/GPL";

@@ -36,7 +36,8 @@
 enum vk_map_const {
 	VK_QUEUES_MAX = 64,
 	VK_LANES_MAX = 384, /* a lane for each queue and class */
-	VK_SOCKS_MAX = 12, /* a socket for each class and address family */
+	VK_SOCKS_SINK = 12, /* drops what is refused; + 1 for IPv6 */
+	VK_SOCKS_MAX = 14, /* and in front of them one for each class and family */
 	VK_SOURCES_MAX = 16384, /* addresses a per-source policer remembers */
 	VK_TOKEN_SHIFT = 30, /* fixed point of rates and tokens: one packet is 1 << 30 */
 	VK_REFILL_NS_MAX = 1000000000, /* a bucket refills for at most this long at once */
@@ -151,7 +152,7 @@ struct vk_meta {
 
 #ifndef VK_CDEF
 _Static_assert(sizeof(struct vk_meta) == 16, "maps: metadata is 16 bytes");
-_Static_assert((int)VK_SOCKS_MAX == 2 * (int)VK_CLASS_COUNT, "maps: a socket per class and family");
+_Static_assert((int)VK_SOCKS_SINK == 2 * (int)VK_CLASS_COUNT, "maps: a socket per class, family");
 _Static_assert((int)VK_LANES_MAX == (int)VK_QUEUES_MAX * (int)VK_CLASS_COUNT, "maps: lanes");
 _Static_assert(sizeof(struct vk_guard) == 64, "maps: the guard is one cache line");
 _Static_assert(VK_GUARD_TOKENS == (1 << (int)VK_CLASS_COUNT) - 1, "maps: classes have bits");

@@ -220,6 +220,8 @@ class Opener:
                 opened.police(klass, bucket.rate_packets, bucket.burst_packets)
             opened.guard.demand(token_classes(self._config))
             opened.voice = Voice.open(facts.name, facts.index, self._config.node.udp_port)
+            if opened.rx == "udp":
+                opened.voice.silence(opened.program)
             source = self._config.source
             opened.program.set_source_police(source.rate_packets, source.burst_packets)
             if facts.is_virtual and wanted.qdisc == "auto":

@@ -1,8 +1,9 @@
 """Sockets that control frames leave by: from the node's port, and never received on.
 
 The broker opens them, because the port is its user's; the daemon sends. A socket on the port must
-not take frames from those that receive: its filter drops everything, and on the kernel path it is
-in the reuseport group whose program picks others only.
+not take frames from those that receive: its filter drops everything. On the kernel path it is in
+the reuseport group, whose program picks others for frames, and this one for what it refuses: where
+the program itself drops, the kernel answers by ICMP.
 """
 
 from __future__ import annotations
@@ -14,13 +15,19 @@ import socket
 import struct
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
 
+from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import DataPlaneError
+
+if TYPE_CHECKING:
+    from valkyrie.dataplane.loader import Program
 
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 _RETURN = 0x06  # linux/bpf_common.h: BPF_RET | BPF_K
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE = 10, 23, 3  # linux/in.h, in6.h
 _IP_PKTINFO = 8
+_SOL_UDP, _UDP_GRO = 17, 104  # linux/udp.h
 _PRIORITY = 6  # linux/pkt_sched.h: TC_PRIO_INTERACTIVE, as the worker's control class
 _BUFFER_SIZE = 262_144
 
@@ -48,6 +55,7 @@ def _open(interface: str, udp_port: int, family: socket.AddressFamily) -> socket
         else:
             opened.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE)
         _drop_all(opened)  # before it can receive
+        opened.setsockopt(_SOL_UDP, _UDP_GRO, 1)  # else super-packets are cut up to be dropped
         opened.bind(("", udp_port))
     except BaseException:
         opened.close()
@@ -78,6 +86,11 @@ class Voice:
             hint = "Another program may have the UDP port: stop it or choose another port"
             raise DataPlaneError.of(error.errno or errno.EIO, what, hint) from error
         return voice
+
+    def silence(self, selector: Program) -> None:
+        """Let them take what the program of their reuseport groups refuses."""
+        for version, each in self.sockets.items():
+            selector.maps["vk_socks"].update(lib.VK_SOCKS_SINK + (version == 6), each.fileno())
 
     def descriptors(self) -> list[int]:
         """Return what a daemon inherits."""

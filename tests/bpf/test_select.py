@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import time
 from collections.abc import Iterator
 from functools import partial
+from typing import ClassVar
 
 import pytest
 
@@ -14,6 +16,7 @@ from tests.bpf.bases import SEQ, SESSION
 from tests.bpf.rig import extension, frame
 from tests.census import needs
 from tests.lab import Link, wait_until
+from valkyrie.controlplane.voice import Voice
 from valkyrie.dataplane import lib, wire
 from valkyrie.dataplane.guard import Guard, Master, tick
 from valkyrie.dataplane.loader import Program, cpus, open_selector
@@ -33,13 +36,15 @@ class Receiver:
         self.program = program
         self.sockets: dict[tuple[int, str], socket.socket] = {}
         for version, family in FAMILIES.items():
-            address = str((link.v4 if version == 4 else link.v6).ip)
             for klass in Class:
                 made = link.host.socket(family)
                 made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 made.setsockopt(SOL_UDP, UDP_GRO, 1)
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, link.name.encode())
                 made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-                made.bind((address, PORT))
+                if version == 6:
+                    made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                made.bind(("", PORT))
                 made.setblocking(False)
                 offset = 0 if version == 4 else lib.VK_CLASS_COUNT
                 program.maps["vk_socks"].update(klass + offset, made.fileno())
@@ -126,6 +131,10 @@ def has(receiver: Receiver, key: tuple[str, str], packets: int) -> bool:
     return receiver.counted().get(key, (0, 0))[0] == packets
 
 
+def has_counted(receiver: Receiver, packets: int) -> bool:
+    return sum(row[0] for row in receiver.counted().values()) == packets
+
+
 def test_a_datagram_reaches_the_socket_of_its_class(receiver: Receiver, sender: Sender) -> None:
     sent = {klass: frame(0x31, stream, b"x", SESSION + SEQ) for klass, stream in STREAMS.items()}
     sent["control"] = frame(0x00, 70000)
@@ -185,6 +194,49 @@ def test_a_malformed_datagram_reaches_nobody(
     wait_until(partial(has, receiver, ("control", verdict), 1), what=verdict)
     assert not [key for key in receiver.sockets if receiver.take(*key)]
     assert receiver.counted() == {("control", verdict): (1, 0)}
+
+
+class Errors:
+    """ICMP errors that reach a host, on the wire."""
+
+    KINDS: ClassVar = {4: (0x0800, 34, 3, 64), 6: (0x86DD, 54, 1, 104)}
+    """Type of Ethernet, offset of the ICMP header, type "unreachable", offset of the port meant."""
+
+    def __init__(self, link: Link, version: int) -> None:
+        self._raw = link.host.packet_socket(link.name)
+        self._kind, self._icmp, self._type, self._port = self.KINDS[version]
+
+    def next_port(self) -> int:
+        """Wait for an error; return the destination port of the datagram it is about."""
+        while True:
+            data = self._raw.recv(2048)
+            if len(data) > self._port + 1 and data[12:14] == self._kind.to_bytes(2, "big"):
+                protocol = data[23] if self._kind == 0x0800 else data[20]
+                if protocol in (1, 58) and data[self._icmp] == self._type:
+                    return int.from_bytes(data[self._port : self._port + 2], "big")
+
+    def close(self) -> None:
+        self._raw.close()
+
+
+def test_what_is_refused_is_not_answered(
+    receiver: Receiver, sender: Sender, pair: tuple[Link, Link]
+) -> None:
+    there = pair[1]
+    voice = there.host.run(Voice.open, there.name, there.index, PORT)
+    voice.silence(receiver.program)
+    receiver.program.set_police(Class.LOGS, 1, 10)
+    with contextlib.closing(voice), contextlib.closing(Errors(pair[0], sender.version)) as errors:
+        for count, data in enumerate((b"", frame(magic=1), frame(version=3)), 1):
+            sender.send(data)
+            wait_until(partial(has_counted, receiver, count))
+        segments = [frame(0x31, 70000, bytes(100), SESSION)] * 10
+        for _ in range(3):
+            sender.send_segments(segments)
+        wait_until(partial(has, receiver, ("logs", "drop_class_rate"), 20))
+        sender.socket.sendto(b"nobody is there", (sender.target[0], DISCARD))
+        assert errors.next_port() == DISCARD, "a refused datagram was answered"
+    assert len(receiver.take(sender.version, "logs")) == 10
 
 
 def test_a_class_is_policed_by_datagrams(receiver: Receiver, sender: Sender) -> None:

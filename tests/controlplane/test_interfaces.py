@@ -16,7 +16,7 @@ import valkyrie
 from tests.census import needs
 from tests.controlplane.test_broker_faults import balanced
 from tests.lab import SLOWNESS, Lab, Link, wait_until
-from tests.nodes import PATIENT, NodeUnderTest, make_node, running
+from tests.nodes import PATIENT, NodeUnderTest, make_node, make_pair, running
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.stream import SyncStream
 from valkyrie.dataplane.wire import Class
@@ -207,6 +207,20 @@ def test_frames_of_a_queue_that_is_not_served_are_counted(
         message = ends["job"][1].recv(timeout=5 * SLOWNESS)
         assert message is not None
         assert message.payload == b"comes in the end"
+
+
+@pytest.mark.parametrize("path", ["udp", "xdp"])
+def test_garbage_is_counted_and_not_answered(lab: Lab, tmp_path: Path, path: str) -> None:
+    a, b = make_pair(lab, tmp_path, path=path)
+    with running(b), a.host.socket() as garbage, CountersPage(b.name) as page:
+        garbage.connect((str(b.link.v4.ip), lib.VK_PORT))
+        garbage.setblocking(False)
+        for _ in range(10):
+            garbage.send(b"no frame, but long enough to be one of the protocol")
+        refused = page.struct.verdicts[0].packets[Class.CONTROL]
+        wait_until(lambda: refused[lib.VK_DROP_MAGIC] == 10)
+        with pytest.raises(BlockingIOError):  # an ICMP error would be ECONNREFUSED
+            garbage.recv(1)
 
 
 def test_a_killed_worker_loses_nothing_of_either_queue(
