@@ -3,10 +3,10 @@
 
 #include "vk_credit.h"
 #include "vk_flows.h"
+#include "vk_intake.h"
 #include "vk_pages.h"
 #include "vk_peers.h"
 #include "vk_reassembly.h"
-#include "vk_receive.h"
 #include "vk_send.h"
 #include "vk_session.h"
 #include "vk_signals.h"
@@ -134,7 +134,7 @@ int vk_engine_start(struct vk_run *run, struct vk_boot *boot, uint64_t now_ns)
 	run->work->abi = VK_SHM_ABI;
 	run->work->starts++;
 	run->counters->gauges[VK_WORKER_STARTS]++;
-	vk_peers_refresh(run, 1);
+	vk_peers_load(run);
 	for (uint32_t i = 0; i < run->peer_count; i++)
 		if (!run->sessions[i] && run->work->packets[i].heard_ns)
 			vk_signals_end(run, i); /* a worker before this one had it */
@@ -176,7 +176,7 @@ static void time_turn(struct vk_run *run, uint64_t took_ns)
 int vk_engine_turn(struct vk_run *run, uint64_t now_ns, uint64_t real_ns, uint32_t *kept)
 {
 	uint64_t sent;
-	int received;
+	int received, more;
 
 	if (run->turn_busy)
 		time_turn(run, now_ns - run->now_ns);
@@ -184,8 +184,8 @@ int vk_engine_turn(struct vk_run *run, uint64_t now_ns, uint64_t real_ns, uint32
 	run->real_ns = real_ns;
 	if (run->now_ns >= run->tick_ns)
 		tick(run);
-	vk_peers_refresh(run, 0);
-	received = vk_receive_all(run);
+	more = vk_peers_refresh(run);
+	received = vk_intake_all(run);
 	if (received < 0)
 		return received;
 	vk_session_expire(run); /* behind receiving: what is waited for may have been there */
@@ -196,7 +196,7 @@ int vk_engine_turn(struct vk_run *run, uint64_t now_ns, uint64_t real_ns, uint32
 	vk_slots_flush(run);
 	see_off(run);
 	run->counters->gauges[VK_LOOPS]++;
-	run->turn_busy = received || sent || run->reply_count;
+	run->turn_busy = received || sent || more || run->reply_count;
 	return run->turn_busy;
 }
 
@@ -254,7 +254,7 @@ uint32_t vk_engine_leave(struct vk_run *run, uint64_t now_ns)
 	uint32_t kept;
 
 	run->now_ns = now_ns;
-	vk_receive_rest(run);
+	vk_intake_rest(run);
 	run->path_full = 0;
 	vk_send_replies(run);
 	vk_session_end_turn(run);

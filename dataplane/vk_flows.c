@@ -137,6 +137,22 @@ static void meet(struct vk_run *run, struct vk_flow *flow)
 		slot->many_streams |= 1u << flow->class;
 }
 
+/* What a flow owes its peer in any new session. */
+static void retell(struct vk_run *run, uint32_t number)
+{
+	struct vk_flow *flow = &run->work->flows[number];
+	uint32_t owes = run->flows[number].owes;
+
+	if (flow->state == VK_ROW_CLOSING)
+		owes |= run->flows[number].code ? VK_OWE_RESET : 0;
+	else if (!flow->opener && !flow->answered)
+		owes |= VK_OWE_ACCEPT;
+	if (flow->state == VK_ROW_LIVE && flow->rx_limit > VK_WINDOW_START)
+		owes |= VK_OWE_CREDIT;
+	if (owes)
+		vk_session_owe(run, flow, owes);
+}
+
 void vk_flows_load(struct vk_run *run)
 {
 	run->last_flow = VK_NO_FLOW;
@@ -170,29 +186,18 @@ void vk_flows_load(struct vk_run *run)
 		vk_credit_load(run, &run->work->flows[i]);
 		meet(run, &run->work->flows[i]);
 	}
-	for (uint32_t peer = 0; peer < run->peer_count; peer++) {
-		if (run->peers[peer].state == VK_ROW_LIVE)
-			vk_flows_retell(run, peer);
+	for (uint32_t i = 0; i < run->flow_high; i++) {
+		if (run->work->flows[i].state != VK_ROW_FREE &&
+		    run->peers[run->work->flows[i].peer].state == VK_ROW_LIVE)
+			retell(run, i);
 	}
 }
 
 void vk_flows_retell(struct vk_run *run, uint32_t peer)
 {
-	for (uint32_t i = 0; i < run->flow_high; i++) {
-		struct vk_flow *flow = &run->work->flows[i];
-		uint32_t owes = run->flows[i].owes;
-
-		if (flow->state == VK_ROW_FREE || flow->peer != peer)
-			continue;
-		if (flow->state == VK_ROW_CLOSING)
-			owes |= run->flows[i].code ? VK_OWE_RESET : 0;
-		else if (!flow->opener && !flow->answered)
-			owes |= VK_OWE_ACCEPT;
-		if (flow->state == VK_ROW_LIVE && flow->rx_limit > VK_WINDOW_START)
-			owes |= VK_OWE_CREDIT;
-		if (owes)
-			vk_session_owe(run, flow, owes);
-	}
+	for (uint32_t i = 0; i < run->flow_high; i++)
+		if (run->work->flows[i].state != VK_ROW_FREE && run->work->flows[i].peer == peer)
+			retell(run, i);
 }
 
 struct vk_flow *vk_flows_find(struct vk_run *run, uint32_t peer, uint32_t stream)

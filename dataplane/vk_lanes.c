@@ -2,6 +2,9 @@
 #include "vk_lanes.h"
 
 #include "vk_flows.h"
+#include "vk_pages.h"
+
+static const size_t rows_size = VK_PEERS_MAX * sizeof(struct vk_peer_lane);
 
 /* Bytes a flow has left of the message that it sends next; of one in fragments, as much as is known
  * of it. */
@@ -48,7 +51,7 @@ void vk_lanes_add(struct vk_run *run, struct vk_flow *flow)
 	if (!own->held_count || own->ready)
 		return;
 	if (!lanes->rows)
-		lanes->rows = calloc(VK_PEERS_MAX, sizeof *lanes->rows);
+		lanes->rows = vk_pages_map(rows_size);
 	if (!lanes->rows)
 		return; /* it may try when it holds one more, or has more credit */
 	lane = &lanes->rows[flow->peer];
@@ -111,6 +114,6 @@ void vk_lanes_free(struct vk_run *run, uint32_t slot, uint32_t class)
 			run->flows[heap->items[i].value].ready = 0;
 		vk_heap_free(heap);
 	}
-	free(lanes->rows);
+	vk_pages_unmap(lanes->rows, rows_size);
 	*lanes = (struct vk_lanes){ .rows = NULL };
 }

@@ -13,6 +13,7 @@
 
 enum {
 	SEQLOCK_TRIES = 64,
+	AHEAD = 8, /* news whose rows are fetched early */
 	EAGER_MAX = 1024, /* peers whose sessions are at hand before they are used */
 	PAYLOAD_MIN = 512, /* bytes: every IP path carries that much */
 	IP4_UDP_SIZE = 28, /* headers, bytes */
@@ -40,43 +41,21 @@ int vk_seqlock_copy(void *to, const void *row, size_t size)
 
 static const size_t peers_size = VK_PEERS_MAX * sizeof(struct vk_peer);
 static const size_t pools_size = VK_PEERS_MAX * sizeof(struct vk_pool);
-static const size_t buckets_size = VK_PEER_BUCKETS * sizeof(uint32_t);
 
 int vk_peers_open(struct vk_run *run)
 {
 	run->peers = vk_pages_map(peers_size);
 	run->pools = vk_pages_map(pools_size);
-	run->peer_buckets = vk_pages_map(buckets_size);
-	return run->peers && run->pools && run->peer_buckets ? 0 : -ENOMEM;
+	return run->peers && run->pools ? 0 : -ENOMEM;
 }
 
 void vk_peers_free(struct vk_run *run)
 {
 	vk_pages_unmap(run->peers, peers_size);
 	vk_pages_unmap(run->pools, pools_size);
-	vk_pages_unmap(run->peer_buckets, buckets_size);
+	vk_peer_index_free(&run->peer_index);
 	run->peers = NULL;
 	run->pools = NULL;
-	run->peer_buckets = NULL;
-}
-
-static uint32_t address_hash(uint32_t family, const uint8_t address[16])
-{
-	uint64_t a, b;
-
-	memcpy(&a, address, 8);
-	memcpy(&b, address + 8, 8);
-	a = (a ^ (b + family)) * 0x9e3779b97f4a7c15u; /* Fibonacci hashing */
-	return (uint32_t)(a >> 32) % VK_PEER_BUCKETS;
-}
-
-static void index_peer(struct vk_run *run, uint32_t peer)
-{
-	uint32_t at = address_hash(run->peers[peer].family, run->peers[peer].address);
-
-	while (run->peer_buckets[at])
-		at = (at + 1) % VK_PEER_BUCKETS;
-	run->peer_buckets[at] = peer + 1;
 }
 
 /* A session ends when its peer is gone, has left, or shakes hands anew. What it carried goes on
@@ -145,90 +124,160 @@ static void clamp_peer(struct vk_run *run, struct vk_peer *peer)
 		peer->payload_max = (uint16_t)limit;
 }
 
-static int is_at(const struct vk_peer *peer, uint32_t family, const uint8_t address[16])
+static struct vk_peer_entry entry_of(const struct vk_run *run, uint32_t number)
 {
-	return peer->state == VK_ROW_LIVE && peer->family == family &&
-	       !memcmp(peer->address, address, 16);
+	const struct vk_peer *peer = &run->peers[number];
+	struct vk_peer_entry entry = {
+		.peer = number + 1,
+		.session = peer->session_local,
+		.udp_port = peer->udp_port,
+		.family = peer->family,
+		.joined = peer->joined,
+	};
+
+	memcpy(entry.address, peer->address, sizeof entry.address);
+	return entry;
 }
 
-/* Takes a row in; *moved when the index has an entry for it that is no longer true. Returns 0, or
- * -EAGAIN when it is being written. */
-static int take_row(struct vk_run *run, uint32_t number, int *moved)
+/* Takes a row in. One that is being written is left as it was: news of it follow. Without memory
+ * for the index all rows are looked at again. */
+static void take_row(struct vk_run *run, uint32_t number)
 {
 	struct vk_peer *peer = &run->peers[number];
-	uint8_t state = peer->state, family = peer->family, address[16];
-	int error;
+	struct vk_peer_entry before = entry_of(run, number), now;
+	int was_live = peer->state == VK_ROW_LIVE, is_live;
 
-	memcpy(address, peer->address, sizeof address);
-	error = vk_seqlock_copy(peer, &run->state->peers[number], sizeof *peer);
+	vk_seqlock_copy(peer, &run->state->peers[number], sizeof *peer);
 	clamp_peer(run, peer);
 	adopt_session(run, number);
-	if (state == VK_ROW_LIVE && !is_at(peer, family, address))
-		*moved = 1;
-	else if (state != VK_ROW_LIVE && peer->state == VK_ROW_LIVE)
-		index_peer(run, number);
-	if (peer->state == VK_ROW_LIVE)
-		adopt_numbers(run, number);
-	return error;
+	now = entry_of(run, number);
+	is_live = peer->state == VK_ROW_LIVE;
+	if (was_live && (!is_live || before.family != now.family ||
+			 memcmp(before.address, now.address, sizeof now.address)))
+		vk_peer_index_drop(&run->peer_index, &before);
+	if (!is_live)
+		return;
+	if (vk_peer_index_put(&run->peer_index, &now))
+		run->peers_left = run->peer_count;
+	adopt_numbers(run, number);
 }
 
-static void index_all(struct vk_run *run)
+static uint32_t news_of(const struct vk_run *run, uint32_t epoch)
 {
-	memset(run->peer_buckets, 0, buckets_size);
-	run->last_peer = 0;
-	for (uint32_t i = 0; i < run->peer_count; i++)
-		if (run->peers[i].state == VK_ROW_LIVE)
-			index_peer(run, i);
+	uint64_t news = VK_LOAD_RELAXED(&run->state->peer_news[epoch % VK_PEER_NEWS]);
+
+	return news >> 32 == epoch ? (uint32_t)news : UINT32_MAX;
 }
 
-/* Takes in the rows that changed since an epoch; 0 when that is not known of all. */
-static int take_news(struct vk_run *run, uint32_t epoch, int *error, int *moved)
+static void prefetch_row(const struct vk_run *run, uint32_t peer)
+{
+	const uint8_t *row = (const uint8_t *)&run->state->peers[peer];
+	const uint8_t *own = (const uint8_t *)&run->peers[peer];
+
+	for (uint32_t at = 0; at < sizeof(struct vk_peer); at += VK_LINE) {
+		__builtin_prefetch(row + at);
+		__builtin_prefetch(own + at, 1);
+	}
+	__builtin_prefetch(&run->work->packets[peer].peer_generation, 1);
+	__builtin_prefetch(&run->sessions[peer]);
+}
+
+/* Takes in rows that changed, up to an epoch; 0 when it is not known of all which they are. */
+static int take_news(struct vk_run *run, uint32_t epoch)
 {
 	if (epoch - run->peer_epoch > VK_PEER_NEWS / 2) /* the daemon goes on writing */
 		return 0;
-	for (uint32_t each = run->peer_epoch; each++ != epoch;) {
-		uint64_t news = VK_LOAD_RELAXED(&run->state->peer_news[each % VK_PEER_NEWS]);
-		uint32_t peer = (uint32_t)news;
+	for (uint32_t i = 0; i < VK_PEERS_A_TURN && run->peer_epoch != epoch; i++) {
+		uint32_t peer = news_of(run, run->peer_epoch + 1);
+		uint32_t later = news_of(run, run->peer_epoch + 1 + AHEAD);
 
-		if (news >> 32 != each || peer >= run->peer_count)
+		if (peer >= run->peer_count)
 			return 0;
-		*error |= take_row(run, peer, moved);
+		if (later < run->peer_count)
+			prefetch_row(run, later);
+		take_row(run, peer);
+		run->peer_epoch++;
 	}
 	return 1;
 }
 
-void vk_peers_refresh(struct vk_run *run, int force)
+static void count_rows(struct vk_run *run)
 {
-	uint32_t epoch = VK_LOAD_ACQUIRE(&run->state->peer_epoch);
 	uint32_t count = VK_LOAD_RELAXED(&run->state->peer_count);
-	int error = 0, moved = 0;
 
-	if (epoch == run->peer_epoch && !force)
-		return;
 	run->peer_count = count < VK_PEERS_MAX ? count : VK_PEERS_MAX;
 	run->counters->peer_count = run->peer_count;
-	if (force || !take_news(run, epoch, &error, &moved))
-		for (uint32_t i = 0; i < run->peer_count; i++)
-			error |= take_row(run, i, &moved);
-	if (moved)
-		index_all(run);
-	run->peer_epoch = error ? epoch - VK_PEER_NEWS : epoch; /* look at all again next turn */
 }
 
-int vk_peers_find(struct vk_run *run, uint32_t family, const uint8_t address[16])
+/* Looks at rows in turn, whatever is known of them. */
+static void take_some(struct vk_run *run, uint32_t most)
 {
-	uint32_t at;
-
-	if (is_at(&run->peers[run->last_peer], family, address))
-		return (int)run->last_peer;
-	at = address_hash(family, address);
-	for (; run->peer_buckets[at]; at = (at + 1) % VK_PEER_BUCKETS) {
-		uint32_t peer = run->peer_buckets[at] - 1u;
-
-		if (!is_at(&run->peers[peer], family, address))
-			continue;
-		run->last_peer = peer;
-		return (int)peer;
+	for (; most && run->peers_left; most--) {
+		if (run->peers_next >= run->peer_count)
+			run->peers_next = 0;
+		run->peers_left--;
+		take_row(run, run->peers_next++);
 	}
-	return -1;
+}
+
+void vk_peers_load(struct vk_run *run)
+{
+	run->peer_epoch = VK_LOAD_ACQUIRE(&run->state->peer_epoch);
+	count_rows(run);
+	/* Else it grows with every peer. */
+	vk_peer_index_room(&run->peer_index, run->peer_count);
+	run->peers_left = run->peer_count;
+	take_some(run, run->peer_count);
+}
+
+int vk_peers_refresh(struct vk_run *run)
+{
+	uint32_t epoch = VK_LOAD_ACQUIRE(&run->state->peer_epoch);
+
+	if (epoch == run->peer_epoch && !run->peers_left)
+		return 0;
+	count_rows(run);
+	if (!take_news(run, epoch)) {
+		run->peer_epoch = epoch;
+		run->peers_left = run->peer_count;
+	}
+	take_some(run, VK_PEERS_A_TURN);
+	return epoch != run->peer_epoch || run->peers_left;
+}
+
+int vk_peers_find(const struct vk_run *run, uint32_t family, const uint8_t address[16])
+{
+	const struct vk_peer_entry *entry =
+		vk_peer_index_at(&run->peer_index, vk_peer_hash(family, address), family, address);
+
+	return entry ? (int)entry->peer - 1 : -1;
+}
+
+void vk_peers_find_batch(const struct vk_run *run, const struct vk_rx_frame *frames, uint32_t count,
+			 const struct vk_peer_entry **entries)
+{
+	uint32_t hashes[VK_RX_BATCH];
+
+	for (uint32_t i = 0; i < count; i++) {
+		hashes[i] = vk_peer_hash(frames[i].family, frames[i].source);
+		vk_peer_index_prefetch(&run->peer_index, hashes[i]);
+	}
+	for (uint32_t i = 0; i < count; i++)
+		entries[i] = vk_peer_index_at(&run->peer_index, hashes[i], frames[i].family,
+					      frames[i].source);
+}
+
+void vk_peers_prefetch(const struct vk_run *run, const struct vk_peer_entry *const *entries,
+		       uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		const struct vk_packet *packet;
+
+		if (!entries[i])
+			continue;
+		packet = &run->work->packets[entries[i]->peer - 1];
+		__builtin_prefetch(&run->sessions[entries[i]->peer - 1]);
+		__builtin_prefetch(&packet->rx_number, 1);
+		__builtin_prefetch(&packet->heard_ns, 1);
+	}
 }

@@ -2,9 +2,14 @@
 #ifndef VK_PEERS_H
 #define VK_PEERS_H
 /* vk_peers.h: who a datagram is from. Rows are the daemon's (vk_state.peers, seqlocked); the
- * worker keeps private copies, made again when peer_epoch moves and says of which.
+ * worker keeps private copies, made again when peer_epoch moves and says of which. However many
+ * change at once, a turn takes VK_PEERS_A_TURN of them in.
  */
 #include "vk_run.h"
+
+enum vk_peers_const {
+	VK_PEERS_A_TURN = 1024, /* rows: about 200 us */
+};
 
 /* vk_seqlock_copy copies a row that the daemon may be writing: the row begins with its sequence,
  * odd while it is written. Tries a bounded number of times; returns 0, or -EAGAIN and leaves *to
@@ -18,9 +23,22 @@ int vk_peers_open(struct vk_run *run);
 /* vk_peers_free gives it back. */
 void vk_peers_free(struct vk_run *run);
 
-/* vk_peers_refresh copies the peer rows if they changed; force: in any case. */
-void vk_peers_refresh(struct vk_run *run, int force);
+/* vk_peers_load copies all peer rows, when a worker begins. */
+void vk_peers_load(struct vk_run *run);
+
+/* vk_peers_refresh copies rows that changed. Returns whether more are left for the next turn. */
+int vk_peers_refresh(struct vk_run *run);
 
 /* vk_peers_find returns the index of the live peer with that address, or -1. */
-int vk_peers_find(struct vk_run *run, uint32_t family, const uint8_t address[16]);
+int vk_peers_find(const struct vk_run *run, uint32_t family, const uint8_t address[16]);
+
+/* vk_peers_find_batch finds who datagrams are from, NULL where nobody is known. All are looked for
+ * at once, so that cache misses of one batch overlap. Entries are good until the next refresh. */
+void vk_peers_find_batch(const struct vk_run *run, const struct vk_rx_frame *frames, uint32_t count,
+			 const struct vk_peer_entry **entries);
+
+/* vk_peers_prefetch begins to fetch what receiving needs of those that were found: which session
+ * there is, and its packet numbers. */
+void vk_peers_prefetch(const struct vk_run *run, const struct vk_peer_entry *const *entries,
+		       uint32_t count);
 #endif

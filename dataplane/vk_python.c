@@ -67,21 +67,17 @@ void vk_python_elsewhere(struct vk_run *run, uint32_t port, const struct vk_rx_f
 			 const struct vk_frame *frame)
 {
 	struct vk_control_frame head = { .kind = VK_CONTROL_ELSEWHERE, .port = port };
+	int peer;
 
 	if (run->now_ns < run->elsewhere_due_ns || !(frame->present & 1u << VK_EXT_SESSION) ||
 	    !frame->session)
 		return;
 	run->elsewhere_due_ns = run->now_ns + ELSEWHERE_EVERY_NS;
-	for (uint32_t i = 0; i < run->peer_count; i++) {
-		const struct vk_peer *row = &run->peers[i];
-
-		if (row->state != VK_ROW_LIVE || !row->joined ||
-		    row->session_local != frame->session)
-			continue;
-		head.peer = i;
-		tell(run, &head, datagram, 0);
+	peer = vk_peer_index_session(&run->peer_index, frame->session);
+	if (peer < 0)
 		return;
-	}
+	head.peer = (uint32_t)peer;
+	tell(run, &head, datagram, 0);
 }
 
 /* Memory for a frame to a peer, between datagrams. */

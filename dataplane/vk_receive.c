@@ -3,7 +3,6 @@
 
 #include "vk_credit.h"
 #include "vk_flows.h"
-#include "vk_peers.h"
 #include "vk_python.h"
 #include "vk_reassembly.h"
 #include "vk_refused.h"
@@ -11,11 +10,9 @@
 #include "vk_session.h"
 #include "vk_slots.h"
 
-#include <sched.h>
 #include <string.h>
 
 enum {
-	CRITICAL_EVERY = 16, /* frames of lower classes between two looks at critical */
 	RESET_EVERY_NS = 1000000, /* one reset a millisecond to streams that nobody knows */
 	SEQUENCED = 1u << VK_EXT_SEQ | 1u << VK_EXT_SHARD,
 };
@@ -417,21 +414,20 @@ static int receive_run(struct vk_run *run, uint32_t peer, uint32_t class,
 }
 
 /* Whether a packet is new, and of a session that is ours; counts it if not. */
-static struct vk_session *admit(struct vk_run *run, uint32_t peer, uint32_t class,
-				const struct vk_frame *frame)
+static struct vk_session *admit(struct vk_run *run, const struct vk_peer_entry *peer,
+				uint32_t class, const struct vk_frame *frame)
 {
 	uint64_t *row = vk_count_row(run, class);
 	struct vk_session *session;
 
-	if (!(frame->present & 1u << VK_EXT_SESSION) ||
-	    frame->session != run->peers[peer].session_local || !run->peers[peer].joined ||
-	    frame->space != vk_class_space(class)) {
+	if (!(frame->present & 1u << VK_EXT_SESSION) || frame->session != peer->session ||
+	    !peer->joined || frame->space != vk_class_space(class)) {
 		row[VK_DROP_FRAME_SESSION]++;
 		if (frame->present & 1u << VK_EXT_SESSION && frame->space == vk_class_space(class))
-			vk_python_refuse(run, peer, frame->session);
+			vk_python_refuse(run, peer->peer - 1, frame->session);
 		return NULL;
 	}
-	session = vk_session_of(run, peer);
+	session = vk_session_of(run, peer->peer - 1);
 	if (session &&
 	    vk_received_look(&session->received[frame->space], frame->number) != VK_ARRIVAL_NEW) {
 		row[VK_DROP_FRAME_TWICE]++;
@@ -440,10 +436,11 @@ static struct vk_session *admit(struct vk_run *run, uint32_t peer, uint32_t clas
 	return session;
 }
 
-static void receive_packet(struct vk_run *run, uint32_t peer, uint32_t class,
+static void receive_packet(struct vk_run *run, const struct vk_peer_entry *entry, uint32_t class,
 			   struct vk_frame *frame, int ce)
 {
-	struct vk_session *session = admit(run, peer, class, frame);
+	struct vk_session *session = admit(run, entry, class, frame);
+	uint32_t peer = entry->peer - 1;
 	struct vk_packet *packet = &run->work->packets[peer];
 	int eliciting = 0, accepted;
 
@@ -470,11 +467,10 @@ static void receive_packet(struct vk_run *run, uint32_t peer, uint32_t class,
 }
 
 void vk_receive_frame(struct vk_run *run, uint32_t port, uint32_t class,
-		      const struct vk_rx_frame *datagram)
+		      const struct vk_rx_frame *datagram, const struct vk_peer_entry *peer)
 {
 	uint64_t *row = vk_count_row(run, class);
 	struct vk_frame frame;
-	int peer;
 
 	run->came_ns = run->now_ns;
 	if (datagram->came_ns && datagram->came_ns < run->now_ns)
@@ -484,115 +480,23 @@ void vk_receive_frame(struct vk_run *run, uint32_t port, uint32_t class,
 		row[VK_DROP_FRAME_INVALID]++;
 		return;
 	}
-	peer = vk_peers_find(run, datagram->family, datagram->source);
 	if (class == VK_CLASS_CONTROL) {
 		if (frame.flags & VK_FLAG_ENC) {
 			row[VK_DROP_FRAME_INVALID]++;
 			return;
 		}
-		if (peer < 0 || !vk_python_pong(run, (uint32_t)peer, &frame))
+		if (!peer || !vk_python_pong(run, peer->peer - 1, &frame))
 			vk_python_frame(run, port, datagram);
 		return;
 	}
-	if (peer < 0) {
+	if (!peer) {
 		row[VK_DROP_FRAME_UNKNOWN_PEER]++;
 		vk_python_elsewhere(run, port, datagram, &frame);
 		return;
 	}
-	if (datagram->source_port != run->peers[peer].udp_port)
+	if (datagram->source_port != peer->udp_port)
 		vk_python_elsewhere(run, port, datagram, &frame);
 	row[VK_RX_FRAMES]++;
 	row[VK_RX_BYTES] += datagram->size;
-	receive_packet(run, (uint32_t)peer, class, &frame, datagram->ce);
-}
-
-int vk_receive_port(struct vk_run *run, uint32_t port, uint32_t class, int budget)
-{
-	struct vk_rx_frame frames[VK_RX_BATCH];
-	struct vk_path *path = run->rx[port];
-	int count = path->ops->rx(path, class, frames, budget < VK_RX_BATCH ? budget : VK_RX_BATCH);
-
-	if (path->invalid[class]) {
-		vk_count_row(run, class)[VK_DROP_FRAME_INVALID] += path->invalid[class];
-		path->invalid[class] = 0;
-	}
-	if (count > 0 && path->taken_ns > run->now_ns)
-		run->now_ns = path->taken_ns;
-	for (int i = 0; i < count; i++) {
-		if (i + 1 < count)
-			__builtin_prefetch(frames[i + 1].data);
-		/* The socket's class is what the kernel found; it is checked again. */
-		vk_receive_frame(run, port, class, &frames[i]);
-	}
-	if (count > 0)
-		path->ops->rx_done(path, class);
-	vk_count_row(run, class)[VK_DROP_FRAME_INVALID] += path->invalid[class];
-	path->invalid[class] = 0;
-	return count;
-}
-
-void vk_receive_rest(struct vk_run *run)
-{
-	for (uint32_t port = 0; port < run->boot->port_count; port++) {
-		run->rx[port]->draining = 1;
-		for (uint32_t c = 0; c < VK_CLASS_COUNT; c++) {
-			while (vk_receive_port(run, port, c, VK_RX_BATCH) > 0)
-				continue;
-		}
-	}
-}
-
-static int receive_class(struct vk_run *run, uint32_t class, int budget)
-{
-	int taken = 0;
-
-	for (uint32_t port = 0; port < run->boot->port_count; port++) {
-		int count = vk_receive_port(run, port, class, budget);
-
-		if (count < 0)
-			return count;
-		taken += count;
-	}
-	return taken;
-}
-
-/* Critical messages are handed over at once, not behind what the other classes bring this turn. */
-static int receive_critical(struct vk_run *run)
-{
-	int taken = receive_class(run, VK_CLASS_CRITICAL, VK_RX_BATCH);
-
-	if (taken > 0) {
-		run->critical_ns = run->now_ns;
-		vk_slots_flush(run);
-		sched_yield(); /* the applications may share our core: let them have it now */
-	}
-	return taken;
-}
-
-int vk_receive_all(struct vk_run *run)
-{
-	static const uint8_t order[] = { VK_CLASS_CONTROL, VK_CLASS_SYSTEM, VK_CLASS_JOB,
-					 VK_CLASS_DATA, VK_CLASS_LOGS };
-	int budget = vk_urgent(run) ? CRITICAL_EVERY : (int)run->params.budget_frames;
-	int taken, total;
-
-	total = receive_critical(run);
-	if (total < 0)
-		return total;
-	for (uint32_t i = 0; i < sizeof order; i++) {
-		for (int left = budget; left > 0; left -= CRITICAL_EVERY) {
-			taken = receive_class(run, order[i],
-					      left < CRITICAL_EVERY ? left : CRITICAL_EVERY);
-			if (taken < 0)
-				return taken;
-			if (!taken)
-				break;
-			total += taken;
-			taken = receive_critical(run);
-			if (taken < 0)
-				return taken;
-			total += taken;
-		}
-	}
-	return total;
+	receive_packet(run, peer, class, &frame, datagram->ce);
 }

@@ -12,18 +12,8 @@
  */
 #include "vk_run.h"
 
-/* vk_receive_frame handles one datagram of a class from a port. */
+/* vk_receive_frame handles one datagram of a class from a port; peer: who it is from, NULL = nobody
+ * that is known. */
 void vk_receive_frame(struct vk_run *run, uint32_t port, uint32_t class,
-		      const struct vk_rx_frame *datagram);
-
-/* vk_receive_port takes up to budget frames of a class from a port; returns how many, or -errno
- * when the port is gone. */
-int vk_receive_port(struct vk_run *run, uint32_t port, uint32_t class, int budget);
-
-/* vk_receive_all takes frames of all classes by priority: critical is looked at again after at
- * most 16 frames of a lower class. Returns how many frames were taken, or -errno. */
-int vk_receive_all(struct vk_run *run);
-
-/* vk_receive_rest handles what the paths have taken from the kernel already, and no more. */
-void vk_receive_rest(struct vk_run *run);
+		      const struct vk_rx_frame *datagram, const struct vk_peer_entry *peer);
 #endif

@@ -8,6 +8,7 @@
 #include "vk_frame.h"
 #include "vk_lanes.h"
 #include "vk_ledger.h"
+#include "vk_peer_index.h"
 #include "vk_schedule.h"
 #include "vk_sequences.h"
 #include "vk_shards.h"
@@ -18,7 +19,6 @@
 #include <stddef.h>
 
 enum vk_run_const {
-	VK_PEER_BUCKETS = 262144, /* open addressing, load <= 1/2 */
 	VK_REPLIES_MAX = 512, /* control frames waiting to be sent */
 	VK_NO_FLOW = 0xffffffff,
 	VK_LEASE_NS = 2000000000, /* a daemon silent for longer is gone */
@@ -161,8 +161,9 @@ struct vk_run {
 	struct vk_peer *peers; /* private copies, VK_PEERS_MAX */
 	uint32_t peer_epoch;
 	uint32_t peer_count; /* no peer has a row from here on */
-	uint32_t *peer_buckets; /* peer + 1, VK_PEER_BUCKETS */
-	uint32_t last_peer;
+	struct vk_peer_index peer_index; /* live ones */
+	uint32_t peers_left; /* rows to be looked at, whether or not they have changed: ... */
+	uint32_t peers_next; /* ... from here on, all around */
 	uint32_t last_flow;
 	uint32_t flow_cursor; /* where the search for a free flow goes on */
 	uint32_t flow_high; /* no live flow at or above */

@@ -7,7 +7,7 @@
 #include "vk_path.h"
 
 enum vk_worker_const {
-	VK_WORKER_ABI = 4,
+	VK_WORKER_ABI = 5,
 };
 
 /* Where an application's regions are mapped. The broker reserves address space for every slot

@@ -148,8 +148,8 @@ struct vk_message {
 /* ---- Shared by daemon and worker: vk_state (daemon writes), vk_work (worker writes) ---- */
 
 enum vk_node_const {
-	VK_PEERS_MAX = 131072,
-	VK_PEER_NEWS = 4096, /* changes of peer rows that a worker may be behind */
+	VK_PEERS_MAX = 1048576,
+	VK_PEER_NEWS = 16384, /* changes of peer rows that a worker may be behind */
 	VK_APPS_MAX = 64,
 	VK_SERVICES_MAX = 256,
 	VK_PORTS_MAX = 8, /* (interface, queue) pairs of a node */
@@ -442,6 +442,7 @@ struct vk_work {
 	uint32_t pid;
 	uint32_t starts;
 	uint32_t flow_count;
+	uint8_t pad[96];
 	struct vk_packet packets[VK_PEERS_MAX];
 	struct vk_port_state ports[VK_PORTS_MAX];
 	uint32_t flow_index[VK_FLOW_BUCKETS]; /* flow + 1; 0 = empty, 0xffffffff = deleted */
@@ -460,6 +461,8 @@ _Static_assert(__builtin_offsetof(struct vk_region, sleeping) == 192, "shm: bell
 _Static_assert(sizeof(struct vk_region) == 256, "shm: region header is four lines");
 _Static_assert(sizeof(struct vk_record) == VK_RECORD_ALIGN, "shm: record header is one unit");
 _Static_assert(__builtin_offsetof(struct vk_flow, rx) % 8 == 0, "shm: one store for two fields");
+_Static_assert(sizeof(struct vk_packet) == 2 * VK_LINE, "shm: packet numbers are two lines");
+_Static_assert(__builtin_offsetof(struct vk_work, packets) == 128, "shm: and begin on one");
 _Static_assert(sizeof(struct vk_message) == 40, "shm: message descriptor is 40 bytes");
 #endif
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Many peers in one worker: peers_many COUNT ROUNDS prints what finding one costs (ns), what taking
- * one change of a row costs (ns), and the memory of a peer in the worker's rows (bytes). */
+/* Many peers in one worker: peers_many COUNT ROUNDS prints what finding one at random costs, alone
+ * and in batches as a worker receives them (ns), what taking a row in costs, of all at once and of
+ * one change (ns), and the memory of a peer (bytes); the last figure is what went wrong. */
 #include "vk_peers.h"
 #include "vk_row.h"
 #include "vk_session.h"
@@ -10,6 +11,14 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
+
+enum {
+	BATCH = 16, /* frames of the lower classes that a worker takes at once */
+	BATCHES = 64,
+	CHANGES = 1000,
+};
+
+static uint64_t random_state = 1;
 
 static void *map(size_t size)
 {
@@ -49,6 +58,12 @@ static void address_of(uint32_t peer, uint8_t address[16])
 	address[3] = (uint8_t)peer;
 }
 
+static uint32_t any(uint32_t count)
+{
+	random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+	return (uint32_t)(random_state >> 33) % count;
+}
+
 static void install(struct vk_state *state, uint32_t peer)
 {
 	struct vk_peer *row = &state->peers[peer];
@@ -65,15 +80,120 @@ static void install(struct vk_state *state, uint32_t peer)
 	vk_peer_news(state, peer);
 }
 
+static void settle(struct vk_run *run)
+{
+	while (vk_peers_refresh(run))
+		continue;
+}
+
+static uint32_t is_at(const struct vk_run *run, uint32_t number, int peer)
+{
+	uint8_t address[16];
+
+	address_of(number, address);
+	return vk_peers_find(run, 4, address) == peer;
+}
+
+static double find_alone(struct vk_run *run, uint32_t count, uint32_t rounds, uint32_t *wrong)
+{
+	double begun, spent, least = 1e9;
+
+	for (uint32_t i = 0; i < rounds; i += BATCHES * BATCH) {
+		begun = now();
+		for (uint32_t k = 0; k < BATCHES * BATCH; k++) {
+			uint32_t peer = any(count);
+
+			*wrong += !is_at(run, peer, (int)peer);
+		}
+		spent = (now() - begun) / (BATCHES * BATCH);
+		least = spent < least ? spent : least;
+	}
+	return least;
+}
+
+/* Finding them in batches; rows: and reading what else receiving needs of each. */
+static double find_batches(struct vk_run *run, uint32_t count, uint32_t rounds, int rows,
+			   uint32_t *wrong)
+{
+	static struct vk_rx_frame frames[BATCHES][BATCH];
+	static uint32_t peers[BATCHES][BATCH];
+	const struct vk_peer_entry *entries[BATCH];
+	double begun, spent, least = 1e9;
+
+	for (uint32_t i = 0; i < rounds; i += BATCHES * BATCH) {
+		for (uint32_t k = 0; k < BATCHES * BATCH; k++) {
+			peers[k / BATCH][k % BATCH] = any(count);
+			frames[k / BATCH][k % BATCH].family = 4;
+			address_of(peers[k / BATCH][k % BATCH],
+				   frames[k / BATCH][k % BATCH].source);
+		}
+		begun = now();
+		for (uint32_t at = 0; at < BATCHES; at++) {
+			vk_peers_find_batch(run, frames[at], BATCH, entries);
+			if (rows)
+				vk_peers_prefetch(run, entries, BATCH);
+			for (uint32_t k = 0; k < BATCH; k++) {
+				const struct vk_peer_entry *entry = entries[k];
+				uint32_t peer = peers[at][k];
+
+				*wrong += !entry || entry->peer != peer + 1 ||
+					  entry->session != peer + 1 || !entry->joined;
+				if (rows)
+					*wrong += run->work->packets[peer].rx_session != 0 ||
+						  (run->sessions[peer] && count > 2000);
+			}
+		}
+		spent = (now() - begun) / (BATCHES * BATCH);
+		least = spent < least ? spent : least;
+	}
+	return least;
+}
+
+static double change(struct vk_run *run, struct vk_state *state, uint32_t count, uint32_t *wrong)
+{
+	double begun = now();
+
+	for (uint32_t i = 0; i < CHANGES; i++) {
+		uint32_t peer = any(count);
+
+		state->peers[peer].ack_delay_us = i;
+		vk_peer_news(state, peer);
+		vk_peers_refresh(run);
+		*wrong += run->peers[peer].ack_delay_us != i;
+	}
+	return (now() - begun) / CHANGES;
+}
+
+/* One moves, one leaves, one begins another session. */
+static uint32_t move_and_leave(struct vk_run *run, struct vk_state *state, uint32_t count)
+{
+	const uint32_t away = 1 << 22;
+	uint32_t wrong;
+
+	address_of(away, state->peers[0].address);
+	state->peers[1].state = VK_ROW_FREE;
+	state->peers[2].session_local = 0xabcdef01;
+	for (uint32_t i = 0; i < 3; i++)
+		vk_peer_news(state, i);
+	settle(run);
+	wrong = !is_at(run, away, 0) + !is_at(run, 0, -1) + !is_at(run, 1, -1) + !is_at(run, 2, 2);
+	wrong += vk_peer_index_session(&run->peer_index, 1) != 0;
+	wrong += vk_peer_index_session(&run->peer_index, 2) != -1;
+	wrong += vk_peer_index_session(&run->peer_index, 3) != -1;
+	wrong += vk_peer_index_session(&run->peer_index, 0xabcdef01) != 2;
+	for (uint32_t i = 3; i < count; i++)
+		wrong += !is_at(run, i, (int)i) +
+			 (vk_peer_index_session(&run->peer_index, i + 1) != (int)i);
+	return wrong + (run->peer_index.count != count - 1);
+}
+
 int main(int argc, char **argv)
 {
 	uint32_t count = (uint32_t)atoi(argv[1]), rounds = (uint32_t)atoi(argv[2]), wrong = 0;
 	struct vk_run *run = map(sizeof *run);
 	struct vk_boot *boot = map(sizeof *boot);
 	struct vk_state *state = map(sizeof *state);
-	uint8_t address[16];
-	uint64_t random = 1;
-	double begun, find_ns, change_ns;
+	double begun, alone_ns, batch_ns, rows_ns, take_ns, change_ns;
 	long before;
 
 	(void)argc;
@@ -88,45 +208,20 @@ int main(int argc, char **argv)
 	before = resident();
 	for (uint32_t i = 0; i < count; i++)
 		install(state, i);
-	vk_peers_refresh(run, 0);
+	begun = now();
+	settle(run);
+	take_ns = (now() - begun) / count;
 	before = resident() - before;
-	begun = now();
-	for (uint32_t i = 0; i < rounds; i++) {
-		uint32_t peer;
-
-		random = random * 6364136223846793005u + 1442695040888963407u;
-		peer = (uint32_t)(random >> 33) % count;
-		address_of(peer, address);
-		wrong += vk_peers_find(run, 4, address) != (int)peer;
-	}
-	find_ns = (now() - begun) / rounds;
-	address_of(count, address);
-	wrong += vk_peers_find(run, 4, address) != -1;
-	begun = now();
-	for (uint32_t i = 0; i < 1000; i++) {
-		state->peers[i % count].ack_delay_us = i;
-		vk_peer_news(state, i % count);
-		vk_peers_refresh(run, 0);
-		wrong += run->peers[i % count].ack_delay_us != i;
-	}
-	change_ns = (now() - begun) / 1000;
-	/* One moves, one leaves. */
-	address_of(200000, state->peers[0].address);
-	state->peers[1].state = VK_ROW_FREE;
-	vk_peer_news(state, 0);
-	vk_peer_news(state, 1);
-	vk_peers_refresh(run, 0);
-	address_of(200000, address);
-	wrong += vk_peers_find(run, 4, address) != 0;
-	address_of(0, address);
-	wrong += vk_peers_find(run, 4, address) != -1;
-	address_of(1, address);
-	wrong += vk_peers_find(run, 4, address) != -1;
-	address_of(2, address);
-	wrong += vk_peers_find(run, 4, address) != 2;
+	alone_ns = find_alone(run, count, rounds, &wrong);
+	batch_ns = find_batches(run, count, rounds, 0, &wrong);
+	rows_ns = find_batches(run, count, rounds, 1, &wrong);
+	wrong += !is_at(run, count, -1);
+	change_ns = change(run, state, count, &wrong);
+	wrong += move_and_leave(run, state, count);
 	for (uint32_t i = 0; i < run->peer_count; i++)
 		vk_session_forget(run, i);
 	vk_peers_free(run);
-	printf("%.1f %.1f %.0f %u\n", find_ns, change_ns, (double)before / count, wrong);
+	printf("%.1f %.1f %.1f %.1f %.1f %.0f %u\n", alone_ns, batch_ns, rows_ns, take_ns,
+	       change_ns, (double)before / count, wrong);
 	return wrong != 0;
 }

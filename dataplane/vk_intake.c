@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: MIT */
+#include "vk_intake.h"
+
+#include "vk_peers.h"
+#include "vk_receive.h"
+#include "vk_session.h"
+#include "vk_slots.h"
+
+#include <sched.h>
+
+enum {
+	CRITICAL_EVERY = 16, /* frames of lower classes between two looks at critical */
+	FEW_SESSIONS = 64, /* all that receiving reads of so few is in a cache */
+};
+
+/* Finds who a batch is from, and begins to fetch what their frames will read: of many sessions none
+ * is in a cache, and the misses of a batch overlap. */
+static void find_peers(const struct vk_run *run, const struct vk_rx_frame *frames, uint32_t count,
+		       uint32_t class, const struct vk_peer_entry **peers)
+{
+	uint32_t space = vk_class_space(class);
+
+	vk_peers_find_batch(run, frames, count, peers);
+	if (run->active_count < FEW_SESSIONS)
+		return;
+	vk_peers_prefetch(run, peers, count);
+	for (uint32_t i = 0; i < count; i++) {
+		const struct vk_session *session = peers[i] ? run->sessions[peers[i]->peer - 1] :
+							      NULL;
+
+		if (!session || class == VK_CLASS_CONTROL)
+			continue;
+		__builtin_prefetch(&session->keyring);
+		__builtin_prefetch(session->keyring.open);
+		__builtin_prefetch(&session->received[space], 1);
+		__builtin_prefetch(session->received[space].ranges, 1);
+	}
+}
+
+/* Takes up to budget frames of a class from a port. */
+static int take_port(struct vk_run *run, uint32_t port, uint32_t class, int budget)
+{
+	const struct vk_peer_entry *peers[VK_RX_BATCH];
+	struct vk_rx_frame frames[VK_RX_BATCH];
+	struct vk_path *path = run->rx[port];
+	int count = path->ops->rx(path, class, frames, budget < VK_RX_BATCH ? budget : VK_RX_BATCH);
+
+	if (path->invalid[class]) {
+		vk_count_row(run, class)[VK_DROP_FRAME_INVALID] += path->invalid[class];
+		path->invalid[class] = 0;
+	}
+	if (count > 0 && path->taken_ns > run->now_ns)
+		run->now_ns = path->taken_ns;
+	if (count > 0)
+		find_peers(run, frames, (uint32_t)count, class, peers);
+	for (int i = 0; i < count; i++) {
+		if (i + 1 < count)
+			__builtin_prefetch(frames[i + 1].data);
+		/* The socket's class is what the kernel found; it is checked again. */
+		vk_receive_frame(run, port, class, &frames[i], peers[i]);
+	}
+	if (count > 0)
+		path->ops->rx_done(path, class);
+	vk_count_row(run, class)[VK_DROP_FRAME_INVALID] += path->invalid[class];
+	path->invalid[class] = 0;
+	return count;
+}
+
+void vk_intake_rest(struct vk_run *run)
+{
+	for (uint32_t port = 0; port < run->boot->port_count; port++) {
+		run->rx[port]->draining = 1;
+		for (uint32_t c = 0; c < VK_CLASS_COUNT; c++) {
+			while (take_port(run, port, c, VK_RX_BATCH) > 0)
+				continue;
+		}
+	}
+}
+
+static int take_class(struct vk_run *run, uint32_t class, int budget)
+{
+	int taken = 0;
+
+	for (uint32_t port = 0; port < run->boot->port_count; port++) {
+		int count = take_port(run, port, class, budget);
+
+		if (count < 0)
+			return count;
+		taken += count;
+	}
+	return taken;
+}
+
+/* Critical messages are handed over at once, not behind what the other classes bring this turn. */
+static int take_critical(struct vk_run *run)
+{
+	int taken = take_class(run, VK_CLASS_CRITICAL, VK_RX_BATCH);
+
+	if (taken > 0) {
+		run->critical_ns = run->now_ns;
+		vk_slots_flush(run);
+		sched_yield(); /* the applications may share our core: let them have it now */
+	}
+	return taken;
+}
+
+int vk_intake_all(struct vk_run *run)
+{
+	static const uint8_t order[] = { VK_CLASS_CONTROL, VK_CLASS_SYSTEM, VK_CLASS_JOB,
+					 VK_CLASS_DATA, VK_CLASS_LOGS };
+	int budget = vk_urgent(run) ? CRITICAL_EVERY : (int)run->params.budget_frames;
+	int taken, total;
+
+	total = take_critical(run);
+	if (total < 0)
+		return total;
+	for (uint32_t i = 0; i < sizeof order; i++) {
+		for (int left = budget; left > 0; left -= CRITICAL_EVERY) {
+			taken = take_class(run, order[i],
+					   left < CRITICAL_EVERY ? left : CRITICAL_EVERY);
+			if (taken < 0)
+				return taken;
+			if (!taken)
+				break;
+			total += taken;
+			taken = take_critical(run);
+			if (taken < 0)
+				return taken;
+			total += taken;
+		}
+	}
+	return total;
+}
