@@ -6,6 +6,7 @@ and the workers never hold what is in them.
 
 from __future__ import annotations
 
+import pwd
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from valkyrie.dataplane.errors import ConfigError
 
+from . import settings_auth
 from .security.fingerprint import parse_fingerprint
 from .security.modes import SIGNED, Cipher, Mode, Policy, Rhythm
 from .security.revocation import RevocationFile
@@ -21,6 +23,7 @@ from .settings_base import WrongKeyError
 from .settings_security import IDENTITY_FILE
 
 if TYPE_CHECKING:
+    from .auth import Providers
     from .security.fingerprint import Fingerprint
     from .security.identity import Card, Identity
     from .security.local import Local
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
 CONFIGURATION = "/etc/valkyrie/valkyrie.toml"
 """Where a node's configuration is, if nobody says otherwise."""
+_KNOWN_BY = ("fingerprint", "card", "token", "certificate", "demand")
 _BY_KEY = frozenset({Mode.NOISE, *SIGNED})
 """Modes in which a peer proves the key that its fingerprint is of."""
 
@@ -52,10 +56,12 @@ class Credentials:
     """Of which ``pins`` has what is revoked."""
     made: bool = False
     """The identity was made now, for want of a file."""
+    providers: Providers | None = None
 
     def know(self, config: Config) -> None:
         """Take over the peers of a configuration that has more; ConfigError, and it does not."""
-        found = assemble(config, self.local.identity, self.local.secrets, self.local.tls)
+        local = self.local
+        found = assemble(config, local.identity, local.secrets, local.tls, self.providers)
         self.pins.peers, self.peers = found.pins.peers, found.peers
 
     def describe(self) -> dict[str, object]:
@@ -102,6 +108,7 @@ def pins(config: Config) -> tuple[Peer | None, ...]:
     """Return how each peer is known; WrongKeyError for one that nobody could know or talk to."""
     security = config.security
     _check_files(security)
+    settings_auth.check(config)
     ours = policy(security)
     found = tuple(
         None if peer.static else _pin(peer, f"peer[{i}]", ours)
@@ -130,7 +137,7 @@ def _check_files(security: Security) -> None:
 
 
 def _pin(peer: PeerSettings, where: str, ours: Policy) -> Peer:
-    named = [key for key in ("fingerprint", "card", "token", "certificate") if getattr(peer, key)]
+    named = [key for key in _KNOWN_BY if getattr(peer, key)]
     if peer.plaintext and named:
         raise WrongKeyError(
             f"{where}.plaintext", f"it has a {named[0]} too: which one? take the other away"
@@ -158,6 +165,9 @@ def _pin(peer: PeerSettings, where: str, ours: Policy) -> Peer:
         certificate_name=peer.certificate,
         min_mode=Mode[peer.min_mode.upper()] if peer.min_mode else None,
         require_pq=peer.require_pq,
+        demand=peer.demand,
+        subject=peer.subject,
+        show=peer.show,
     )
     return replace(found, modes=_modes(found, where, named, ours))
 
@@ -188,7 +198,7 @@ def _modes(peer: Peer, where: str, named: list[str], ours: Policy) -> frozenset[
         raise WrongKeyError(
             where, "security.modes has nothing that its min_mode and require_pq allow"
         ) from None
-    good = set(_BY_KEY if peer.pin is not None else ())
+    good = set(_BY_KEY if peer.pin is not None or peer.by_evidence else ())
     good |= {Mode.TOKEN} if peer.token_id is not None else set()
     good |= {Mode.MTLS} if peer.certificate_name else set()
     good |= set() if named else {Mode.PLAINTEXT}
@@ -238,6 +248,7 @@ def assemble(
     identity: Identity,
     secrets: tuple[bytes, ...] = (),
     tls: TlsCredentials | None = None,
+    providers: Providers | None = None,
     *,
     revoked: RevocationFile | None = None,
     made: bool = False,
@@ -258,12 +269,27 @@ def assemble(
                 f"{beside(config, config.security.secrets_file)}: has no secret with the id"
                 f" {peer.token_id.hex()}, which is shared with peer '{peer.name}': put it there"
             )
-    trust = Pins({peer.name: peer for peer in peers if peer is not None})
+    known = {peer.name: peer for peer in peers if peer is not None}
+    trust = Pins(known, verifiers=providers.verifiers if providers else {})
+    for peer in known.values():
+        _check_subject(config, trust, peer)
     if tls is not None:
         tls = replace(tls, check=trust.check_certificate)
     if revoked is not None:
         trust.revocations = revoked.revocations
-    return Credentials(Local(identity, trust, ours, secrets, tls), trust, peers, revoked, made)
+    provers = providers.provers if providers else {}
+    local = Local(identity, trust, ours, secrets, tls, provers)
+    return Credentials(local, trust, peers, revoked, made, providers)
+
+
+def _check_subject(config: Config, trust: Pins, peer: Peer) -> None:
+    subject = peer.subject or peer.name
+    known = trust.verifiers[peer.demand].subjects if peer.demand else None
+    if known is not None and subject not in known:
+        raise ConfigError(
+            f"{config.file}: the file of [[auth]] '{peer.demand}' has nothing of '{subject}', which"
+            f" is demanded of peer '{peer.name}'"
+        )
 
 
 def load(config: Config, *, make: bool = False) -> Credentials:
@@ -281,8 +307,9 @@ def load(config: Config, *, make: bool = False) -> Credentials:
         identity, made = _identity(beside(config, security.identity_file), make=make)
     secrets = _read_secrets(config) if security.secrets_file else ()
     tls = _read_tls(config) if security.certificate_file else None
+    providers = _read_providers(config) if config.auth else None
     revoked = RevocationFile(beside(config, security.revoked_file))
-    return assemble(config, identity, secrets, tls, revoked=revoked, made=made)
+    return assemble(config, identity, secrets, tls, providers, revoked=revoked, made=made)
 
 
 def _identity(path: Path, *, make: bool) -> tuple[Identity, bool]:
@@ -299,6 +326,13 @@ def _read_secrets(config: Config) -> tuple[bytes, ...]:
 
     path = beside(config, config.security.secrets_file)
     return parse_secrets(_read(path), str(path))
+
+
+def _read_providers(config: Config) -> Providers:
+    from .auth import read
+
+    user = pwd.getpwnam(config.node.user).pw_uid
+    return read(config.auth, lambda name: beside(config, name), user)
 
 
 def _read_tls(config: Config) -> TlsCredentials:

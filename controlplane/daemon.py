@@ -102,6 +102,7 @@ class Inherited:
         self.operators = configuration.operators(self.config)
         security = self.config.security
         names = [self.config.file, security.revoked_file, security.certificate_file]
+        names += [auth.token_file for auth in self.config.auth]
         files = [beside(self.config, name) for name in names if name]
         self.reads = [file.absolute().parent for file in files]  # files there are replaced
 

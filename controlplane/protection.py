@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from valkyrie.dataplane import lib
-from valkyrie.dataplane.control import Close, Option, Ping, Pong
+from valkyrie.dataplane.control import Close, ControlError, Option, Ping, Pong, SessionTerms
 
 from .security.keys import Direction
 from .security.modes import Mode
@@ -101,6 +101,16 @@ class Protection:
         if proof is None or not self.theirs:
             return False
         return hmac.compare_digest(proof, _tag(self.theirs, message))
+
+
+def turned_away(event: Established, code: int) -> list[Close]:
+    """Return what ends a session that only the peer takes to be there; it has answered us."""
+    try:
+        theirs = SessionTerms.parse(event.terms)
+    except ControlError:
+        return []
+    protection, _ = Protection.of(event, 0, asked=True)
+    return [protection.prove(Close(code, theirs.session))]
 
 
 PLAIN = Protection(mode=Mode.PLAINTEXT)

@@ -49,7 +49,7 @@ from .inputs import Renew, Silent, Unproven, Want
 from .link import Asked, Attempt, Event, Joined, Left, Link, Terms, new_id
 from .liveness import Liveness, Questions, Verdict
 from .lives import Lives
-from .protection import PLAIN, Protection
+from .protection import PLAIN, Protection, turned_away
 from .security.codes import Failure
 from .security.errors import SecurityError
 from .security.handshake import Established, Failed, Handshake
@@ -337,15 +337,18 @@ class Session:
         attempt = self._attempt
         assert attempt is not None
         heard = attempt.handshake.state is not Step.GREETING
-        messages = attempt.handshake.to_send(now_ns)
-        if messages:
+        if messages := attempt.handshake.to_send(now_ns):
             attempt.sent_ns = now_ns
             self._messages += messages
         event = attempt.handshake.next_event()
-        if isinstance(event, Failed) and event.code is Failure.TIMEOUT and not heard:
-            self._fail(Code.UNREACHABLE, now_ns)
-        elif isinstance(event, Failed):
-            self._fail(event.code, now_ns, event.reason)
+        if isinstance(event, Failed):
+            if event.believing is not None:  # it has given the one before up for that
+                self._messages += turned_away(event.believing, event.code)
+                self._again_wait_ns = self.terms.again_max_ns  # the peer asks, and is told at once
+                if self.link is not None:
+                    self._leave(event.code, now_ns)
+            silent = event.code is Failure.TIMEOUT and not heard
+            self._fail(Code.UNREACHABLE if silent else event.code, now_ns, event.reason)
         elif event is not None:
             self._established(attempt, event, now_ns)
 

@@ -15,6 +15,7 @@ from valkyrie.dataplane.wire import Class
 
 from . import settings_intrusion
 from .policy import STREAM_MAX
+from .settings_auth import Auth
 from .settings_base import Settings
 from .settings_intrusion import Intrusion
 from .settings_security import ModeName, Security
@@ -443,6 +444,17 @@ class Peer(Settings, frozen=True, kw_only=True):
             " `plaintext` among `security.modes`."
         ),
     ] = False
+    show: Annotated[str, Meta(description="What it is shown: the name of an [[auth]].")] = ""
+    demand: Annotated[
+        str,
+        Meta(
+            description="What it has to show: the name of an [[auth]]. Beside its fingerprint,"
+            " card, token or certificate, or instead of all."
+        ),
+    ] = ""
+    subject: Annotated[
+        str, Meta(description="Whose that has to be; empty: its own, by the name it has here.")
+    ] = ""
     min_mode: Annotated[
         ModeName | None, Meta(description="As `security.min_mode`; it can only ask for more.")
     ] = None
@@ -549,6 +561,10 @@ class Config(Settings, frozen=True, kw_only=True):
     transport: Transport = Transport()
     session: Session = Session()
     security: Security = Security()
+    auth: Annotated[
+        list[Auth],
+        Meta(max_length=16, description="Without any, peers show their keys and no more."),
+    ] = field(default_factory=list)
     peers: Annotated[list[Peer], Meta(max_length=lib.VK_PEERS_MAX, description="Known nodes.")] = (
         field(name="peer", default_factory=list)
     )

@@ -111,6 +111,31 @@ def token(*, json: JsonOption = False) -> int:
     return Exit.OK
 
 
+def api(
+    name: Annotated[str, Parameter(help="What the node is called by those who demand it.")],
+    /,
+    *,
+    json: JsonOption = False,
+) -> int:
+    """Make an API key for [[auth]]: the key for `key_file` of who is to show it.
+
+    What the others have in their `keys_file` goes to standard error; nobody can use that to show
+    the key, so that `umask 077; valkyrie key api NAME > FILE` keeps the key and nothing else.
+    """
+    import os
+
+    from valkyrie.controlplane.security.providers import API_KEY_SIZE, api_key_word, public_word
+
+    key = os.urandom(API_KEY_SIZE)
+    line = f"{name} {public_word(key)}"
+    if json:
+        print_json({"key": api_key_word(key), "line": line})
+        return Exit.OK
+    print(api_key_word(key))
+    print(f"a line for keys_file of the [[auth]] of who demands it:\n{line}", file=sys.stderr)
+    return Exit.OK
+
+
 def _card(config: Path | None) -> tuple[Path, Card]:
     from valkyrie.controlplane.credentials import identity_path
     from valkyrie.controlplane.security.identity_file import of_pem, read_private
@@ -131,6 +156,6 @@ def build() -> App:
     from cyclopts import App
 
     app = App(name="key", help="Who this node is, and shared secrets.", help_format="plaintext")
-    for command in (show, fingerprint, new, token):
+    for command in (show, fingerprint, new, token, api):
         app.command(command)
     return app

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from valkyrie.controlplane.settings import Config, Peer
 
-_KNOWN_BY = ("fingerprint", "card", "token", "certificate")
+_KNOWN_BY = ("fingerprint", "card", "token", "certificate", "demand")
 
 
 def add(
@@ -32,6 +32,9 @@ def add(
     require_pq: Annotated[
         bool, Parameter(negative="", help="Only with post-quantum keys.")
     ] = False,
+    show: Annotated[str, Parameter(help="The [[auth]] that it is shown.")] = "",
+    demand: Annotated[str, Parameter(help="The [[auth]] that it has to show.")] = "",
+    subject: Annotated[str, Parameter(help="Whose that has to be, if not NAME's.")] = "",
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> int:
@@ -54,6 +57,8 @@ def add(
         table["port"] = port
     if require_pq:
         table["require_pq"] = True
+    evidence = {"show": show, "demand": demand, "subject": subject}
+    table |= {key: value for key, value in evidence.items() if value}
     read = configuration.load_alone(config or configuration.DEFAULT_PATH)
     path = configuration.peers_path(read)
 

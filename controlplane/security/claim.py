@@ -21,7 +21,7 @@ class Claim:
     name: str = ""
     """Of its certificate (mtls) or of the shared secret (token)."""
     serial: int | None = None
-    """Of its certificate."""
+    """Of its certificate, also where that was evidence."""
     evidence: bytes = field(default=b"", repr=False)
-    """Of an authentication provider, for ``binding``; not verified yet."""
+    """Of an authentication provider, for ``binding``; not verified yet, and gone when it is."""
     binding: bytes = b""

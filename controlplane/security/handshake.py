@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import ClassVar
 
@@ -48,6 +48,7 @@ from .trust import Grant, Peer
 
 _MS = 1_000_000
 _LABEL = b"valkyrie handshake 1"
+_EVIDENCE = b"valkyrie evidence 1"
 _USES_CARDS = SIGNED | {Mode.NOISE}
 _RENEWALS_MAX = 3
 """Times that an initiator begins anew because its cookie is not taken."""
@@ -113,6 +114,9 @@ class Failed:
     reason: str
     by_peer: bool
     """The other side gave up. It says so without proof: a hint, nothing to act on."""
+    believing: Established | None = None
+    """The session that the other side takes to be there: it has proven its keys, and is refused all
+    the same."""
 
 
 def _checked_choice(said: Negotiate) -> Choice:
@@ -470,11 +474,14 @@ class Handshake:
         assert self._choice is not None
         card = self._own_card() if self._role == INITIATOR else b""
         signatures = sign(self._local.identity, self._role, self._choice, self._binding)
-        evidence, prover = b"", self._local.prover
-        sealed = self._outcome is not None and self._outcome.secret is not None
-        if self._role == INITIATOR and prover is not None and sealed:
-            evidence = prover.prove(self._binding)
+        evidence = b""
+        if self._outcome is not None and self._outcome.secret is not None:
+            evidence = self._local.evidence(self._expected, self._shown_for(self._role))
         return Proof(self._terms, card, signatures, evidence)
+
+    def _shown_for(self, role: str) -> bytes:
+        """Return what a side's evidence is bound to: nobody can send it back, or on."""
+        return b"\0".join([_EVIDENCE, role.encode(), self._binding])
 
     # ---- The proofs ----
 
@@ -489,7 +496,8 @@ class Handshake:
         elif third:
             raise SecurityError(Failure.MALFORMED, "there is a third message where none should be")
         outcome = self._conclude(third)
-        event = self._judge(sealed, outcome)
+        claim, terms = self._open(sealed, outcome)
+        event = (*self._admit(claim), terms)
         if self._answer is not None:
             assert self._choice is not None
             self._terms = self._answer(self._choice, event[2], now_ns)
@@ -505,13 +513,21 @@ class Handshake:
         """Initiator: the responder's proof came."""
         assert self._outcome is not None
         outcome = self._outcome
-        event = self._judge(body, outcome)
-        self.state = State.ESTABLISHED
+        claim, terms = self._open(body, outcome)
         self._flight = []
+        try:
+            event = (*self._admit(claim), terms)
+        except SecurityError as error:
+            self.state = State.FAILED
+            believing = self._established((Grant(""), claim, terms), outcome)
+            self._events.append(Failed(error.code, str(error), by_peer=False, believing=believing))
+            self._forget()
+            return
+        self.state = State.ESTABLISHED
         self._establish(event, outcome)
 
-    def _judge(self, sealed: bytes, outcome: Outcome) -> tuple[Grant, Claim, bytes]:
-        """Open the other's proof, verify it, and ask whether it is let in."""
+    def _open(self, sealed: bytes, outcome: Outcome) -> tuple[Claim, bytes]:
+        """Open the other's proof, verify it, and return what it has proven, and its terms."""
         assert self._seal is not None
         assert self._choice is not None
         choice = self._choice
@@ -531,17 +547,26 @@ class Handshake:
             outcome.name,
             outcome.serial,
             proof.evidence,
-            self._binding,
+            self._shown_for(self._other),
         )
-        grant = self._local.trust.admit(claim)
+        return claim, proof.terms
+
+    def _admit(self, claim: Claim) -> tuple[Grant, Claim]:
+        """Ask whether the other is let in."""
         expected = self._expected
+        grant = self._local.trust.admit(claim, expected)
         if expected is not None and grant.peer not in ("", expected.name):
             raise SecurityError(
                 Failure.IDENTITY, f"it should be {expected.name}, and {grant.peer} is there"
             )
-        return grant, claim, proof.terms
+        serial = claim.serial if grant.serial is None else grant.serial
+        return grant, replace(claim, serial=serial, evidence=b"")
 
     def _establish(self, judged: tuple[Grant, Claim, bytes], outcome: Outcome) -> None:
+        self._events.append(self._established(judged, outcome))
+        self._forget()
+
+    def _established(self, judged: tuple[Grant, Claim, bytes], outcome: Outcome) -> Established:
         grant, claim, terms = judged
         assert self._choice is not None
         schedule = None
@@ -551,8 +576,7 @@ class Handshake:
         if self._choice.mode is Mode.ZERO_TRUST:
             lifetimes.append(self._local.policy.rhythm.lifetime_ns)
         lifetime_ns = min(lifetimes, default=None)
-        self._forget()
-        self._events.append(Established(self._choice, grant, schedule, claim, terms, lifetime_ns))
+        return Established(self._choice, grant, schedule, claim, terms, lifetime_ns)
 
     TRANSITIONS: ClassVar[dict[tuple[State, int], str]] = {
         (State.GREETING, Type.HELLO_ACK): "_choose",

@@ -36,12 +36,12 @@ def read_plain(path: Path) -> bytes:
     return _read(path, private=False)
 
 
-def read_private(path: Path) -> bytes:
-    """Return the same of a file that only its owner, who we are, can open."""
-    return _read(path, private=True)
+def read_private(path: Path, also: int | None = None) -> bytes:
+    """Return the same of a file that only its owner can open: we, or user ``also``."""
+    return _read(path, private=True, also=also)
 
 
-def _read(path: Path, *, private: bool) -> bytes:
+def _read(path: Path, *, private: bool, also: int | None = None) -> bytes:
     follow = os.O_NOFOLLOW if private else 0
     try:
         descriptor = os.open(path, os.O_RDONLY | follow | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -54,7 +54,7 @@ def _read(path: Path, *, private: bool) -> bytes:
         if not stat.S_ISREG(found.st_mode):
             raise ConfigError(f"{path}: is not a plain file")
         if private:
-            _check_owner(path, found)
+            _check_owner(path, found, also)
         data = os.read(descriptor, SIZE_MAX + 1)
     finally:
         os.close(descriptor)
@@ -63,8 +63,8 @@ def _read(path: Path, *, private: bool) -> bytes:
     return data
 
 
-def _check_owner(path: Path, found: os.stat_result) -> None:
-    if found.st_uid != os.geteuid():
+def _check_owner(path: Path, found: os.stat_result, also: int | None) -> None:
+    if found.st_uid not in (os.geteuid(), also):
         raise ConfigError(
             f"{path}: belongs to user {found.st_uid}: run as that user, or `chown` it to user "
             f"{os.geteuid()}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -41,8 +41,8 @@ class Local:
     secrets: tuple[bytes, ...] = field(default=(), repr=False)
     """Shared with others, for token mode."""
     tls: TlsCredentials | None = None
-    prover: Prover | None = None
-    """Shows evidence beside our keys, where we ask."""
+    provers: Mapping[str, Prover] = field(default_factory=dict)
+    """What shows evidence, by the provider's name."""
 
     def __post_init__(self) -> None:
         for secret in self.secrets:
@@ -78,6 +78,19 @@ class Local:
         if mode is Mode.MTLS:
             return self.tls is not None and (peer is None or bool(peer.certificate_name))
         return True
+
+    def evidence(self, peer: Peer | None, binding: bytes) -> bytes:
+        """Return what a peer is to be shown beside our keys; empty: nothing."""
+        if peer is None or not peer.show:
+            return b""
+        prover = self.provers[peer.show]
+        if prover.bearer and peer.by_evidence:
+            raise SecurityError(
+                Failure.CREDENTIAL,
+                f"'{peer.show}' is a bearer's token, and {peer.name} could be anybody by now: pin"
+                " its fingerprint",
+            )
+        return prover.prove(binding)
 
     def check_floor(self, choice: Choice, peer: Peer | None) -> None:
         """Raise SecurityError for a choice below our floor, whoever computed it."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 TERMS_MAX = 1024
 SEAL_SIZE = 16
-_EVIDENCE_MAX = 4096
+EVIDENCE_MAX = 4096
 _LABEL = b"valkyrie handshake proof 1"
 
 
@@ -50,7 +50,7 @@ class Proof:
         """Return the proof that fills ``data``."""
         reader = Reader(data, "a proof")
         terms, card = reader.sized(TERMS_MAX), reader.sized(BODY_MAX)
-        evidence = reader.sized(_EVIDENCE_MAX)
+        evidence = reader.sized(EVIDENCE_MAX)
         signatures = tuple(reader.sized(SIGNATURE_SIZES[each]) for each in choice.signatures)
         reader.end()
         return cls(terms, card, signatures, evidence)

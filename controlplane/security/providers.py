@@ -1,8 +1,8 @@
-"""Authentication providers: other ways than a peer's key to say on whose behalf somebody asks.
+"""Authentication providers: what a peer shows beside its keys, or instead of a pinned one.
 
-Who asks shows *evidence*, made for one binding (what both sides of this connection have seen, and
-nobody else's), so that evidence seen once is of no use elsewhere. API keys and JWTs are bearer
-evidence: they are good wherever they are shown, and belong under encryption. Time is an argument.
+Who shows makes *evidence* for one binding: what both sides of this handshake have seen, and whose
+evidence it is. Evidence seen once is of no use elsewhere, nor can it be sent back to who made it.
+Only a token of others' making (``jwt.py``) may be a bearer's. Time is an argument.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import datetime as dt
-import hashlib
 import hmac
-import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,45 +24,61 @@ from .certificates import CHAIN_MAX, check_chain, load_chain
 from .codes import Failure
 from .errors import SecurityError
 from .exchange import TOKEN_SIZE_MIN
+from .keys import expand
 from .offer import Reader, sized
+from .proof import EVIDENCE_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from cryptography import x509
 
 SECOND_NS = 1_000_000_000
 _NAME_MAX = 128
-_EVIDENCE_MAX = 4096
 _MAC = b"valkyrie provider hmac 1\0"
 _SIGNED = b"valkyrie provider certificate 1\0"
+_KEYED = b"valkyrie provider api key 1\0"
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """On whose behalf somebody asks, and what it may do."""
+    """Whose evidence it was."""
 
     name: str
-    rights: frozenset[str] = frozenset()
     expires_ns: int | None = None
-    """Unix time."""
+    """Unix time, from which on it is taken no more."""
+    fingerprint: str = ""
+    """Only a node with this fingerprint may show it."""
+    bearer: bool = False
+    """Whoever has it can show it, at every node that takes it."""
+    chain: Sequence[x509.Certificate] = ()
+    """Its own certificate first; they may have been revoked."""
 
 
 class Prover(Protocol):
-    """The asking side."""
+    """The side that shows."""
+
+    @property
+    def bearer(self) -> bool:
+        """Whether who sees the evidence could use it: nobody may but a peer that is known."""
 
     def prove(self, binding: bytes) -> bytes:
-        """Return evidence for a connection."""
+        """Return evidence for a handshake."""
 
 
 class Verifier(Protocol):
-    """The side that is asked."""
+    """The side that demands."""
 
     def check(self, evidence: bytes, binding: bytes, unix_ns: int) -> Subject:
-        """Return who the evidence is of; raises SecurityError for any other."""
+        """Return whose evidence it is; raises SecurityError for what is none."""
+
+    @property
+    def subjects(self) -> Collection[str] | None:
+        """Whose evidence it would take; None: that is for others to say."""
 
 
-def _unproven(what: str) -> SecurityError:
+def unproven(what: str) -> SecurityError:
+    """Return what to raise for evidence that does not verify."""
     return SecurityError(Failure.UNPROVEN, what)
 
 
@@ -84,6 +98,7 @@ class HmacProver:
 
     name: str
     secret: bytes = field(repr=False)
+    bearer = False
 
     def prove(self, binding: bytes) -> bytes:
         """Return name and HMAC-SHA256."""
@@ -96,12 +111,16 @@ class HmacVerifier:
     """Knows the secrets."""
 
     secrets: Mapping[str, bytes] = field(repr=False)
-    rights: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, secret in self.secrets.items():
             if len(secret) < TOKEN_SIZE_MIN:
                 raise ConfigError(f"the secret of {name} needs at least {TOKEN_SIZE_MIN} bytes")
+
+    @property
+    def subjects(self) -> Collection[str]:
+        """Those whose secrets are here."""
+        return self.secrets.keys()
 
     def check(self, evidence: bytes, binding: bytes, unix_ns: int) -> Subject:  # noqa: ARG002
         """Return whose secret it is; unknown names take as long as known ones."""
@@ -111,8 +130,8 @@ class HmacVerifier:
         secret = self.secrets.get(text, bytes(TOKEN_SIZE_MIN))
         expected = hmac.digest(secret, _MAC + sized(name) + binding, "sha256")
         if not hmac.compare_digest(mac, expected) or text not in self.secrets:
-            raise _unproven("name and secret do not belong together")
-        return Subject(text, self.rights.get(text, frozenset()))
+            raise unproven("name and secret do not belong together")
+        return Subject(text)
 
 
 # ---- Certificates ----
@@ -124,6 +143,11 @@ class CertificateProver:
 
     chain: Sequence[x509.Certificate]
     key: Ed25519PrivateKey = field(repr=False)
+    bearer = False
+
+    def __post_init__(self) -> None:
+        if len(self.prove(b"")) > EVIDENCE_MAX:
+            raise ConfigError(f"its certificates have more than {EVIDENCE_MAX} bytes together")
 
     def prove(self, binding: bytes) -> bytes:
         """Return signature and chain."""
@@ -137,7 +161,7 @@ class CertificateVerifier:
 
     roots: Sequence[x509.Certificate]
     crls: Sequence[x509.CertificateRevocationList] = ()
-    rights: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    subjects = None
 
     def check(self, evidence: bytes, binding: bytes, unix_ns: int) -> Subject:
         """Return the name in a certificate whose key has signed this binding."""
@@ -145,7 +169,7 @@ class CertificateVerifier:
         signature = reader.take(64)
         shown: list[bytes] = []
         while reader.left and len(shown) < CHAIN_MAX:
-            shown.append(reader.sized(_EVIDENCE_MAX))
+            shown.append(reader.sized(EVIDENCE_MAX))
         reader.end()
         chain = load_chain(shown)
         now = dt.datetime.fromtimestamp(unix_ns / SECOND_NS, dt.UTC)
@@ -156,166 +180,92 @@ class CertificateVerifier:
         try:
             key.verify(signature, _SIGNED + binding)
         except InvalidSignature:
-            raise _unproven("who shows the certificate does not have its key") from None
-        end_ns = int(chain[0].not_valid_after_utc.timestamp()) * SECOND_NS
-        return Subject(name, self.rights.get(name, frozenset()), end_ns)
+            raise unproven("who shows the certificate does not have its key") from None
+        end = min(each.not_valid_after_utc for each in chain)
+        return Subject(name, int(end.timestamp()) * SECOND_NS, chain=chain)
 
 
-# ---- API keys ----
+# ---- API keys: one word, of which the other side has what cannot be used ----
+
+_KEY_PREFIX, _PUBLIC_PREFIX = "vkak1:", "vkpk1:"
+API_KEY_SIZE = 32
 
 
-def api_key_digest(key: str) -> str:
-    """Return what a configuration has of a key: nobody can use it.
+def api_key_word(key: bytes) -> str:
+    """Return a key as its holder keeps it."""
+    assert len(key) == API_KEY_SIZE
+    return _word(_KEY_PREFIX, key)
 
-    Keys are random, 128 bits or more: a plain hash will do, as it would not for a password.
-    """
-    return hashlib.sha256(b"valkyrie api key 1\0" + key.encode()).hexdigest()
+
+def api_key_of(word: str) -> bytes | None:
+    """Return the key of a word; None: it is no key."""
+    return _of_word(_KEY_PREFIX, word)
+
+
+def public_word(key: bytes) -> str:
+    """Return what who demands the key keeps: with it nobody can show it."""
+    return _word(_PUBLIC_PREFIX, _private(key).public_key().public_bytes_raw())
+
+
+def public_of(word: str) -> bytes | None:
+    """Return the public half of a word; None: it is none."""
+    return _of_word(_PUBLIC_PREFIX, word)
+
+
+def _word(prefix: str, data: bytes) -> str:
+    return prefix + base64.b32encode(data).decode().rstrip("=").lower()
+
+
+def _of_word(prefix: str, word: str) -> bytes | None:
+    if not word.startswith(prefix):
+        return None
+    letters = word[len(prefix) :].upper()
+    try:
+        found = base64.b32decode(letters + "=" * (-len(letters) % 8))
+    except (binascii.Error, ValueError):
+        return None
+    return found if len(found) == API_KEY_SIZE else None
+
+
+def _private(key: bytes) -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(expand(key, "api key", b"", API_KEY_SIZE))
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKeyProver:
-    """Shows a key."""
+    """Signs with what follows from a key; the key itself is never sent."""
 
-    key: str = field(repr=False)
+    key: bytes = field(repr=False)
+    bearer = False
 
-    def prove(self, binding: bytes) -> bytes:  # noqa: ARG002
-        """Return the key."""
-        return self.key.encode()
+    def prove(self, binding: bytes) -> bytes:
+        """Return public half and signature."""
+        private = _private(self.key)
+        return private.public_key().public_bytes_raw() + private.sign(_KEYED + binding)
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKeyVerifier:
-    """Knows the digests of keys."""
+    """Knows the public halves of keys."""
 
-    subjects: Mapping[str, Subject]
-    """By ``api_key_digest``."""
+    known: Mapping[bytes, Subject]
 
-    def check(self, evidence: bytes, binding: bytes, unix_ns: int) -> Subject:  # noqa: ARG002
-        """Return whose key it is."""
-        digest = api_key_digest(_text(evidence, "an API key"))
-        found: Subject | None = None
-        for known, subject in self.subjects.items():  # all of them: none is seen by its time
-            if hmac.compare_digest(known, digest):
-                found = subject
+    @property
+    def subjects(self) -> Collection[str]:
+        """Those who have a key."""
+        return {subject.name for subject in self.known.values()}
+
+    def check(self, evidence: bytes, binding: bytes, unix_ns: int) -> Subject:
+        """Return whose key has signed this binding."""
+        reader = Reader(evidence, "API key evidence")
+        public, signature = reader.take(32), reader.rest()
+        found = self.known.get(public)  # it is public: its time tells nothing
         if found is None:
-            raise _unproven("nobody here knows the API key")
+            raise unproven("nobody here knows the API key")
+        try:
+            Ed25519PublicKey.from_public_bytes(public).verify(signature, _KEYED + binding)
+        except (InvalidSignature, ValueError):
+            raise unproven("who shows the API key does not have it") from None
         if found.expires_ns is not None and unix_ns >= found.expires_ns:
             raise SecurityError(Failure.CREDENTIAL, f"the API key of {found.name} has expired")
         return found
-
-
-# ---- JSON web tokens (RFC 7519, signed as in RFC 7515) ----
-
-_HS256_SECRET_MIN = 32
-"""RFC 7518, section 3.2."""
-
-
-def _encode(data: bytes) -> bytes:
-    return base64.urlsafe_b64encode(data).rstrip(b"=")
-
-
-def _decode(data: bytes) -> bytes:
-    decoded = base64.b64decode(data + b"=" * (-len(data) % 4), altchars=b"-_", validate=True)
-    if _encode(decoded) != data:
-        raise ValueError("not canonical")
-    return decoded
-
-
-def make_jwt(
-    claims: Mapping[str, object], key: bytes | Ed25519PrivateKey, key_id: str = ""
-) -> bytes:
-    """Return a signed token: HS256 with a secret, EdDSA with a private key."""
-    header = {"alg": "HS256" if isinstance(key, bytes) else "EdDSA", "typ": "JWT"}
-    if key_id:
-        header["kid"] = key_id
-    parts = [_encode(json.dumps(each).encode()) for each in (header, claims)]
-    said = b".".join(parts)
-    signature = hmac.digest(key, said, "sha256") if isinstance(key, bytes) else key.sign(said)
-    return said + b"." + _encode(signature)
-
-
-@dataclass(frozen=True, slots=True)
-class JwtProver:
-    """Shows a token."""
-
-    token: bytes = field(repr=False)
-
-    def prove(self, binding: bytes) -> bytes:  # noqa: ARG002
-        """Return the token."""
-        return self.token
-
-
-@dataclass(frozen=True, slots=True)
-class JwtVerifier:
-    """Trusts one issuer's keys. The key's kind decides the algorithm, never the token."""
-
-    issuer: str
-    audience: str
-    keys: Mapping[str, bytes | Ed25519PublicKey] = field(repr=False)
-    """By key id; "" for tokens that name none."""
-    skew_ns: int = 30 * SECOND_NS
-
-    def __post_init__(self) -> None:
-        for name, key in self.keys.items():
-            if isinstance(key, bytes) and len(key) < _HS256_SECRET_MIN:
-                raise ConfigError(f"JWT key {name!r} needs at least {_HS256_SECRET_MIN} bytes")
-
-    def check(self, evidence: bytes, binding: bytes, unix_ns: int) -> Subject:  # noqa: ARG002
-        """Return the token's subject; it must have been issued to this audience, and expire."""
-        if len(evidence) > _EVIDENCE_MAX:
-            raise SecurityError(Failure.MALFORMED, "the token is too long")
-        try:
-            head, body, tail = evidence.split(b".")
-            header, claims = (json.loads(_decode(part)) for part in (head, body))
-            signature = _decode(tail)
-        except (ValueError, binascii.Error, RecursionError):
-            raise SecurityError(Failure.MALFORMED, "this is no signed token") from None
-        if not isinstance(header, dict) or not isinstance(claims, dict) or "crit" in header:
-            raise SecurityError(Failure.MALFORMED, "this is no token that is known here")
-        self._verify(header, head + b"." + body, signature)
-        return self._subject(claims, unix_ns)
-
-    def _verify(self, header: Mapping[str, object], said: bytes, signature: bytes) -> None:
-        key_id = header.get("kid", "")
-        key = self.keys.get(key_id) if isinstance(key_id, str) else None
-        if key is None:
-            raise _unproven("nobody here knows the token's key")
-        if isinstance(key, bytes):
-            good = header.get("alg") == "HS256" and hmac.compare_digest(
-                signature, hmac.digest(key, said, "sha256")
-            )
-        else:
-            good = header.get("alg") == "EdDSA"
-            try:
-                key.verify(signature, said)
-            except InvalidSignature:
-                good = False
-        if not good:
-            raise _unproven("the token's signature does not verify")
-
-    def _subject(self, claims: Mapping[str, object], unix_ns: int) -> Subject:
-        audience = claims.get("aud")
-        audiences = audience if isinstance(audience, list) else [audience]
-        name, expires = claims.get("sub"), _time_ns(claims, "exp")
-        if claims.get("iss") != self.issuer or self.audience not in audiences:
-            raise SecurityError(Failure.CREDENTIAL, "the token is of or for somebody else")
-        if not isinstance(name, str) or not name or expires is None:
-            raise SecurityError(Failure.CREDENTIAL, "the token has no subject, or does not expire")
-        if unix_ns >= expires + self.skew_ns:
-            raise SecurityError(Failure.CREDENTIAL, "the token has expired")
-        begins = _time_ns(claims, "nbf") or 0
-        if unix_ns < begins - self.skew_ns:
-            raise SecurityError(Failure.CREDENTIAL, "the token is not good yet")
-        scope = claims.get("scope", "")
-        rights = frozenset(scope.split()) if isinstance(scope, str) else frozenset[str]()
-        return Subject(name, rights, expires)
-
-
-def _time_ns(claims: Mapping[str, object], name: str) -> int | None:
-    """Return a NumericDate as nanoseconds; None if there is none."""
-    value = claims.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**40:
-        raise SecurityError(Failure.CREDENTIAL, f"the token's {name} is no time")
-    return int(value * SECOND_NS)

@@ -29,7 +29,7 @@ def parse_credentials(
     if private.public_key() != certificates[0].public_key():
         raise ConfigError(f"{key[0]}: is not the key of the first certificate in {chain[0]}")
     _check_name(chain[0], certificates[0])
-    return TlsCredentials(certificates, private, _certificates(*roots))
+    return TlsCredentials(certificates, private, parse_certificates(*roots))
 
 
 def parse_chain(path: Path, data: bytes) -> list[x509.Certificate]:
@@ -40,7 +40,7 @@ def parse_chain(path: Path, data: bytes) -> list[x509.Certificate]:
 
 
 def _chain(path: Path, data: bytes) -> list[x509.Certificate]:
-    certificates = _certificates(path, data)
+    certificates = parse_certificates(path, data)
     if len(certificates) >= CHAIN_MAX:
         raise ConfigError(
             f"{path}: has {len(certificates)} certificates: the node's own and at most one"
@@ -56,7 +56,8 @@ def _check_name(path: Path, certificate: x509.Certificate) -> None:
         raise ConfigError(f"{path}: is no node's certificate: {error}") from None
 
 
-def _certificates(path: Path, data: bytes) -> list[x509.Certificate]:
+def parse_certificates(path: Path, data: bytes) -> list[x509.Certificate]:
+    """Return the certificates of a file."""
     try:
         return x509.load_pem_x509_certificates(data)
     except UNREADABLE:

@@ -28,7 +28,7 @@ def parse_secrets(data: bytes, name: str) -> tuple[bytes, ...]:
         word = line.strip()
         if not word or word.startswith(b"#"):
             continue
-        secret = _of_word(word)
+        secret = of_word(word)
         if secret is None:
             raise ConfigError(
                 f"{name}: line {number} is no secret as `valkyrie key token` prints them: one word"
@@ -40,7 +40,8 @@ def parse_secrets(data: bytes, name: str) -> tuple[bytes, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _of_word(word: bytes) -> bytes | None:
+def of_word(word: bytes) -> bytes | None:
+    """Return the secret of a word; None: it is no secret."""
     if not word.startswith(_PREFIX.encode()):
         return None
     letters = word[len(_PREFIX) :].upper()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -31,14 +32,20 @@ class Grant:
     rights: frozenset[str] = frozenset()
     lifetime_ns: int | None = None
     subject: str = ""
-    """On whose behalf, where there was evidence."""
+    """Whose the evidence was, where some was demanded ..."""
+    serial: int | None = None
+    """... and of its certificate."""
 
 
 class Trust(Protocol):
     """Decides about proven claims."""
 
-    def admit(self, claim: Claim) -> Grant:
-        """Return what the peer may do; raises SecurityError for a peer that is not let in."""
+    def admit(self, claim: Claim, expected: Peer | None = None) -> Grant:
+        """Return what the peer may do; raises SecurityError for a peer that is not let in.
+
+        ``expected`` is who should be where the claim came from: its own demands say what is asked
+        of it, and nothing that the claim says.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +66,23 @@ class Peer:
     """The one to ask with when the card is known."""
     rights: frozenset[str] = frozenset()
     lifetime_ns: int | None = None
-    evidence: bool = False
-    """It must also show evidence, when it asks, which the verifier takes."""
+    demand: str = ""
+    """The provider whose evidence it must show; empty: none ..."""
+    subject: str = ""
+    """... and whose; empty: it has the peer's name."""
+    show: str = ""
+    """The provider whose evidence it is shown."""
 
     @property
     def pin(self) -> Fingerprint | None:
         """The fingerprint that the peer must have."""
         return self.card.fingerprint if self.card is not None else self.fingerprint
+
+    @property
+    def by_evidence(self) -> tuple[str, str] | None:
+        """Provider and subject that it is known by, and by nothing else."""
+        known = self.pin is not None or self.token_id is not None or self.certificate_name
+        return (self.demand, self.subject or self.name) if self.demand and not known else None
 
     @property
     def unprotected(self) -> bool:
@@ -84,13 +101,13 @@ class Pins:
     peers: Mapping[str, Peer]
     revocations: Revocations = field(default_factory=Revocations)
     strangers: frozenset[str] = frozenset()
-    verifier: Verifier | None = None
-    clock: Callable[[], int] | None = None
-    """Unix time, nanoseconds; goes with the verifier."""
+    verifiers: Mapping[str, Verifier] = field(default_factory=dict)
+    """By the provider's name."""
+    clock: Callable[[], int] = time.time_ns
+    """Unix time, nanoseconds."""
 
     def __post_init__(self) -> None:
-        assert (self.verifier is None) == (self.clock is None)
-        for what in ("pin", "token_id", "certificate_name"):
+        for what in ("pin", "token_id", "certificate_name", "by_evidence"):
             seen: dict[object, str] = {}
             for peer in self.peers.values():
                 value = getattr(peer, what)
@@ -101,12 +118,12 @@ class Pins:
                     )
                 seen[value] = peer.name
 
-    def admit(self, claim: Claim) -> Grant:
+    def admit(self, claim: Claim, expected: Peer | None = None) -> Grant:
         """Return what the peer may do."""
         if claim.mode is Mode.PLAINTEXT:
             return Grant("", self.strangers)
         self.revocations.check(claim)
-        peer = self._find(claim)
+        peer = expected if expected is not None and expected.by_evidence else self._find(claim)
         if claim.mode < (peer.min_mode or Mode.PLAINTEXT):
             raise SecurityError(
                 Failure.FLOOR,
@@ -119,27 +136,48 @@ class Pins:
         if peer.require_pq and not claim.quantum_safe:
             raise SecurityError(Failure.FLOOR, f"{peer.name} is pinned to post-quantum keys")
         grant = Grant(peer.name, peer.rights, peer.lifetime_ns)
-        return self._narrowed(grant, claim) if peer.evidence else grant
+        return self._narrowed(grant, peer, claim) if peer.demand else grant
 
     def check_certificate(self, certificate: x509.Certificate) -> None:
         """Raise SecurityError for a certificate that is revoked by now."""
         self.revocations.check_certificate(certificate)
 
-    def _narrowed(self, grant: Grant, claim: Claim) -> Grant:
-        """Return what both the peer and the subject of its evidence may do."""
-        if self.verifier is None or self.clock is None:
+    def _narrowed(self, grant: Grant, peer: Peer, claim: Claim) -> Grant:
+        """Return a grant that lasts no longer than the evidence that is demanded."""
+        verifier = self.verifiers.get(peer.demand)
+        if verifier is None:
+            raise SecurityError(Failure.CREDENTIAL, f"nobody here can check '{peer.demand}'")
+        if not claim.evidence:
             raise SecurityError(
                 Failure.CREDENTIAL,
-                f"{grant.peer} is to show evidence and nobody here can check any: configure a "
-                "provider",
+                f"{peer.name} has shown nothing for [[auth]] '{peer.demand}', which is demanded of"
+                " it: let its [[peer]] table for this node have a `show`",
             )
         now_ns = self.clock()
-        subject = self.verifier.check(claim.evidence, claim.binding, now_ns)
-        lifetimes = [grant.lifetime_ns, (subject.expires_ns or 0) - now_ns]
-        if subject.expires_ns is None:
-            lifetimes.pop()
-        lifetime_ns = min((each for each in lifetimes if each is not None), default=None)
-        return Grant(grant.peer, grant.rights & subject.rights, lifetime_ns, subject.name)
+        subject = verifier.check(claim.evidence, claim.binding, now_ns)
+        wanted = peer.subject or peer.name
+        if subject.name != wanted:
+            raise SecurityError(
+                Failure.IDENTITY, f"{peer.name} should be '{wanted}' and is '{subject.name}'"
+            )
+        if subject.fingerprint:
+            shown = str(claim.card.fingerprint) if claim.card is not None else "of no fingerprint"
+            if shown != subject.fingerprint:
+                what = f"the token is bound to {subject.fingerprint}, and {peer.name} is {shown}"
+                raise SecurityError(Failure.CREDENTIAL, what)
+        elif subject.bearer and peer.by_evidence:
+            raise SecurityError(
+                Failure.CREDENTIAL,
+                f"nothing but a bearer's token tells {peer.name} from who has copied it: have it"
+                " bound to the fingerprint (cnf.vkfp), or pin the fingerprint too",
+            )
+        for certificate in subject.chain:
+            self.check_certificate(certificate)
+        serial = subject.chain[0].serial_number if subject.chain else None
+        left_ns = None if subject.expires_ns is None else subject.expires_ns - now_ns
+        lifetimes = [each for each in (grant.lifetime_ns, left_ns) if each is not None]
+        lifetime_ns = min(lifetimes, default=None)
+        return Grant(grant.peer, grant.rights, lifetime_ns, subject.name, serial)
 
     def _find(self, claim: Claim) -> Peer:
         if claim.card is None:

@@ -60,11 +60,17 @@ class Wire:
     now_ns: int = 50_000 * MS
     count: int = 0
     seen: list[tuple[bool, Message]] = field(default_factory=list)
+    expected: Peer | None = None
+    """Who the responder expects; None: anybody whom it knows."""
 
     def __post_init__(self) -> None:
         entropy = entropy_of(self.seed)
         self.door = Door(
-            self.responder, entropy, answer=lambda *_: b"responder's terms", timing=self.timing
+            self.responder,
+            entropy,
+            answer=lambda *_: b"responder's terms",
+            expected=lambda _source: self.expected,
+            timing=self.timing,
         )
         self.asking = Handshake.asking(
             self.initiator,

@@ -1,0 +1,169 @@
+"""Real nodes that demand something of each other: who has it is let in, and nobody else."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import valkyrie
+from tests.census import NODE_PREFIX
+from tests.lab import Lab, wait_until
+from tests.nodes import NodeUnderTest, make_node, running
+from valkyrie.controlplane.security.identity_file import load_or_make
+from valkyrie.dataplane import lib
+from valkyrie.dataplane.refusal import UntrustedError
+
+from .test_auth import BOTH, HMAC, JWT, KINDS, private, token, write_files
+from .test_links import joined, session
+
+QUICK = "[session]\nretry_ms = 100\nretry_max_ms = 2000\n"
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory that the daemon's user can look into; pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory(prefix=NODE_PREFIX) as folder:
+        yield Path(folder)
+
+
+def make(
+    lab: Lab,
+    folder: Path,
+    table: str,
+    *,
+    said: tuple[str, str] = (BOTH, BOTH),
+    pinned: bool = True,
+) -> tuple[NodeUnderTest, NodeUnderTest]:
+    """Return two nodes; ``said`` is what each has of the other beside its fingerprint."""
+    links = lab.wire(lab.host("a"), lab.host("b"))
+    files = [folder / f"{name}.key" for name in "ab"]
+    prints = [load_or_make(file)[0].card.fingerprint for file in files]
+    nodes = [
+        make_node(
+            links[i],
+            folder,
+            {"ba"[i]: str(links[1 - i].v4.ip)},
+            security=f'identity_file = "{files[i]}"',
+            known=(f'fingerprint = "{prints[1 - i]}"\n' if pinned else "") + said[i],
+            extra=QUICK + table.format("ab"[i]),
+        )
+        for i in range(2)
+    ]
+    return nodes[0], nodes[1]
+
+
+def on_record(node: NodeUnderTest, event: str) -> list[dict[str, Any]]:
+    file = node.config.with_name(f"audit-{node.host.name}.jsonl")
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    return [row for row in rows if row["event"] == event]
+
+
+def says(node: NodeUnderTest, reason: str) -> bool:
+    """Say whether a node gives a reason why there is no session."""
+    return bool(session(node)["reason"] == reason)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("pinned", [True, False])
+def test_nodes_that_show_what_is_demanded_talk(
+    lab: Lab, tmp_path: Path, kind: str, pinned: bool
+) -> None:
+    write_files(tmp_path)
+    a, b = make(lab, tmp_path, KINDS[kind], pinned=pinned)
+    with running(a, b):
+        wait_until(lambda: joined(a, b), 5.0, "both have joined")
+        with (
+            valkyrie.attach_sync(a.socket) as one,
+            valkyrie.attach_sync(b.socket) as other,
+            other.listen("echo") as service,
+        ):
+            out = one.connect("b").open("echo", stream=1000)
+            into = service.accept(timeout=5)
+            out.send(b"hello")
+            message = into.recv(timeout=5)
+            assert message is not None
+            assert message.payload == b"hello"
+
+
+def spoil(folder: Path, how: str) -> tuple[str, str]:
+    """Take from node a what it should show; returns the table and what b says of it."""
+    if how == "wrong":  # a's own file has another secret than b's
+        text = (folder / "secrets").read_text()
+        private(folder / "a.secrets", text.replace(text.splitlines()[1].split()[1], word_of(text)))
+        return HMAC.replace('"secrets"', '"{0}.secrets"'), "name and secret do not belong together"
+    seconds = {"expired": -60, "valid": 600}[how]
+    private(folder / "a.jwt", token("a", folder, seconds=seconds))
+    return JWT, "the token has expired"
+
+
+def word_of(text: str) -> str:
+    """Return the secret of the last line."""
+    return text.rsplit(maxsplit=1)[-1]
+
+
+@pytest.mark.parametrize("how", ["wrong", "expired", "missing"])
+def test_who_cannot_show_what_is_demanded_is_refused_with_the_reason(
+    lab: Lab, tmp_path: Path, how: str
+) -> None:
+    write_files(tmp_path)
+    if how == "missing":
+        table, reason = HMAC, "a has shown nothing for [[auth]] 'x', which is demanded of it"
+        a, b = make(lab, tmp_path, table, said=('demand = "x"\n', BOTH))
+    else:
+        private(tmp_path / "b.secrets", (tmp_path / "secrets").read_text())
+        table, reason = spoil(tmp_path, how)
+        a, b = make(lab, tmp_path, table)
+    code, word = (
+        (lib.VK_CODE_UNPROVEN, "unproven")
+        if how == "wrong"
+        else (lib.VK_CODE_CREDENTIAL, "credential")
+    )
+    with running(a, b), valkyrie.attach_sync(a.socket) as one:
+        for each in (a, b):
+            wait_until(partial(says, each, word), 5.0, "both say why")
+        with pytest.raises(UntrustedError) as caught:
+            one.connect("b").open("echo", stream=1000)
+        assert caught.value.code == code
+        assert session(a)["state"] != "up"
+        wait_until(lambda: bool(on_record(b, "peer.refuse")), 5.0, "it is on record")
+        rows = [row["fields"] for row in on_record(b, "peer.refuse")]
+        assert any(reason in row["reason"] and row["code"] == code for row in rows), rows
+    for node in (a, b):
+        kept = node.said() + node.config.with_name(f"audit-{node.host.name}.jsonl").read_text()
+        assert "vkts1:" not in kept
+        assert "eyJ" not in kept
+
+
+def test_a_token_that_was_put_in_the_place_of_an_old_one_is_shown_without_a_restart(
+    lab: Lab, public: Path
+) -> None:
+    write_files(public)
+    uid = pwd.getpwnam("nobody").pw_uid
+    private(public / "a.jwt", token("a", public, seconds=-60))
+    os.chown(public / "a.jwt", uid, -1)
+    a, b = make(lab, public, JWT)
+    with running(a, b):
+        wait_until(partial(says, b, "credential"), 5.0, "it has expired")
+        fresh = public / "next"
+        private(fresh, token("a", public))
+        os.chown(fresh, uid, -1)
+        fresh.replace(public / "a.jwt")
+        wait_until(lambda: joined(a, b), 10.0, "both have joined")
+
+
+def test_a_session_is_over_when_what_was_shown_for_it_has_expired(lab: Lab, tmp_path: Path) -> None:
+    write_files(tmp_path)
+    private(tmp_path / "a.jwt", token("a", tmp_path, seconds=-20))  # 30 s are for clocks
+    a, b = make(lab, tmp_path, JWT)
+    with running(a, b):
+        wait_until(lambda: bool(on_record(b, "peer.join")), 5.0, "they have joined")
+        wait_until(partial(says, b, "credential"), 20.0, "it has expired")
+        assert session(b)["state"] != "up"
