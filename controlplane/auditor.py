@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from .settings import Config
+    from .settings_security import Security
 
 log = logging.getLogger("valkyrie")
 
 FLUSH_S = 0.2
 """How soon notes are on the disk."""
+_DAY_NS = 86_400_000_000_000
 WINDOW_NS = 60_000_000_000
 REPEATS_MAX = 8
 """Records of one event about one subject in a window."""
@@ -180,6 +182,23 @@ class Auditor:
             if self._failing:
                 log.info("the audit log is written again")
             self._failing = ""
+
+    # ---- The next file ----
+
+    def is_due(self, security: Security) -> bool:
+        """Say whether the log is to go on in another file."""
+        size, age_ns = security.audit_rotate_mib << 20, security.audit_rotate_days * _DAY_NS
+        return self._file is not None and self._file.is_due(self._clock(), size, age_ns)
+
+    @property
+    def first(self) -> int:
+        """The number of the record that the file begins with."""
+        return self._file.first if self._file is not None else 0
+
+    def go_on(self, descriptor: int, before: int) -> None:
+        """Go on in that file; DataPlaneError: the log goes on where it is."""
+        assert self._file is not None
+        self._file.go_on(descriptor, before, self._clock())
 
     def describe(self) -> dict[str, object]:
         """Return what status says of the log."""

@@ -26,6 +26,7 @@ from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import ConfigError, DataPlaneError
 
 from . import (
+    archive,
     auditor,
     children,
     daemon,
@@ -428,6 +429,7 @@ class Broker:
             Kind.STOP: self._stop,
             Kind.READY: self._ready,
             **dict.fromkeys(guarding.KINDS, self._guard),
+            **dict.fromkeys(archive.KINDS, archive.handler(self.config)),
         }.get(message.kind)
         try:
             if handler is None:

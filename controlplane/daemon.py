@@ -30,6 +30,7 @@ from valkyrie.dataplane.wire import FrameError, Type, parse_frame
 from . import administration, auditor, credentials, messages, policy, privileges, sandbox
 from . import config as configuration
 from .appserver import Answer, AppServer, Connection
+from .archive import Archive
 from .auditor import FLUSH_S, Auditor
 from .credentials import beside
 from .keyring import Keyring
@@ -287,8 +288,10 @@ class Daemon:
             await asyncio.sleep(_BEAT_S)
 
     async def _put_on_record(self) -> None:
+        archive = Archive(self.config, self.audit, self.broker)
         while True:
             self.audit.flush()
+            await archive.look()
             await asyncio.sleep(FLUSH_S)
 
     async def _hear(self) -> None:

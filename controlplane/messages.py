@@ -59,11 +59,18 @@ class Kind(IntEnum):
     """Drop all frames of session ``first`` from now on; ``slot`` 0: take that back."""
     BLOCK = 14
     """Drop all frames from address ``text`` until tick ``first``; ``slot`` 0: take that back."""
-    VIOLATION = 16
+    AUDIT_NEXT = 15
+    """Make the empty file that the audit log is to go on in; the one that is full begins with
+    record ``first``. Answer: that file; ``first``: the record that the log will begin with when
+    old files are gone, 0 = none goes."""
+    AUDIT_MOVE = 16
+    """Put that file in the place of the audit log, which begins with record ``first``, and remove
+    what is too old."""
+    VIOLATION = 17
     """A slot broke the rules of its rings and was cut off."""
-    WORKER = 17
+    WORKER = 18
     """A worker started: its process is ``first``, ``second`` have died so far."""
-    STOPPING = 18
+    STOPPING = 19
     """Say good-bye to the applications and leave."""
 
 

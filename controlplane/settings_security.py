@@ -125,3 +125,25 @@ class Security(Settings, frozen=True, kw_only=True):
             " `/var/lib/valkyrie/<name of the node>/audit.jsonl`. `off` keeps none.",
         ),
     ] = ""
+    audit_rotate_mib: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=65_536,
+            description="The audit log goes on in a new file when it has become so large; 0: never"
+            " for that.",
+        ),
+    ] = 64
+    audit_rotate_days: Annotated[
+        int,
+        Meta(ge=0, le=36_500, description="The same when its first record is so old; 0: never."),
+    ] = 0
+    audit_keep: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=100_000,
+            description="How many older files of the audit log stay; 0: all. What is removed is put"
+            " on record before.",
+        ),
+    ] = 0

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from cyclopts import App
 
 FileArgument = Annotated[
-    Path | None, Parameter(help="The log, instead of that of the configuration.")
+    Path | None,
+    Parameter(
+        help="A directory with a log, or one file, instead of all of the configuration's log."
+    ),
 ]
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -34,30 +37,34 @@ def verify(
     ] = "",
     json: JsonOption = False,
 ) -> int:
-    """Read a whole audit log, and name the first record that was changed, removed or moved.
+    """Read an audit log, and name the first record that was changed, removed or moved.
 
+    That is all its files, and one that is missing is named too; or the one file that is given.
     Prints how many records there are and the hash of the last: keep it, and nobody can cut the end
-    off unseen. Wants root, or --key and a copy of the file.
+    off unseen. Wants root, or --key and a copy.
     """
     from valkyrie.controlplane.auditor import key_path
-    from valkyrie.controlplane.security.audit import AuditError, verify
-    from valkyrie.controlplane.security.audit_file import read_lines
+    from valkyrie.controlplane.security.audit import AuditError
+    from valkyrie.controlplane.security.audit_files import log_of, verify_all, verify_one
     from valkyrie.controlplane.security.identity import Card
     from valkyrie.controlplane.security.identity_file import of_pem, read_private
 
-    path = file or _configured(config)
-    private = key_path(path)
+    path, whole = _named(file, config)
+    private = key_path(log_of(path))
     card = Card.of_text(key) if key else of_pem(read_private(private), str(private)).card
     try:
-        head = verify(read_lines(path), card)
+        reader = verify_all(path, card) if whole else verify_one(path, card)
     except AuditError as error:
         if not json:
             raise
-        print_json({"file": str(path), "whole": False, "record": error.record, "error": str(error)})
+        where = str(path.with_name(error.file) if error.file else path)
+        print_json({"file": where, "whole": False, "record": error.record, "error": str(error)})
         return Exit.FAILED
+    head = reader.head
     document = {
         "file": str(path),
         "whole": True,
+        "first": reader.first,
         "records": head.count,
         "checkpoint": head.checkpoint,
         "hash": head.hash,
@@ -86,10 +93,10 @@ def show(
 
     Wants root, or a file that one may read.
     """
-    path = file or _configured(config)
+    path, whole = _named(file, config)
     begin_ns = _begin_ns(since, dt.datetime.now(dt.UTC))
     with quiet_pipe():
-        for record in _records(path):
+        for record in _records(path, whole=whole):
             if record["time_ns"] < begin_ns or not record["event"].startswith(event):
                 continue
             if json:
@@ -114,11 +121,20 @@ def _configured(config: Path | None) -> Path:
     return path
 
 
-def _records(path: Path) -> Iterator[dict[str, Any]]:
+def _named(file: Path | None, config: Path | None) -> tuple[Path, bool]:
+    """Return a log, and whether all its files are meant."""
+    from valkyrie.controlplane.security.audit_files import log_in
+
+    if file is None:
+        return _configured(config), True
+    return (log_in(file), True) if file.is_dir() else (file, False)
+
+
+def _records(path: Path, *, whole: bool) -> Iterator[dict[str, Any]]:
     """Yield the records of a log; ConfigError for a line that is none."""
     import msgspec
 
-    from valkyrie.controlplane.security.audit_file import read_lines
+    from valkyrie.controlplane.security.audit_files import parts, read_lines
     from valkyrie.dataplane.errors import ConfigError
 
     class Record(msgspec.Struct, forbid_unknown_fields=True):
@@ -129,12 +145,14 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
         previous: str
         hash: str
 
-    for number, line in enumerate(read_lines(path)):
+    files = parts(path) if whole else [path]
+    lines = ((file, n, line) for file in files for n, line in enumerate(read_lines(file)))
+    for file, number, line in lines:
         try:
             yield msgspec.structs.asdict(msgspec.json.decode(line, type=Record))
         except (msgspec.MsgspecError, RecursionError) as error:
             raise ConfigError(
-                f"{path}: line {number + 1} is no audit record ({error}): see `audit verify`"
+                f"{file}: line {number + 1} is no audit record ({error}): see `audit verify`"
             ) from None
 
 

@@ -6,6 +6,10 @@ Who changes, removes or moves a record breaks the chain at that place; who cuts 
 writes the whole chain anew, is found out by the last checkpoint that somebody has kept, and cannot
 sign one of his own. Sans-IO: ``append`` returns the lines to write, ``verify`` takes lines.
 Secrets do not get in: a field's value is text, a number or a truth value, and nothing else.
+
+A chain may lie in several files. Each but the first begins with ``audit.continue``, which names the
+file before it and the hash that this ends with. What the node removes of its oldest files it says
+before, in ``audit.remove``, and signs.
 """
 
 from __future__ import annotations
@@ -32,6 +36,8 @@ FIRST = "0" * 64
 LINE_MAX = 4096
 CHECKPOINT = "checkpoint"
 CHECKPOINT_EVERY = 256
+CONTINUE = "audit.continue"
+REMOVE = "audit.remove"
 _LABEL = b"valkyrie audit checkpoint 1\0"
 _NAME = re.compile(r"[a-z][a-z0-9_.]{0,63}\Z")
 _SIGNATURE = "signature"
@@ -41,12 +47,15 @@ _KEYS = ["event", "fields", "hash", "n", "previous", "time_ns"]
 class AuditError(ValkyrieError):
     """The log is broken; ``record`` is the number of the first bad line, from 0."""
 
-    def __init__(self, record: int, what: str) -> None:
+    def __init__(self, record: int, what: str, file: str = "") -> None:
+        where = f" ({file})" if file else ""
         super().__init__(
-            f"audit record {record}: {what}. What stands before it is whole; keep a copy of the "
-            "file before anything else is done to it"
+            f"audit record {record}{where}: {what}. What stands before it is whole; keep a copy of"
+            " the file before anything else is done to it"
         )
         self.record = record
+        self.what = what
+        self.file = file
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +106,40 @@ class AuditLog:
 
     def append(self, event: str, now_ns: int, **fields: Value | Redacted) -> list[bytes]:
         """Return the lines to write; ``commit`` when they are on the disk."""
-        if not _NAME.match(event) or event == CHECKPOINT:
+        if not _NAME.match(event) or event in (CHECKPOINT, CONTINUE, REMOVE):
             raise MisuseError(f"{event!r} is no name of an event")
         plain = {name: _plain(name, value) for name, value in fields.items()}
         return [self._line(self.head, event, now_ns, plain)]
 
     def checkpoint(self, now_ns: int) -> list[bytes]:
         """Return the line of a signed checkpoint over all that is before it."""
-        signature = self._identity.sign(Algorithm.ED25519, _signed(self.head)).hex()
+        return [self._checkpoint(self.head, now_ns)]
+
+    def go_on(self, file: str, before: int, now_ns: int) -> list[bytes]:
+        """Return what the next file begins with: where it goes on, and a signed checkpoint.
+
+        ``file`` is the name of the one that ends here. Records before number ``before`` will be
+        removed with their files when these lines are on the disk; 0 = none.
+        """
+        lines: list[bytes] = []
+        head = self.head
+
+        def add(line: bytes) -> None:
+            nonlocal head
+            head = _behind(head, _parse(line, head))
+            lines.append(line)
+
+        add(self._line(head, CONTINUE, now_ns, {"file": file, "hash": head.hash}))
+        if before:
+            add(self._line(head, REMOVE, now_ns, {"before": before}))
+        add(self._checkpoint(head, now_ns))
+        return lines
+
+    def _checkpoint(self, head: Head, now_ns: int) -> bytes:
+        signature = self._identity.sign(Algorithm.ED25519, _signed(head)).hex()
         card = self._identity.card.fingerprint
         fields: dict[str, Value] = {_SIGNATURE: signature, "signer": str(card)}
-        return [self._line(self.head, CHECKPOINT, now_ns, fields)]
+        return self._line(head, CHECKPOINT, now_ns, fields)
 
     @property
     def wants_checkpoint(self) -> bool:
@@ -170,22 +202,76 @@ def _parse(line: bytes, head: Head) -> dict[str, object]:
     return record
 
 
+class Reader:
+    """Reads a chain record by record, and takes nothing that is not the next one."""
+
+    def __init__(self, card: Card, *, kept: Head | None = None) -> None:
+        """``kept`` is an earlier head that somebody has written down: the chain must have it."""
+        self._card = card
+        self._kept = kept
+        self._announced = 0
+        self.head = Head()
+        """Where the chain ends so far."""
+        self.first = 0
+        """The number that it begins with: what was before is not there any more."""
+        self.removed = 0
+        """Records before this number the node itself has removed: it has signed that."""
+
+    def begin(self, line: bytes) -> None:
+        """Let the chain begin with the first line of a later file, if the line is one."""
+        found = continued(line)
+        if found is not None:
+            self.head, self.first = found, found.count
+            self._compare(found.count)
+
+    def take(self, line: bytes) -> None:
+        """Read the next record; AuditError when it is not that."""
+        head = self.head
+        record = _parse(line, head)
+        fields = record["fields"]
+        assert isinstance(fields, dict)
+        if record["event"] == CHECKPOINT:
+            _verify_checkpoint(record, head, self._card)
+            self.removed = max(self.removed, self._announced)
+        elif record["event"] == CONTINUE and fields.get("hash") != head.hash:
+            raise AuditError(head.count, "does not go on where the file before it ends")
+        elif record["event"] == REMOVE and type(fields.get("before")) is int:
+            self._announced = max(self._announced, min(fields["before"], head.count))
+        self.head = _behind(head, record)
+        self._compare(head.count)
+
+    def _compare(self, record: int) -> None:
+        kept, head = self._kept, self.head
+        if kept is not None and head.count == kept.count and head.hash != kept.hash:
+            raise AuditError(record, "is not the one that was there before")
+
+    def end(self) -> Head:
+        """Return where the chain ends; AuditError when it should go on, or is not signed."""
+        head, kept = self.head, self._kept
+        if kept is not None and head.count < kept.count:
+            raise AuditError(head.count, f"is missing: there were {kept.count} records once")
+        if self.first and head.checkpoint is None:
+            raise AuditError(self.first, "begins a file without a signed checkpoint")
+        return head
+
+
 def verify(lines: Iterable[bytes], card: Card, *, kept: Head | None = None) -> Head:
     """Return where the chain ends, or raise AuditError for the first bad record.
 
-    ``kept`` is an earlier head that somebody has written down: the chain must have it.
+    The lines are a whole chain, or begin where a later file of one does.
     """
-    head = Head()
-    for line in lines:
-        record = _parse(line, head)
-        if record["event"] == CHECKPOINT:
-            _verify_checkpoint(record, head, card)
-        head = _behind(head, record)
-        if kept is not None and head.count == kept.count and head.hash != kept.hash:
-            raise AuditError(head.count - 1, "is not the one that was there before")
-    if kept is not None and head.count < kept.count:
-        raise AuditError(head.count, f"is missing: there were {kept.count} records once")
-    return head
+    reader = Reader(card, kept=kept)
+    for number, line in enumerate(lines):
+        if number == 0:
+            reader.begin(line)
+        reader.take(line)
+    return reader.end()
+
+
+def continued(line: bytes) -> Head | None:
+    """Return where the chain would end before a line, if that begins a later file."""
+    found = _before(line, CONTINUE)
+    return found if found is not None and found.count else None
 
 
 def resume(lines: Sequence[bytes], card: Card) -> Head:
@@ -195,7 +281,7 @@ def resume(lines: Sequence[bytes], card: Card) -> Head:
     numbers the records as they number themselves.
     """
     for at in reversed(range(len(lines))):
-        if (head := _before(lines[at])) is None:
+        if (head := _before(lines[at], CHECKPOINT)) is None:
             continue
         _verify_checkpoint(_parse(lines[at], head), head, card)
         for line in lines[at:]:
@@ -204,11 +290,11 @@ def resume(lines: Sequence[bytes], card: Card) -> Head:
     raise AuditError(-1, f"there is no checkpoint among the last {len(lines)} records")
 
 
-def _before(line: bytes) -> Head | None:
-    """Return where the chain would end before a line, if that is a checkpoint."""
+def _before(line: bytes, event: str) -> Head | None:
+    """Return where the chain would end before a line, if that is such an event."""
     try:
         record = json.loads(line)
-        if record["event"] != CHECKPOINT or type(record["n"]) is not int or record["n"] < 0:
+        if record["event"] != event or type(record["n"]) is not int or record["n"] < 0:
             return None
         return Head(record["n"], str(record["previous"]))
     except (ValueError, RecursionError, KeyError, TypeError):

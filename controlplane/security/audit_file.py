@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING
 
 from valkyrie.dataplane.errors import ConfigError, DataPlaneError
 
+from . import audit_files
 from .audit import LINE_MAX, AuditError, AuditLog, Head, Redacted, Value, resume, verify
+from .audit_files import FLAGS, MODE, read_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from .identity import Identity
 
-MODE = 0o600
-_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 PENDING_MAX = 1024
 """Notes kept while the disk is full; past that the oldest are counted and dropped."""
 
@@ -37,7 +36,7 @@ def prepare(path: Path) -> None:
     """Make a log's directory, for its owner only, and find out whether it can be written."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, _FLAGS, MODE))
+        os.close(os.open(path, FLAGS, MODE))
     except OSError as error:
         raise ConfigError(
             f"{path}: the audit log cannot be made: {error.strerror}: name another file with "
@@ -45,19 +44,13 @@ def prepare(path: Path) -> None:
         ) from error
 
 
-def read_lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a log; one that is too long comes cut, and is refused for it."""
-    with open(path, "rb") as file:
-        while line := file.readline(LINE_MAX + 1):
-            yield line
-
-
 class AuditFile:
     """One node's log. Opening verifies its end: a log that is broken there is never written to."""
 
     def __init__(self, path: Path, identity: Identity) -> None:
         try:
-            self._descriptor = os.open(path, _FLAGS, MODE)
+            before = audit_files.recover(path, identity.card)
+            self._descriptor = os.open(path, FLAGS, MODE)
         except OSError as error:
             raise ConfigError(f"{path}: the audit log: {error.strerror}") from error
         try:
@@ -66,8 +59,12 @@ class AuditFile:
             os.close(self._descriptor)
             raise
         self._path = path
-        self._log = AuditLog(identity, head)
         self._size = os.fstat(self._descriptor).st_size
+        self._log = AuditLog(identity, head if self._size else before)
+        self._first = audit_files.first_of(path)
+        last = max(audit_files.archived(path), default=0)
+        self._before = audit_files.archive(path, last).name
+        self._began_ns = audit_files.time_of(next(read_lines(path), b""))
         self._pending: deque[tuple[str, int, dict[str, Value | Redacted]]] = deque()
         self.dropped = 0
         """Notes that were lost while the disk was full, since the last that was written."""
@@ -112,6 +109,38 @@ class AuditFile:
         return self._log.head
 
     @property
+    def first(self) -> int:
+        """The number of the record that the file begins with."""
+        return self._first
+
+    def is_due(self, now_ns: int, size_max: int, age_max_ns: int) -> bool:
+        """Say whether the file has become too large or too old; 0 = none is. Empty ones go on."""
+        if not self._size or self.pending:
+            return False
+        age_ns = now_ns - self._began_ns
+        return 0 < size_max <= self._size or 0 < age_max_ns <= age_ns
+
+    def go_on(self, descriptor: int, before: int, now_ns: int) -> None:
+        """Go on in the next file, which is this object's from now on if nothing is raised.
+
+        Records before number ``before`` will be removed with their files; 0 = none.
+        """
+        self.seal(now_ns)
+        name = audit_files.archive(self._path, self._first).name
+        old, size, first = self._descriptor, self._size, self.head.count
+        head = self.head
+        self._descriptor, self._size = descriptor, 0
+        try:
+            self._write(self._log.go_on(name, before, now_ns))
+            self._sync()
+        except BaseException:
+            os.ftruncate(descriptor, 0)  # the log goes on in the old file
+            self._descriptor, self._size, self._log.head = old, size, head
+            raise
+        os.close(old)
+        self._first = first
+
+    @property
     def pending(self) -> int:
         """Notes that wait for room on the disk."""
         return len(self._pending)
@@ -122,6 +151,7 @@ class AuditFile:
         Administration calls this before it does what it logs.
         """
         self.flush(now_ns)
+        self._begin(now_ns)
         self._write(self._log.append(event, now_ns, **fields))
         if self._log.wants_checkpoint:
             self._write(self._log.checkpoint(now_ns))
@@ -138,6 +168,7 @@ class AuditFile:
         """Write what waits, to the disk at once; raises DataPlaneError when there is no room."""
         written = False
         while self._pending:
+            self._begin(now_ns)
             event, time_ns, fields = self._pending[0]
             if self.dropped:
                 self._write(self._log.append("audit.dropped", now_ns, count=self.dropped))
@@ -153,8 +184,16 @@ class AuditFile:
     def seal(self, now_ns: int) -> None:
         """Write a signed checkpoint, after what waits; raises DataPlaneError like ``record``."""
         self.flush(now_ns)
+        self._begin(now_ns)
         self._write(self._log.checkpoint(now_ns))
         self._sync()
+
+    def _begin(self, now_ns: int) -> None:
+        """In a file that somebody has put in the place of one that is kept: go on behind that."""
+        if self._size or not self.head.count:
+            return
+        self._first = self.head.count
+        self._write(self._log.go_on(self._before, 0, now_ns))
 
     def _write(self, lines: list[bytes]) -> None:
         data = b"".join(lines)
@@ -166,6 +205,8 @@ class AuditFile:
         if written != len(data):
             self._undo()
             raise self._refusal(errno.ENOSPC)
+        if not self._size:
+            self._began_ns = audit_files.time_of(lines[0])
         self._size += len(data)
         self._log.commit(lines)
 

@@ -28,8 +28,10 @@ from valkyrie.controlplane.auditor import (
 )
 from valkyrie.controlplane.cli import run
 from valkyrie.controlplane.config import parse
+from valkyrie.controlplane.security import audit_files
 from valkyrie.controlplane.security.audit import verify
-from valkyrie.controlplane.security.audit_file import AuditFile, read_lines
+from valkyrie.controlplane.security.audit_file import AuditFile
+from valkyrie.controlplane.security.audit_files import read_lines
 from valkyrie.controlplane.security.identity_file import load_or_make
 from valkyrie.dataplane import appsocket, lib
 from valkyrie.dataplane.errors import ConfigError, DataPlaneError
@@ -257,6 +259,75 @@ def fill(directory: Path) -> None:
             while True:
                 ballast.write(bytes(4096))
         assert os.statvfs(ballast.fileno()).f_bavail == 0
+
+
+# ---- Its files ----
+
+
+def test_a_full_log_goes_on_in_the_next_file_while_the_node_runs(lab: Lab, tmp_path: Path) -> None:
+    a, _ = make_pair(lab, tmp_path)
+    path = log_of(a)
+    limits = "audit_rotate_mib = 1\naudit_keep = 1\n"
+    a.config.write_text(a.config.read_text().replace("[security]\n", f"[security]\n{limits}"))
+    grown(path)
+    with running(a):
+        wait_until(lambda: audit_files.archived(path), what="the full file gave way")
+        first = min(audit_files.archived(path))
+        wait_until(lambda: path.exists() and "daemon.start" not in written(a)[:1])
+        assert a.ask(appsocket.Tune({"worker.spin_us": 3})).code == 0
+        psutil.Process(a.pid("daemon")).kill()
+        wait_until(lambda: "daemon.start" in written(a))
+        assert a.status()["audit"]["state"] == "on"
+    assert first == 0
+    identity, _ = load_or_make(auditor.key_path(path))
+    assert audit_files.verify_all(path, identity.card).first == 0
+    grown(path)
+    with running(a):
+        wait_until(lambda: min(audit_files.archived(path), default=0) > 0)
+    assert len(audit_files.archived(path)) == 1
+    reader = audit_files.verify_all(path, identity.card)
+    assert reader.first == reader.removed > 0
+
+
+def grown(path: Path) -> None:
+    """Let a log be larger than a megabyte."""
+    identity, _ = load_or_make(auditor.key_path(path))
+    log = AuditFile(path, identity)
+    while path.stat().st_size <= 1 << 20:
+        for number in range(500):
+            log.note("peer.join", number, peer="x" * 500)
+        log.flush(0)
+    log.close()
+
+
+def test_the_command_line_takes_a_directory_and_each_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "audit.jsonl"
+    identity, _ = load_or_make(auditor.key_path(path))
+    log = AuditFile(path, identity)
+    for number in range(3):
+        log.record("peer.add", number, peer=f"p{number}")
+        first = log.first
+        log.go_on(audit_files.make_next(path), 0, number)
+        audit_files.give_way(path, first, 0)
+    log.close()
+    assert run(["audit", "verify", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["records"] == 12
+    assert run(["audit", "show", str(tmp_path), "--event", "peer"]) == 0
+    assert capsys.readouterr().out.count("\n") == 3
+    middle = tmp_path / "audit-000000000002.jsonl"
+    assert run(["audit", "verify", str(middle), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["first"], said["records"]) == (2, 6)
+    middle.unlink()
+    assert run(["audit", "verify", str(tmp_path), "--json"]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert said["record"] == 2
+    assert "there is no file audit-000000000002.jsonl" in said["error"]
+    (tmp_path / "empty").mkdir()
+    assert run(["audit", "verify", str(tmp_path / "empty")]) == 2
+    assert "no audit log: name the file" in capsys.readouterr().err
 
 
 # ---- The command line ----

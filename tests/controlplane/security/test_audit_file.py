@@ -10,7 +10,8 @@ import pytest
 
 from valkyrie.controlplane.security import audit_file
 from valkyrie.controlplane.security.audit import AuditError, verify
-from valkyrie.controlplane.security.audit_file import PENDING_MAX, AuditFile, read_lines
+from valkyrie.controlplane.security.audit_file import PENDING_MAX, AuditFile
+from valkyrie.controlplane.security.audit_files import read_lines
 from valkyrie.dataplane.errors import ConfigError, DataPlaneError
 
 from .parties import identity
