@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from valkyrie.dataplane import lib
-from valkyrie.dataplane.wire import Class, Counter, Gauge, Verdict
+from valkyrie.dataplane.wire import Class, Verdict
 from valkyrie.shm import ffi
-from valkyrie.shm.counters import APP_COUNTS, XSK_COUNTS, CountersPage
+from valkyrie.shm.counters import XSK_COUNTS, CountersPage, text_of
 
 from .settings import Controller
 
@@ -145,48 +145,35 @@ class Page(CountersPage):
         """Read everything; every counter is true, though not all of the same instant."""
         page = self.struct
         return Readout(
-            node=_text(page.node),
+            node=text_of(page.node),
             up=self.running,
             at_ns=time.monotonic_ns(),
             started_ns=page.started_ns,
             daemon_pid=page.daemon_pid,
-            classes={
-                _name(klass): {_name(each): page.classes[klass][each] for each in Counter}
-                for klass in Class
-            },
-            gauges={_name(each): page.gauges[each] for each in Gauge},
-            apps=[app for slot in range(lib.VK_APPS_MAX) if (app := _app(page, slot))],
+            classes={_name(klass): self.class_row(klass) for klass in Class},
+            gauges=self.gauges(),
+            apps=[app for slot in range(lib.VK_APPS_MAX) if (app := self._app(slot))],
             sessions=[
                 session
                 for index in range(min(page.peer_count, lib.VK_PEERS_MAX))
                 if (session := _session(page.signals[index]))
             ],
-            ports=[
-                _port(page.verdicts[i], i) for i in range(min(page.port_count, lib.VK_PORTS_MAX))
-            ],
+            ports=[_port(i, name, row) for i, (name, row) in enumerate(self.ports())],
         )
 
+    def _app(self, slot: int) -> AppCounts | None:
+        """Return a slot's counters, if it ever had an application."""
+        page = self.struct
+        rows = {_name(klass): self.app_row(slot, klass) for klass in Class}
+        classes = {klass: table for klass, table in rows.items() if any(table.values())}
+        if not classes and not page.app_pid[slot]:
+            return None
+        name = text_of(page.app_name[slot])
+        return AppCounts(slot, name, page.app_uid[slot], page.app_pid[slot], classes)
 
-def _name(member: Class | Counter | Gauge | Verdict) -> str:
+
+def _name(member: Class | Verdict) -> str:
     return member.name.lower()
-
-
-def _text(field: Any) -> str:
-    return bytes(field).split(b"\0")[0].decode(errors="replace")
-
-
-def _app(page: Any, slot: int) -> AppCounts | None:
-    """Return a slot's counters, if it ever had an application."""
-    classes = {}
-    for klass in Class:
-        row = page.apps[slot][klass]
-        table = {name: int(getattr(row, name)) for name in APP_COUNTS}
-        if any(table.values()):
-            classes[_name(klass)] = table
-    if not classes and not page.app_pid[slot]:
-        return None
-    name = _text(page.app_name[slot])
-    return AppCounts(slot, name, page.app_uid[slot], page.app_pid[slot], classes)
 
 
 _SIGNALS = [
@@ -218,7 +205,7 @@ def _session(row: Any) -> Signals | None:
     )
 
 
-def _port(row: Any, index: int) -> PortCounts:
+def _port(index: int, interface: str, row: Any) -> PortCounts:
     verdicts: dict[str, dict[str, Table]] = {}
     for klass in Class:
         for verdict in Verdict:
@@ -227,9 +214,9 @@ def _port(row: Any, index: int) -> PortCounts:
                 verdicts.setdefault(_name(klass), {})[_name(verdict)] = table
     return PortCounts(
         index,
-        _text(row.interface),
-        _text(row.rx_mode),
-        _text(row.tx_mode),
+        interface,
+        text_of(row.rx_mode),
+        text_of(row.tx_mode),
         verdicts,
         {name: int(getattr(row, name)) for name in XSK_COUNTS},
     )

@@ -10,8 +10,7 @@ import errno
 import mmap
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -85,20 +84,8 @@ XSK_COUNTS = tuple(
 )
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One counter: ``name{labels} value``."""
-
-    name: str
-    labels: tuple[tuple[str, str], ...]
-    value: int
-
-    def __str__(self) -> str:
-        inside = ",".join(f'{key}="{value}"' for key, value in self.labels)
-        return f"{self.name}{{{inside}}} {self.value}" if inside else f"{self.name} {self.value}"
-
-
-def _text(field: Any) -> str:
+def text_of(field: Any) -> str:
+    """Return what a field of text says, whatever was written there."""
     return bytes(field).split(b"\0")[0].decode(errors="replace")
 
 
@@ -166,60 +153,20 @@ class CountersPage:
     def class_row(self, index: int) -> dict[str, int]:
         """Return the worker's counters of a class, by name."""
         row = self.struct.classes[index]
-        return {name: row[at] for at, name in COUNTERS.items()}
+        return {name: int(row[at]) for at, name in COUNTERS.items()}
 
     def gauges(self) -> dict[str, int]:
         """Return the worker's gauges, by name."""
-        return {name: self.struct.gauges[at] for at, name in GAUGES.items()}
-
-    def app_slots(self) -> list[int]:
-        """Return the slots that an application ever used."""
-        return [slot for slot, pid in enumerate(self.struct.app_pid) if pid]
+        return {name: int(self.struct.gauges[at]) for at, name in GAUGES.items()}
 
     def app_row(self, slot: int, index: int) -> dict[str, int]:
         """Return an application's counters of a class, by name."""
         row = self.struct.apps[slot][index]
-        return {name: getattr(row, name) for name in APP_COUNTS}
+        return {name: int(getattr(row, name)) for name in APP_COUNTS}
 
     def ports(self) -> list[tuple[str, Any]]:
         """Return ``(interface, struct vk_verdicts)`` of every port."""
         return [
-            (_text(self.struct.verdicts[port].interface), self.struct.verdicts[port])
+            (text_of(self.struct.verdicts[port].interface), self.struct.verdicts[port])
             for port in range(min(self.struct.port_count, len(self.struct.verdicts)))
         ]
-
-    def samples(
-        self, classes: Sequence[str], verdicts: Sequence[str], *, zeros: bool = False
-    ) -> Iterator[Sample]:
-        """Yield every counter; *classes* and *verdicts* name the rows by index."""
-        for index, name in enumerate(classes):
-            for counter, value in self.class_row(index).items():
-                if value or zeros:
-                    yield Sample(counter, (("class", name),), value)
-        for gauge, value in self.gauges().items():
-            yield Sample(gauge, (), value)
-        yield from self._app_samples(classes, zeros=zeros)
-        yield from self._port_samples(classes, verdicts, zeros=zeros)
-
-    def _app_samples(self, classes: Sequence[str], *, zeros: bool) -> Iterator[Sample]:
-        for slot in self.app_slots():
-            label = ("app", _text(self.struct.app_name[slot]) or str(slot))
-            for index, name in enumerate(classes):
-                for counter, value in self.app_row(slot, index).items():
-                    if value or zeros:
-                        yield Sample(f"app_{counter}", (label, ("class", name)), value)
-
-    def _port_samples(
-        self, classes: Sequence[str], verdicts: Sequence[str], *, zeros: bool
-    ) -> Iterator[Sample]:
-        for interface, port in self.ports():
-            at = ("interface", interface)
-            for unit in ("packets", "bytes", "messages"):
-                table = getattr(port, unit)
-                for index, name in enumerate(classes):
-                    for number, verdict in enumerate(verdicts):
-                        if table[index][number] or zeros:
-                            labels = (at, ("class", name), ("verdict", verdict))
-                            yield Sample(f"kernel_{unit}", labels, table[index][number])
-            for counter in XSK_COUNTS:
-                yield Sample(counter, (at,), getattr(port, counter))

@@ -15,12 +15,10 @@ import pytest
 
 from tests.census import NODE_PREFIX, needs
 from valkyrie.shm import counters, ffi, lib
-from valkyrie.shm.counters import CountersPage, Sample
+from valkyrie.shm.counters import CountersPage
 from valkyrie.shm.errors import CountersError
 
 NODE = f"{NODE_PREFIX}counters"
-CLASSES = [f"class{index}" for index in range(8)]
-VERDICTS = [f"verdict{index}" for index in range(32)]
 SIZE = ffi.sizeof("struct vk_counters")
 Change = Callable[[Any], None]
 
@@ -38,12 +36,6 @@ def writer() -> Iterator[Any]:
     counters.unlink(NODE)
 
 
-def samples(page: CountersPage) -> dict[str, int]:
-    found = [str(sample).rsplit(" ", 1) for sample in page.samples(CLASSES, VERDICTS)]
-    assert len(found) == len(dict(found)), "no name and labels twice"
-    return {name: int(value) for name, value in found}
-
-
 def is_running(page: CountersPage) -> bool:
     return page.running  # a call: it may say something else the next time
 
@@ -54,32 +46,23 @@ def test_names_are_the_headers_in_lower_case() -> None:
     assert len(counters.COUNTERS) == lib.VK_COUNTER_COUNT
     assert not [name for name in counters.GAUGES.values() if "count" in name]
     assert counters.APP_COUNTS[0] == "delivered"
-    assert str(Sample("drops", (("class", "logs"), ("why", "full")), 3)) == (
-        'drops{class="logs",why="full"} 3'
-    )
 
 
-def test_every_counter_is_told_with_its_labels(writer: Any) -> None:
+def test_rows_are_told_by_their_names(writer: Any) -> None:
     writer.classes[2][lib.VK_RX_MESSAGES] = 1 << 63
     writer.gauges[lib.VK_SLEEPS] = 7
-    writer.app_pid[3], writer.app_name[3] = 1, b"thermostat".ljust(32, b"\0")
     writer.apps[3][1].refused = 9
     writer.port_count = 1
     writer.verdicts[0].interface = b"eth0".ljust(16, b"\0")
     writer.verdicts[0].packets[5][4] = 11
-    writer.verdicts[0].xsk_dropped = 12
     with CountersPage(NODE) as page:
-        found = samples(page)
-        assert found['rx_messages{class="class2"}'] == 1 << 63
-        assert found["sleeps"] == 7
-        assert found['app_refused{app="thermostat",class="class1"}'] == 9
-        packets = 'kernel_packets{interface="eth0",class="class5",verdict="verdict4"}'
-        assert found[packets] == 11
-        assert found['xsk_dropped{interface="eth0"}'] == 12
+        assert page.class_row(2)["rx_messages"] == 1 << 63
+        assert page.gauges()["sleeps"] == 7
+        assert page.app_row(3, 1)["refused"] == 9
+        ((interface, port),) = page.ports()
+        assert (interface, port.packets[5][4]) == ("eth0", 11)
         writer.gauges[lib.VK_SLEEPS] = 8
-        assert samples(page)["sleeps"] == 8, "it is the same memory"
-        zeros = list(page.samples(CLASSES, VERDICTS, zeros=True))
-        assert len(zeros) > 8 * lib.VK_COUNTER_COUNT
+        assert page.gauges()["sleeps"] == 8, "it is the same memory"
 
 
 def test_the_object_is_read_only_for_its_group_whatever_the_umask() -> None:
@@ -130,9 +113,9 @@ def test_it_can_be_read_after_its_writer_was_killed() -> None:
         os.waitpid(child, 0)
         assert not is_running(page)
     with CountersPage(NODE) as page:
-        assert samples(page)['tx_messages{class="class1"}'] == 5
+        assert page.class_row(1)["tx_messages"] == 5
         counters.unlink(NODE)
-        assert samples(page)['tx_messages{class="class1"}'] == 5, "who has it open keeps it"
+        assert page.class_row(1)["tx_messages"] == 5, "who has it open keeps it"
     os.close(reading)
     os.close(writing)
     with pytest.raises(CountersError, match="never started here, or was stopped"):
