@@ -47,13 +47,14 @@ def _packet(*token: Token) -> bytes:
     return whole
 
 
-def _prepare(program: Program, steering: socket.socket) -> None:
-    """Give every class a socket, credit and buckets that are full for the whole run."""
+def _prepare(program: Program, steering: socket.socket, *, limited: bool = True) -> None:
+    """Give every class a socket, credit and, if limited, buckets that are full all the time."""
     rows = ffi.from_buffer("struct vk_lane[]", program.maps["vk_lanes"].map_memory())
     for klass in Class:
         program.maps["vk_xsks"].update(klass, steering.fileno())
         rows[klass].granted = CREDIT
-        program.set_police(klass, 1e9, 1 << 20)
+        if limited:
+            program.set_police(klass, 1e9, 1 << 20)
 
 
 def _tokens() -> dict[str, Token]:
@@ -77,6 +78,8 @@ def run(quick: bool) -> list[Row]:
         baseline = stack.enter_context(Program("parse_drop", image=image))
         steering = stack.enter_context(socket.socket(AF_XDP, socket.SOCK_RAW, 0))
         classifier = stack.enter_context(open_classifier())
+        unlimited = stack.enter_context(open_classifier())
+        _prepare(unlimited, steering, limited=False)
         by_source = stack.enter_context(open_classifier())
         for each in (classifier, by_source):
             _prepare(each, steering)
@@ -89,6 +92,7 @@ def run(quick: bool) -> list[Row]:
         contestants = {
             "parse and drop": (baseline, packet, XDP_DROP),
             "steer": (classifier, packet, XDP_REDIRECT),
+            "steer, class without limits": (unlimited, packet, XDP_REDIRECT),
             "steer, sources policed": (by_source, packet, XDP_REDIRECT),
             "token missing": (by_token, packet, XDP_DROP),
         }
