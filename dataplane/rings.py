@@ -66,7 +66,7 @@ class Rings:
         # Views of ring memory may outlive the attachment; the mapping lives as long as the last.
         self.client = ffi.gc(client, lib.vk_client_close)
         if spare_cpu():
-            client.spin_ns_max = client.spin_ns = SPIN_NS_MAX
+            client.spin.max_ns = client.spin.now_ns = SPIN_NS_MAX
         self._entries = ffi.new("struct vk_entry[]", lib.VK_CLIENT_BATCH)
         self.entries = memoryview(ffi.buffer(self._entries))
         self.tx_capacity: dict[int, int] = {ring: int(client.tx_capacity[ring]) for ring in Class}

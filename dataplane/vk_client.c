@@ -9,9 +9,6 @@
 #include "vk_bell.h"
 
 enum {
-	SPIN_NS_STEP = 1000, /* a spin that never pays starts again from here */
-	SPIN_TRIES = 16, /* sleeps after which spinning gets another chance */
-	SPIN_CHECK = 32, /* polls between two looks at the clock */
 	NS_PER_S = 1000000000,
 };
 
@@ -415,42 +412,9 @@ void vk_client_disarm(struct vk_client *client, int rang)
 		client->ended = 1;
 }
 
-static int64_t now_ns(void)
+static int is_ready(void *client)
 {
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * NS_PER_S + now.tv_nsec;
-}
-
-/* spin polls for client->spin_ns and adapts it: doubles when it paid, halves when it did not. */
-static int spin(struct vk_client *client)
-{
-	int64_t end;
-
-	if (!client->spin_ns) {
-		if (client->spin_ns_max && client->waits % SPIN_TRIES == 0)
-			client->spin_ns = SPIN_NS_STEP;
-		return 0;
-	}
-	end = now_ns() + client->spin_ns;
-	do {
-		for (int i = 0; i < SPIN_CHECK; i++) {
-			if (vk_client_ready(client)) {
-				client->spin_ns *= 2;
-				if (client->spin_ns > client->spin_ns_max)
-					client->spin_ns = client->spin_ns_max;
-				return 1;
-			}
-#if defined(__x86_64__)
-			__builtin_ia32_pause();
-#endif
-		}
-	} while (now_ns() < end);
-	client->spin_ns /= 2;
-	if (client->spin_ns < SPIN_NS_STEP)
-		client->spin_ns = 0;
-	return 0;
+	return vk_client_ready(client);
 }
 
 /* sleep_on_bell waits once: 1 = rung (or ready), 0 = timeout, -errno. */
@@ -476,25 +440,26 @@ static int sleep_on_bell(struct vk_client *client, int64_t timeout_ns)
 
 int vk_client_wait(struct vk_client *client, int64_t timeout_ns)
 {
-	int64_t end = 0;
+	int64_t begin, end;
 	int n;
 
 	if (vk_client_ready(client))
 		return 1;
-	if (timeout_ns > 0)
-		end = now_ns() + timeout_ns;
-	if (timeout_ns && spin(client))
+	begin = vk_spin_clock();
+	end = begin + timeout_ns;
+	if (timeout_ns && vk_spin_until(&client->spin, is_ready, client))
 		return 1;
 	while (!vk_client_ready(client)) {
 		int64_t left = timeout_ns;
 
 		if (timeout_ns > 0)
-			left = end - now_ns() > 0 ? end - now_ns() : 0;
+			left = end > vk_spin_clock() ? end - vk_spin_clock() : 0;
 		n = sleep_on_bell(client, left);
 		if (n < 0)
 			return n;
 		if (n == 0)
 			return vk_client_ready(client);
 	}
+	vk_spin_slept(&client->spin, vk_spin_clock() - begin);
 	return 1;
 }

@@ -6,6 +6,7 @@
  * is read from it is copied once and checked, and a broken rule is -EPROTO. One thread at a time.
  */
 #include "vk_channel.h"
+#include "vk_spin.h"
 #include "vk_wire.h"
 
 enum vk_client_const {
@@ -68,8 +69,7 @@ struct vk_client {
 	uint32_t sleeps; /* counts our sleeps */
 	uint32_t paused; /* bit r: records in ring r do not count as something to wake for */
 	uint32_t need[VK_RINGS_MAX]; /* bytes of room in TX ring r to wake for; 0 = do not care */
-	uint32_t spin_ns; /* of the next wait; adapts between 0 and spin_ns_max */
-	uint32_t spin_ns_max;
+	struct vk_spin spin;
 	uint64_t bells; /* rung */
 	uint64_t waits; /* that ended in a sleep */
 };
@@ -175,8 +175,8 @@ int vk_client_arm(struct vk_client *client);
 void vk_client_disarm(struct vk_client *client, int rang);
 
 /* vk_client_wait blocks until vk_client_ready, for at most timeout_ns (negative: for ever): polls
- * for spin_ns, which adapts to how often polling paid, then sleeps on the bell and on the end of
- * the lease. Returns 1, 0 on timeout, -EINTR on a signal, or -errno. Syscalls: ppoll, read,
+ * for as long as that has paid (vk_spin_until), then sleeps on the bell and on the end of the
+ * lease. Returns 1, 0 on timeout, -EINTR on a signal, or -errno. Syscalls: ppoll, read,
  * clock_gettime. */
 int vk_client_wait(struct vk_client *client, int64_t timeout_ns);
 #endif
