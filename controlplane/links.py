@@ -43,6 +43,8 @@ _TICK_NS = 50 * _MS
 """How often is looked whether a peer was heard, and whether anything is at stake."""
 _REFUSE_NS = 200 * _MS
 """After a session ended, streams that wait for it are refused for this long."""
+_ERASE_NS = 1_000 * _MS
+"""The keys of a session that was made anew are erased after this time: its worker knows by then."""
 _EPOCHS_RENEW = 240
 """Of lib.VK_EPOCHS: a session that has used so many is made anew before they end."""
 _HEAD_SIZE = ffi.sizeof("struct vk_control_frame")
@@ -76,6 +78,8 @@ class Links:
         self._stir = asyncio.Event()
         self._refusing: dict[int, int] = {}
         """When streams to a peer may wait again, by peer."""
+        self._erasing: dict[int, int] = {}
+        """When what the session in use does not need is erased, by peer."""
         self._barred: set[str] = set()
         """Peers that are not asked."""
         timing = Timing(give_up_ns=config.session.handshake_ms * _MS)
@@ -220,6 +224,10 @@ class Links:
                 session.expect(now_ns, expecting=bool(seen.streams or seen.flying))
                 if max(self._epochs(index, session.link)) >= _EPOCHS_RENEW:
                     self.sessions.renew(index, now_ns)
+        for index, due_ns in list(self._erasing.items()):
+            if now_ns >= due_ns:
+                del self._erasing[index]
+                self._keyring.keep(index, self._rows.session(index))
         for index, until_ns in list(self._refusing.items()):
             if now_ns >= until_ns:
                 del self._refusing[index]
@@ -251,6 +259,7 @@ class Links:
                 # Before any session was there nobody need be told again and again.
                 self._rows.leave(index, event.code)
                 self._keyring.keep(index, 0)
+                self._erasing.pop(index, None)
                 self._refusing[index] = time.monotonic_ns() + _REFUSE_NS
                 if event.joined:
                     self._say(index, f"has left: {event.why or _code_name(event.code)}")
@@ -264,7 +273,7 @@ class Links:
         self._send()
 
     def _join(self, index: int, event: Joined) -> None:
-        """Let workers use a session; its keys are there before, and those of the last one until."""
+        """Let workers use a session; its keys are there before, the last one's for a while."""
         link, which = event.link, 0
         if event.secrets is not None:
             which = self._keyring.enter(
@@ -276,7 +285,7 @@ class Links:
                 proofs=(link.protection.ours, link.protection.theirs),
             )
         self._rows.join(index, event, keys=which)
-        self._keyring.keep(index, link.local)
+        self._erasing[index] = time.monotonic_ns() + _ERASE_NS
 
     def _adopted(self, index: int, link: Link) -> Link:
         """Return an earlier daemon's session with what its control frames are proven by."""

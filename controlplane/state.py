@@ -160,6 +160,7 @@ class State:
             row.session, row.session_local = link.remote, link.local
             row.before_local, row.before = link.before
             row.cipher, row.keys = link.protection.cipher, keys
+            row.known = link.asked
             row.incarnation = link.incarnation
             row.since_ns = link.since_ns
             row.ack_delay_us = min(link.limits.ack_delay_us, _ACK_DELAY_MAX_US)

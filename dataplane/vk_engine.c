@@ -7,6 +7,7 @@
 #include "vk_pages.h"
 #include "vk_peers.h"
 #include "vk_reassembly.h"
+#include "vk_rekey.h"
 #include "vk_send.h"
 #include "vk_session.h"
 #include "vk_signals.h"
@@ -111,6 +112,7 @@ static void tick(struct vk_run *run)
 	tell_turns(run);
 	take_params(run);
 	vk_flows_expire(run);
+	vk_rekey_expire(run);
 }
 
 int vk_engine_start(struct vk_run *run, struct vk_boot *boot, uint64_t now_ns)

@@ -51,8 +51,11 @@ static int take_port(struct vk_run *run, uint32_t port, uint32_t class, int budg
 	}
 	if (count > 0 && path->taken_ns > run->now_ns)
 		run->now_ns = path->taken_ns;
-	if (count > 0)
+	if (count > 0) {
+		/* A session that a frame is of was told to us before the peer heard of it. */
+		vk_peers_refresh(run);
 		find_peers(run, frames, (uint32_t)count, class, peers);
+	}
 	for (int i = 0; i < count; i++) {
 		if (i + 1 < count)
 			__builtin_prefetch(frames[i + 1].data);

@@ -99,6 +99,11 @@ void vk_keyring_free(struct vk_keyring *keyring)
 	keyring->cipher = cipher; /* nothing goes in the clear that was to be sealed */
 }
 
+void vk_keyring_freeze(struct vk_keyring *keyring)
+{
+	keyring->row = NULL;
+}
+
 static int rotate(struct vk_keyring *keyring, const struct vk_rotation *rotation, uint64_t now_ns)
 {
 	struct vk_ratchet *ratchet = &keyring->row->seal;
@@ -136,6 +141,8 @@ int vk_keyring_ready(struct vk_keyring *keyring, const struct vk_rotation *rotat
 		return 0;
 	if (!keyring->seal.context)
 		return -EKEYEXPIRED;
+	if (!keyring->row)
+		return 0;
 	ratchet = &keyring->row->seal;
 	if (!ratchet->began_ns) {
 		ratchet->before = sum(rotation->next);
@@ -160,7 +167,7 @@ int vk_keyring_seal(struct vk_keyring *keyring, uint32_t space, uint64_t number,
 /* Follows the peer to the next epoch. */
 static void follow(struct vk_keyring *keyring)
 {
-	if (advance(&keyring->row->open))
+	if (!keyring->row || advance(&keyring->row->open))
 		return; /* its frames open all the same: the next one is tried again */
 	keyring->opening++;
 	keyring->rotations++;

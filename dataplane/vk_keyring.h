@@ -47,6 +47,9 @@ struct vk_rotation {
 int vk_keyring_init(struct vk_keyring *keyring, uint32_t cipher, struct vk_keys *row,
 		    const uint64_t *next);
 
+/* vk_keyring_freeze lets go of the row: the keys that are there are used on, without new epochs. */
+void vk_keyring_freeze(struct vk_keyring *keyring);
+
 /* vk_keyring_free erases the keys; the row stays. */
 void vk_keyring_free(struct vk_keyring *keyring);
 

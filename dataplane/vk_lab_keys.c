@@ -55,8 +55,9 @@ void vk_lab_keys_look(struct vk_lab *lab, uint32_t number)
 	for (uint32_t i = 0; i < lab->scenario.node_count; i++) {
 		const struct vk_session *session = run->sessions[i];
 
-		if (session && (session->keyring.sealing >= EPOCHS_ENOUGH ||
-				session->keyring.opening >= EPOCHS_ENOUGH)) {
+		if (session && session->keyring.row &&
+		    (session->keyring.sealing >= EPOCHS_ENOUGH ||
+		     session->keyring.opening >= EPOCHS_ENOUGH)) {
 			vk_lab_node_renew(lab, number, lab->now_ns);
 			return;
 		}

@@ -81,10 +81,24 @@ static void address_of(const struct vk_lab_node_run *node, uint8_t address[16])
 	address[3] = (uint8_t)(node->number + 1);
 }
 
-/* Writes what a node knows of another. */
-static void write_row(const struct vk_lab_node_run *node, const struct vk_lab_node_run *other)
+/* Which session a new one continues: the one that the other has. */
+static uint32_t continues(const struct vk_lab_node_run *node, const struct vk_lab_node_run *other,
+			  uint32_t local)
+{
+	const struct vk_peer *row = &node->state->peers[other->number];
+	uint32_t theirs = other->state->peers[node->number].session;
+
+	if (row->session_local == local)
+		return row->before_local;
+	return theirs == local ? row->session_local : theirs;
+}
+
+/* Writes what a node knows of another; `known`: of a new session, that the other has it. */
+static void write_row(const struct vk_lab_node_run *node, const struct vk_lab_node_run *other,
+		      int known)
 {
 	struct vk_peer *row = &node->state->peers[other->number];
+	uint32_t local = vk_lab_session(other, node);
 	uint32_t mtu = node->config->mtu < other->config->mtu ? node->config->mtu :
 								other->config->mtu;
 
@@ -98,9 +112,11 @@ static void write_row(const struct vk_lab_node_run *node, const struct vk_lab_no
 		.generation = (uint32_t)other->incarnation,
 		.joined = 1,
 		.session = vk_lab_session(node, other),
-		.session_local = vk_lab_session(other, node),
+		.session_local = local,
 		.cipher = (uint8_t)node->lab->scenario.cipher,
-		.keys = vk_lab_keys(node, other, vk_lab_session(other, node)),
+		.keys = vk_lab_keys(node, other, local),
+		.before_local = continues(node, other, local),
+		.known = row->session_local == local ? row->known : (uint8_t)known,
 		.ack_delay_us = other->config->ack_delay_us,
 		.window_start = other->config->window_start,
 		.session_window = other->config->session_window,
@@ -118,8 +134,8 @@ void vk_lab_node_learn(struct vk_lab *lab, uint32_t number)
 	for (uint32_t i = 0; i < lab->scenario.node_count; i++) {
 		if (i == number || lab->nodes[i].down || node->down)
 			continue;
-		write_row(&lab->nodes[i], node);
-		write_row(node, &lab->nodes[i]);
+		write_row(&lab->nodes[i], node, 1);
+		write_row(node, &lab->nodes[i], 1);
 		vk_lab_wake_node(lab, i, lab->now_ns);
 	}
 	vk_lab_wake_node(lab, number, lab->now_ns);
@@ -134,7 +150,7 @@ void vk_lab_node_renew(struct vk_lab *lab, uint32_t number, uint64_t known_ns)
 	node->renewals++;
 	for (uint32_t i = 0; i < lab->scenario.node_count; i++)
 		if (i != number && !lab->nodes[i].down)
-			write_row(node, &lab->nodes[i]);
+			write_row(node, &lab->nodes[i], 0);
 	lab->rows_ns[number] = known_ns;
 	vk_lab_wake_node(lab, number, lab->now_ns);
 }

@@ -135,14 +135,16 @@ static void drop_id(struct vk_peer_index *index, uint32_t session, uint32_t peer
 int vk_peer_index_put(struct vk_peer_index *index, const struct vk_peer_entry *entry)
 {
 	struct vk_peer_entry now = *entry;
-	struct vk_peer_entry *there;
-	int error = vk_peer_index_room(index, index->count + 1);
+	struct vk_peer_entry *there = NULL;
+	int error;
 
-	if (error)
-		return error;
 	now.hash = vk_peer_hash(now.family, now.address);
-	there = &index->entries[place_of(index, now.hash, now.peer)];
-	if (!there->peer) {
+	if (index->entries)
+		there = &index->entries[place_of(index, now.hash, now.peer)];
+	if (!there || !there->peer) {
+		error = vk_peer_index_room(index, index->count + 1);
+		if (error)
+			return error;
 		index->count++;
 		put_entry(index, &now);
 		return 0;

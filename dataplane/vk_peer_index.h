@@ -5,7 +5,7 @@
  * they send. All that tells whether a frame may be taken stands in the entry itself, half a cache
  * line, so that finding one of a million costs one miss, and a batch's misses overlap: it hashes
  * all of a batch's sources first, which prefetches. Open addressing, load <= 1/2; grows with the
- * peers. Entries stay where they are until the next put or drop.
+ * peers. Entries stay where they are until one is added or dropped.
  */
 #include <stdint.h>
 

@@ -5,6 +5,7 @@
 #include "vk_fit.h"
 #include "vk_flows.h"
 #include "vk_pages.h"
+#include "vk_rekey.h"
 #include "vk_signals.h"
 
 #include <assert.h>
@@ -58,15 +59,13 @@ void vk_peers_free(struct vk_run *run)
 	run->pools = NULL;
 }
 
-/* A session ends when its peer is gone, has left, or shakes hands anew. What it carried goes on
- * over the next one. */
-static void adopt_session(struct vk_run *run, uint32_t peer)
+/* A session ends when its peer is gone or has left, and when it shakes hands anew without going on
+ * with it. What it carried goes on over the next one. */
+static void adopt_session(struct vk_run *run, uint32_t peer, const struct vk_peer *was)
 {
-	const struct vk_peer *row = &run->peers[peer];
 	struct vk_session *session = run->sessions[peer];
 
-	if (session && row->state == VK_ROW_LIVE && row->joined &&
-	    row->session_local == session->id) {
+	if (vk_rekey_row(run, peer, was)) {
 		vk_fit_bound(run, session);
 		return;
 	}
@@ -139,17 +138,25 @@ static struct vk_peer_entry entry_of(const struct vk_run *run, uint32_t number)
 	return entry;
 }
 
+void vk_peers_renamed(struct vk_run *run, uint32_t peer)
+{
+	struct vk_peer_entry now = entry_of(run, peer);
+
+	if (vk_peer_index_put(&run->peer_index, &now))
+		run->peers_left = run->peer_count;
+}
+
 /* Takes a row in. One that is being written is left as it was: news of it follow. Without memory
  * for the index all rows are looked at again. */
 static void take_row(struct vk_run *run, uint32_t number)
 {
-	struct vk_peer *peer = &run->peers[number];
+	struct vk_peer *peer = &run->peers[number], was = *peer;
 	struct vk_peer_entry before = entry_of(run, number), now;
 	int was_live = peer->state == VK_ROW_LIVE, is_live;
 
 	vk_seqlock_copy(peer, &run->state->peers[number], sizeof *peer);
 	clamp_peer(run, peer);
-	adopt_session(run, number);
+	adopt_session(run, number, &was);
 	now = entry_of(run, number);
 	is_live = peer->state == VK_ROW_LIVE;
 	if (was_live && (!is_live || before.family != now.family ||

@@ -29,6 +29,9 @@ void vk_peers_load(struct vk_run *run);
 /* vk_peers_refresh copies rows that changed. Returns whether more are left for the next turn. */
 int vk_peers_refresh(struct vk_run *run);
 
+/* vk_peers_renamed notes that the frames of a live peer have another session id now. */
+void vk_peers_renamed(struct vk_run *run, uint32_t peer);
+
 /* vk_peers_find returns the index of the live peer with that address, or -1. */
 int vk_peers_find(const struct vk_run *run, uint32_t family, const uint8_t address[16]);
 

@@ -6,6 +6,7 @@
 #include "vk_python.h"
 #include "vk_reassembly.h"
 #include "vk_refused.h"
+#include "vk_rekey.h"
 #include "vk_sealing.h"
 #include "vk_session.h"
 #include "vk_slots.h"
@@ -420,8 +421,10 @@ static struct vk_session *admit(struct vk_run *run, const struct vk_peer_entry *
 	uint64_t *row = vk_count_row(run, class);
 	struct vk_session *session;
 
-	if (!(frame->present & 1u << VK_EXT_SESSION) || frame->session != peer->session ||
-	    !peer->joined || frame->space != vk_class_space(class)) {
+	if (!(frame->present & 1u << VK_EXT_SESSION) || !peer->joined ||
+	    frame->space != vk_class_space(class) ||
+	    (frame->session != peer->session &&
+	     !vk_rekey_other(run, peer->peer - 1, frame->session))) {
 		row[VK_DROP_FRAME_SESSION]++;
 		if (frame->present & 1u << VK_EXT_SESSION && frame->space == vk_class_space(class))
 			vk_python_refuse(run, peer->peer - 1, frame->session);
@@ -446,7 +449,8 @@ static void receive_packet(struct vk_run *run, const struct vk_peer_entry *entry
 
 	if (!session || !vk_sealing_open(run, session, class, frame))
 		return;
-	packet->heard_ns = run->now_ns;
+	if (vk_rekey_opened(run, session, frame->session))
+		packet->heard_ns = run->now_ns;
 	packet->rx_packets[frame->space]++;
 	if (frame->number >= packet->rx_number[frame->space])
 		packet->rx_number[frame->space] = frame->number + 1;

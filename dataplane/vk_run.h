@@ -190,6 +190,8 @@ struct vk_run {
 	struct vk_window_rule windows[VK_CLASS_COUNT];
 	struct vk_pool *pools; /* VK_PEERS_MAX */
 	uint64_t promised; /* bytes beyond the starts of all streams */
+	struct vk_other *rekeyed_first; /* of sessions that were made anew, the oldest first */
+	struct vk_other *rekeyed_last;
 	struct vk_lingering lingering;
 	struct vk_shard_table shards;
 	uint64_t random; /* state of a generator: nothing secret comes from it */

@@ -2,22 +2,40 @@
 #include "vk_sealing.h"
 
 #include "vk_python.h"
+#include "vk_rekey.h"
 
 #include <errno.h>
 #include <string.h>
 
-void vk_sealing_begin(struct vk_run *run, struct vk_session *session)
+int vk_sealing_keys(struct vk_run *run, uint32_t peer, struct vk_keyring *keyring)
 {
-	const struct vk_peer *peer = &run->peers[session->peer];
-	struct vk_packet *packet = &run->work->packets[session->peer];
+	const struct vk_peer *row = &run->peers[peer];
 	struct vk_keys *keys;
 
-	if (!peer->cipher)
+	keyring->cipher = row->cipher; /* whatever goes wrong: not in the clear */
+	if (!row->cipher)
+		return 0;
+	keys = &run->boot->secrets->keys[row->keys & 1][peer];
+	if (VK_LOAD_ACQUIRE(&keys->session) != row->session_local)
+		return -ENOKEY;
+	return vk_keyring_init(keyring, row->cipher, keys, run->work->packets[peer].tx_number);
+}
+
+void vk_sealing_changed(struct vk_run *run, struct vk_session *session)
+{
+	struct vk_packet *packet = &run->work->packets[session->peer];
+
+	packet->rx_session = session->id;
+	memcpy(session->keyring.first, packet->tx_number, sizeof session->keyring.first);
+}
+
+void vk_sealing_begin(struct vk_run *run, struct vk_session *session)
+{
+	struct vk_packet *packet = &run->work->packets[session->peer];
+
+	vk_sealing_keys(run, session->peer, &session->keyring);
+	if (!session->keyring.cipher)
 		return;
-	session->keyring.cipher = peer->cipher; /* whatever goes wrong: not in the clear */
-	keys = &run->boot->secrets->keys[peer->keys & 1][session->peer];
-	if (VK_LOAD_ACQUIRE(&keys->session) == session->id)
-		vk_keyring_init(&session->keyring, peer->cipher, keys, packet->tx_number);
 	/* A worker that follows another does not know which numbers came, only the highest: what
 	 * is older will be sent again, or is somebody's replay. */
 	for (uint32_t s = 0; s < VK_SPACE_COUNT; s++) {
@@ -66,20 +84,25 @@ int vk_sealing_open(struct vk_run *run, struct vk_session *session, uint32_t cla
 		    struct vk_frame *frame)
 {
 	uint32_t head = frame->size - VK_TAG_SIZE - frame->length;
+	struct vk_keyring *keyring = vk_rekey_keyring(session, frame->session);
 	uint64_t *row = vk_count_row(run, class);
 	int error;
 
-	if (!session->keyring.cipher && !(frame->flags & VK_FLAG_ENC))
+	if (!keyring) {
+		row[VK_DROP_FRAME_SESSION]++;
+		return 0;
+	}
+	if (!keyring->cipher && !(frame->flags & VK_FLAG_ENC))
 		return 1;
 	if (!(frame->flags & VK_FLAG_ENC)) {
 		row[VK_DROP_FRAME_PLAIN]++;
 		return 0;
 	}
-	if (!session->keyring.cipher || frame->length > sizeof run->opened) {
+	if (!keyring->cipher || frame->length > sizeof run->opened) {
 		row[VK_DROP_FRAME_EPOCH]++;
 		return 0;
 	}
-	error = vk_keyring_open(&session->keyring, frame->epoch, frame->space, frame->number,
+	error = vk_keyring_open(keyring, frame->epoch, frame->space, frame->number,
 				frame->payload - head, head, frame->length, run->opened);
 	if (error) {
 		row[error == -ENOKEY ? VK_DROP_FRAME_EPOCH : VK_DROP_FRAME_TAG]++;

@@ -9,6 +9,12 @@
 /* vk_sealing_begin gives a new session its keys. Without them none of its frames goes or comes. */
 void vk_sealing_begin(struct vk_run *run, struct vk_session *session);
 
+/* vk_sealing_keys reads the keys that a peer's row names; 0, or they are not there. */
+int vk_sealing_keys(struct vk_run *run, uint32_t peer, struct vk_keyring *keyring);
+
+/* vk_sealing_changed notes that a session's id and keys are others from now on. */
+void vk_sealing_changed(struct vk_run *run, struct vk_session *session);
+
 /* vk_sealing_ready says whether a frame may go now; it may be the first of a new epoch. If not, the
  * daemon is told that the session has to be made anew. */
 int vk_sealing_ready(struct vk_run *run, struct vk_session *session);

@@ -5,6 +5,7 @@
 #include "vk_credit.h"
 #include "vk_fit.h"
 #include "vk_flows.h"
+#include "vk_rekey.h"
 #include "vk_sealing.h"
 #include "vk_signals.h"
 
@@ -72,6 +73,7 @@ void vk_session_forget(struct vk_run *run, uint32_t peer)
 		return;
 	vk_datagram_close(run);
 	vk_recovery_free(&session->recovery);
+	vk_rekey_forget(run, session);
 	vk_keyring_free(&session->keyring);
 	for (uint32_t c = 0; c < VK_CLASS_COUNT; c++)
 		free(session->resend[c].runs);

@@ -42,6 +42,7 @@ struct vk_session {
 	struct vk_recovery recovery;
 	struct vk_mtu mtu;
 	struct vk_keyring keyring;
+	struct vk_other *other; /* keys that are taken besides; NULL = there are none */
 	struct vk_received received[VK_SPACE_COUNT];
 	struct vk_received refused[VK_SPACE_COUNT]; /* what the peer is to be told of */
 	uint32_t ack_stream[VK_SPACE_COUNT]; /* whose class acknowledgements of a space take */

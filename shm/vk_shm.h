@@ -197,7 +197,8 @@ struct vk_peer {
 	uint16_t home_port;
 	uint8_t home_family;
 	uint8_t token_classes; /* bit enum vk_class: its frames carry the peer's token */
-	uint8_t pad2[2];
+	uint8_t known; /* the peer has the session; 0: it may have the one before yet */
+	uint8_t pad2;
 	uint16_t takes; /* UDP payload bytes, by its own word; 0 = it has not said */
 	uint32_t session; /* id on the frames we send: the peer's choice */
 	uint32_t session_local; /* id on the frames we get: ours; the top bits are a queue */

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -25,6 +27,7 @@ from valkyrie.dataplane.refusal import (
     UnreachableError,
     UntrustedError,
 )
+from valkyrie.dataplane.stream import SyncStream
 
 Pair = tuple[NodeUnderTest, NodeUnderTest]
 
@@ -389,6 +392,60 @@ def test_a_session_is_rotated_and_killed_on_demand(lab: Lab, tmp_path: Path) -> 
             with pytest.raises(StreamResetError) as caught:
                 stream.recv(timeout=5)
             assert caught.value.code == lib.VK_CODE_SESSION_CLOSED
+
+
+class Logger(threading.Thread):
+    """Sends numbered logs from one node to another, and reads them there, until it is stopped."""
+
+    def __init__(self, source: NodeUnderTest, target: NodeUnderTest, peer: str) -> None:
+        super().__init__()
+        self._ends = source.socket, target.socket, peer
+        self.sent = 0
+        self.numbers: list[int] = []
+        self.stop = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        source, target, peer = self._ends
+        with (
+            valkyrie.attach_sync(source) as one,
+            valkyrie.attach_sync(target) as other,
+            other.listen("log") as service,
+        ):
+            out = one.connect(peer).open("log", cls="logs")
+            into = service.accept(timeout=5)
+            while not self.stop.wait(0.0005):
+                out.send(self.sent.to_bytes(8, "big"))
+                self.sent += 1
+                self._read(into, 0)
+            self._read(into, 1)
+
+    def _read(self, into: SyncStream, patience_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            while len(self.numbers) < self.sent:
+                message = into.recv(timeout=patience_s)
+                assert message is not None
+                self.numbers.append(int.from_bytes(message.payload, "big"))
+
+
+@pytest.mark.parametrize("path", ["udp", "xdp"])
+def test_a_hundred_sessions_in_a_row_lose_no_log(lab: Lab, tmp_path: Path, path: str) -> None:
+    a, b = make_secure_pair(lab, tmp_path, path=path)
+    with running(a, b):
+        loggers = [Logger(a, b, "b"), Logger(b, a, "a")]
+        try:
+            wait_until(lambda: all(each.numbers for each in loggers), 10.0, "logs come")
+            for turn in range(100):
+                node, peer = ((a, "b"), (b, "a"))[turn % 2]
+                reply = node.ask(appsocket.Rotate(peer))
+                assert (reply.code, reply.document["rotated"]) == (0, True), reply.message
+        finally:
+            for each in loggers:
+                each.stop.set()
+                each.join()
+        for each in loggers:
+            assert each.sent > 100
+            assert sorted(each.numbers) == list(range(each.sent))
 
 
 @pytest.mark.parametrize("path", ["udp", "xdp"])

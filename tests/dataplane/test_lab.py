@@ -11,7 +11,7 @@ import pytest
 from valkyrie.dataplane import campaign, scenario
 from valkyrie.dataplane.errors import ConfigError
 from valkyrie.dataplane.lab import Lab, Outcome
-from valkyrie.dataplane.scenario import App, Event, Link, Node, Scenario, Traffic
+from valkyrie.dataplane.scenario import App, Cipher, Event, Link, Node, Scenario, Traffic
 
 SEEDS = 10_000
 ROOT = Path(__file__).parents[2]
@@ -290,3 +290,25 @@ def test_sessions_are_made_anew_under_traffic_with_nothing_lost(lab: Lab) -> Non
         )
         outcome = lab.run(row)
         assert outcome.ok, (seed, outcome.failures)
+
+
+@pytest.mark.parametrize("cipher", ["none", "aes-256-gcm"])
+@pytest.mark.parametrize("klass", ["logs", "data"])
+def test_a_session_that_is_made_anew_sends_nothing_twice_and_loses_no_log(
+    lab: Lab, cipher: Cipher, klass: str
+) -> None:
+    """Whichever side the daemons tell first, and however late the other one."""
+    events = tuple(
+        Event(at_ms=1 + 8 * each, kind="renew", node=("left", "right")[each % 2], for_ms=each % 4)
+        for each in range(64)
+    )
+    row = Scenario(
+        cipher=cipher,
+        link=Link(delay_ms=1, jitter_ms=0.05, rate_mbps=1000),
+        traffic=pair(klass, messages=6000, size=100, interval_us=80, reply=True),
+        events=events,
+    )
+    outcome = lab.run(row)
+    assert outcome.ok, outcome.failures
+    assert outcome.traffic[0].sent == outcome.traffic[0].arrived == 12_000
+    assert outcome.traffic[0].repeated == 0
