@@ -6,6 +6,7 @@ and the workers never hold what is in them.
 
 from __future__ import annotations
 
+import datetime as dt
 import pwd
 import tomllib
 from dataclasses import dataclass, replace
@@ -17,13 +18,18 @@ from valkyrie.dataplane.errors import ConfigError
 from . import settings_auth
 from .security.fingerprint import parse_fingerprint
 from .security.modes import SIGNED, Cipher, Mode, Policy, Rhythm
-from .security.revocation import RevocationFile
+from .security.revocation import RevocationFile, Revocations
 from .security.trust import Peer, Pins
 from .settings_base import WrongKeyError
 from .settings_security import IDENTITY_FILE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cryptography import x509
+
     from .auth import Providers
+    from .security.crl import CrlFile, SignedLists
     from .security.fingerprint import Fingerprint
     from .security.identity import Card, Identity
     from .security.local import Local
@@ -57,6 +63,22 @@ class Credentials:
     made: bool = False
     """The identity was made now, for want of a file."""
     providers: Providers | None = None
+
+    crl: CrlFile | None = None
+    """What authorities have revoked; ``pins`` has that, too."""
+    _obeyed: tuple[Revocations | None, SignedLists | None, str] = (None, None, "")
+
+    def obey(self, now: dt.datetime) -> bool:
+        """Have ``pins`` refuse what both files say now; returns whether that is something else."""
+        own = self.revoked.revocations if self.revoked is not None else None
+        lists = self.crl.lists if self.crl is not None else None
+        distrust = self.crl.distrust(now) if self.crl is not None else ""
+        if own is self._obeyed[0] and lists is self._obeyed[1] and distrust == self._obeyed[2]:
+            return False
+        self._obeyed = own, lists, distrust
+        found = own or Revocations()
+        self.pins.revocations = found.with_lists(lists.serials, distrust) if lists else found
+        return True
 
     def know(self, config: Config) -> None:
         """Take over the peers of a configuration that has more; ConfigError, and it does not."""
@@ -126,6 +148,10 @@ def _check_files(security: Security) -> None:
         "token": ("secrets_file",),
         "mtls": ("certificate_file", "certificate_key_file", "roots_file"),
     }
+    if security.crl_file and "mtls" not in security.modes:
+        raise WrongKeyError(
+            "security.crl_file", "is of no use: add 'mtls' to modes, or take it away"
+        )
     for mode, keys in needs.items():
         for key in keys:
             if mode in security.modes and not getattr(security, key):
@@ -251,6 +277,7 @@ def assemble(
     providers: Providers | None = None,
     *,
     revoked: RevocationFile | None = None,
+    crl: CrlFile | None = None,
     made: bool = False,
 ) -> Credentials:
     """Return the credentials of a node whose secrets are these."""
@@ -275,11 +302,11 @@ def assemble(
         _check_subject(config, trust, peer)
     if tls is not None:
         tls = replace(tls, check=trust.check_certificate)
-    if revoked is not None:
-        trust.revocations = revoked.revocations
     provers = providers.provers if providers else {}
     local = Local(identity, trust, ours, secrets, tls, provers)
-    return Credentials(local, trust, peers, revoked, made, providers)
+    found = Credentials(local, trust, peers, revoked, made, providers, crl)
+    found.obey(dt.datetime.now(dt.UTC))
+    return found
 
 
 def _check_subject(config: Config, trust: Pins, peer: Peer) -> None:
@@ -309,7 +336,8 @@ def load(config: Config, *, make: bool = False) -> Credentials:
     tls = _read_tls(config) if security.certificate_file else None
     providers = _read_providers(config) if config.auth else None
     revoked = RevocationFile(beside(config, security.revoked_file))
-    return assemble(config, identity, secrets, tls, providers, revoked=revoked, made=made)
+    crl = _read_crl(config, tls.roots) if tls is not None and security.crl_file else None
+    return assemble(config, identity, secrets, tls, providers, revoked=revoked, crl=crl, made=made)
 
 
 def _identity(path: Path, *, make: bool) -> tuple[Identity, bool]:
@@ -326,6 +354,13 @@ def _read_secrets(config: Config) -> tuple[bytes, ...]:
 
     path = beside(config, config.security.secrets_file)
     return parse_secrets(_read(path), str(path))
+
+
+def _read_crl(config: Config, roots: Sequence[x509.Certificate]) -> CrlFile:
+    from .security.crl import CrlFile
+
+    path, stale = beside(config, config.security.crl_file), config.security.crl_stale
+    return CrlFile(path, roots, dt.datetime.now(dt.UTC), obeyed=stale == "refuse")
 
 
 def _read_providers(config: Config) -> Providers:

@@ -102,7 +102,8 @@ class Inherited:
         self.rules = configuration.rules(self.config)
         self.operators = configuration.operators(self.config)
         security = self.config.security
-        names = [self.config.file, security.revoked_file, security.certificate_file]
+        names = [self.config.file, security.revoked_file, security.crl_file]
+        names += [security.certificate_file]
         names += [auth.token_file for auth in self.config.auth]
         files = [beside(self.config, name) for name in names if name]
         self.reads = [file.absolute().parent for file in files]  # files there are replaced

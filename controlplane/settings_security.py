@@ -109,6 +109,21 @@ class Security(Settings, frozen=True, kw_only=True):
     roots_file: Annotated[
         str, Meta(description="For `mtls`: certificates of the roots that peers' lead to, in PEM.")
     ] = ""
+    crl_file: Annotated[
+        str,
+        Meta(
+            description="For `mtls`: lists of revoked certificates, signed by roots of"
+            " `roots_file`, in PEM (`valkyrie cert revoke`; docs/AUDIT.md). Looked at all the time."
+        ),
+    ] = ""
+    crl_stale: Annotated[
+        Literal["refuse", "accept"],
+        Meta(
+            description="What becomes of peers with certificates when a list in `crl_file` is too"
+            " old to be believed: their sessions end and none begins, or they go on with what is"
+            " known. Either way it is said."
+        ),
+    ] = "refuse"
     revoked_file: Annotated[
         str,
         Meta(

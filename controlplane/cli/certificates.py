@@ -21,6 +21,12 @@ Days = Annotated[
 ]
 
 
+ListDays = Annotated[
+    int,
+    Parameter(help="How long the list is believed.", validator=validators.Number(gte=1, lte=3650)),
+]
+
+
 def ca(
     directory: Folder,
     /,
@@ -119,11 +125,13 @@ def revoke(
     to: Annotated[
         Path | None, Parameter(help="A node's revoked.toml: its session ends within a second.")
     ] = None,
+    days: ListDays = 365,
     json: JsonOption = False,
 ) -> int:
     """Revoke a certificate: in the authority's signed list, and with --to on a node of this host.
 
-    Nodes obey their revoked.toml (docs/AUDIT.md); copy it to each.
+    Nodes obey the list where security.crl_file names a copy, and their revoked.toml
+    (docs/AUDIT.md); a session ends within a second of the file's coming.
     """
     from valkyrie.controlplane.security import authority
     from valkyrie.dataplane.errors import ConfigError
@@ -135,11 +143,27 @@ def revoke(
             serial = int(what.replace(":", ""), 16)
         except ValueError:
             raise ConfigError(f"{what}: is neither a file nor a serial number") from None
-    count = authority.revoke(directory, serial, _now())
+    count = authority.revoke(directory, [serial], _now(), dt.timedelta(days=days))
     if to is not None:
         authority.add_revoked(to, serial, reason)
-    document: dict[str, Any] = {"serial": f"{serial:x}", "revoked": count}
-    return _say({**document, "list": str(directory / "revoked.pem")}, json=json)
+    return _say({"serial": f"{serial:x}", **_list(directory, count, days)}, json=json)
+
+
+def crl(directory: Folder, /, *, days: ListDays = 365, json: JsonOption = False) -> int:
+    """Sign the list of what was revoked anew, and make it if there is none.
+
+    Nodes with security.crl_file want a new one before this one is too old.
+    """
+    from valkyrie.controlplane.security import authority
+
+    count = authority.revoke(directory, [], _now(), dt.timedelta(days=days))
+    return _say(_list(directory, count, days), json=json)
+
+
+def _list(directory: Path, count: int, days: int) -> dict[str, Any]:
+    until = _now() + dt.timedelta(days=days)
+    file = str(directory / "revoked.pem")
+    return {"revoked": count, "list": file, "until": f"{until:%Y-%m-%dT%H:%M:%SZ}"}
 
 
 def _now() -> dt.datetime:
@@ -190,6 +214,6 @@ def build() -> App:
     from cyclopts import App
 
     app = App(name="cert", help="An authority and certificates of nodes.", help_format="plaintext")
-    for command in (ca, issue, show, renew, revoke):
+    for command in (ca, issue, show, renew, revoke, crl):
         app.command(command)
     return app

@@ -87,10 +87,12 @@ def revoked(folder: Path) -> set[int]:
     return {each.serial_number for each in crl}
 
 
-def revoke(folder: Path, serial: int, now: dt.datetime) -> int:
-    """Put a serial number on the authority's list; returns how many are on it."""
-    serials = revoked(folder) | {serial}
-    crl = make_crl(load(folder), serials, now, CRL_LIFE)
+def revoke(
+    folder: Path, more: Iterable[int], now: dt.datetime, life: dt.timedelta = CRL_LIFE
+) -> int:
+    """Put serial numbers on the authority's list, and sign it; returns how many are on it."""
+    serials = revoked(folder).union(more)
+    crl = make_crl(load(folder), serials, now, life)
     write_public(folder / _REVOKED, crl.public_bytes(Encoding.PEM))
     return len(serials)
 

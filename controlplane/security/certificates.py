@@ -167,6 +167,11 @@ def make_crl(
         .issuer_name(authority.certificate.subject)
         .last_update(now - SKEW)
         .next_update(now + life)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()),
+            critical=False,
+        )
+        .add_extension(x509.CRLNumber(int(now.timestamp() * 1000)), critical=False)
     )
     for serial in sorted(set(serials)):
         entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now)

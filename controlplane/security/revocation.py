@@ -10,7 +10,7 @@ A file that cannot be read takes nothing back: what was revoked stays revoked un
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -55,6 +55,12 @@ class Revocations:
     serials: dict[int, str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     tokens: dict[str, str] = field(default_factory=dict)
+    distrust: str = ""
+    """Why no certificate is believed at all."""
+
+    def with_lists(self, serials: dict[int, str], distrust: str) -> Revocations:
+        """Return this with what authorities have signed."""
+        return replace(self, serials=serials | self.serials, distrust=distrust)
 
     def reason(self, claim: Claim) -> str | None:
         """Return why a peer is not let in; None: it is not revoked."""
@@ -80,6 +86,8 @@ class Revocations:
 
     def check(self, claim: Claim) -> None:
         """Raise SecurityError for a peer that is revoked."""
+        if self.distrust and claim.mode is Mode.MTLS:
+            raise SecurityError(Failure.CREDENTIAL, self.distrust)
         reason = self.reason(claim)
         if reason is not None:
             why = f": {reason}" if reason else ""
@@ -87,6 +95,8 @@ class Revocations:
 
     def check_certificate(self, certificate: x509.Certificate) -> None:
         """Raise SecurityError for a certificate that is revoked, of a node or an authority."""
+        if self.distrust:
+            raise SecurityError(Failure.CREDENTIAL, self.distrust)
         if certificate.serial_number in self.serials:
             raise SecurityError(Failure.CREDENTIAL, "the certificate is revoked")
 

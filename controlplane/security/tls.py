@@ -139,7 +139,16 @@ class TlsExchange(Exchange):
                 Failure.FLOOR, f"TLS: the keys are not from {HYBRID_GROUP}, which policy demands"
             )
         if self._check is not None:
-            self._check(self._certificate())
+            for each in self._chain():
+                self._check(each)
+
+    def _chain(self) -> list[x509.Certificate]:
+        """Return the other's certificate and what is above it, up to our root."""
+        try:
+            found = self._connection.get_verified_chain(as_cryptography=True)
+        except UNREADABLE:
+            raise SecurityError(Failure.CREDENTIAL, "a certificate cannot be read") from None
+        return found or [self._certificate()]
 
     def _certificate(self) -> x509.Certificate:
         try:

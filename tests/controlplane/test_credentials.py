@@ -121,6 +121,7 @@ REFUSED = {
         security('modes = ["plaintext", "noise"]\nmin_mode = "noise"') + peer("plaintext = true\n"),
         "peer[0].plaintext: this node takes part in none",
     ),
+    21: (security('crl_file = "x"'), "security.crl_file: is of no use: add 'mtls' to modes"),
 }
 
 

@@ -24,7 +24,8 @@ from valkyrie.controlplane.auditor import Auditor
 from valkyrie.controlplane.credentials import Credentials
 from valkyrie.controlplane.protection import Protection
 from valkyrie.controlplane.revoker import Revoker
-from valkyrie.controlplane.security.certificates import issue, make_root
+from valkyrie.controlplane.security.certificates import issue, make_crl, make_root
+from valkyrie.controlplane.security.crl import CrlFile
 from valkyrie.controlplane.security.local import Local
 from valkyrie.controlplane.security.modes import Mode
 from valkyrie.controlplane.security.revocation import RevocationFile
@@ -201,6 +202,65 @@ def test_a_session_of_an_earlier_daemon_has_to_prove_itself_anew(tmp_path: Path)
     rig.file.write_text('[[revoked]]\ncertificate = "0b"\nreason = "more"\n')
     rig.revoker.look(NOW)
     assert rig.links.closed == [(0, Code.CREDENTIAL)]
+
+
+def listed_by_authority(rig: Bench, now: dt.datetime, *serials: int, days: int = 30) -> Path:
+    """Let the authority's signed list have these; the rig obeys it."""
+    path = rig.folder / "crl.pem"
+    crl = make_crl(rig.root, serials, now, dt.timedelta(days=days))
+    path.write_bytes(crl.public_bytes(Encoding.PEM))
+    if rig.credentials.crl is None:
+        rig.credentials.crl = CrlFile(path, rig.tls.roots, now, obeyed=True)
+    return path
+
+
+def test_who_is_on_an_authoritys_list_is_out_and_a_forged_list_changes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = bench(tmp_path, 0xA, 0xB)
+    path = listed_by_authority(rig, NOW)
+    rig.revoker.look(NOW)
+    assert rig.links.closed == []
+    path.write_bytes(path.read_bytes()[:-40])
+    for _ in range(3):
+        rig.revoker.look(NOW)
+    assert caplog.text.count("crl.pem") == 1
+    listed_by_authority(rig, NOW + dt.timedelta(minutes=1), 0xB)
+    rig.revoker.look(NOW)
+    assert rig.links.closed == [(1, Code.CREDENTIAL)]
+    rig.file.write_text('[[revoked]]\ncertificate = "0a"\n')
+    rig.revoker.look(NOW)
+    assert rig.links.closed == [(1, Code.CREDENTIAL), (0, Code.CREDENTIAL)]
+    assert set(rig.credentials.pins.revocations.serials) == {0xA, 0xB}
+
+
+def test_a_list_that_grows_too_old_ends_sessions_by_certificate_until_there_is_a_new_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = bench(tmp_path, 0xA)
+    listed_by_authority(rig, NOW, days=9)
+    rig.revoker.look(NOW + dt.timedelta(days=1))
+    assert "`valkyrie cert crl`" not in caplog.text
+    rig.revoker.look(NOW + dt.timedelta(days=7))
+    assert caplog.text.count("`valkyrie cert crl`") == 1
+    assert rig.links.closed == []
+    late = NOW + dt.timedelta(days=10)
+    for _ in range(3):
+        rig.revoker.look(late)
+    assert rig.links.closed == [(0, Code.CREDENTIAL)]
+    assert caplog.text.count("nobody is let in by certificate") == 1
+    assert rig.credentials.pins.revocations.distrust
+    listed_by_authority(rig, late)
+    rig.revoker.look(late)
+    assert rig.credentials.pins.revocations.distrust == ""
+    assert rig.links.barred == set()
+
+
+def test_a_list_that_is_too_old_concerns_no_session_without_certificates(tmp_path: Path) -> None:
+    rig = bench(tmp_path, None, mode=Mode.NOISE)
+    listed_by_authority(rig, NOW, 0xA, days=1)
+    rig.revoker.look(NOW + dt.timedelta(days=2))
+    assert rig.links.closed == []
 
 
 def test_a_renewed_certificate_is_taken_without_a_restart(

@@ -15,7 +15,7 @@ import pytest
 
 import valkyrie
 from tests.census import NODE_PREFIX
-from tests.lab import Lab, wait_until
+from tests.lab import SLOWNESS, Lab, wait_until
 from tests.nodes import NodeUnderTest, make_node, make_secure_pair, running
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.refusal import StreamResetError
@@ -108,6 +108,38 @@ def test_nodes_with_certificates_talk_until_one_is_revoked(lab: Lab, public: Pat
         wait_until(lambda: "revoked" in str(on_record(a, "peer.refuse")), 5.0, "it is not let in")
         assert listed(a)["state"] != "up"
         assert listed(b)["state"] != "up"
+
+
+def test_who_is_on_the_authoritys_list_is_out_in_a_second(lab: Lab, public: Path) -> None:
+    a, b = certified(lab, public)
+    cert("crl", public / "ca")
+    lists = 'crl_file = "ca/revoked.pem"\n'
+    a.config.write_text(a.config.read_text().replace("[security]\n", f"[security]\n{lists}"))
+    with running(a, b):
+        wait_until(lambda: joined(a, b), 5.0, "both have joined")
+        with streams(a, b) as (out, _):
+            cert("revoke", public / "ca", public / "b.pem")
+            with pytest.raises(StreamResetError) as caught:
+                out.recv(timeout=5)
+        assert caught.value.code == lib.VK_CODE_CREDENTIAL
+        wait_until(lambda: bool(on_record(a, "peer.revoke")), 5.0, "it is put on record")
+        came_ns = (public / "ca" / "revoked.pem").stat().st_mtime_ns
+        (revoked,) = on_record(a, "peer.revoke")
+        assert revoked["time_ns"] - came_ns < 1e9 * SLOWNESS
+        assert revoked["fields"] == {"peer": "b", "reason": "on the list of CN=valkyrie-ca"}
+        wait_until(lambda: "revoked" in str(on_record(a, "peer.refuse")), 5.0, "it is not let in")
+
+
+def test_a_node_does_not_start_with_a_list_of_somebody_else(lab: Lab, public: Path) -> None:
+    a, _ = certified(lab, public)
+    cert("ca", public / "other")
+    cert("crl", public / "other")
+    lists = 'crl_file = "other/revoked.pem"\n'
+    a.config.write_text(a.config.read_text().replace("[security]\n", f"[security]\n{lists}"))
+    a.up()
+    assert a.process is not None
+    assert a.process.wait(timeout=20 * SLOWNESS) == 1
+    assert "is not signed by a root in security.roots_file" in a.said()
 
 
 def test_a_node_whose_certificate_has_another_name_is_not_let_in(lab: Lab, public: Path) -> None:

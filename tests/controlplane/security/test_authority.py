@@ -13,6 +13,7 @@ from cryptography import x509
 from valkyrie.controlplane.cli import run
 from valkyrie.controlplane.security import authority
 from valkyrie.controlplane.security.certificates import check_chain
+from valkyrie.controlplane.security.crl import parse_lists
 from valkyrie.controlplane.security.errors import SecurityError
 from valkyrie.controlplane.security.revocation import parse_revocations
 from valkyrie.controlplane.security.tls_files import parse_credentials
@@ -101,6 +102,21 @@ def test_what_is_revoked_is_in_both_lists_and_not_renewed(
         check_chain(credentials.chain, credentials.roots, [crl], now)
     assert run(["cert", "renew", str(folder), one["file"]]) == 2
     assert "is revoked: issue" in capsys.readouterr().err
+
+
+def test_the_signed_list_is_signed_anew_with_what_is_on_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert asked(capsys, "crl", folder)["revoked"] == 0
+    one = asked(capsys, "issue", folder, "one", "--out", folder.parent)
+    asked(capsys, "revoke", folder, one["file"], "--days", "2")
+    said = asked(capsys, "crl", folder, "--days", "9")
+    assert said["revoked"] == 1
+    roots, now = authority.load(folder), dt.datetime.now(dt.UTC)
+    found = parse_lists((folder / "revoked.pem").read_bytes(), "x", [roots.certificate], now)
+    assert set(found.serials) == {int(one["serial"], 16)}
+    assert found.until is not None
+    assert dt.timedelta(days=8) < found.until - now <= dt.timedelta(days=9)
 
 
 def test_what_makes_no_sense_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from valkyrie.controlplane.security.codes import Failure
 from valkyrie.controlplane.security.errors import MisuseError, SecurityError
 from valkyrie.controlplane.security.handshake import Established
 from valkyrie.controlplane.security.modes import Mode
+from valkyrie.controlplane.security.revocation import Revocations
 from valkyrie.controlplane.security.tls import TlsCredentials, TlsExchange
 from valkyrie.controlplane.security.trust import Peer
 
@@ -92,6 +93,17 @@ def test_a_check_of_ours_is_asked_about_the_certificate() -> None:
     there, back = between(issued("alice"), strict).run()
     assert code(back) is Failure.CREDENTIAL
     assert code(there) is Failure.CREDENTIAL
+
+
+@pytest.mark.parametrize("who", ["initiator", "responder"])
+def test_a_certificate_between_root_and_node_is_asked_about_too(who: str) -> None:
+    asked = issued("alice", length=3), issued("bob", length=3)
+    other = asked[who == "initiator"].chain
+    revoked = Revocations(serials={other[1].serial_number: ""})
+    mine = dataclasses.replace(asked[who != "initiator"], check=revoked.check_certificate)
+    pair = (mine, asked[1]) if who == "initiator" else (asked[0], mine)
+    there, back = between(*pair).run()
+    assert code(there if who == "initiator" else back) is Failure.CREDENTIAL
 
 
 def test_where_post_quantum_is_demanded_keys_are_hybrid() -> None:

@@ -1,0 +1,178 @@
+"""What authorities have revoked, by their own signed word: a file of X.509 CRLs in PEM.
+
+Each list is signed by one of the node's roots and says until when it is to be believed. A file that
+is no good takes the place of none that was; an older list never takes the place of a newer one.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from valkyrie.dataplane.errors import ConfigError
+
+from .certificates import SKEW, UNREADABLE
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Sequence
+    from pathlib import Path
+
+SIZE_MAX = 16 << 20
+LISTS_MAX = 16
+_BLOCK = re.compile(rb"-----BEGIN X509 CRL-----[^-]*-----END X509 CRL-----\s*")
+_FETCH = "fetch the authority's new one"
+
+
+@dataclass(frozen=True, slots=True)
+class SignedLists:
+    """Lists that roots have signed, together."""
+
+    serials: dict[int, str] = field(default_factory=dict)
+    """With the reasons."""
+    until: dt.datetime | None = None
+    """When the first of them is too old; None: there is none."""
+    issued: dict[bytes, tuple[dt.datetime, int]] = field(default_factory=dict)
+    """When, and as which number, by the root's name and key."""
+
+    def stale(self, now: dt.datetime) -> bool:
+        """Say whether one of them is too old to be believed."""
+        return self.until is not None and now > self.until
+
+    def due(self, now: dt.datetime) -> bool:
+        """Say whether it is time for new ones: two thirds of the life of one are over."""
+        since = min((issued for issued, _ in self.issued.values()), default=now)
+        return self.until is not None and now >= since + (self.until - since) * 2 / 3
+
+
+def parse_lists(
+    data: bytes, name: str, roots: Sequence[x509.Certificate], now: dt.datetime
+) -> SignedLists:
+    """Return what a file's lists say; ConfigError unless all are signed by one of the roots.
+
+    One that is too old is read: that it is, ``stale`` says.
+    """
+    blocks = _BLOCK.findall(data)
+    if not blocks or b"".join(blocks).split() != data.split():
+        raise ConfigError(f"{name}: has no lists of revoked certificates in PEM, or something else")
+    if len(blocks) > LISTS_MAX:
+        raise ConfigError(f"{name}: has more than {LISTS_MAX} lists")
+    found = SignedLists()
+    untils = []
+    for block in blocks:
+        try:
+            untils.append(_read(found, block, name, roots, now))
+        except UNREADABLE:
+            raise ConfigError(f"{name}: a list in it cannot be read: {_FETCH}") from None
+    return SignedLists(found.serials, min(untils), found.issued)
+
+
+def _read(
+    found: SignedLists,
+    block: bytes,
+    name: str,
+    roots: Sequence[x509.Certificate],
+    now: dt.datetime,
+) -> dt.datetime:
+    crl = x509.load_pem_x509_crl(block)
+    issuer = crl.issuer.rfc4514_string()
+    root = next((each for each in roots if _signed(crl, each)), None)
+    if root is None:
+        raise ConfigError(
+            f"{name}: the list of {issuer} is not signed by a root in security.roots_file: {_FETCH}"
+        )
+    if crl.next_update_utc is None:
+        raise ConfigError(f"{name}: the list of {issuer} does not say until when it is good")
+    if crl.last_update_utc > now + SKEW:
+        raise ConfigError(f"{name}: the list of {issuer} is of the future: set the clock")
+    if any(each.critical for each in crl.extensions):
+        raise ConfigError(f"{name}: the list of {issuer} is of a kind that is not known here")
+    key = root.public_bytes(Encoding.DER)
+    if key in found.issued:
+        raise ConfigError(f"{name}: has two lists of {issuer}")
+    found.issued[key] = (crl.last_update_utc, _number(crl))
+    for each in crl:
+        if any(extension.critical for extension in each.extensions):
+            raise ConfigError(f"{name}: the list of {issuer} is of a kind that is not known here")
+        found.serials[each.serial_number] = f"on the list of {issuer}"
+    return crl.next_update_utc
+
+
+def _signed(crl: x509.CertificateRevocationList, root: x509.Certificate) -> bool:
+    if crl.issuer != root.subject:
+        return False
+    try:
+        usage = root.extensions.get_extension_for_class(x509.KeyUsage).value
+        key = root.public_key()
+        return usage.crl_sign and crl.is_signature_valid(key)  # type: ignore[arg-type]
+    except (InvalidSignature, *UNREADABLE):
+        return False
+
+
+def _number(crl: x509.CertificateRevocationList) -> int:
+    try:
+        return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    except x509.ExtensionNotFound:
+        return 0
+
+
+class CrlFile:
+    """The file as it is at the moment; ``poll`` is cheap enough to be called all the time."""
+
+    def __init__(
+        self, path: Path, roots: Sequence[x509.Certificate], now: dt.datetime, *, obeyed: bool
+    ) -> None:
+        """Read it; ConfigError when it is no good. ``obeyed``: a stale one refuses everybody."""
+        self._path = path
+        self._roots = list(roots)
+        self.obeyed = obeyed
+        self._seen: tuple[int, int, int] | None = None
+        self.lists = SignedLists()
+        self.poll(now)
+
+    def poll(self, now: dt.datetime) -> bool:
+        """Read the file if it is another one than before; returns whether it was.
+
+        Raises ConfigError, once for each change, for a file that is no good: the lists before stay.
+        """
+        try:
+            found = self._path.stat()
+            seen = (found.st_mtime_ns, found.st_size, found.st_ino)
+            if seen == self._seen:
+                return False
+            with open(self._path, "rb") as file:
+                data = file.read(SIZE_MAX + 1)
+        except OSError as error:
+            self._seen = None
+            raise ConfigError(
+                f"{self._path}: {error.strerror}: what was revoked stays so; let node.user read it,"
+                " and enter its directories"
+            ) from error
+        self._seen = seen
+        if len(data) > SIZE_MAX:
+            raise ConfigError(f"{self._path}: has more than {SIZE_MAX} bytes")
+        lists = parse_lists(data, str(self._path), self._roots, now)
+        for key, issued in self.lists.issued.items():
+            if lists.issued.get(key, issued) < issued or key not in lists.issued:
+                raise ConfigError(
+                    f"{self._path}: a list is missing, or older than the one before, which stays:"
+                    f" {_FETCH}"
+                )
+        self.lists = lists
+        return True
+
+    def distrust(self, now: dt.datetime) -> str:
+        """Return why no certificate is to be believed now; empty: they are."""
+        if not self.obeyed or not self.lists.stale(now):
+            return ""
+        return f"the list of revoked certificates was good until {self.until} UTC: {_FETCH}"
+
+    @property
+    def until(self) -> str:
+        """When the lists are too old, for people."""
+        return f"{self.lists.until:%Y-%m-%d %H:%M}" if self.lists.until else "for ever"
