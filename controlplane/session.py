@@ -54,7 +54,7 @@ from .security.codes import Failure
 from .security.errors import SecurityError
 from .security.handshake import Established, Failed, Handshake
 from .security.handshake import State as Step
-from .security.modes import ZERO_TRUST_LIFETIME_NS, Mode
+from .security.modes import PROVEN_ANEW, ZERO_TRUST_LIFETIME_NS, Mode
 from .security.reproof import Reproof
 
 if TYPE_CHECKING:
@@ -144,13 +144,17 @@ class Session:
     def restore(self, link: Link, now_ns: int) -> None:
         """Take over a session that an earlier daemon made.
 
-        Of one with keys nobody knows any more how long it may last: it is made anew at once.
+        Of one with keys nobody knows any more how long it may last: it is made anew at once. Where
+        proofs may have been due in it, that is one, and is late when they would be.
         """
         self.state = State.UP
         self._lives.restore(link.incarnation)
         if link.protection.keyed:
             self._renew_ns = now_ns
-            ends_ns = now_ns + ZERO_TRUST_LIFETIME_NS
+            left_ns, policy = ZERO_TRUST_LIFETIME_NS, self._local.policy_for(self.peer)
+            if not PROVEN_ANEW.isdisjoint(policy.allowed()):
+                left_ns = max(policy.rhythm.answer_ns, self.terms.give_up_ns)
+            ends_ns = now_ns + left_ns
             link = replace(link, protection=replace(link.protection, ends_ns=ends_ns))
         self.link = link
         self.agree()

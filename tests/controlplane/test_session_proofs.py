@@ -10,6 +10,7 @@ import pytest
 from tests.controlplane.meeting import MS, PEER, SECOND, Meeting, locals_of
 from tests.controlplane.security.parties import identity, only
 from valkyrie.controlplane.link import Left
+from valkyrie.controlplane.protection import Protection
 from valkyrie.controlplane.security.modes import Mode, Rhythm
 from valkyrie.controlplane.sessions import Place
 from valkyrie.dataplane.wire import Code
@@ -114,3 +115,26 @@ def test_a_forged_proof_is_counted_and_does_nothing() -> None:
         original(meeting.b.place, data, meeting.now_ns)
     assert meeting.a.up
     assert not meeting.a.ended + meeting.b.ended
+
+
+@pytest.mark.parametrize("mute", [False, True])
+def test_the_next_daemon_lets_a_peer_stay_only_when_it_proves_itself_at_once(mute: bool) -> None:
+    meeting = anew(answer_ns=5 * SECOND)
+    old, epoch = meeting.a.sessions[PEER].link, meeting.a.epoch
+    assert old is not None
+    incarnation = meeting.a.sessions.incarnation
+    meeting.restart("a")
+    meeting.a.sessions.incarnation = meeting.a.sessions[PEER].incarnation = incarnation
+    meeting.a.epoch = epoch
+    kept = Protection(old.protection.cipher, ours=old.protection.ours, theirs=old.protection.theirs)
+    meeting.a.sessions.restore(PEER, replace(old, protection=kept), meeting.now_ns)
+    meeting.cut = mute
+    meeting.run(4 * SECOND)
+    assert meeting.a.sessions[PEER].link is not None
+    meeting.run(2 * SECOND)
+    if mute:
+        assert meeting.a.sessions[PEER].link is None
+    else:
+        meeting.agree()
+        assert max(proven_s(meeting)) < 7
+    assert bool(meeting.a.ended) == mute
