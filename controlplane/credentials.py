@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .security.local import Local
     from .security.tls import TlsCredentials
     from .settings import Config
-    from .settings import Peer as PeerSettings
+    from .settings_peer import Peer as PeerSettings
     from .settings_security import Security
 
 CONFIGURATION = "/etc/valkyrie/valkyrie.toml"

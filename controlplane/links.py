@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from .protection import Protection
     from .security.reproof import Reproof
     from .security.trust import Peer as KnownPeer
-    from .settings import Config, Peer
+    from .settings import Config
+    from .settings_peer import Peer
     from .state import State as Rows
     from .voice import Voice
 

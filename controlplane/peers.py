@@ -20,7 +20,7 @@ from .state import State, Way
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .settings import Peer
+    from .settings_peer import Peer
 
 _IP_AND_UDP_SIZE = {4: 20 + 8, 6: 40 + 8}  # RFC 791, RFC 8200, RFC 768
 _NO_LIMIT = 0xFFFF
@@ -73,6 +73,7 @@ class Peers:
         """Know more peers, behind those that are there."""
         for index, peer in enumerate(peers, len(self._peers)):
             self._state.set_peer(index, peer.address, peer.port or self._udp_port)
+            self._state.set_rights(index, peer.rights)
             self._addresses.append(self._state.place(index).address)
             self._ways.append(None)
             self._limits.append(_NO_LIMIT)

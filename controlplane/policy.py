@@ -17,6 +17,7 @@ from valkyrie.dataplane.wire import Class, stream_class
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+_ALL = frozenset(Class) - {Class.CONTROL}
 STREAM_MAX = 0xFFFFFFFF
 """Largest stream id: the header has 32 bits for it."""
 
@@ -60,6 +61,19 @@ class Grant:
     def class_mask(self) -> int:
         """The classes as bits ``1 << enum vk_class``."""
         return sum(1 << klass for klass in self.classes)
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What the applications of a peer may open here."""
+
+    services: tuple[str, ...] = ("*",)
+    classes: frozenset[Class] = _ALL
+
+    @property
+    def refused_mask(self) -> int:
+        """The other classes as bits ``1 << enum vk_class``."""
+        return sum(1 << klass for klass in _ALL - self.classes)
 
 
 class Role(Enum):
@@ -184,6 +198,11 @@ def may_listen(grant: Grant, service: str) -> Refusal | None:
     if _any_matches(grant.listen, service):
         return None
     return Refusal(f"rule '{grant.rule}' does not allow listening on '{service}': see its listen")
+
+
+def may_be_opened(rights: Rights, service: str) -> bool:
+    """Decide whether a peer's applications may open streams to a service."""
+    return _any_matches(rights.services, service)
 
 
 def may_reach(grant: Grant, peer: str, address: str) -> Refusal | None:

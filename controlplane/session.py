@@ -23,7 +23,6 @@ All transitions are in TRANSITIONS; what is not there is ignored.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import fields, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
@@ -58,7 +57,7 @@ from .security.modes import PROVEN_ANEW, ZERO_TRUST_LIFETIME_NS, Mode
 from .security.reproof import Reproof
 
 if TYPE_CHECKING:
-    from .security.local import Local
+    from .security.local import Entropy, Local
     from .security.offer import Choice
     from .security.trust import Peer
 
@@ -73,9 +72,6 @@ _RENEW_SHARE, _RENEW_JITTER = 0.7, 0.1
 """Of a session's lifetime, when it is made anew: from then on, and spread over so much."""
 _ATTEMPT_RANDOM_BITS = 20
 _INCARNATION_SIZE = 8
-
-Entropy = Callable[[int], bytes]
-"""``entropy(n)`` returns n random bytes."""
 
 
 def spoken(incarnation: int) -> bytes:

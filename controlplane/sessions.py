@@ -26,14 +26,14 @@ from .security.errors import SecurityError
 from .security.handshake import Established
 from .security.messages import Negotiate, parse
 from .security.offer import Offer
-from .session import Entropy, Session, spoken
+from .session import Session, spoken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from ipaddress import IPv4Address, IPv6Address
 
     from .security.handshake import Timing
-    from .security.local import Local
+    from .security.local import Entropy, Local
     from .security.offer import Choice
     from .security.token import Grant, Issuer
     from .security.trust import Peer

@@ -9,7 +9,8 @@ from msgspec import Meta
 from .settings_base import Settings, WrongKeyError
 
 if TYPE_CHECKING:
-    from .settings import Config, Peer
+    from .settings import Config
+    from .settings_peer import Peer
 
 
 class Auth(Settings, frozen=True, kw_only=True):

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
+ClassName = Literal["critical", "system", "job", "data", "logs"]
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):

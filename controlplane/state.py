@@ -16,6 +16,7 @@ from valkyrie.dataplane.control import Limits
 from valkyrie.dataplane.wire import Class
 
 from .link import Joined, Link
+from .policy import may_be_opened
 from .protection import PLAIN, Protection
 from .sessions import Place
 from .settings import Controller
@@ -24,7 +25,7 @@ from .tuning import KEYS, Tuning
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from .policy import Grant
+    from .policy import Grant, Rights
     from .security.token import Told
     from .settings import Classes, Transport
     from .settings import Worker as WorkerSettings
@@ -81,6 +82,8 @@ class State:
 
     def __init__(self, pointer: Any) -> None:
         self.rows = pointer
+        self._rights: dict[int, Rights] = {}
+        """Of peers that may not open all services: of so many others nothing is asked."""
 
     def beat(self, now_ns: int) -> None:
         """Show workers that the daemon lives."""
@@ -149,6 +152,27 @@ class State:
             row.generation += 1
             row.state = lib.VK_ROW_LIVE
         self._changed_peer(index)
+
+    def set_rights(self, index: int, rights: Rights) -> None:
+        """Enter what a configured peer may open here."""
+        limited, row = "*" not in rights.services, self.rows.peers[index]
+        self._rights.pop(index, None)
+        if limited:
+            self._rights[index] = rights
+            for number, service in enumerate(self.rows.services):
+                if service.state == lib.VK_ROW_LIVE:
+                    self._refuse(index, number, bytes(service.name)[: service.name_size].decode())
+        wanted = rights.refused_mask, limited
+        if (row.refused_classes, row.limited) != wanted:
+            with writing(row):
+                row.refused_classes, row.limited = wanted
+
+    def _refuse(self, index: int, number: int, service: str) -> None:
+        """Keep a peer from a service that it has no right to, or from no service in that row."""
+        refused, bit = self.rows.rights[index].refused, 1 << number % 8
+        others = refused[number // 8] & ~bit
+        may = may_be_opened(self._rights[index], service)
+        refused[number // 8] = others if may else others | bit
 
     def join(self, index: int, event: Joined, *, keys: int = 0) -> None:
         """Enter a session. Its frames are sealed with row ``keys`` of the key ring."""
@@ -346,9 +370,11 @@ class State:
 
     def add_service(self, name: str, slot: int, generation: int) -> bool:
         """Bind a service; False when there are too many."""
-        for row in self.rows.services:
+        for number, row in enumerate(self.rows.services):
             if row.state != lib.VK_ROW_FREE:
                 continue
+            for index in self._rights:
+                self._refuse(index, number, name)
             data = name.encode()
             with writing(row):
                 _put(row.name, data)

@@ -494,8 +494,22 @@ int vk_flows_accept(struct vk_run *run, struct vk_flow *flow, uint32_t sequence)
 	return 1;
 }
 
-int vk_services_find(struct vk_run *run, const uint8_t *name, uint32_t size)
+/* What the peer's own rights say; the worker keeps no copy of what it asks so seldom. */
+static int peer_may(const struct vk_run *run, uint32_t peer, uint32_t service, uint32_t stream)
 {
+	const struct vk_peer *row = &run->state->peers[peer];
+	const uint8_t *refused = run->state->rights[peer].refused;
+
+	if (VK_LOAD_RELAXED(&row->refused_classes) & 1u << vk_stream_class(stream))
+		return 0;
+	return !VK_LOAD_RELAXED(&row->limited) ||
+	       !(VK_LOAD_RELAXED(&refused[service / 8]) & 1u << service % 8);
+}
+
+int vk_services_find(struct vk_run *run, uint32_t peer, const struct vk_frame *open, uint32_t *code)
+{
+	uint32_t size = open->length;
+
 	for (uint32_t i = 0; i < VK_SERVICES_MAX; i++) {
 		const struct vk_service *row = &run->state->services[i];
 		struct vk_service service;
@@ -503,11 +517,17 @@ int vk_services_find(struct vk_run *run, const uint8_t *name, uint32_t size)
 		if (VK_LOAD_RELAXED(&row->state) != VK_ROW_LIVE ||
 		    vk_seqlock_copy(&service, row, sizeof service) ||
 		    service.state != VK_ROW_LIVE || service.name_size != size ||
-		    size > VK_NAME_MAX || memcmp(service.name, name, size))
+		    size > VK_NAME_MAX || memcmp(service.name, open->payload, size))
 			continue;
-		if (service.app < VK_APPS_MAX && run->slots[service.app].attached &&
-		    run->slots[service.app].generation == service.app_generation)
+		if (service.app >= VK_APPS_MAX || !run->slots[service.app].attached ||
+		    run->slots[service.app].generation != service.app_generation)
+			continue;
+		if (peer_may(run, peer, i, open->stream) &&
+		    vk_slots_allow(&run->slots[service.app], open->stream))
 			return service.app;
+		*code = VK_CODE_POLICY;
+		return -1;
 	}
+	*code = VK_CODE_NO_SERVICE;
 	return -1;
 }

@@ -73,8 +73,10 @@ int vk_flows_seen(const struct vk_flow *flow, uint32_t sequence);
 /* vk_flows_entry_done notes that one more of a flow's records is acknowledged. */
 void vk_flows_entry_done(struct vk_run *run, uint32_t number);
 
-/* vk_services_find returns the slot that listens on a name and is attached, or -1. */
-int vk_services_find(struct vk_run *run, const uint8_t *name, uint32_t size);
+/* vk_services_find returns the slot that listens on a name, is attached, and may be opened the
+ * stream by the peer; or -1, and `code` says why not. */
+int vk_services_find(struct vk_run *run, uint32_t peer, const struct vk_frame *open,
+		     uint32_t *code);
 
 /* vk_flow_number returns the index that applications know a flow by. */
 static inline uint32_t vk_flow_number(const struct vk_run *run, const struct vk_flow *flow)

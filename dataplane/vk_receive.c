@@ -266,6 +266,7 @@ static int receive_open(struct vk_run *run, uint32_t peer, const struct vk_frame
 {
 	struct vk_flow *flow = vk_flows_find(run, peer, frame->stream);
 	struct vk_message message;
+	uint32_t code;
 	int slot;
 
 	if (flow && flow->state == VK_ROW_CLOSING && flow->token == frame->correlation)
@@ -284,10 +285,9 @@ static int receive_open(struct vk_run *run, uint32_t peer, const struct vk_frame
 	}
 	if (flow) /* the peer forgot it: it or its application started anew */
 		vk_flows_reset(run, flow, VK_CODE_STREAM_UNKNOWN);
-	slot = vk_services_find(run, frame->payload, frame->length);
-	if (slot < 0 || !vk_slots_allow(&run->slots[slot], frame->stream)) {
-		answer(run, peer, frame, VK_STREAM_RESET,
-		       slot < 0 ? VK_CODE_NO_SERVICE : VK_CODE_POLICY);
+	slot = vk_services_find(run, peer, frame, &code);
+	if (slot < 0) {
+		answer(run, peer, frame, VK_STREAM_RESET, code);
 		return 0; /* the answer may be lost: it asks again */
 	}
 	flow = vk_flows_open(run, peer, frame->stream, (uint32_t)slot, frame->correlation, 0);

@@ -189,6 +189,7 @@ struct vk_peer {
 	uint8_t joined; /* there is a session: frames may be sent and taken */
 	uint8_t cipher; /* enum vk_cipher of the session's frames */
 	uint8_t keys; /* which of the peer's two vk_keys are the session's */
+	uint8_t limited; /* it may not open all services: vk_rights says which */
 	uint32_t end_code; /* enum vk_code that streams of earlier generations end with */
 	uint32_t refuse; /* enum vk_code that streams are refused with while not joined; 0 = wait */
 	uint64_t incarnation; /* of the peer's node */
@@ -198,7 +199,7 @@ struct vk_peer {
 	uint8_t home_family;
 	uint8_t token_classes; /* bit enum vk_class: its frames carry the peer's token */
 	uint8_t known; /* the peer has the session; 0: it may have the one before yet */
-	uint8_t pad2;
+	uint8_t refused_classes; /* bit enum vk_class: it may open no stream with us in them */
 	uint16_t takes; /* UDP payload bytes, by its own word; 0 = it has not said */
 	uint32_t session; /* id on the frames we send: the peer's choice */
 	uint32_t session_local; /* id on the frames we get: ours; the top bits are a queue */
@@ -274,6 +275,12 @@ struct vk_tuning {
 	uint64_t rate; /* bytes/s that `fixed` sends at */
 };
 
+/* What a limited peer's applications may not open here. Of a service's row it is written before the
+ * service is, so that nobody finds one of whose rights it does not know. */
+struct vk_rights {
+	uint8_t refused[VK_SERVICES_MAX / 8]; /* bit: index into vk_state.services */
+};
+
 /* Written by the daemon only. */
 struct vk_state {
 	uint32_t magic;
@@ -292,6 +299,7 @@ struct vk_state {
 	struct vk_tuning tunings[VK_PEERS_MAX]; /* by peer */
 	struct vk_app apps[VK_APPS_MAX];
 	struct vk_service services[VK_SERVICES_MAX];
+	struct vk_rights rights[VK_PEERS_MAX]; /* by peer; only limited ones have memory */
 };
 
 /* ---- Secrets: memory that only daemon and workers map ---- */

@@ -14,7 +14,8 @@ from .node import ConfigOption
 if TYPE_CHECKING:
     from cyclopts import App
 
-    from valkyrie.controlplane.settings import Config, Peer
+    from valkyrie.controlplane.settings import Config
+    from valkyrie.controlplane.settings_peer import Peer
 
 _KNOWN_BY = ("fingerprint", "card", "token", "certificate", "demand")
 

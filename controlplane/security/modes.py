@@ -29,7 +29,8 @@ class Mode(IntEnum):
     POST_QUANTUM = 4
     """Noise with ML-KEM-768, and every signature of two kinds."""
     ZERO_TRUST = 5
-    """As post_quantum; short sessions, renewed proofs, rights for each operation."""
+    """As post_quantum; short sessions, renewed proofs. (Rights for each operation are a peer's, in
+    all modes.)"""
 
 
 class NoisePattern(IntEnum):

@@ -18,7 +18,7 @@ from tests.census import NODE_PREFIX
 from tests.lab import SLOWNESS, Lab, wait_until
 from tests.nodes import NodeUnderTest, make_node, make_secure_pair, running
 from valkyrie.dataplane import lib
-from valkyrie.dataplane.refusal import StreamResetError
+from valkyrie.dataplane.refusal import PolicyError, StreamResetError
 
 from .test_cli import valkyrie as command
 from .test_links import joined, session
@@ -243,3 +243,28 @@ def test_zero_trust_ends_when_a_peer_is_revoked(lab: Lab, public: Path) -> None:
         assert caught.value.code == lib.VK_CODE_CREDENTIAL
         wait_until(lambda: "revoked" in str(on_record(a, "peer.refuse")), 5.0, "it is not let in")
         assert listed(a)["state"] != "up"
+
+
+def test_zero_trust_lets_a_peer_do_only_what_its_table_names(lab: Lab, public: Path) -> None:
+    a, b = distrustful(lab, public)
+    rights = 'services = ["ear", "jobs-*"]\nclasses = ["data"]\n'
+    b.config.write_text(b.config.read_text() + rights)  # its last table is peer a's
+    with running(a, b):
+        wait_until(lambda: joined(a, b), 5.0, "both have joined")
+        with (
+            valkyrie.attach_sync(a.socket) as one,
+            valkyrie.attach_sync(b.socket) as other,
+            other.listen("ear") as service,
+            other.listen("jobs-7"),
+            other.listen("secret"),
+            one.listen("mouth") as ours,
+        ):
+            to = one.connect("b")
+            to.open("ear", stream=1000).send(MARKER)
+            assert service.accept(timeout=5).recv(timeout=5)
+            to.open("jobs-7", stream=1001)
+            for name, stream in (("secret", 1002), ("ear", 100)):
+                with pytest.raises(PolicyError):
+                    to.open(name, stream=stream)
+            other.connect("a").open("mouth", stream=100).send(MARKER)  # the other way nothing is
+            assert ours.accept(timeout=5).recv(timeout=5)

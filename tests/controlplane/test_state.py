@@ -9,7 +9,7 @@ import pytest
 
 from valkyrie.controlplane import config
 from valkyrie.controlplane.link import Joined, Link
-from valkyrie.controlplane.policy import Grant, StreamRange
+from valkyrie.controlplane.policy import Grant, Rights, StreamRange
 from valkyrie.controlplane.sessions import Place
 from valkyrie.controlplane.state import State, Way, writing
 from valkyrie.dataplane import ffi, lib
@@ -166,3 +166,38 @@ def test_an_incarnation_is_drawn_once_and_never_zero(state: State) -> None:
     draws = iter([bytes(8), b"\0" * 7 + b"\x09", b"\xff" * 8])
     assert state.incarnation(lambda _: next(draws)) == 9
     assert state.incarnation(lambda _: next(draws)) == 9
+
+
+def refused(state: State, index: int) -> set[int]:
+    """Return the rows of services that a peer may not open."""
+    found = bytes(state.rows.rights[index].refused)
+    if not state.rows.peers[index].limited:
+        return set()
+    return {i for i in range(8 * len(found)) if found[i // 8] >> i % 8 & 1}
+
+
+def test_a_peer_is_kept_from_services_that_its_rights_do_not_name(state: State) -> None:
+    names = ["ear", "jobs-1", "jobs-2", *(f"other{i}" for i in range(20))]
+    state.set_rights(1, Rights(("ear", "jobs-*"), frozenset({Class.JOB})))
+    state.set_rights(2, Rights())
+    state.set_rights(3, Rights(()))
+    for name in names:
+        assert state.add_service(name, 0, 1)
+    assert refused(state, 1) == set(range(3, 23))
+    assert refused(state, 2) == refused(state, 4) == set()
+    assert refused(state, 3) == set(range(23))
+    assert [state.rows.peers[i].refused_classes for i in range(1, 4)] == [0b110110, 0, 0]
+    state.remove_service("other0")
+    assert state.add_service("jobs-3", 0, 1)  # in the place of one that was refused
+    assert refused(state, 1) == set(range(4, 23))
+
+
+def test_the_next_daemon_enters_the_rights_that_its_configuration_has(state: State) -> None:
+    state.set_rights(1, Rights(("ear",)))
+    for name in ("ear", "eye"):
+        assert state.add_service(name, 0, 1)
+    after = State(state.rows)
+    after.set_rights(1, Rights(("eye",)))
+    assert refused(after, 1) == {0}
+    after.set_rights(1, Rights())
+    assert refused(after, 1) == set()
