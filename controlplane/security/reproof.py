@@ -42,6 +42,8 @@ NONCE_SIZE = 32
 _LABEL = "re-proof"
 _BINDING_SIZE = 32
 _COUNT_SIZE = 8
+_TRIES_MIN = 4
+"""Nobody is late who was asked less often: it is us who stood still."""
 
 
 class _Round:
@@ -95,6 +97,7 @@ class Reproof:
         self._due_ns = now_ns + rhythm.every_ns
         """When to ask, or ask again."""
         self._late_ns = 0
+        self._tries = 0
         self._signed_ns: int | None = None
         self._repeated_ns = 0
         self._queue: list[Message] = []
@@ -184,9 +187,8 @@ class Reproof:
 
     def to_send(self, now_ns: int) -> list[Message]:
         """Return what to send, once; does what is due."""
-        if self.failure is None and self._nonce is not None and now_ns >= self._late_ns:
-            what = "the peer did not prove itself anew in time"
-            self.failure = SecurityError(Failure.TIMEOUT, what)
+        if self._nonce is not None and now_ns >= self._late_ns:
+            self._miss(now_ns)
         if self.failure is not None:
             return []
         if now_ns >= self._due_ns:
@@ -194,10 +196,22 @@ class Reproof:
                 self._nonce = self._entropy(NONCE_SIZE)
                 self._ours.sealed = self._ours.question.seal(self._nonce)
                 self._late_ns = now_ns + self._rhythm.answer_ns
+                self._tries = 0
+            self._tries += 1
             self._due_ns = now_ns + self._rhythm.again_ns
             self._queue += self._ours.sealed
         found, self._queue = self._queue, []
         return found
+
+    def _miss(self, now_ns: int) -> None:
+        """The answer is late, unless nobody here has asked for it in earnest."""
+        if self._tries < _TRIES_MIN:
+            self._tries = _TRIES_MIN  # once: who is stopped again and again finds no end
+            self._due_ns = now_ns
+            self._late_ns = now_ns + _TRIES_MIN * self._rhythm.again_ns
+        elif self.failure is None:
+            what = "the peer did not prove itself anew in time"
+            self.failure = SecurityError(Failure.TIMEOUT, what)
 
     def timer(self) -> int | None:
         """Return when ``to_send`` is due."""

@@ -128,6 +128,24 @@ def test_silence_ends_the_session() -> None:
     assert a.to_send(now_ns) == []
 
 
+@pytest.mark.parametrize("answers", [True, False])
+def test_who_stood_still_asks_again_before_it_takes_the_other_for_silent(answers: bool) -> None:
+    a, b = side(True), side(False)
+    assert len(a.to_send(MINUTE_NS)) == 1  # and is stopped before it reads the answer
+    now_ns = MINUTE_NS + 100 * SECOND_NS
+    sent = a.to_send(now_ns)
+    assert len(sent) == 1
+    assert a.failure is None
+    if answers:
+        b.receive(sent[0], now_ns)
+        for message in b.to_send(0):
+            a.receive(message, now_ns)
+        assert a.proven_ns == now_ns
+    now_ns += 3 * SECOND_NS
+    a.to_send(now_ns)
+    assert (a.failure is None) == answers
+
+
 def test_another_identity_within_the_session_ends_it() -> None:
     a, b = side(True), side(False, who=identity("mallory"))
     carry(a, b, MINUTE_NS)
