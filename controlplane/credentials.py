@@ -17,7 +17,7 @@ from valkyrie.dataplane.errors import ConfigError
 
 from . import settings_auth
 from .security.fingerprint import parse_fingerprint
-from .security.modes import SIGNED, Cipher, Mode, Policy, Rhythm
+from .security.modes import SIGNED, Algorithm, Cipher, Mode, Policy, Rhythm
 from .security.revocation import RevocationFile, Revocations
 from .security.trust import Peer, Pins
 from .settings_base import WrongKeyError
@@ -105,6 +105,7 @@ def policy(security: Security) -> Policy:
     modes = frozenset(Mode[name.upper()] for name in security.modes)
     min_mode = Mode[security.min_mode.upper()] if security.min_mode else min(modes)
     ciphers = tuple(dict.fromkeys(Cipher[name.upper()] for name in security.ciphers))
+    signatures = tuple(dict.fromkeys(Algorithm[name.upper()] for name in security.signatures))
     try:
         return Policy(
             modes,
@@ -112,6 +113,7 @@ def policy(security: Security) -> Policy:
             require_pq=security.require_pq,
             ciphers=ciphers,
             rhythm=rhythm(security),
+            signatures=signatures,
         )
     except ConfigError as error:
         raise WrongKeyError("security.modes", str(error).removeprefix("security: ")) from None
@@ -331,7 +333,7 @@ def load(config: Config, *, make: bool = False) -> Credentials:
     if set(security.modes) == {"plaintext"}:
         identity = Identity.generate()  # nobody asks for proof of it
     else:
-        identity, made = _identity(beside(config, security.identity_file), make=make)
+        identity, made = _identity(config, make=make)
     secrets = _read_secrets(config) if security.secrets_file else ()
     tls = _read_tls(config) if security.certificate_file else None
     providers = _read_providers(config) if config.auth else None
@@ -340,13 +342,28 @@ def load(config: Config, *, make: bool = False) -> Credentials:
     return assemble(config, identity, secrets, tls, providers, revoked=revoked, crl=crl, made=made)
 
 
-def _identity(path: Path, *, make: bool) -> tuple[Identity, bool]:
+def _identity(config: Config, *, make: bool) -> tuple[Identity, bool]:
+    from .security import fn_dsa
     from .security.identity_file import load_or_make, of_pem
 
-    if not make:
-        return of_pem(_read(path), str(path)), False
-    make_place(path)
-    return load_or_make(path)
+    path, wanted = beside(config, config.security.identity_file), config.security.signatures
+    with_fn_dsa = "fn_dsa_512" in wanted
+    if with_fn_dsa and fn_dsa.library() is None:
+        raise ConfigError(
+            f"{config.file}: security.signatures: fn_dsa_512 needs the package py-fn-dsa: `pip"
+            f" install '{fn_dsa.EXTRA}'`, or take it away"
+        )
+    if make:
+        make_place(path)
+        identity, made = load_or_make(path, with_fn_dsa=with_fn_dsa)
+    else:
+        identity, made = of_pem(_read(path), str(path)), False
+    if with_fn_dsa and identity.fn_dsa is None:
+        raise ConfigError(
+            f"{path}: has no FN-DSA-512 key, and security.signatures has fn_dsa_512: make another"
+            " identity by `valkyrie key new --fn-dsa --replace`, and tell the peers its fingerprint"
+        )
+    return identity, made
 
 
 def _read_secrets(config: Config) -> tuple[bytes, ...]:

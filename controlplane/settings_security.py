@@ -15,6 +15,7 @@ ModeName = Literal["plaintext", "token", "noise", "mtls", "post_quantum", "zero_
 """The names of security/modes.py, weakest first."""
 ZERO_TRUST_S = ZERO_TRUST_LIFETIME_NS // 1_000_000_000
 IDENTITY_FILE = "/etc/valkyrie/identity.key"
+SignatureName = Literal["ml_dsa_65", "fn_dsa_512"]
 CipherName = Literal["aes_256_gcm", "chacha20_poly1305"]
 
 
@@ -54,6 +55,16 @@ class Security(Settings, frozen=True, kw_only=True):
     ciphers: Annotated[
         list[CipherName], Meta(min_length=1, description="Of frames, best first.")
     ] = field(default_factory=lambda: ["aes_256_gcm", "chacha20_poly1305"])
+    signatures: Annotated[
+        list[SignatureName],
+        Meta(
+            min_length=1,
+            description="What `post_quantum` and `zero_trust` sign with beside Ed25519, best first;"
+            " the first that both nodes have. `fn_dsa_512` is smaller and quicker, and its standard"
+            " not final: it needs `pip install 'valkyrie[fn-dsa]'`, and an identity that was made"
+            " with it (docs/SECURITY.md).",
+        ),
+    ] = field(default_factory=lambda: ["ml_dsa_65"])
     rotate_s: Annotated[
         int,
         Meta(

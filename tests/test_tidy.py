@@ -417,9 +417,10 @@ def test_third_party_imports_are_declared_and_locked() -> None:
     project = tomllib.loads(text("pyproject.toml"))["project"]
     optional = [item for items in project["optional-dependencies"].values() for item in items]
     declared = {re.split(r"[<>=~! \[]", item)[0] for item in [*project["dependencies"], *optional]}
-    locked = set(re.findall(r"^([a-z0-9-]+)==", text("requirements.lock"), re.MULTILINE))
+    locks = text("requirements.lock") + text("requirements-fn-dsa.lock")
+    locked = set(re.findall(r"^([a-z0-9-]+)==", locks, re.MULTILINE))
     wanted = set(re.findall(r"^([a-z0-9-]+)", text("requirements.in"), re.MULTILINE))
-    found = [f"requirements.lock: {name} is missing" for name in (declared | wanted) - locked]
+    found = [f"requirements*.lock: {name} is missing" for name in (declared | wanted) - locked]
     own = {"valkyrie", "", *sys.stdlib_module_names}
     distributions = {"OpenSSL": "pyopenssl"}
     for path in python_files(*MAY_IMPORT):

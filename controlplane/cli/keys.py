@@ -52,6 +52,9 @@ def new(
         bool,
         Parameter(negative="", help="Give up the identity that there is: no peer knows the next."),
     ] = False,
+    fn_dsa: Annotated[
+        bool, Parameter(negative="", help="With a key for FN-DSA-512 too (security.signatures).")
+    ] = False,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> int:
@@ -66,7 +69,7 @@ def new(
 
     path = identity_path(config)
     make_place(path)
-    identity = Identity.generate()
+    identity = Identity.generate(with_fn_dsa=fn_dsa)
     try:
         write_private(path, to_pem(identity), replace=replace)
     except FileExistsError:

@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING
 from valkyrie.dataplane.errors import ValkyrieError
 
 from .errors import MisuseError, SecurityError
-from .identity import Algorithm
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from .identity import Card, Identity
+from .modes import Algorithm
 
 Value = str | int | bool | None
 FIRST = "0" * 64

@@ -412,8 +412,7 @@ class Handshake:
         assert self._choice is not None
         if self._choice.mode not in _USES_CARDS:
             return b""
-        card = self._local.identity.card
-        return (card if self._choice.mode in SIGNED else card.short()).pack()
+        return self._local.identity.card.having(self._choice.signatures).pack()
 
     def _respond(self, body: bytes, now_ns: int) -> None:
         """Initiator: the second message came; who the responder is, is known from here on."""

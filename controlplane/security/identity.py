@@ -1,4 +1,4 @@
-"""Who a node is: one X25519 key, one key of each signature algorithm, and a fingerprint of all.
+"""Who a node is: one X25519 key, keys of two signature algorithms or three, one fingerprint of all.
 
 A *card* is the public part. The short card has digests in the place of the post-quantum keys, and
 the same fingerprint as the full one: a pin made before post-quantum modes were wanted stays good.
@@ -11,7 +11,6 @@ import binascii
 import hashlib
 import struct
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidSignature
@@ -21,33 +20,41 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from valkyrie.dataplane.errors import ConfigError
 
+from . import fn_dsa
 from .codes import Failure
 from .errors import MisuseError, SecurityError
 from .fingerprint import SIZE, Fingerprint
+from .fn_dsa import FnDsaKey
+from .modes import Algorithm
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
 _LABEL = b"valkyrie identity 1"
 _CONTEXT = b"valkyrie"
-"""Domain of our ML-DSA signatures (FIPS 204, section 5.2)."""
+"""Domain of our ML-DSA and FN-DSA signatures (FIPS 204, section 5.2)."""
 _DIGEST_SIZE = 32
 _TEXT_PREFIX = "vkid1:"
 _KEY = struct.Struct(">BH")
 
 
-class Algorithm(IntEnum):
-    """Of a signature; the numbers cross the wire."""
-
-    ED25519 = 1
-    ML_DSA_65 = 2
-
-
-PUBLIC_SIZES = {Algorithm.ED25519: 32, Algorithm.ML_DSA_65: 1952}
-SIGNATURE_SIZES = {Algorithm.ED25519: 64, Algorithm.ML_DSA_65: 3309}
+PUBLIC_SIZES = {
+    Algorithm.ED25519: 32,
+    Algorithm.ML_DSA_65: 1952,
+    Algorithm.FN_DSA_512: fn_dsa.PUBLIC_SIZE,
+}
+SIGNATURE_SIZES = {
+    Algorithm.ED25519: 64,
+    Algorithm.ML_DSA_65: 3309,
+    Algorithm.FN_DSA_512: fn_dsa.SIGNATURE_SIZE,
+}
 """Bytes: RFC 8032, section 5.1; FIPS 204, table 2."""
-_LONG = (Algorithm.ML_DSA_65,)
+_LONG = (Algorithm.ML_DSA_65, Algorithm.FN_DSA_512)
 """Algorithms whose keys a short card has as digests."""
+_ALWAYS = _LONG[:1]
+"""Those that every identity has."""
+_DIGEST = 0x80
+"""What a card has of the others begins with their number and this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,42 +79,41 @@ class Card:
     @property
     def fingerprint(self) -> Fingerprint:
         """The same for the short card and the full one."""
-        parts = [self.exchange, self.ed25519, *(self.digests[each] for each in _LONG)]
+        digests = [self.digests[each] for each in _LONG if each in self.digests]
+        parts = [self.exchange, self.ed25519, *digests]
         return Fingerprint(hashlib.sha256(_LABEL + b"".join(parts)).digest()[:SIZE])
+
+    def having(self, signatures: Collection[Algorithm]) -> Card:
+        """Return the card with the long keys of these only."""
+        keys = {each: key for each, key in self.keys.items() if each in signatures}
+        return Card(self.exchange, self.ed25519, self.digests, keys)
 
     def pack(self) -> bytes:
         """Return the card's bytes."""
-        long_keys = b"".join(
-            _KEY.pack(algorithm, len(self.keys[algorithm])) + self.keys[algorithm]
-            for algorithm in _LONG
-            if algorithm in self.keys
-        )
-        fixed = [self.exchange, self.ed25519, *(self.digests[each] for each in _LONG)]
-        return b"".join([*fixed, long_keys])
+        fixed = [self.exchange, self.ed25519, *(self.digests[each] for each in _ALWAYS)]
+        more = [(each | _DIGEST, self.digests.get(each)) for each in _LONG if each not in _ALWAYS]
+        more += [(each, self.keys.get(each)) for each in _LONG]
+        parts = [_KEY.pack(kind, len(data)) + data for kind, data in more if data is not None]
+        return b"".join([*fixed, *parts])
 
     @classmethod
     def parse(cls, data: bytes) -> Card:
         """Return the card that fills ``data``; long keys must be those of the digests."""
-        size = 2 * 32 + _DIGEST_SIZE * len(_LONG)
+        size = 2 * 32 + _DIGEST_SIZE * len(_ALWAYS)
         if len(data) < size:
             raise SecurityError(Failure.MALFORMED, "an identity card is cut off")
         fixed = [data[at : at + 32] for at in range(0, size, 32)]
-        digests = dict(zip(_LONG, fixed[2:], strict=True))
+        digests = dict(zip(_ALWAYS, fixed[2:], strict=True))
         keys: dict[Algorithm, bytes] = {}
-        at = size
-        while at < len(data):
-            if len(data) - at < _KEY.size:
-                raise SecurityError(Failure.MALFORMED, "an identity card is cut off")
-            kind, length = _KEY.unpack_from(data, at)
-            key = data[at + _KEY.size : at + _KEY.size + length]
-            at += _KEY.size + length
-            known = kind in _LONG and kind not in keys
-            if not known or not length == len(key) == PUBLIC_SIZES[Algorithm(kind)]:
-                raise SecurityError(Failure.MALFORMED, "an identity card has a key of no use")
-            algorithm = Algorithm(kind)
-            if hashlib.sha256(key).digest() != digests[algorithm]:
-                raise SecurityError(Failure.MALFORMED, "a card's key is not the one of its digest")
-            keys[algorithm] = key
+        for kind, part in _parts(data, size):
+            algorithm = Algorithm(kind & ~_DIGEST)
+            if kind & _DIGEST:
+                digests[algorithm] = part
+            elif hashlib.sha256(part).digest() != digests.get(algorithm):
+                what = "a card's key is not the one of its digest"
+                raise SecurityError(Failure.MALFORMED, what)
+            else:
+                keys[algorithm] = part
         return cls(fixed[0], fixed[1], digests, keys)
 
     def text(self) -> str:
@@ -129,16 +135,36 @@ class Card:
 
     def verify(self, algorithm: Algorithm, signature: bytes, message: bytes) -> None:
         """Raise SecurityError unless the signature is this identity's."""
+        key = self.ed25519 if algorithm is Algorithm.ED25519 else self.keys.get(algorithm)
+        if key is None:
+            raise SecurityError(Failure.MALFORMED, f"the card has no key for {algorithm.name}")
         try:
-            if algorithm is Algorithm.ED25519:
-                Ed25519PublicKey.from_public_bytes(self.ed25519).verify(signature, message)
-            elif (key := self.keys.get(algorithm)) is not None:
-                MLDSA65PublicKey.from_public_bytes(key).verify(signature, message, _CONTEXT)
-            else:
-                raise SecurityError(Failure.MALFORMED, f"the card has no key for {algorithm.name}")
+            match algorithm:
+                case Algorithm.ED25519:
+                    Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
+                case Algorithm.ML_DSA_65:
+                    MLDSA65PublicKey.from_public_bytes(key).verify(signature, message, _CONTEXT)
+                case Algorithm.FN_DSA_512:
+                    fn_dsa.verify(key, signature, message, _CONTEXT)
         except (InvalidSignature, ValueError):
             what = f"a {algorithm.name} signature does not verify"
             raise SecurityError(Failure.UNPROVEN, what) from None
+
+
+def _parts(data: bytes, at: int) -> Iterator[tuple[int, bytes]]:
+    """Yield kind and bytes of what a card has behind its fixed part, each once and in order."""
+    order = [each | _DIGEST for each in _LONG if each not in _ALWAYS] + list(_LONG)
+    while at < len(data):
+        if len(data) - at < _KEY.size:
+            raise SecurityError(Failure.MALFORMED, "an identity card is cut off")
+        kind, length = _KEY.unpack_from(data, at)
+        part = data[at + _KEY.size : at + _KEY.size + length]
+        at += _KEY.size + length
+        size = _DIGEST_SIZE if kind & _DIGEST else PUBLIC_SIZES.get(kind, 0)
+        if kind not in order or not length == len(part) == size:
+            raise SecurityError(Failure.MALFORMED, "an identity card has a key of no use")
+        order = order[order.index(kind) + 1 :]
+        yield kind, part
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -148,6 +174,7 @@ class Identity:
     exchange: X25519PrivateKey
     ed25519: Ed25519PrivateKey
     ml_dsa: MLDSA65PrivateKey
+    fn_dsa: FnDsaKey | None = None
 
     def __repr__(self) -> str:
         return f"<Identity {self.card.fingerprint}>"
@@ -156,25 +183,42 @@ class Identity:
         raise MisuseError("an identity is not to be copied: load it from its file")
 
     @classmethod
-    def generate(cls) -> Identity:
-        """Return a new identity."""
+    def generate(cls, *, with_fn_dsa: bool = False) -> Identity:
+        """Return a new identity; ConfigError if FN-DSA is asked for where it is not to be had."""
+        more = FnDsaKey.generate() if with_fn_dsa else None
         return cls(
-            X25519PrivateKey.generate(), Ed25519PrivateKey.generate(), MLDSA65PrivateKey.generate()
+            X25519PrivateKey.generate(),
+            Ed25519PrivateKey.generate(),
+            MLDSA65PrivateKey.generate(),
+            more,
         )
 
     @property
     def card(self) -> Card:
         """The full card."""
-        key = self.ml_dsa.public_key().public_bytes_raw()
+        keys = {Algorithm.ML_DSA_65: self.ml_dsa.public_key().public_bytes_raw()}
+        if self.fn_dsa is not None:
+            keys[Algorithm.FN_DSA_512] = self.fn_dsa.public
         return Card(
             self.exchange.public_key().public_bytes_raw(),
             self.ed25519.public_key().public_bytes_raw(),
-            {Algorithm.ML_DSA_65: hashlib.sha256(key).digest()},
-            {Algorithm.ML_DSA_65: key},
+            {each: hashlib.sha256(key).digest() for each, key in keys.items()},
+            keys,
         )
+
+    def able(self, algorithm: Algorithm) -> bool:
+        """Say whether it can sign so, and verify."""
+        if algorithm is not Algorithm.FN_DSA_512:
+            return True
+        return self.fn_dsa is not None and fn_dsa.library() is not None
 
     def sign(self, algorithm: Algorithm, message: bytes) -> bytes:
         """Return a signature."""
-        if algorithm is Algorithm.ED25519:
-            return self.ed25519.sign(message)
-        return self.ml_dsa.sign(message, _CONTEXT)
+        match algorithm:
+            case Algorithm.ED25519:
+                return self.ed25519.sign(message)
+            case Algorithm.ML_DSA_65:
+                return self.ml_dsa.sign(message, _CONTEXT)
+            case Algorithm.FN_DSA_512:
+                assert self.fn_dsa is not None, "it is offered by who has it"
+                return self.fn_dsa.sign(message, _CONTEXT)

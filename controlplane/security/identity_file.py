@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import stat
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 from valkyrie.controlplane import wholefile
 from valkyrie.dataplane.errors import ConfigError
 
+from .fn_dsa import FnDsaKey
 from .identity import Identity
 
 if TYPE_CHECKING:
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
 MODE = 0o600
 SIZE_MAX = 65536
 _BLOCK = re.compile(rb"-----BEGIN PRIVATE KEY-----\n.*?-----END PRIVATE KEY-----\n", re.DOTALL)
+_FN_DSA = "FN-DSA-512 PRIVATE KEY"
+"""Of both halves, since there is no PKCS #8 for it yet."""
+_FN_DSA_BLOCK = re.compile(
+    rf"-----BEGIN {_FN_DSA}-----\n([A-Za-z0-9+/=\n]*)-----END {_FN_DSA}-----\n\Z".encode()
+)
 
 
 def read_plain(path: Path) -> bytes:
@@ -84,14 +91,19 @@ def write_private(path: Path, data: bytes, *, replace: bool) -> None:
 
 def to_pem(identity: Identity) -> bytes:
     """Return all private keys, one PKCS #8 block after the other."""
-    return b"".join(
+    blocks = [
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         for key in (identity.exchange, identity.ed25519, identity.ml_dsa)
-    )
+    ]
+    if identity.fn_dsa is not None:
+        body = base64.encodebytes(identity.fn_dsa.pack()).decode()
+        blocks.append(f"-----BEGIN {_FN_DSA}-----\n{body}-----END {_FN_DSA}-----\n".encode())
+    return b"".join(blocks)
 
 
 def of_pem(data: bytes, name: str) -> Identity:
     """Return the identity; ConfigError names ``name``, never what the data is."""
+    data, fn_dsa = _fn_dsa(data, name)
     keys: list[object] = []
     for block in _BLOCK.findall(data):
         try:
@@ -102,24 +114,36 @@ def of_pem(data: bytes, name: str) -> Identity:
         raise _damaged(name)
     match keys:
         case [X25519PrivateKey() as exchange, Ed25519PrivateKey() as ed, MLDSA65PrivateKey() as ml]:
-            return Identity(exchange, ed, ml)
+            return Identity(exchange, ed, ml, fn_dsa)
     raise _damaged(name)
+
+
+def _fn_dsa(data: bytes, name: str) -> tuple[bytes, FnDsaKey | None]:
+    """Return what is before the FN-DSA key, and that key."""
+    found = _FN_DSA_BLOCK.search(data)
+    if found is None:
+        return data, None
+    try:
+        return data[: found.start()], FnDsaKey.parse(base64.b64decode(found[1]))
+    except ValueError:
+        raise _damaged(name) from None
 
 
 def _damaged(name: str) -> ConfigError:
     return ConfigError(
-        f"{name}: is damaged: an identity is an X25519, an Ed25519 and an ML-DSA-65 key. "
-        "Restore it from a copy, or remove it and tell the peers the new fingerprint"
+        f"{name}: is damaged: an identity is an X25519, an Ed25519 and an ML-DSA-65 key, and an"
+        " FN-DSA-512 key at most. Restore it from a copy, or remove it and tell the peers the new"
+        " fingerprint"
     )
 
 
-def load_or_make(path: Path) -> tuple[Identity, bool]:
+def load_or_make(path: Path, *, with_fn_dsa: bool = False) -> tuple[Identity, bool]:
     """Return the identity that a file has, and whether it was made now, for want of a file."""
     try:
         return of_pem(read_private(path), str(path)), False
     except FileNotFoundError:
         pass
-    identity = Identity.generate()
+    identity = Identity.generate(with_fn_dsa=with_fn_dsa)
     try:
         write_private(path, to_pem(identity), replace=False)
     except FileExistsError:  # another one was quicker

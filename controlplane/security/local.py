@@ -18,7 +18,7 @@ from .exchange import (
     TokenExchange,
     token_id,
 )
-from .modes import Mode, NoisePattern, Policy
+from .modes import Algorithm, Mode, NoisePattern, Policy
 from .offer import NONCE_SIZE, Choice, Offer
 
 if TYPE_CHECKING:
@@ -68,7 +68,10 @@ class Local:
         elif peer is not None:
             patterns = tuple(each for each in patterns if each is NoisePattern.XX)
         modes = [mode for mode in policy.allowed() if self._has_credentials(mode, peer)]
-        return Offer(entropy(NONCE_SIZE), tuple(modes), patterns, policy.ciphers, extra=extra)
+        able = (each for each in policy.signatures if self.identity.able(each))
+        signatures = (Algorithm.ED25519, *able)
+        nonce = entropy(NONCE_SIZE)
+        return Offer(nonce, tuple(modes), patterns, policy.ciphers, signatures, extra)
 
     def _has_credentials(self, mode: Mode, peer: Peer | None) -> bool:
         if mode is Mode.TOKEN:

@@ -52,6 +52,17 @@ class Cipher(IntEnum):
 
 
 NOISE_CIPHERS = {Cipher.CHACHA20_POLY1305: "ChaChaPoly", Cipher.AES_256_GCM: "AESGCM"}
+
+
+class Algorithm(IntEnum):
+    """Of a signature; the numbers cross the wire."""
+
+    ED25519 = 1
+    ML_DSA_65 = 2
+    FN_DSA_512 = 3
+    """Only where an optional package is (``fn_dsa.py``)."""
+
+
 SIGNED = frozenset({Mode.POST_QUANTUM, Mode.ZERO_TRUST})
 """Modes whose peers sign, and whose keys are hybrid."""
 QUANTUM_SAFE = SIGNED | {Mode.MTLS}
@@ -88,6 +99,8 @@ class Policy:
     ciphers: tuple[Cipher, ...] = (Cipher.AES_256_GCM, Cipher.CHACHA20_POLY1305)
     """Best first."""
     rhythm: Rhythm = Rhythm()
+    signatures: tuple[Algorithm, ...] = (Algorithm.ML_DSA_65,)
+    """In the modes that sign, beside Ed25519; best first."""
 
     def __post_init__(self) -> None:
         if not self.allowed():
@@ -126,4 +139,5 @@ class Policy:
             patterns=self.patterns,
             ciphers=self.ciphers,
             rhythm=self.rhythm,
+            signatures=self.signatures,
         )

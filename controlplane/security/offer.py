@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 from .codes import Failure
 from .errors import SecurityError
-from .identity import Algorithm
-from .modes import SIGNED, Cipher, Mode, NoisePattern
+from .modes import SIGNED, Algorithm, Cipher, Mode, NoisePattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -98,7 +97,7 @@ class Offer:
     patterns: tuple[int, ...]
     ciphers: tuple[int, ...]
     """Best first; so are patterns: the initiator's order counts."""
-    signatures: tuple[int, ...] = tuple(Algorithm)
+    signatures: tuple[int, ...] = (Algorithm.ED25519, Algorithm.ML_DSA_65)
     extra: bytes = b""
     """What the session's own protocol says in the clear; it is bound as all of the offer is."""
     version: int = OFFER_VERSION
@@ -149,10 +148,8 @@ class Choice:
 def choose(asked: Offer, answered: Offer) -> Choice:
     """Return the choice that follows from the initiator's offer and the responder's."""
     modes = set(asked.modes) & set(answered.modes) & set(Mode)
-    signatures = tuple(
-        each for each in Algorithm if each in asked.signatures and each in answered.signatures
-    )
-    if set(signatures) != set(Algorithm):
+    signatures = _signatures(asked.signatures, answered.signatures)
+    if not signatures:
         modes -= SIGNED
     pattern = _first(asked.patterns, answered.patterns, NoisePattern)
     if pattern is None:
@@ -169,6 +166,14 @@ def choose(asked: Offer, answered: Offer) -> Choice:
         Cipher(cipher),
         signatures if mode in SIGNED else (),
     )
+
+
+def _signatures(asked: tuple[int, ...], answered: tuple[int, ...]) -> tuple[Algorithm, ...]:
+    """Return Ed25519 and the first of the others; nothing without both."""
+    second = _first(asked, answered, set(Algorithm) - {Algorithm.ED25519})
+    if second is None or Algorithm.ED25519 not in set(asked) & set(answered):
+        return ()
+    return Algorithm.ED25519, Algorithm(second)
 
 
 def _first(asked: Iterable[int], answered: Iterable[int], known: Iterable[int]) -> int | None:

@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from .codes import Failure
 from .errors import SecurityError
 from .fragments import BODY_MAX
-from .identity import SIGNATURE_SIZES, Algorithm, Card, Identity
+from .identity import SIGNATURE_SIZES, Card, Identity
 from .keys import KEY_SIZE, NONCE_SIZE, expand, extract
-from .modes import Cipher
+from .modes import Algorithm, Cipher
 from .offer import Reader, sized
 
 if TYPE_CHECKING:

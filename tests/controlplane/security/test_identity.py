@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from valkyrie.controlplane.security.errors import MisuseError, SecurityError
 from valkyrie.controlplane.security.fingerprint import SIZE, Fingerprint, parse_fingerprint
-from valkyrie.controlplane.security.identity import SIGNATURE_SIZES, Algorithm, Card, Identity
+from valkyrie.controlplane.security.identity import SIGNATURE_SIZES, Card, Identity
+from valkyrie.controlplane.security.modes import Algorithm
 from valkyrie.dataplane.errors import ConfigError
 
 ALICE, BOB = Identity.generate(), Identity.generate()
@@ -89,7 +90,7 @@ def test_other_text_is_no_card(text: str) -> None:
         Card.of_text(text)
 
 
-@pytest.mark.parametrize("algorithm", Algorithm)
+@pytest.mark.parametrize("algorithm", [Algorithm.ED25519, Algorithm.ML_DSA_65])
 def test_signatures_are_of_one_identity_and_one_message(algorithm: Algorithm) -> None:
     signature = ALICE.sign(algorithm, b"message")
     assert len(signature) == SIGNATURE_SIZES[algorithm]

@@ -107,7 +107,7 @@ def test_two_first_starts_at_once_end_with_one_identity(tmp_path: Path) -> None:
     real_generate = Identity.generate
     first = real_generate()
 
-    def generate() -> Identity:
+    def generate(**_more: object) -> Identity:
         write_private(path, to_pem(first), replace=False)  # the other one, meanwhile
         path_written.set()
         return real_generate()

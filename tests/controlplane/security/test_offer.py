@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from valkyrie.controlplane.security.codes import Failure
 from valkyrie.controlplane.security.errors import SecurityError
-from valkyrie.controlplane.security.identity import Algorithm
-from valkyrie.controlplane.security.modes import Cipher, Mode, NoisePattern
+from valkyrie.controlplane.security.modes import Algorithm, Cipher, Mode, NoisePattern
 from valkyrie.controlplane.security.offer import EXTRA_MAX, NONCE_SIZE, Choice, Offer, choose
 
 NONCE = bytes(range(NONCE_SIZE))
@@ -61,21 +60,27 @@ def test_another_version_says_so() -> None:
 
 
 M, P, C, A = Mode, NoisePattern, Cipher, Algorithm
+BOTH = (A.ED25519, A.ML_DSA_65)
+SMALL = (A.ED25519, A.FN_DSA_512)
 TABLE = [
-    (1, {}, {}, (M.ZERO_TRUST, P.XK, C.CHACHA20_POLY1305, tuple(A))),
+    (1, {}, {}, (M.ZERO_TRUST, P.XK, C.CHACHA20_POLY1305, BOTH)),
     (2, {"modes": (M.NOISE,)}, {}, (M.NOISE, P.XK, C.CHACHA20_POLY1305, ())),
     (3, {}, {"modes": (M.MTLS, M.TOKEN)}, (M.MTLS, None, C.CHACHA20_POLY1305, ())),
     (4, {"signatures": (A.ED25519,)}, {}, (M.MTLS, None, C.CHACHA20_POLY1305, ())),
     (5, {}, {"signatures": (A.ML_DSA_65,)}, (M.MTLS, None, C.CHACHA20_POLY1305, ())),
-    (6, {"patterns": (P.IK, P.XK)}, {}, (M.ZERO_TRUST, P.IK, C.CHACHA20_POLY1305, tuple(A))),
+    (6, {"patterns": (P.IK, P.XK)}, {}, (M.ZERO_TRUST, P.IK, C.CHACHA20_POLY1305, BOTH)),
     (7, {"patterns": (P.XX,)}, {"patterns": (P.XK,)}, (M.MTLS, None, C.CHACHA20_POLY1305, ())),
-    (8, {"ciphers": (C.AES_256_GCM,)}, {}, (M.ZERO_TRUST, P.XK, C.AES_256_GCM, tuple(A))),
+    (8, {"ciphers": (C.AES_256_GCM,)}, {}, (M.ZERO_TRUST, P.XK, C.AES_256_GCM, BOTH)),
     (9, {"ciphers": (99, C.AES_256_GCM)}, {"ciphers": (99, C.AES_256_GCM)}, None),
     (10, {"modes": (99,)}, {"modes": (99,)}, "none"),
     (11, {"modes": (M.NOISE,)}, {"modes": (M.MTLS,)}, "none"),
     (12, {"ciphers": (C.AES_256_GCM,)}, {"ciphers": (C.CHACHA20_POLY1305,)}, "none"),
     (13, {"modes": (M.NOISE,), "patterns": ()}, {}, "none"),
     (14, {"modes": (M.PLAINTEXT,)}, {}, (M.PLAINTEXT, None, C.CHACHA20_POLY1305, ())),
+    (15, {"signatures": SMALL}, {}, (M.ZERO_TRUST, P.XK, C.CHACHA20_POLY1305, SMALL)),
+    (16, {}, {"signatures": SMALL}, (M.ZERO_TRUST, P.XK, C.CHACHA20_POLY1305, SMALL)),
+    (17, {"signatures": SMALL[::-1] + BOTH[1:]}, {}, (M.ZERO_TRUST, P.XK, C(1), SMALL)),
+    (18, {"signatures": SMALL}, {"signatures": BOTH}, (M.MTLS, None, C.CHACHA20_POLY1305, ())),
 ]
 
 

@@ -1,0 +1,28 @@
+"""Real nodes whose identities sign with FN-DSA-512."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.lab import Lab, wait_until
+from tests.nodes import make_secure_pair, running
+from valkyrie.controlplane.security import fn_dsa
+from valkyrie.controlplane.security.identity_file import load_or_make
+
+from .test_links import joined, session
+
+ONLY = '["post_quantum"]\nsignatures = ["fn_dsa_512"]'
+
+
+@pytest.mark.skipif(fn_dsa.library() is None, reason="py-fn-dsa is not installed")
+def test_two_nodes_that_demand_it_of_each_other_join(lab: Lab, tmp_path: Path) -> None:
+    for name in "ab":
+        load_or_make(tmp_path / f"{name}.key", with_fn_dsa=True)
+    a, b = make_secure_pair(lab, tmp_path, modes=ONLY)
+    with running(a, b):
+        wait_until(lambda: joined(a, b), 5.0, "both have joined")
+        assert session(a)["mode"] == "post_quantum"
+        print_of_b = load_or_make(tmp_path / "b.key")[0].card.fingerprint
+        assert session(a)["fingerprint"] == str(print_of_b)
