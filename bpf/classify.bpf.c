@@ -4,7 +4,7 @@
  * malformed is dropped; everything is counted once, by class and verdict.
  */
 #include "vk_direct.h"
-#include "vk_guard.h"
+#include "vk_cookie.h"
 
 /* Read-only after load, so that the verifier folds them into the code. */
 const volatile __u16 vk_udp_port = VK_PORT;
@@ -46,6 +46,22 @@ static __noinline int police_source(const struct vk_header *header, uint32_t fam
 	return vk_police_source(&key, 1);
 }
 
+/* guard_cookie asks for its cookie of a frame of the control class. */
+static __noinline uint32_t guard_cookie(const struct vk_header *header, const void *end,
+					uint32_t family)
+{
+	const struct vk_handshake *head = (const void *)(header + 1);
+	const struct udphdr *udp = (const void *)header - sizeof(*udp);
+	struct vk_source_key source = source_of(header, family);
+
+	if (!vk_type_proves(header->type))
+		return VK_STEER;
+	if (header->ext || bpf_ntohl(header->length) < sizeof(*head) ||
+	    (const void *)(head + 1) > end)
+		return VK_DROP_COOKIE_MISSING;
+	return vk_guard_cookie(head, &source, udp->source);
+}
+
 /* guard asks of a well-formed frame what its class's checks say. */
 static __noinline uint32_t guard(const struct vk_header *header, const void *end, uint32_t family,
 				 uint32_t checks)
@@ -61,6 +77,8 @@ static __noinline uint32_t guard(const struct vk_header *header, const void *end
 		if (session && vk_guard_session(session->session) != VK_STEER)
 			return VK_DROP_DENIED;
 	}
+	if (checks & VK_GUARD_COOKIES)
+		return guard_cookie(header, end, family);
 	if (!(checks & VK_GUARD_TOKENS))
 		return VK_STEER;
 	if (header->ext < sizeof(*lead) / VK_EXT_WORD || (const void *)(lead + 1) > end ||

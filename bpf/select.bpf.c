@@ -7,7 +7,7 @@
  * What is refused goes to a socket that drops everything: SK_DROP has the kernel answer whoever the
  * datagram says it came from by an ICMP port unreachable.
  */
-#include "vk_guard.h"
+#include "vk_cookie.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_REUSEPORT_SOCKARRAY);
@@ -25,6 +25,8 @@ struct select_view {
 	uint32_t has_session;
 	uint32_t session; /* network order */
 	uint32_t ext; /* words of extensions */
+	uint32_t type;
+	uint32_t length; /* of the payload */
 };
 
 /* select_chain walks the extensions of a frame, whose header says that the datagram holds them. */
@@ -76,6 +78,8 @@ static __always_inline uint32_t select_frame(struct sk_reuseport_md *ctx, uint32
 		return VK_DROP_LENGTH;
 	view->class = vk_frame_class(&header, view->has_session);
 	view->ext = header.ext;
+	view->type = header.type;
+	view->length = bpf_ntohl(header.length);
 	view->messages = vk_frame_messages(&header);
 	view->datagrams = (size + (uint32_t)first - 1) / (uint32_t)first;
 	return VK_STEER;
@@ -98,6 +102,19 @@ static __always_inline struct vk_source_key select_source(struct sk_reuseport_md
 	return key;
 }
 
+/* select_cookie asks for its cookie of the first frame, which is of the control class. */
+static __noinline uint32_t select_cookie(struct sk_reuseport_md *ctx, uint32_t family)
+{
+	struct vk_source_key source = select_source(ctx, family);
+	struct vk_handshake head;
+	uint16_t port;
+
+	if (bpf_skb_load_bytes(ctx, sizeof(struct udphdr) + VK_HEADER_SIZE, &head, sizeof(head)) ||
+	    bpf_skb_load_bytes(ctx, __builtin_offsetof(struct udphdr, source), &port, sizeof(port)))
+		return VK_DROP_COOKIE_MISSING;
+	return vk_guard_cookie(&head, &source, port);
+}
+
 /* select_guard asks of the first frame what its class's checks say. */
 static __always_inline uint32_t select_guard(struct sk_reuseport_md *ctx,
 					     const struct select_view *view)
@@ -113,6 +130,13 @@ static __always_inline uint32_t select_guard(struct sk_reuseport_md *ctx,
 	if (checks & VK_GUARD_DENIED && view->has_session &&
 	    vk_guard_session(view->session) != VK_STEER)
 		return VK_DROP_DENIED;
+	if (checks & VK_GUARD_COOKIES) {
+		if (!vk_type_proves(view->type))
+			return VK_STEER;
+		return view->ext || view->length < sizeof(struct vk_handshake) ?
+			       VK_DROP_COOKIE_MISSING :
+			       select_cookie(ctx, view->family);
+	}
 	if (!(checks & VK_GUARD_TOKENS))
 		return VK_STEER;
 	if (view->ext < sizeof(lead) / VK_EXT_WORD ||

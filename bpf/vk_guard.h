@@ -67,17 +67,28 @@ static __always_inline uint32_t vk_guard_source(const struct vk_source_key *sour
 	return until && vk_guard_tick() < *until ? VK_DROP_BLOCKED : VK_STEER;
 }
 
+/* vk_guard_master returns the key of a generation, NULL when it is not known (any more). */
+static __always_inline const struct vk_master *vk_guard_master(uint32_t generation)
+{
+	const struct vk_master *master = &vk_guard.masters[generation % VK_MASTERS];
+
+	return *(volatile const uint32_t *)&master->valid &&
+			       (*(volatile const uint32_t *)&master->generation & 0xffff) ==
+				       generation ?
+		       master :
+		       0;
+}
+
 /* vk_guard_token checks a token against the frame's source, the cheapest first. */
 static __always_inline uint32_t vk_guard_token(const struct vk_lead *lead,
 					       const struct vk_source_key *source)
 {
-	uint32_t arg = lead->token.ext.arg, generation = bpf_ntohs(arg);
-	const struct vk_master *master = &vk_guard.masters[generation % VK_MASTERS];
+	uint32_t arg = lead->token.ext.arg;
+	const struct vk_master *master = vk_guard_master(bpf_ntohs(arg));
 	const uint32_t *address = source->address;
 	uint64_t tag;
 
-	if (!*(volatile const uint32_t *)&master->valid ||
-	    (*(volatile const uint32_t *)&master->generation & 0xffff) != generation)
+	if (!master)
 		return VK_DROP_TOKEN_GENERATION;
 	if (vk_guard_tick() >= bpf_ntohl(lead->token.expiry))
 		return VK_DROP_TOKEN_EXPIRED;

@@ -77,7 +77,11 @@ enum vk_verdict {
 	VK_DROP_TOKEN_EXPIRED = 21,
 	VK_DROP_TOKEN_FORGED = 22, /* of another address or session, or simply made up */
 	VK_DROP_BLOCKED = 23, /* its source was blocked for a while, by a rule against intrusion */
-	VK_VERDICT_COUNT = 24,
+	VK_DROP_COOKIE_MISSING = 24, /* a handshake frame behind HELLO has no place for a cookie */
+	VK_DROP_COOKIE_GENERATION = 25, /* of a key that is not known, or not any more; or none */
+	VK_DROP_COOKIE_EXPIRED = 26,
+	VK_DROP_COOKIE_FORGED = 27, /* of another address, port or attempt, or simply made up */
+	VK_VERDICT_COUNT = 28,
 };
 
 /* A token bucket's configuration. rate 0 = no limit. */
@@ -109,22 +113,50 @@ struct vk_lane {
 	uint64_t pad1[5];
 };
 
-/* A key of tokens, its 16 bytes as two little-endian numbers. */
+/* A key of tokens and cookies, its 16 bytes as two little-endian numbers. */
 struct vk_master {
 	uint64_t key[2];
 	uint32_t generation; /* the low 16 bits are in tokens */
 	uint32_t valid; /* 0: there is none. Written first and last when the key changes */
 };
 
+/* The half of a cookie that the kernel checks, in the head of every handshake message. A HELLO_ACK
+ * brings it, and the side that asks repeats it in all that it sends for this attempt: so frames of
+ * somebody who does not receive at the address that they are from are dropped before the daemon
+ * hears of them. The tag is SipHash-2-4 of a struct vk_cookie_mac under the same master keys as
+ * tokens. It says nothing of what was said: that is for the half in the body, which the daemon
+ * checks. In all other messages it is zeros. */
+struct vk_cookie {
+	uint32_t expiry; /* the first tick of the responder's clock at which it is refused */
+	uint32_t tag_high;
+	uint32_t tag_low;
+	uint16_t generation; /* of the key */
+	uint16_t pad;
+};
+
+/* What the tag of a cookie covers, in network order. */
+struct vk_cookie_mac {
+	uint8_t address[16]; /* source; IPv4 mapped into IPv6 (::ffff:a.b.c.d) */
+	uint32_t attempt_high; /* as in the message */
+	uint32_t attempt_low;
+	uint32_t expiry; /* as in the cookie */
+	uint16_t generation; /* as in the cookie */
+	uint16_t port; /* source */
+	uint16_t purpose; /* enum vk_mac_purpose */
+	uint16_t pad;
+};
+
 /* What is asked of frames before they are charged to anybody. All zeros: nothing. */
 struct vk_guard {
-	uint32_t checks; /* bit enum vk_class: its frames need a token; or vk_guard_check */
+	uint32_t checks; /* bit enum vk_class: its frames need a token, control's a cookie; or
+			  * vk_guard_check */
 	uint32_t pad0;
 	struct vk_master masters[VK_MASTERS]; /* of a generation: at generation % VK_MASTERS */
 	uint64_t pad1;
 };
 
 enum vk_guard_check {
+	VK_GUARD_COOKIES = 0x01, /* the bit of control: frames that vk_type_proves */
 	VK_GUARD_TOKENS = 0x3f, /* the bits of all classes */
 	VK_GUARD_BLOCKED = 0x40, /* vk_blocked is not empty */
 	VK_GUARD_DENIED = 0x80, /* vk_denied is not empty */
@@ -154,8 +186,11 @@ struct vk_meta {
 _Static_assert(sizeof(struct vk_meta) == 16, "maps: metadata is 16 bytes");
 _Static_assert((int)VK_SOCKS_SINK == 2 * (int)VK_CLASS_COUNT, "maps: a socket per class, family");
 _Static_assert((int)VK_LANES_MAX == (int)VK_QUEUES_MAX * (int)VK_CLASS_COUNT, "maps: lanes");
+_Static_assert(sizeof(struct vk_cookie) == 16, "maps: a cookie's half is 16 bytes");
+_Static_assert(sizeof(struct vk_cookie_mac) == 36, "maps: a cookie's tag covers 36 bytes");
 _Static_assert(sizeof(struct vk_guard) == 64, "maps: the guard is one cache line");
 _Static_assert(VK_GUARD_TOKENS == (1 << (int)VK_CLASS_COUNT) - 1, "maps: classes have bits");
+_Static_assert(VK_GUARD_COOKIES == 1 << (int)VK_CLASS_CONTROL, "maps: cookies are control's bit");
 _Static_assert(sizeof(struct vk_lane) == 128, "maps: a lane is two cache lines");
 _Static_assert(__builtin_offsetof(struct vk_lane, used) == 64, "maps: a line for each writer");
 #endif

@@ -78,4 +78,20 @@ VK_SIPHASH_INLINE uint64_t vk_mac_tag(const struct vk_master *master, uint64_t a
 	vk_siphash_word(&s, subject | (uint64_t)expiry << 32);
 	return vk_siphash_end(&s, kind, sizeof(struct vk_mac));
 }
+
+/* vk_cookie_tag returns the tag of what struct vk_cookie_mac holds, in words as they lie in memory:
+ * the address in two, the attempt, and expiry, generation and port in one. */
+VK_SIPHASH_INLINE uint64_t vk_cookie_tag(const struct vk_master *master, uint64_t address0,
+					 uint64_t address1, uint64_t attempt, uint64_t rest)
+{
+	struct vk_siphash s;
+
+	vk_siphash_begin(&s, master->key[0], master->key[1]);
+	vk_siphash_word(&s, address0);
+	vk_siphash_word(&s, address1);
+	vk_siphash_word(&s, attempt);
+	vk_siphash_word(&s, rest);
+	/* purpose in network order; then padding */
+	return vk_siphash_end(&s, VK_MAC_COOKIE << 8, sizeof(struct vk_cookie_mac));
+}
 #endif

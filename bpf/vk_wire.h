@@ -248,6 +248,7 @@ struct vk_mac {
 /* One key has several uses; no tag is good for another one. */
 enum vk_mac_purpose {
 	VK_MAC_TOKEN = 1,
+	VK_MAC_COOKIE = 2,
 };
 
 enum vk_token_const {
@@ -369,6 +370,7 @@ enum vk_ack_const {
 struct vk_handshake {
 	uint32_t attempt_high; /* random, chosen by the side that asks, never used again */
 	uint32_t attempt_low;
+	uint8_t cookie[16]; /* struct vk_cookie */
 	uint16_t offset; /* of this piece in the message's body */
 	uint16_t total; /* bytes of the body */
 };
@@ -444,7 +446,7 @@ enum vk_handshake_const {
 	VK_TERMS_VERSION = 1,
 	VK_PROOF_SIZE = 16,
 	VK_OPTION_SIZE_MAX = 1024, /* bytes of one option's body */
-	VK_COOKIE_SIZE = 20, /* u32 time slot, 16 bytes of HMAC-SHA256 */
+	VK_COOKIE_SIZE = 20, /* the daemon's half: u32 time slot, 16 bytes of HMAC-SHA256 */
 	VK_SESSION_QUEUE_SHIFT =
 		26, /* a session id's top bits are the queue its frames belong to */
 };
@@ -515,7 +517,7 @@ enum vk_file_const {
 };
 
 #ifndef VK_CDEF
-_Static_assert(sizeof(struct vk_handshake) == 12, "wire: a handshake's head is 12 bytes");
+_Static_assert(sizeof(struct vk_handshake) == 28, "wire: a handshake's head is 28 bytes");
 _Static_assert(sizeof(struct vk_terms) == 68, "wire: terms are 68 bytes");
 _Static_assert(sizeof(struct vk_error) == 8, "wire: ERROR is 8 bytes");
 _Static_assert(sizeof(struct vk_file_start) == 16, "wire: a file's offer is 16 bytes");

@@ -237,6 +237,7 @@ class Daemon:
         self._beat()
         self.audit.note("daemon.start", restarts=self.inherited.restarts, pid=os.getpid())
         self.apps.start(self._adopted())
+        await self.tokens.begin()
         tasks = [
             loop.create_task(each)
             for each in (

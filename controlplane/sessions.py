@@ -24,7 +24,7 @@ from .link import Event, Joined, Link, Refused, Terms
 from .security.door import Door
 from .security.errors import SecurityError
 from .security.handshake import Established
-from .security.messages import Negotiate, parse
+from .security.messages import NO_COOKIE, Negotiate, parse
 from .security.offer import Offer
 from .session import Session, spoken
 
@@ -107,6 +107,7 @@ class Sessions:
             timing=timing,
             answer=self._answer,
             expected=self._expected,
+            stamp=self._stamp,
             extra=spoken(incarnation),
         )
         self._door.refused = self.refused
@@ -116,7 +117,7 @@ class Sessions:
         self._messages: list[tuple[int, Place, bytes]] = []
         self._events: list[tuple[int, Event | Moved]] = []
         self.issuer: Issuer | None = None
-        """Says which tokens the peers get; None: nobody gets one."""
+        """Says which tokens and cookies the peers get; None: nobody gets any."""
 
     def add(self, index: int, place: Place, peer: Peer, terms: Terms, now_ns: int) -> Session:
         """Add a peer; it is asked, and let in, as ``peer`` says."""
@@ -226,6 +227,12 @@ class Sessions:
         index = self._places.get(Place.parse(source).address)
         assert index is not None, "the door hears of nobody else"
         return self._rows[index].session.peer
+
+    def _stamp(self, source: bytes, attempt: int, now_ns: int) -> bytes:
+        place, issuer = Place.parse(source), self.issuer
+        if issuer is None:
+            return NO_COOKIE
+        return issuer.cookie(attempt, place.address, place.udp_port, now_ns)
 
     def _answer(self, peer: Peer | None, choice: Choice, terms: bytes, now_ns: int) -> bytes:
         assert peer is not None

@@ -8,6 +8,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import DataPlaneError
 from valkyrie.dataplane.wire import Class
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("valkyrie")
 
+_COOKIES: int = lib.VK_GUARD_COOKIES
 _LOOK_S = 0.2
 _TOLD_TRY_S, _TOLD_TRIES = 0.02, 50
 """How long peers have to take a token before frames without one are refused."""
@@ -48,7 +50,21 @@ class Tokens:
     def describe(self) -> dict[str, object]:
         """Return what status says of tokens."""
         classes = [klass.name.lower() for klass in Class if self.issuer.classes >> klass & 1]
-        return {"classes": classes, "generation": self._mint.generation}
+        return {
+            "classes": classes,
+            "generation": self._mint.generation,
+            "cookies": bool(self._cookies),
+        }
+
+    async def begin(self) -> None:
+        """Have a key, and the kernel ask for cookies: before anybody is given one."""
+        await self._turn()
+        if not self._mint.ready:
+            return  # nobody can have a cookie: the daemon alone asks for its half
+        try:
+            await self._broker.ask(guarding.demand(self.issuer.classes | self._cookies))
+        except DataPlaneError as error:
+            log.warning("the kernel does not ask for cookies: %s", error)
 
     async def run(self) -> None:
         """Replace keys for ever."""
@@ -73,13 +89,17 @@ class Tokens:
         if before == after:
             return
         if before & after != before:
-            await self._broker.ask(guarding.demand(before & after))
+            await self._broker.ask(guarding.demand(before & after | self._cookies))
         self.issuer.classes = after
         for _ in range(_TOLD_TRIES):
             if not self._sessions.owing(time.monotonic_ns()):
                 break
             await asyncio.sleep(_TOLD_TRY_S)
-        await self._broker.ask(guarding.demand(after))
+        await self._broker.ask(guarding.demand(after | self._cookies))
+
+    @property
+    def _cookies(self) -> int:
+        return _COOKIES if self._mint.ready else 0
 
     async def deny(self, session: int) -> None:
         """Have the kernel drop all frames of a session that was ended for good."""

@@ -194,6 +194,10 @@ _CLASSIFIED = frozenset(
         Verdict.DROP_TOKEN_EXPIRED,
         Verdict.DROP_TOKEN_FORGED,
         Verdict.DROP_BLOCKED,
+        Verdict.DROP_COOKIE_MISSING,
+        Verdict.DROP_COOKIE_GENERATION,
+        Verdict.DROP_COOKIE_EXPIRED,
+        Verdict.DROP_COOKIE_FORGED,
     }
 )
 """Verdicts on valid frames; the others are counted in the control class for want of one."""

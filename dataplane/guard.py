@@ -1,8 +1,8 @@
 """What the kernel's programs ask of frames before anything is spent on them.
 
-Tokens where a class wants them, and no frame of a session that was ended or of an address that is
-blocked. ``Guard`` writes the maps
-of a program and needs the right to; ``Master`` makes the tags and needs none.
+Tokens where a class wants them, cookies in what follows a HELLO, and no frame of a session that was
+ended or of an address that is blocked. ``Guard`` writes the maps of a program and needs the right
+to; ``Master`` makes the tags and needs none.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import ffi, lib
-from .wire import Layout, Token
+from .wire import Layout, Token, halves
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -25,6 +25,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 KEY_SIZE = 16
 _MAC = Layout("vk_mac")
+_COOKIE, _COOKIE_MAC = Layout("vk_cookie"), Layout("vk_cookie_mac")
 _DENIED_KEY_SIZE = 4
 
 
@@ -41,7 +42,7 @@ def mapped(address: Address) -> bytes:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Master:
-    """A key of tokens and its generation."""
+    """A key of tokens and cookies, and its generation."""
 
     generation: int
     key: bytes
@@ -64,6 +65,22 @@ class Master:
         }
         mac = ffi.from_buffer("struct vk_mac *", _MAC.pack(values))
         return Token(generation, expiry, lib.vk_mac_of(self._row(), mac))
+
+    def cookie(self, attempt: int, expiry: int, address: Address, port: int) -> bytes:
+        """Return the cookie of a handshake from an address and port until a tick."""
+        generation = self.generation & 0xFFFF
+        values = {
+            "address": mapped(address),
+            **halves("attempt", attempt),
+            "expiry": expiry,
+            "generation": generation,
+            "port": port,
+            "purpose": lib.VK_MAC_COOKIE,
+            "pad": 0,
+        }
+        mac = ffi.from_buffer("struct vk_cookie_mac *", _COOKIE_MAC.pack(values))
+        tag = halves("tag", lib.vk_cookie_of(self._row(), mac))
+        return _COOKIE.pack({"expiry": expiry, "generation": generation, "pad": 0, **tag})
 
     def write(self, guard: Any) -> None:
         """Enter the key into a ``struct vk_guard``, in place of the one two generations older.
@@ -98,7 +115,10 @@ class Guard:
             ffi.release(row)
 
     def demand(self, classes: Collection[Class]) -> None:
-        """Take frames of these classes only with a token, and of all others without one."""
+        """Take frames of these classes only with a token, and of all others without one.
+
+        Of control: frames of handshakes only with the cookie that a HELLO was answered with.
+        """
         self._check(lib.VK_GUARD_TOKENS, sum(1 << klass for klass in classes))
 
     def enter(self, master: Master) -> None:

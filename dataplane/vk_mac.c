@@ -32,3 +32,13 @@ uint64_t vk_mac_of(const struct vk_master *master, const struct vk_mac *mac)
 	memcpy(&kind, &mac->generation, sizeof kind);
 	return vk_mac_tag(master, address[0], address[1], mac->subject, mac->expiry, kind);
 }
+
+uint64_t vk_cookie_of(const struct vk_master *master, const struct vk_cookie_mac *mac)
+{
+	uint64_t address[2], attempt, rest;
+
+	memcpy(address, mac->address, sizeof address);
+	memcpy(&attempt, &mac->attempt_high, sizeof attempt);
+	memcpy(&rest, &mac->expiry, sizeof rest);
+	return vk_cookie_tag(master, address[0], address[1], attempt, rest);
+}

@@ -17,6 +17,7 @@ from .errors import SecurityError
 from .handshake import Established, Failed, Handshake, Timing
 from .local import Entropy, Local
 from .messages import (
+    NO_COOKIE,
     HelloAck,
     Negotiate,
     Piece,
@@ -51,7 +52,7 @@ class Door:
 
     ``source`` is any bytes that name where a message came from: address and port. ``expected``
     says who should be at a source; ``answer`` is Handshake's, with who was expected before the
-    others.
+    others; ``stamp`` returns the half of a cookie that the kernel checks, for a source and attempt.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Door:
         timing: Timing | None = None,
         answer: Callable[[Peer | None, Choice, bytes, int], bytes] = lambda *_: b"",
         expected: Callable[[bytes], Peer | None] = lambda _source: None,
+        stamp: Callable[[bytes, int, int], bytes] = lambda *_: NO_COOKIE,
         extra: bytes = b"",
     ) -> None:
         self._local = local
@@ -76,6 +78,7 @@ class Door:
         self._timing = timing or Timing()
         self._answer = answer
         self._expected = expected
+        self._stamp = stamp
         self._extra = extra
         self._entries: dict[tuple[bytes, int], _Entry] = {}
         self._open: Counter[bytes] = Counter()
@@ -117,7 +120,8 @@ class Door:
     def _greet(self, source: bytes, attempt: int, hello: bytes, size: int, now_ns: int) -> None:
         offer = self._local.offer(None, self._entropy, self._extra).pack()
         cookie = self._cookies.make(source, cookie_subject(attempt, hello, offer), now_ns)
-        answer = whole(Type.HELLO_ACK, attempt, HelloAck(cookie, offer).pack())
+        stamp = self._stamp(source, attempt, now_ns)
+        answer = whole(Type.HELLO_ACK, attempt, HelloAck(cookie, offer).pack(), stamp)
         if len(answer.payload) > AMPLIFICATION_MAX * size:
             self.refused["amplification"] += 1
             return

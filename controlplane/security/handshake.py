@@ -31,6 +31,7 @@ from .identity import Card
 from .keys import Schedule
 from .local import Entropy, Local
 from .messages import (
+    NO_COOKIE,
     PIECE_SIZE,
     WHOLE,
     HelloAck,
@@ -156,6 +157,7 @@ class Handshake:
         self._answer: Answer | None = None
         self._extra = b""
         self._renewals = 0
+        self._cookie = NO_COOKIE
         self._choice: Choice | None = None
         self._exchange: Exchange | None = None
         self._card: Card | None = None
@@ -169,11 +171,8 @@ class Handshake:
         """What was sent last, to be sent again."""
         self._queue: list[Message] = []
         self._events: deque[Established | Failed] = deque()
-        self._due_ns = 0
-        self._wait_ns = 0
-        self._deadline_ns = 0
-        self._repeats = 0
-        self._repeated_ns = 0
+        self._due_ns = self._wait_ns = self._deadline_ns = 0
+        self._repeats = self._repeated_ns = 0
 
     def __repr__(self) -> str:
         return f"<Handshake {self._role} {self.state.value}>"
@@ -244,6 +243,8 @@ class Handshake:
                 self._repeat(piece, now_ns)
                 return
             body = self._whole(message.type, piece)
+            if message.type == Type.HELLO_ACK:
+                self._cookie = piece.cookie
             if body is not None:
                 transition: Callable[[bytes, int], None] = getattr(self, name)
                 transition(body, now_ns)
@@ -310,7 +311,7 @@ class Handshake:
     def _pieces(self, kind: int, body: bytes) -> list[Message]:
         assert len(body) <= BODY_MAX
         return [
-            Message(kind, Piece(self.attempt, offset, len(body), data).pack())
+            Message(kind, Piece(self.attempt, offset, len(body), data, self._cookie).pack())
             for offset, data in split(body, PIECE_SIZE)
         ]
 
@@ -325,7 +326,7 @@ class Handshake:
         self._queue = list(self._flight)
 
     def _fail(self, error: SecurityError, now_ns: int, *, tell: bool = True) -> None:
-        told = whole(Type.AUTH_FAILURE, self.attempt, failure_body(error.code))
+        told = whole(Type.AUTH_FAILURE, self.attempt, failure_body(error.code), self._cookie)
         # A handshake that nobody has answered yet has nobody to tell.
         tell = tell and self.state is not State.GREETING
         self.state = State.FAILED
@@ -374,6 +375,7 @@ class Handshake:
     def _greet(self, now_ns: int) -> None:
         """Initiator: begin, under a number that was never used."""
         self.attempt = int.from_bytes(self._entropy(8), "big")
+        self._cookie = NO_COOKIE
         self._offer = self._local.offer(self._peer, self._entropy, self._extra)
         self._hello = self._offer.pack()
         self.state = State.GREETING
@@ -392,7 +394,7 @@ class Handshake:
         first = self._exchange.write()
         self._absorb(Type.KEY_EXCHANGE, first)
         self.state = State.KEYING
-        flight = [whole(Type.NEGOTIATE, self.attempt, negotiate)]
+        flight = [whole(Type.NEGOTIATE, self.attempt, negotiate, self._cookie)]
         self._send(flight + self._pieces(Type.KEY_EXCHANGE, first), now_ns)
 
     # ---- The exchange ----

@@ -1,7 +1,8 @@
 """Handshake messages: a type of ``bpf/vk_wire.h``, and what its frame's payload is.
 
-Every payload begins with struct vk_handshake: the attempt that it belongs to, and where its piece
-lies in the message's body. bpf/vk_wire.h states the bodies; here they are read and written.
+Every payload begins with struct vk_handshake: the attempt that it belongs to, the responder's
+cookie for its kernel, and where its piece lies in the message's body. bpf/vk_wire.h states the
+bodies; here they are read and written.
 
     HELLO          I → R   the initiator's offer
     HELLO_ACK      I ← R   cookie, the responder's offer
@@ -27,6 +28,8 @@ from .offer import Offer, Reader, sized
 
 _HEAD = Layout("vk_handshake")
 HEAD_SIZE = _HEAD.size
+NO_COOKIE = bytes(Layout("vk_cookie").size)
+"""In the head of what is from the responder, or of who was given none."""
 OFFER_SIZE_MAX = 512
 PIECE_SIZE = 1120
 """Bytes of a piece by default: with all headers, within the 1280 bytes that IPv6 promises."""
@@ -43,21 +46,24 @@ class Piece:
     offset: int
     total: int
     data: bytes
+    cookie: bytes = NO_COOKIE
+    """struct vk_cookie: the half that the responder's kernel checks."""
 
     def pack(self) -> bytes:
         """Return the payload."""
         head = {
             "attempt_high": self.attempt >> 32,
             "attempt_low": self.attempt & 0xFFFF_FFFF,
+            "cookie": self.cookie,
             "offset": self.offset,
             "total": self.total,
         }
         return _HEAD.pack(head) + self.data
 
 
-def whole(kind: int, attempt: int, body: bytes) -> Message:
+def whole(kind: int, attempt: int, body: bytes, cookie: bytes = NO_COOKIE) -> Message:
     """Return a message that is not in pieces."""
-    return Message(kind, Piece(attempt, 0, len(body), body).pack())
+    return Message(kind, Piece(attempt, 0, len(body), body, cookie).pack())
 
 
 def parse(message: Message) -> Piece:
@@ -73,7 +79,7 @@ def parse(message: Message) -> Piece:
     data = message.payload[_HEAD.size :]
     if message.type in WHOLE and (offset or total != len(data)):
         raise SecurityError(Failure.MALFORMED, "a message that must be whole is in pieces")
-    return Piece(attempt, offset, total, data)
+    return Piece(attempt, offset, total, data, head["cookie"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,16 @@ from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.guard import KEY_SIZE, Master, tick
 from valkyrie.dataplane.wire import ExtKind, Layout, Token, halves, whole
 
+from .cookie import SLOT_NS
+from .messages import NO_COOKIE
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from valkyrie.dataplane.guard import Address
 
+_COOKIE_NS = 2 * SLOT_NS
+"""How long the kernel's half of a cookie is good: as long as the other half at most."""
 _SHARE_LEFT = 0.5
 """Of a token's life, when the peer gets the next one."""
 _GRANT = Layout("vk_grant")
@@ -68,11 +73,17 @@ class Mint:
 
     def issue(self, session: int, address: Address, now_ns: int) -> Token:
         """Return a token for frames of a session from an address; there is a key."""
+        expiry = tick(now_ns + self._rotate_ns) + 1  # it lives no shorter
+        return self._master().token(session, expiry, address)
+
+    def _master(self) -> Master:
         generation = int(self._rows.generation)
         assert generation, "no key has been made"
-        key = bytes(ffi.buffer(self._rows.keys[generation % lib.VK_MASTERS]))
-        expiry = tick(now_ns + self._rotate_ns) + 1  # it lives no shorter
-        return Master(generation, key).token(session, expiry, address)
+        return Master(generation, bytes(ffi.buffer(self._rows.keys[generation % lib.VK_MASTERS])))
+
+    def cookie(self, attempt: int, address: Address, port: int, now_ns: int) -> bytes:
+        """Return the cookie for the kernel of a handshake from an address and port."""
+        return self._master().cookie(attempt, tick(now_ns + _COOKIE_NS) + 1, address, port)
 
     def renew_ns(self, now_ns: int) -> int:
         """Return when a token that is issued now is to be replaced."""
@@ -134,6 +145,12 @@ class Issuer:
         token = self._mint.issue(session, address, now_ns).pack()
         told = Told(session, self.classes, now_ns, token)
         return Grant(told, address, self._mint.renew_ns(now_ns))
+
+    def cookie(self, attempt: int, address: Address, port: int, now_ns: int) -> bytes:
+        """Return what a HELLO from an address and port is answered with, for the kernel."""
+        if not self._mint.ready:
+            return NO_COOKIE
+        return self._mint.cookie(attempt, address, port, now_ns)
 
     def owed(self, had: Grant | None, address: Address, now_ns: int) -> bool:
         """Say whether the peer of a session, who has taken ``had``, is to be told something."""

@@ -41,7 +41,7 @@ class Demands:
     """What is asked of frames beyond their form."""
 
     classes: frozenset[str] = frozenset()
-    """Whose frames need a token."""
+    """Whose frames need a token; of control, what follows a HELLO needs a cookie."""
     masters: dict[int, bytes] = field(default_factory=dict)
     """Keys by generation."""
     denied: frozenset[int] = frozenset()
@@ -182,7 +182,31 @@ def extensions(data: bytes) -> list[bytes]:
     return found
 
 
-def guard(data: bytes, klass: str, source: str, demands: Demands) -> None:
+def mapped(source: str) -> bytes:
+    """Return an address in 16 bytes."""
+    address = ipaddress.ip_address(source)
+    return address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
+
+
+def cookie(data: bytes, source: str, port: bytes, demands: Demands) -> None:
+    """End the matter when a frame of a handshake lacks the cookie of its source."""
+    if data[3] not in (0x07, 0x14, 0x11):  # NEGOTIATE, KEY_EXCHANGE, AUTH_RESPONSE
+        return
+    if data[7] or _number(data[12:16]) < 28:
+        raise Ended("drop_cookie_missing")
+    attempt, half = data[24:32], data[32:48]
+    expiry, tag, generation = half[:4], half[4:12], half[12:14]
+    key = demands.masters.get(_number(generation))
+    if key is None:
+        raise Ended("drop_cookie_generation")
+    if demands.tick >= _number(expiry):
+        raise Ended("drop_cookie_expired")
+    covered = mapped(source) + attempt + expiry + generation + port + b"\0\2\0\0"
+    if siphash(key, covered) != _number(tag):
+        raise Ended("drop_cookie_forged")
+
+
+def guard(data: bytes, klass: str, source: str, port: bytes, demands: Demands) -> None:
     """End the matter when a well-formed frame lacks what is asked of it."""
     chain = extensions(data)
     if source in demands.blocked:
@@ -192,6 +216,9 @@ def guard(data: bytes, klass: str, source: str, demands: Demands) -> None:
         raise Ended("drop_denied")
     if klass not in demands.classes:
         return
+    if klass == "control":
+        cookie(data, source, port, demands)
+        return
     if [each[0] for each in chain[:2]] != [1, 2]:
         raise Ended("drop_token_missing")
     generation, expiry, tag = chain[1][2:4], chain[1][4:8], chain[1][8:16]
@@ -200,9 +227,7 @@ def guard(data: bytes, klass: str, source: str, demands: Demands) -> None:
         raise Ended("drop_token_generation")
     if demands.tick >= _number(expiry):
         raise Ended("drop_token_expired")
-    address = ipaddress.ip_address(source)
-    mapped = address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
-    covered = mapped + chain[0][4:8] + expiry + generation + b"\0\1"
+    covered = mapped(source) + chain[0][4:8] + expiry + generation + b"\0\1"
     if siphash(key, covered) != _number(tag):
         raise Ended("drop_token_forged")
 
@@ -219,7 +244,7 @@ def opinion(packet: bytes, port: int = DOCUMENTED_PORT, demands: Demands = NOTHI
         return Opinion("drop_length")
     klass = frame_class(data, session)
     try:
-        guard(data, klass, source, demands)
+        guard(data, klass, source, packet[layer4 : layer4 + 2], demands)
     except Ended as end:
         return Opinion(str(end), klass)
     return Opinion(

@@ -308,6 +308,36 @@ def test_frames_without_a_good_token_reach_nobody(receiver: Receiver, sender: Se
     assert receiver.take(sender.version, "data") == segments
 
 
+def test_a_handshake_goes_on_only_with_the_cookie_of_its_source(
+    receiver: Receiver, sender: Sender
+) -> None:
+    guard, master = Guard(receiver.program), Master(3, bytes(range(16)))
+    guard.enter(master)
+    guard.demand({Class.CONTROL})
+    expiry = tick(time.monotonic_ns()) + 1000
+    sender.socket.bind(("", 0))
+    port, attempt = sender.socket.getsockname()[1], 7 << 40
+
+    def negotiate(cookie: bytes) -> bytes:
+        return frame(0x07, 0, struct.pack("!Q16sHH", attempt, cookie, 0, 1) + b"x")
+
+    good = master.cookie(attempt, expiry, sender.address, port)
+    refused = {
+        "drop_cookie_missing": frame(0x07, 0, bytes(27)),
+        "drop_cookie_generation": negotiate(bytes(16)),
+        "drop_cookie_expired": negotiate(master.cookie(attempt, 1, sender.address, port)),
+        "drop_cookie_forged": negotiate(master.cookie(attempt, expiry, sender.address, port + 1)),
+    }
+    for verdict, data in refused.items():
+        sender.send(data)
+        wait_until(partial(has, receiver, ("control", verdict), 1), what=verdict)
+    taken = [negotiate(good), frame(0x00, 0, bytes(28))]
+    for data in taken:
+        sender.send(data)
+    wait_until(partial(has, receiver, ("control", "steer"), 2))
+    assert receiver.take(sender.version, "control") == taken
+
+
 def test_a_class_without_a_socket_drops(receiver: Receiver, sender: Sender) -> None:
     for version in FAMILIES:
         receiver.sockets.pop((version, "job")).close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +29,11 @@ token = true
 [token]
 rotate_s = 3
 """
-REFUSALS = [verdict for verdict in Verdict if verdict.name.startswith(("DROP_TOKEN", "DROP_DEN"))]
+REFUSALS = [
+    verdict
+    for verdict in Verdict
+    if verdict.name.startswith(("DROP_TOKEN", "DROP_COOKIE", "DROP_DEN"))
+]
 
 
 def counted(node: NodeUnderTest, klass: Class = Class.DATA) -> dict[str, int]:
@@ -148,6 +153,35 @@ def test_what_has_no_good_token_is_dropped_by_the_kernel_and_counted(
                 raw.sendto(forged(row, 1000, token), (str(b.link.v4.ip), PORT))
                 wait_until(partial(_counts, b, reason), what=reason)
         assert set(counted(b)) == set(sent)
+        say(5)
+
+
+def test_a_handshake_without_a_good_cookie_is_dropped_by_the_kernel_and_counted(
+    makes: Callable[[str], Pair],
+) -> None:
+    a, b = makes("")
+    with running(a, b), talking(a, b) as say:
+        say(1)
+        assert counted(b, Class.CONTROL) == {}, "the nodes' own had good ones"
+        assert b.status()["tokens"]["cookies"]
+        now = time.monotonic_ns() >> 30
+        key = generation(b)
+        cookies = {
+            "cookie_missing": b"",
+            "cookie_generation": struct.pack("!IQHH", now + 5, 1, key + 1000, 0),
+            "cookie_expired": struct.pack("!IQHH", now - 5, 1, key, 0),
+            "cookie_forged": struct.pack("!IQHH", now + 5, 1, key, 0),
+        }
+        heard = b.status()["control_frames"]
+        with a.host.socket(socket.AF_INET) as raw:
+            for kind in (Type.NEGOTIATE, Type.KEY_EXCHANGE, Type.AUTH_RESPONSE):
+                for cookie in cookies.values():
+                    data = bytes(8) + cookie + bytes(4) if cookie else b""
+                    raw.sendto(make_frame(kind, 0, data).pack(), (str(b.link.v4.ip), PORT))
+            wait_until(
+                lambda: counted(b, Class.CONTROL) == dict.fromkeys(cookies, 3), what="all of them"
+            )
+        assert b.status()["control_frames"] == heard, "the daemon heard of none"
         say(5)
 
 

@@ -168,7 +168,7 @@ def test_ended_handshakes_are_remembered_but_not_without_end() -> None:
         found.receive(b"%d" % seed, negotiate, NOW_NS)
         found.receive(
             b"%d" % seed,
-            Message(Type.KEY_EXCHANGE, negotiate.payload[:8] + b"\0\0\0\x04junk"),
+            Message(Type.KEY_EXCHANGE, negotiate.payload[:24] + b"\0\0\0\x04junk"),
             NOW_NS,
         )
     assert found.under_way == 0

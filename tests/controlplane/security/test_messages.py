@@ -59,7 +59,9 @@ def test_a_negotiate_comes_back_as_it_was(hello: bytes, answer: bytes, choice: b
 @given(st.integers(0, 2**64 - 1), st.binary(max_size=64))
 def test_a_whole_message_is_one_piece(attempt: int, body: bytes) -> None:
     found = parse(whole(Type.HELLO, attempt, body))
-    assert found == Piece(attempt, 0, len(body), body)
+    assert found == Piece(attempt, 0, len(body), body, bytes(16))
+    found = parse(whole(Type.HELLO_ACK, attempt, body, b"the kernel's own"))
+    assert found == Piece(attempt, 0, len(body), body, b"the kernel's own")
 
 
 @pytest.mark.parametrize(("offset", "total"), [(1, 4), (0, 5), (0, 3)])
