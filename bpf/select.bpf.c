@@ -2,8 +2,8 @@
 /* select: on the kernel's UDP path, reads the Valkyrie header of every datagram (or super-packet:
  * the first segment's) and picks the socket of its class. The same rules as classify, except that
  * what one run sees may be up to VK_AGG_MAX datagrams: the frame must fit, not fill, and the number
- * of datagrams is estimated from the size of the first. The worker checks each of them again, but
- * tokens: only the first one's is looked at, and the others come from the same address and port.
+ * of datagrams is estimated from the size of the first. The worker checks each of them again, and
+ * the tokens of those behind the first.
  * What is refused goes to a socket that drops everything: SK_DROP has the kernel answer whoever the
  * datagram says it came from by an ICMP port unreachable.
  */

@@ -36,11 +36,9 @@ _SK_MEMINFO_VARS, _SK_MEMINFO_DROPS = 9, 8  # linux/sock_diag.h
 _BULK = "the kernel's UDP path is several times faster in bulk on a virtual link"
 
 
-_EVERY_FRAME = "of every frame"
-_FIRST_FRAME = (
-    "of the first frame of what the kernel has joined; the others come from its address and port"
-)
-"""Which tokens the programs check."""
+_BY_KERNEL = "of every frame"
+_BY_BOTH = "of every frame: in the worker behind the first of what the kernel has joined"
+"""Which tokens are checked where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +112,7 @@ class Opened:
                 "mode": f"{port.rx_mode}/{port.tx_mode}",
                 "qdisc": self.qdisc,
                 "mtu": int(port.struct.mtu),
-                "tokens": _EVERY_FRAME if self.rx == "xdp" else _FIRST_FRAME,
+                "tokens": _BY_KERNEL if self.rx == "xdp" else _BY_BOTH,
             }
             for port in self.queues
         ]

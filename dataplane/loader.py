@@ -125,9 +125,10 @@ class Map:
             yield bytes(ffi.buffer(following))
             previous = following
 
-    def map_memory(self) -> mmap.mmap:
+    def map_memory(self, *, writable: bool = True) -> mmap.mmap:
         """Map an array's elements into this process, shared with the kernel."""
-        return mmap.mmap(self.fd, self.shape.entries * self.shape.value_size)
+        access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        return mmap.mmap(self.fd, self.shape.entries * self.shape.value_size, prot=access)
 
     def duplicate(self) -> Map:
         """Return the same map on a descriptor of its own, which the caller closes."""

@@ -116,6 +116,7 @@ class Port:
         self.reason = ""
         """Why AF_XDP did not get a better mode; empty when it got the best."""
         self._memory: Any = None  # keeps the mapped lanes alive
+        self._guard: Any = None  # and this the mapped guard
 
     @property
     def interface(self) -> str:
@@ -140,6 +141,11 @@ class Port:
     def xsks(self) -> dict[Class, int]:
         """Return the AF_XDP sockets by class; -1 = none."""
         return {each: self.struct.xsks[each].fd for each in Class}
+
+    def watch(self, selector: Program) -> None:
+        """Let workers see what a program on UDP sockets asks of frames, and not change it."""
+        self._guard = ffi.from_buffer(selector.maps["vk_guard"].map_memory(writable=False))
+        self.struct.guard = ffi.cast("struct vk_guard *", self._guard)
 
     def statistics(self) -> XskStatistics:
         """Return AF_XDP's own counters, summed over the classes; all 0 without AF_XDP."""
@@ -176,8 +182,8 @@ class Port:
         """Close sockets and memory; the queue is free when every heir has gone too."""
         lib.vk_xsk_close_port(self.struct)
         lib.vk_udp_close_port(self.struct)
-        self.struct.lanes = ffi.NULL
-        self._memory = None
+        self.struct.lanes = self.struct.guard = ffi.NULL
+        self._memory = self._guard = None
 
     def __enter__(self) -> Self:
         return self
@@ -345,6 +351,8 @@ def open_port(
             _open_xdp(port, rings or Rings(), mode, best, lane_memory)
         if "udp" in (rx, tx):
             _open_udp(port, -1 if selector is None else selector.fd, buffer_size)
+        if selector is not None:
+            port.watch(selector)
         _enter_maps(port, None if classifier is None else classifier.maps["vk_xsks"], selector)
     except BaseException:
         port.close()

@@ -140,6 +140,7 @@ static void finish(const uint8_t *packet, uint32_t l3, uint32_t offset, uint32_t
 	frame->family = family;
 	frame->source_port = get16(packet + offset - VK_UDP_SIZE);
 	frame->came_ns = 0;
+	frame->joined = 0;
 	frame->ce = ((family == 6 ? packet[l3 + 1] >> 4 : packet[l3 + 1]) & VK_CE) == VK_CE;
 	if (family == 6) {
 		memcpy(frame->source, packet + l3 + 8, 16);
@@ -235,6 +236,7 @@ int vk_packet_split(struct vk_packet_run *run, const struct vk_rx_frame *source,
 			frames[count] = *source;
 			frames[count].data = run->data + run->offset;
 			frames[count].size = size;
+			frames[count].joined = run->offset > 0;
 			count++;
 		}
 		run->offset += size;

@@ -33,7 +33,8 @@ struct vk_rx_frame {
 	uint16_t class; /* of the socket it came from */
 	uint64_t came_ns; /* when the kernel had it (CLOCK_MONOTONIC); 0 = nobody noted it */
 	uint8_t ce; /* 1: the path marked it, Congestion Experienced (RFC 3168) */
-	uint8_t pad[7];
+	uint8_t joined; /* 1: behind another one that the kernel's program has seen in its place */
+	uint8_t pad[6];
 };
 
 struct vk_path;

@@ -10,7 +10,7 @@
 #include "vk_counters.h"
 
 enum vk_port_const {
-	VK_PORT_ABI = 2,
+	VK_PORT_ABI = 3,
 	VK_CHUNK_SIZE = 2048, /* bytes of a UMEM frame */
 	VK_FRAME_HEADROOM = 16, /* UMEM headroom on top of the kernel's XDP_PACKET_HEADROOM: the
 				 * metadata begins a cache line and shares it with the headers */
@@ -62,6 +62,8 @@ struct vk_port {
 	struct vk_umem umem; /* when a path is XDP */
 	struct vk_xsk xsks[VK_CLASS_COUNT];
 	struct vk_lane *lanes; /* [class], this queue's slice of the map; NULL without XDP */
+	const struct vk_guard *guard; /* of the program on UDP sockets, which sees one datagram of
+				       * those that the kernel has joined; NULL with XDP */
 	int sockets4[VK_CLASS_COUNT]; /* kernel UDP sockets (RX when rx_path is UDP, TX when tx_path
 				       * is UDP), -1 = none */
 	int sockets6[VK_CLASS_COUNT];

@@ -10,6 +10,7 @@
 #include "vk_sealing.h"
 #include "vk_session.h"
 #include "vk_slots.h"
+#include "vk_tokens.h"
 
 #include <string.h>
 
@@ -484,6 +485,8 @@ void vk_receive_frame(struct vk_run *run, uint32_t port, uint32_t class,
 		row[VK_DROP_FRAME_INVALID]++;
 		return;
 	}
+	if (!vk_tokens_let_in(run, port, class, datagram))
+		return;
 	if (class == VK_CLASS_CONTROL) {
 		if (frame.flags & VK_FLAG_ENC) {
 			row[VK_DROP_FRAME_INVALID]++;

@@ -7,7 +7,7 @@
  *   rx_messages = rx_shards + drop_reassembly + drop_stale + drop_unknown_stream
  *               + (rx_delivered + drop_app_ring + drop_app_gone - rx_reassembled)
  *
- * and every datagram: taken from a socket = rx_frames + drop_frame_invalid
+ * and every datagram: taken from a socket = rx_frames + drop_frame_invalid + drop_frame_token_*
  *                                         + drop_frame_unknown_peer + (control class) rx_control.
  */
 #include "vk_run.h"

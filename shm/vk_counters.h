@@ -52,7 +52,12 @@ enum vk_counter {
 	VK_DROP_FRAME_PLAIN = 32, /* frames that are not sealed on a session whose frames are */
 	VK_DROP_FRAME_EPOCH = 33, /* frames sealed with a key that is not known (any more) */
 	VK_DROP_FRAME_TAG = 34, /* frames whose tag does not verify: damaged, or forged */
-	VK_COUNTER_COUNT = 35,
+	/* Frames behind the first of what the kernel has joined: as enum vk_verdict has them. */
+	VK_DROP_FRAME_TOKEN_MISSING = 35,
+	VK_DROP_FRAME_TOKEN_GENERATION = 36,
+	VK_DROP_FRAME_TOKEN_EXPIRED = 37,
+	VK_DROP_FRAME_TOKEN_FORGED = 38,
+	VK_COUNTER_COUNT = 39,
 };
 
 /* Per node, written by the worker. */

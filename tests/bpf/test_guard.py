@@ -20,10 +20,10 @@ from tests.bpf.siphash import siphash
 from tests.bpf.test_classify import damaged
 from tests.census import needs
 from tests.lab import wait_until
-from valkyrie.dataplane import lib
+from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.guard import Address, Guard, Master, tick
 from valkyrie.dataplane.loader import open_classifier
-from valkyrie.dataplane.wire import Class, Session
+from valkyrie.dataplane.wire import Class, Session, Verdict
 
 KEYS = {6: bytes(range(16)), 7: bytes(range(16, 32))}
 MASTERS = {generation: Master(generation, key) for generation, key in KEYS.items()}
@@ -168,6 +168,26 @@ def test_the_truth_table_holds_when_sources_are_policed() -> None:
         limited.program.set_source_police(1, 1000)
         for _, data, klass, verdict in ROWS:
             assert limited.judge(data)[1:] == (klass, verdict)
+
+
+def test_the_worker_judges_frames_behind_the_first_as_the_program_does() -> None:
+    guard = ffi.new("struct vk_guard *")
+    for master in MASTERS.values():
+        master.write(guard)
+    guard.checks = sum(1 << klass for klass in ASKING)
+    judged = 0
+    for number, data, klass, verdict in ROWS:
+        six = data[12:14] == b"\x86\xdd"
+        if not verdict.startswith(("steer", "drop_token_")):
+            continue
+        payload = ffi.from_buffer(data[14 + (40 if six else 20) + 8 :])
+        source = data[22:38] if six else data[26:30] + bytes(12)
+        datagram = ffi.new("struct vk_rx_frame *", {"family": 6 if six else 4, "joined": 1})
+        datagram.data, datagram.size, datagram.source = payload, len(payload), source
+        found = lib.vk_tokens_check(guard, Class[klass.upper()], datagram, NOW << lib.VK_TICK_SHIFT)
+        assert Verdict(found).name.lower() == verdict, number
+        judged += 1
+    assert judged > 30
 
 
 def test_the_guard_changes_nothing_for_what_needs_no_token(rig: Rig) -> None:

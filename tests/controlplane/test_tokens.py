@@ -7,7 +7,8 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,26 @@ from typing import Any
 import pytest
 
 import valkyrie
+from tests.bpf.rig import extension, frame
 from tests.controlplane.test_links import joined, session
 from tests.lab import Lab, wait_until
 from tests.nodes import PATIENT, NodeUnderTest, make_pair, make_secure_pair, running
 from valkyrie.dataplane import appsocket
-from valkyrie.dataplane.wire import PORT, Class, Seq, Session, Token, Type, Verdict, make_frame
+from valkyrie.dataplane.wire import (
+    PORT,
+    Class,
+    Counter,
+    Seq,
+    Session,
+    Token,
+    Type,
+    Verdict,
+    make_frame,
+    parse_extensions,
+)
 from valkyrie.shm.counters import CountersPage
 
+SOL_UDP, UDP_SEGMENT = 17, 103  # linux/udp.h
 Pair = tuple[NodeUnderTest, NodeUnderTest]
 DEMANDING = """
 [class.data]
@@ -154,6 +168,53 @@ def test_what_has_no_good_token_is_dropped_by_the_kernel_and_counted(
                 wait_until(partial(_counts, b, reason), what=reason)
         assert set(counted(b)) == set(sent)
         say(5)
+
+
+def lead_of(a: NodeUnderTest, say: Say) -> tuple[Session, Token]:
+    """Return what a frame of data begins with that a node sends."""
+    with a.host.packet_socket(a.link.name) as wire:
+        wire.setblocking(False)
+        while True:
+            say(1)
+            with suppress(BlockingIOError):
+                while True:
+                    chain = wire.recv(1 << 16)[14 + 20 + 8 + 24 :][:32]
+                    if chain[:2] + chain[16:18] == bytes((1, 4, 2, 4)):
+                        session, token = parse_extensions(chain)
+                        assert isinstance(session, Session)
+                        assert isinstance(token, Token)
+                        return session, token
+
+
+def worker_drops(node: NodeUnderTest) -> dict[str, int]:
+    """Return the frames of data that a node's worker dropped, by reason."""
+    with CountersPage(node.name) as page:
+        row = page.struct.classes[Class.DATA]
+        found = {each.name.lower(): row[each] for each in Counter}
+    return {name: value for name, value in found.items() if value and "drop_frame_" in name}
+
+
+def test_each_frame_that_the_kernel_has_joined_needs_a_token(lab: Lab, tmp_path: Path) -> None:
+    a, b = make_pair(lab, tmp_path, extra=PATIENT + DEMANDING.replace("= 3", "= 60"))
+    with running(a, b), talking(a, b) as say:
+        session, token = lead_of(a, say)
+        lead = replace(session, number=0).pack()  # it has come: what is let in is dropped later
+        bad = {
+            "drop_frame_token_missing": extension(99, 4),
+            "drop_frame_token_generation": replace(token, generation=77).pack(),
+            "drop_frame_token_expired": replace(token, expiry=0).pack(),
+            "drop_frame_token_forged": replace(token, tag=token.tag ^ 1).pack(),
+        }
+        frames = [frame(0x31, 1000, b"evil", lead + each) for each in (token.pack(), *bad.values())]
+        expected = worker_drops(b) | dict.fromkeys(bad, 1)
+        expected["drop_frame_twice"] = expected.get("drop_frame_twice", 0) + 1
+        with a.host.socket(socket.AF_INET) as raw:
+            ancillary = [(SOL_UDP, UDP_SEGMENT, struct.pack("H", len(frames[0])))]
+            raw.sendmsg([b"".join(frames)], ancillary, 0, (str(b.link.v4.ip), PORT))
+            wait_until(lambda: worker_drops(b) == expected, what="each reason once")
+        assert counted(b) == {}, "the kernel's program saw the first one, which is good"
+        say(5)
+        wait_until(lambda: b.status()["ledger"]["residual"] == 0, what="everything is counted")
 
 
 def test_a_handshake_without_a_good_cookie_is_dropped_by_the_kernel_and_counted(
