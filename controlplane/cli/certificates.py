@@ -90,6 +90,9 @@ def renew(
     /,
     *,
     days: Days = 30,
+    if_due: Annotated[
+        bool, Parameter(help="Do nothing before two thirds of its life are over: for a timer.")
+    ] = False,
     json: JsonOption = False,
 ) -> int:
     """Issue a node's certificate anew, for the same name and key, in the place of the old one.
@@ -101,6 +104,8 @@ def renew(
     from valkyrie.controlplane.security import authority, certificates
     from valkyrie.dataplane.errors import ConfigError
 
+    if if_due and _now() < certificates.renewal_time(old := _read(file)[0]):
+        return _say({"file": str(file), **_facts(old)}, json=json)
     above, old = authority.load(directory), _read(file)[0]
     public = old.public_key()
     try:
@@ -112,6 +117,56 @@ def renew(
         raise ConfigError(f"{file}: is revoked: issue the node a new key and certificate")
     name, life = certificates.node_name(old), dt.timedelta(days=days)
     chain = certificates.issue(above, name, public, _now(), life)
+    authority.write_public(file, authority.pem_of(chain))
+    return _say({"file": str(file), **_facts(chain[0])}, json=json)
+
+
+def due(
+    file: Annotated[Path, Parameter(help="The node's certificate.")],
+    /,
+    *,
+    json: JsonOption = False,
+) -> int:
+    """Say whether two thirds of a certificate's life are over: ends with 0 if so, else with 1.
+
+    For a timer that brings a new one from wherever the authority is; `valkyrie cert take` puts it
+    in its place.
+    """
+    from valkyrie.controlplane.security.certificates import renewal_time
+
+    found = _read(file)[0]
+    is_due = _now() >= renewal_time(found)
+    _say({"file": str(file), "due": is_due, **_facts(found)}, json=json)
+    return Exit.OK if is_due else Exit.FAILED
+
+
+def take(
+    new: Annotated[Path, Parameter(help="A certificate that somebody brought, in PEM.")],
+    file: Annotated[Path, Parameter(help="The node's certificate: security.certificate_file.")],
+    /,
+    *,
+    roots: Annotated[Path, Parameter(help="The root that it must lead to, as ca.pem.")],
+    json: JsonOption = False,
+) -> int:
+    """Put a renewed certificate in the place of the old one, if it is one.
+
+    That is for the same name and key, leads to a root, is good now, and for longer than the old
+    one. Otherwise the old one stays.
+    """
+    from valkyrie.controlplane.security import authority, certificates
+    from valkyrie.controlplane.security.errors import SecurityError
+    from valkyrie.dataplane.errors import ConfigError
+
+    old, chain = _read(file)[0], _read(new)
+    try:
+        name = certificates.check_chain(chain, _read(roots), [], _now())
+        same = name == certificates.node_name(old)
+    except SecurityError as error:
+        raise ConfigError(f"{new}: is not taken: {error}") from None
+    if not same or chain[0].public_key() != old.public_key():
+        raise ConfigError(f"{new}: is not taken: it has another name or key than {file}")
+    if chain[0].not_valid_after_utc <= old.not_valid_after_utc:
+        raise ConfigError(f"{new}: is not taken: it is good no longer than {file}")
     authority.write_public(file, authority.pem_of(chain))
     return _say({"file": str(file), **_facts(chain[0])}, json=json)
 
@@ -180,6 +235,8 @@ def _read(file: Path) -> list[x509.Certificate]:
         return x509.load_pem_x509_certificates(file.read_bytes())
     except UNREADABLE:
         raise ConfigError(f"{file}: has no certificate in PEM") from None
+    except FileNotFoundError:
+        raise ConfigError(f"{file}: there is no such file") from None
 
 
 def _facts(certificate: x509.Certificate) -> dict[str, Any]:
@@ -214,6 +271,6 @@ def build() -> App:
     from cyclopts import App
 
     app = App(name="cert", help="An authority and certificates of nodes.", help_format="plaintext")
-    for command in (ca, issue, show, renew, revoke, crl):
+    for command in (ca, issue, show, renew, due, take, revoke, crl):
         app.command(command)
     return app

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import signal
@@ -12,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 import valkyrie
 from tests.census import NODE_PREFIX
 from tests.lab import SLOWNESS, Lab, wait_until
 from tests.nodes import NodeUnderTest, make_node, make_secure_pair, running
+from valkyrie.controlplane.security import authority
+from valkyrie.controlplane.security.certificates import issue
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.refusal import PolicyError, StreamResetError
 
@@ -128,6 +133,32 @@ def test_who_is_on_the_authoritys_list_is_out_in_a_second(lab: Lab, public: Path
         assert revoked["time_ns"] - came_ns < 1e9 * SLOWNESS
         assert revoked["fields"] == {"peer": "b", "reason": "on the list of CN=valkyrie-ca"}
         wait_until(lambda: "revoked" in str(on_record(a, "peer.refuse")), 5.0, "it is not let in")
+
+
+def test_a_certificate_that_is_due_is_renewed_under_a_running_node(lab: Lab, public: Path) -> None:
+    a, b = certified(lab, public)
+    above = authority.load(public / "ca")
+    old = x509.load_pem_x509_certificate((public / "a.pem").read_bytes())
+    key = old.public_key()
+    assert isinstance(key, Ed25519PublicKey)
+    begin = dt.datetime.now(dt.UTC) - dt.timedelta(days=25)
+    due = authority.pem_of(issue(above, "a", key, begin))
+    authority.write_public(public / "a.pem", due)
+    with running(a, b):
+        wait_until(lambda: joined(a, b), 5.0, "both have joined")
+        wait_until(lambda: bool(on_record(a, "certificate.due")), 5.0, "it asks for a new one")
+        with streams(a, b) as (out, into):
+            new = cert("renew", public / "ca", public / "a.pem", "--if-due")
+            wait_until(lambda: bool(on_record(a, "certificate.renew")), 5.0, "it takes that")
+            (taken,) = on_record(a, "certificate.renew")
+            assert taken["fields"]["serial"] == new["serial"]
+            session_before = listed(a)["local"]
+            assert command("session", "rotate", "b", "--node", a.socket).returncode == 0
+            wait_until(lambda: listed(a)["local"] != session_before, 5.0, "a new session")
+            out.send(MARKER)
+            message = into.recv(timeout=5)
+            assert message is not None
+        assert on_record(a, "peer.leave") == on_record(b, "peer.leave") == []
 
 
 def test_a_node_does_not_start_with_a_list_of_somebody_else(lab: Lab, public: Path) -> None:

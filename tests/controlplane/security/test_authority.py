@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
 
+from valkyrie.controlplane.cli import certificates as cli
 from valkyrie.controlplane.cli import run
 from valkyrie.controlplane.security import authority
 from valkyrie.controlplane.security.certificates import check_chain
@@ -74,6 +76,98 @@ def test_renewing_keeps_name_and_key(folder: Path, capsys: pytest.CaptureFixture
     asked(capsys, "ca", other)
     assert run(["cert", "renew", str(other), made["file"]]) == 2
     assert "was not issued by" in capsys.readouterr().err
+
+
+# ---- In time ----
+
+
+class Later:
+    """The clock of commands."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.now = dt.datetime.now(dt.UTC)
+        patch.setattr(cli, "_now", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Later:
+    return Later(monkeypatch)
+
+
+def test_a_certificate_is_renewed_by_a_timer_when_it_is_due_and_not_before(
+    folder: Path, capsys: pytest.CaptureFixture[str], clock: Later
+) -> None:
+    made = asked(capsys, "issue", folder, "node", "--out", folder.parent, "--days", "30")
+    (folder / "ca.key").rename(folder / "away")  # nobody asks for it before
+    for days in (0, 19):
+        clock.now += dt.timedelta(days=days)
+        said = asked(capsys, "renew", folder, made["file"], "--if-due")
+        assert said["serial"] == made["serial"]
+        assert run(["cert", "due", made["file"]]) == 1
+        capsys.readouterr()
+    (folder / "away").rename(folder / "ca.key")
+    clock.now += dt.timedelta(days=2)
+    assert asked(capsys, "due", made["file"])["due"]
+    renewed = asked(capsys, "renew", folder, made["file"], "--if-due")
+    assert renewed["serial"] != made["serial"]
+    assert asked(capsys, "renew", folder, made["file"], "--if-due")["serial"] == renewed["serial"]
+    asked(capsys, "revoke", folder, made["file"])
+    clock.now += dt.timedelta(days=29)
+    assert run(["cert", "renew", str(folder), made["file"], "--if-due"]) == 2
+    assert "is revoked" in capsys.readouterr().err
+
+
+def test_only_a_renewed_certificate_takes_the_place_of_the_old_one(
+    folder: Path, capsys: pytest.CaptureFixture[str], clock: Later
+) -> None:
+    made = asked(capsys, "issue", folder, "node", "--out", folder.parent)
+    other, file = folder.parent / "other", Path(made["file"])
+    old = file.read_bytes()
+    same = folder.parent / "same.pem"
+    same.write_bytes(old)
+    asked(capsys, "ca", other)
+    asked(capsys, "issue", other, "node", "--out", other)
+    asked(capsys, "issue", folder, "node", "--out", folder)
+    asked(capsys, "issue", folder, "nodes", "--out", folder)
+    wrong = [
+        (same, "good no longer"),
+        (other / "node.pem", "has not issued what it should have"),
+        (folder / "node.pem", "another name or key"),
+        (folder / "nodes.pem", "another name or key"),
+        (folder / "ca.pem", "used for what it is not for"),
+    ]
+    for new, said in wrong:
+        arguments = ["cert", "take", str(new), str(file), "--roots", str(folder / "ca.pem")]
+        assert run(arguments) == 2, new
+        assert said in capsys.readouterr().err
+        assert file.read_bytes() == old
+    clock.now += dt.timedelta(days=21)
+    asked(capsys, "renew", folder, same)
+    asked(capsys, "take", same, file, "--roots", folder / "ca.pem")
+    assert file.read_bytes() == same.read_bytes() != old
+    assert run(["cert", "due", str(folder / "nothing.pem")]) == 2
+    assert run(["cert", "due", str(folder / "ca.key")]) == 2
+
+
+def test_what_the_page_has_timers_run_can_be_run(
+    folder: Path, capsys: pytest.CaptureFixture[str], clock: Later
+) -> None:
+    page = (Path(__file__).parents[3] / "docs/SECURITY.md").read_text()
+    lines = re.findall(r"valkyrie (cert \w+ [^\n`]*/etc/[^\n`]*)", page)
+    assert [line.split()[1] for line in lines] == ["renew", "due", "take"]
+    made = asked(capsys, "issue", folder, "node", "--out", folder.parent)
+    clock.now += dt.timedelta(days=21)
+    new = folder.parent / "new.pem"
+    new.write_bytes(Path(made["file"]).read_bytes())
+    asked(capsys, "renew", folder, new, "--days", "90")
+    places = {
+        "/var/lib/valkyrie-ca": str(folder),
+        "/etc/valkyrie/tls/node.pem": made["file"],
+        "/etc/valkyrie/tls/ca.pem": str(folder / "ca.pem"),
+        "/run/valkyrie-renew/new.pem": str(new),
+    }
+    for line in (lines[1], lines[0], lines[2]):
+        assert run([places.get(word, word) for word in line.split()]) == 0, line
 
 
 def test_what_is_revoked_is_in_both_lists_and_not_renewed(
