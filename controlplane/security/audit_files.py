@@ -207,6 +207,8 @@ def give_way(path: Path, first: int, keep: int) -> None:
 def move(path: Path, first: int) -> None:
     """Rename the log by its number, and the next file to the log; half of it may be done."""
     if not following(path).exists():
+        if archive(path, first).exists() and path.exists():
+            return  # asked again, since the answer was lost
         raise FileNotFoundError(errno.ENOENT, "there is no next file", str(following(path)))
     if path.exists():
         old = archive(path, first)

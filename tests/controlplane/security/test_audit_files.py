@@ -250,6 +250,20 @@ def test_a_disk_that_is_full_leaves_the_log_where_it_is(
     log.close()
 
 
+def test_a_step_that_is_asked_for_again_changes_nothing(path: Path) -> None:
+    log = written(path, 2)
+    first = log.first
+    rotate(log, path)
+    before = [each.name for each in audit_files.parts(path)]
+    audit_files.give_way(path, first, 0)
+    assert [each.name for each in audit_files.parts(path)] == before
+    log.record("peer.add", 9, peer="behind", at=0)
+    assert peers(path)[-1] == ("behind", 0)
+    with pytest.raises(FileNotFoundError):
+        audit_files.give_way(path, log.first, 0)  # nothing is there to go on in
+    log.close()
+
+
 # ---- Death ----
 
 STEPS = ("open", "write", "fsync", "ftruncate", "rename", "unlink")
