@@ -76,23 +76,24 @@ def load(folder: Path) -> Authority:
     return Authority(certificate, key)
 
 
-def revoked(folder: Path) -> set[int]:
-    """Return the serial numbers that an authority has revoked."""
+def revoked(folder: Path) -> dict[int, dt.datetime]:
+    """Return the serial numbers that an authority has revoked, and when."""
     try:
         crl = x509.load_pem_x509_crl(read_plain(folder / _REVOKED))
     except FileNotFoundError:
-        return set()
+        return {}
     except UNREADABLE:
         raise ConfigError(f"{folder / _REVOKED}: cannot be read: restore it from a copy") from None
-    return {each.serial_number for each in crl}
+    return {each.serial_number: each.revocation_date_utc for each in crl}
 
 
 def revoke(
     folder: Path, more: Iterable[int], now: dt.datetime, life: dt.timedelta = CRL_LIFE
 ) -> int:
     """Put serial numbers on the authority's list, and sign it; returns how many are on it."""
-    serials = revoked(folder).union(more)
-    crl = make_crl(load(folder), serials, now, life)
+    before = revoked(folder)
+    serials = {*before, *more}
+    crl = make_crl(load(folder), serials, now, life, before)
     write_public(folder / _REVOKED, crl.public_bytes(Encoding.PEM))
     return len(serials)
 

@@ -21,7 +21,7 @@ from .codes import Failure
 from .errors import MisuseError, SecurityError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 NODE_URI = "valkyrie://node/"
 """A node's certificate has its name behind this, as a URI among its alternative names."""
@@ -159,9 +159,14 @@ def renewal_time(certificate: x509.Certificate) -> dt.datetime:
 
 
 def make_crl(
-    authority: Authority, serials: Iterable[int], now: dt.datetime, life: dt.timedelta
+    authority: Authority,
+    serials: Iterable[int],
+    now: dt.datetime,
+    life: dt.timedelta,
+    since: Mapping[int, dt.datetime] | None = None,
 ) -> x509.CertificateRevocationList:
-    """Return a signed list of revoked certificates."""
+    """Return a signed list of revoked certificates; ``since`` is for those that were so before."""
+    dates = since or {}
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(authority.certificate.subject)
@@ -174,7 +179,8 @@ def make_crl(
         .add_extension(x509.CRLNumber(int(now.timestamp() * 1000)), critical=False)
     )
     for serial in sorted(set(serials)):
-        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now)
+        entry = x509.RevokedCertificateBuilder().serial_number(serial)
+        entry = entry.revocation_date(dates.get(serial, now))
         builder = builder.add_revoked_certificate(entry.build())
     return builder.sign(authority.key, None)
 

@@ -199,14 +199,17 @@ def test_what_is_revoked_is_in_both_lists_and_not_renewed(
 
 
 def test_the_signed_list_is_signed_anew_with_what_is_on_it(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str], clock: Later
 ) -> None:
     assert asked(capsys, "crl", folder)["revoked"] == 0
     one = asked(capsys, "issue", folder, "one", "--out", folder.parent)
     asked(capsys, "revoke", folder, one["file"], "--days", "2")
+    since = authority.revoked(folder)
+    clock.now += dt.timedelta(days=1)
     said = asked(capsys, "crl", folder, "--days", "9")
     assert said["revoked"] == 1
-    roots, now = authority.load(folder), dt.datetime.now(dt.UTC)
+    assert authority.revoked(folder) == since
+    roots, now = authority.load(folder), clock.now
     found = parse_lists((folder / "revoked.pem").read_bytes(), "x", [roots.certificate], now)
     assert set(found.serials) == {int(one["serial"], 16)}
     assert found.until is not None
