@@ -312,12 +312,11 @@ def assemble(
 
 
 def _check_subject(config: Config, trust: Pins, peer: Peer) -> None:
-    subject = peer.subject or peer.name
     known = trust.verifiers[peer.demand].subjects if peer.demand else None
-    if known is not None and subject not in known:
+    if known is not None and peer.whose not in known:
         raise ConfigError(
-            f"{config.file}: the file of [[auth]] '{peer.demand}' has nothing of '{subject}', which"
-            f" is demanded of peer '{peer.name}'"
+            f"{config.file}: the file of [[auth]] '{peer.demand}' has nothing of '{peer.whose}',"
+            f" which is demanded of peer '{peer.name}'"
         )
 
 

@@ -114,6 +114,8 @@ class Revoker:
         revocations = self._credentials.pins.revocations
         reason = revocations.reason_for(peer)
         link = self._links.sessions[index].link
+        if reason is None and link is not None:  # nothing but what was shown may say who it is
+            reason = revocations.reason_against(link.protection.fingerprint)
         if reason is not None or link is None:
             return reason
         mode = link.protection.mode

@@ -3,6 +3,7 @@
     [[revoked]]
     fingerprint = "abcde-..."      # or: certificate = "0f3a..." (serial number, hexadecimal)
     reason = "laptop lost"         # or: name = "build-7" (of a certificate), token = "0123..."
+                                   # or: subject = "build-7" (of what is shown for [[auth]])
 
 A file that cannot be read takes nothing back: what was revoked stays revoked until it can be.
 """
@@ -34,12 +35,13 @@ SIZE_MAX = 4 << 20
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One of the file's tables: exactly one of the first four is given."""
+    """One of the file's tables: exactly one of all but the reason is given."""
 
     fingerprint: str = ""
     certificate: str = ""
     name: str = ""
     token: str = ""
+    subject: str = ""
     reason: str = ""
 
 
@@ -55,6 +57,8 @@ class Revocations:
     serials: dict[int, str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     tokens: dict[str, str] = field(default_factory=dict)
+    subjects: dict[str, str] = field(default_factory=dict)
+    """Whose evidence is taken no more."""
     distrust: str = ""
     """Why no certificate is believed at all."""
 
@@ -75,14 +79,21 @@ class Revocations:
     @property
     def count(self) -> int:
         """How many entries there are."""
-        return len(self.fingerprints) + len(self.serials) + len(self.names) + len(self.tokens)
+        named = len(self.names) + len(self.tokens) + len(self.subjects)
+        return len(self.fingerprints) + len(self.serials) + named
 
     def reason_for(self, peer: Peer) -> str | None:
         """Return why a peer of the configuration is revoked, by all that it is known by."""
         token = peer.token_id.hex() if peer.token_id is not None else ""
         if peer.pin is not None and peer.pin in self.fingerprints:
             return self.fingerprints[peer.pin]
+        if peer.demand and peer.whose in self.subjects:
+            return self.subjects[peer.whose]
         return self.tokens.get(token, self.names.get(peer.certificate_name))
+
+    def reason_against(self, fingerprint: str) -> str | None:
+        """Return why nobody with a fingerprint may stay; None: they may. Empty: there is none."""
+        return self.fingerprints.get(parse_fingerprint(fingerprint)) if fingerprint else None
 
     def check(self, claim: Claim) -> None:
         """Raise SecurityError for a peer that is revoked."""
@@ -92,6 +103,13 @@ class Revocations:
         if reason is not None:
             why = f": {reason}" if reason else ""
             raise SecurityError(Failure.CREDENTIAL, f"the peer is revoked{why}")
+
+    def check_subject(self, name: str) -> None:
+        """Raise SecurityError for one whose evidence is taken no more."""
+        if name in self.subjects:
+            why = self.subjects[name]
+            what = f"what '{name}' shows is revoked{f': {why}' if why else ''}"
+            raise SecurityError(Failure.CREDENTIAL, what)
 
     def check_certificate(self, certificate: x509.Certificate) -> None:
         """Raise SecurityError for a certificate that is revoked, of a node or an authority."""
@@ -110,10 +128,11 @@ def parse_revocations(data: bytes, name: str) -> Revocations:
     found = Revocations()
     for number, entry in enumerate(parsed.revoked):
         place = f"{name}: revoked[{number}]"
-        given = (entry.fingerprint, entry.certificate, entry.name, entry.token)
+        given = (entry.fingerprint, entry.certificate, entry.name, entry.token, entry.subject)
         if sum(map(bool, given)) != 1:
             raise ConfigError(
-                f"{place}: give one of fingerprint, certificate, name or token, and only one"
+                f"{place}: give one of fingerprint, certificate, name, token or subject, and only"
+                " one"
             )
         _add(found, entry, place)
     return found
@@ -127,6 +146,8 @@ def _add(found: Revocations, entry: Entry, place: str) -> None:
             found.serials[int(entry.certificate.replace(":", ""), 16)] = entry.reason
         elif entry.token:
             found.tokens[bytes.fromhex(entry.token).hex()] = entry.reason
+        elif entry.subject:
+            found.subjects[entry.subject] = entry.reason
         else:
             found.names[entry.name] = entry.reason
     except ConfigError as error:

@@ -82,7 +82,12 @@ class Peer:
     def by_evidence(self) -> tuple[str, str] | None:
         """Provider and subject that it is known by, and by nothing else."""
         known = self.pin is not None or self.token_id is not None or self.certificate_name
-        return (self.demand, self.subject or self.name) if self.demand and not known else None
+        return (self.demand, self.whose) if self.demand and not known else None
+
+    @property
+    def whose(self) -> str:
+        """The subject whose evidence it has to show, if any is demanded."""
+        return self.subject or self.name
 
     @property
     def unprotected(self) -> bool:
@@ -155,11 +160,11 @@ class Pins:
             )
         now_ns = self.clock()
         subject = verifier.check(claim.evidence, claim.binding, now_ns)
-        wanted = peer.subject or peer.name
-        if subject.name != wanted:
+        if subject.name != peer.whose:
             raise SecurityError(
-                Failure.IDENTITY, f"{peer.name} should be '{wanted}' and is '{subject.name}'"
+                Failure.IDENTITY, f"{peer.name} should be '{peer.whose}' and is '{subject.name}'"
             )
+        self.revocations.check_subject(subject.name)
         if subject.fingerprint:
             shown = str(claim.card.fingerprint) if claim.card is not None else "of no fingerprint"
             if shown != subject.fingerprint:

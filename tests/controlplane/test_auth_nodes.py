@@ -51,7 +51,7 @@ def make(
             links[i],
             folder,
             {"ba"[i]: str(links[1 - i].v4.ip)},
-            security=f'identity_file = "{files[i]}"',
+            security=f'identity_file = "{files[i]}"\nrevoked_file = "{"ab"[i]}.revoked.toml"',
             known=(f'fingerprint = "{prints[1 - i]}"\n' if pinned else "") + said[i],
             extra=QUICK + table.format("ab"[i]),
         )
@@ -140,6 +140,23 @@ def test_who_cannot_show_what_is_demanded_is_refused_with_the_reason(
         kept = node.said() + node.config.with_name(f"audit-{node.host.name}.jsonl").read_text()
         assert "vkts1:" not in kept
         assert "eyJ" not in kept
+
+
+@pytest.mark.parametrize("by", ["subject", "fingerprint"])
+def test_a_peer_that_is_known_by_what_it_shows_is_put_out_at_once(
+    lab: Lab, public: Path, by: str
+) -> None:
+    write_files(public)
+    a, b = make(lab, public, JWT, pinned=False)
+    of_a = {"subject": "a", "fingerprint": str(load_or_make(public / "a.key")[0].card.fingerprint)}
+    with running(a, b):
+        wait_until(lambda: joined(a, b), 5.0, "both have joined")
+        fresh = public / "revoked.new"
+        fresh.write_text(f'[[revoked]]\n{by} = "{of_a[by]}"\n')
+        b_list = public / "b.revoked.toml"
+        fresh.replace(b_list)
+        wait_until(partial(says, b, "credential"), 5.0, "a has been put out")
+        wait_until(partial(says, a, "credential"), 5.0, "a knows why")
 
 
 def test_a_token_that_was_put_in_the_place_of_an_old_one_is_shown_without_a_restart(

@@ -413,6 +413,19 @@ def test_a_certificate_that_was_revoked_is_shown_in_vain() -> None:
     assert code(here) is Failure.CREDENTIAL
 
 
+@pytest.mark.parametrize("way", ["jwt", "hmac"])
+def test_a_subject_that_was_revoked_shows_its_evidence_in_vain(way: str) -> None:
+    found = met(Mode.NOISE, *WAYS[way])
+    pins = found.responder.trust
+    assert isinstance(pins, Pins)
+    pins.revocations = Revocations(subjects={"alice": "stolen"})
+    _, here = found.run()
+    assert code(here) is Failure.CREDENTIAL
+    assert "what 'alice' shows is revoked: stolen" in here.reason  # type: ignore[union-attr]
+    assert pins.revocations.reason_for(pins.peers["alice"]) == "stolen"
+    assert pins.revocations.reason_for(peer("alice")) is None
+
+
 def test_evidence_is_not_shown_in_the_clear() -> None:
     base = wire(Mode.PLAINTEXT)
     token = jwt()

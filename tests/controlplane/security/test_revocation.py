@@ -86,6 +86,7 @@ def test_certificates_are_found_by_serial() -> None:
     [
         (1, "[[revoked]]", "give one of"),
         (2, '[[revoked]]\nname = "a"\ntoken = "00"', "only one"),
+        (11, '[[revoked]]\nsubject = "a"\nname = "a"', "only one"),
         (3, '[[revoked]]\nname = "a"\n[[revoked]]\nfingerprint = "x"', r"revoked\[1\].*no finger"),
         (4, '[[revoked]]\ncertificate = "xyz"', "hexadecimal"),
         (5, '[[revoked]]\ntoken = "0"', "hexadecimal"),
