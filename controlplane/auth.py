@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from valkyrie.dataplane.errors import ConfigError
 
+from .security.codes import Failure
+from .security.errors import SecurityError
 from .security.identity_file import read_plain, read_private
 from .security.jwt import JwtProver, JwtVerifier, parse_keys
 from .security.proof import EVIDENCE_MAX
@@ -33,10 +35,10 @@ from .security.providers import (
 )
 from .security.tls_files import parse_certificates, parse_chain
 from .security.token_file import of_word
-from .settings_auth import DEMANDS, SHOWS, Auth, has
+from .settings_auth import DEMANDS, FILES, SHOWS, Auth, has
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
 log = logging.getLogger("valkyrie")
@@ -53,57 +55,67 @@ class Providers:
 def read(tables: list[Auth], beside: Callable[[str], Path], user: int) -> Providers:
     """Return what the files have; ConfigError names the one that is no good.
 
-    ``user`` is who the daemon will be: a token that is its own is looked at all the time.
+    ``user`` is who the daemon will be: files that it can read then are looked at all the time.
     """
     found = Providers()
     for auth in tables:
+        paths = {key: beside(getattr(auth, key)) for key in FILES if getattr(auth, key)}
         if has(auth, SHOWS[auth.kind]):
-            found.provers[auth.name] = _prover(auth, beside, user)
+            show = Current(partial(_prover, auth, paths, user), _only(paths, SHOWS, auth), user)
+            found.provers[auth.name] = CurrentProver(show)
         if has(auth, DEMANDS[auth.kind]):
-            found.verifiers[auth.name] = _verifier(auth, beside)
+            demand = Current(
+                partial(_verifier, auth, paths, user), _only(paths, DEMANDS, auth), user
+            )
+            found.verifiers[auth.name] = CurrentVerifier(demand)
     return found
 
 
-def _prover(auth: Auth, beside: Callable[[str], Path], user: int) -> Prover:
+def _only(paths: dict[str, Path], needs: Mapping[str, tuple[str, ...]], auth: Auth) -> list[Path]:
+    return [path for key, path in paths.items() if key in needs[auth.kind]]
+
+
+def _prover(auth: Auth, paths: dict[str, Path], user: int) -> Prover:
     match auth.kind:
         case "hmac":
-            path = beside(auth.secrets_file)
-            secrets = _secrets(path)
+            path = paths["secrets_file"]
+            secrets = _secrets(path, user)
             if auth.subject not in secrets:
                 raise ConfigError(f"{path}: has no secret of '{auth.subject}', who this node is")
             return HmacProver(auth.subject, secrets[auth.subject])
         case "certificate":
-            return _certificate(beside(auth.certificate_file), beside(auth.certificate_key_file))
+            return _certificate(paths["certificate_file"], paths["certificate_key_file"], user)
         case "api_key":
-            path = beside(auth.key_file)
-            key = api_key_of(_text(path, _private(path)).strip())
+            path = paths["key_file"]
+            key = api_key_of(_text(path, _private(path, user)).strip())
             if key is None:
                 raise ConfigError(f"{path}: has no key as `valkyrie key api` prints it")
             return ApiKeyProver(key)
         case "jwt":
-            return JwtProver(TokenFile(beside(auth.token_file), user))
+            return JwtProver(_token(paths["token_file"], user))
 
 
-def _verifier(auth: Auth, beside: Callable[[str], Path]) -> Verifier:
+def _verifier(auth: Auth, paths: dict[str, Path], user: int) -> Verifier:
     match auth.kind:
         case "hmac":
-            return HmacVerifier(_secrets(beside(auth.secrets_file)))
+            return HmacVerifier(_secrets(paths["secrets_file"], user))
         case "certificate":
-            path = beside(auth.roots_file)
+            path = paths["roots_file"]
             return CertificateVerifier(parse_certificates(path, _public(path)))
         case "api_key":
-            return ApiKeyVerifier(_public_halves(beside(auth.keys_file)))
+            return ApiKeyVerifier(_public_halves(paths["keys_file"], user))
         case "jwt":
-            path = beside(auth.keys_file)
-            return JwtVerifier(auth.issuer, auth.audience, parse_keys(_private(path), str(path)))
+            path = paths["keys_file"]
+            keys = parse_keys(_private(path, user), str(path))
+            return JwtVerifier(auth.issuer, auth.audience, keys)
 
 
 # ---- Files ----
 
 
-def _private(path: Path, also: int | None = None) -> bytes:
+def _private(path: Path, user: int) -> bytes:
     try:
-        return read_private(path, also)
+        return read_private(path, user)
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file") from None
 
@@ -122,15 +134,15 @@ def _text(path: Path, data: bytes) -> str:
         raise ConfigError(f"{path}: is no text") from None
 
 
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    for number, line in enumerate(_text(path, _private(path)).splitlines(), 1):
+def _lines(path: Path, user: int) -> Iterator[tuple[int, list[str]]]:
+    for number, line in enumerate(_text(path, _private(path, user)).splitlines(), 1):
         if line.strip() and not line.lstrip().startswith("#"):
             yield number, line.split()
 
 
-def _secrets(path: Path) -> dict[str, bytes]:
+def _secrets(path: Path, user: int) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
-    for number, words in _lines(path):
+    for number, words in _lines(path, user):
         secret = of_word(words[1].encode()) if len(words) == 2 else None
         if secret is None or words[0] in found:
             raise ConfigError(
@@ -143,9 +155,9 @@ def _secrets(path: Path) -> dict[str, bytes]:
     return found
 
 
-def _public_halves(path: Path) -> dict[bytes, Subject]:
+def _public_halves(path: Path, user: int) -> dict[bytes, Subject]:
     found: dict[bytes, Subject] = {}
-    for number, words in _lines(path):
+    for number, words in _lines(path, user):
         public = public_of(words[1]) if len(words) in (2, 3) else None
         if public is None or public in found:
             raise ConfigError(
@@ -170,10 +182,10 @@ def _until(path: Path, number: int, words: list[str]) -> int | None:
     return int(end.timestamp()) * SECOND_NS
 
 
-def _certificate(path: Path, key_path: Path) -> CertificateProver:
+def _certificate(path: Path, key_path: Path, user: int) -> CertificateProver:
     chain = parse_chain(path, _public(path))
     try:
-        key = load_pem_private_key(_private(key_path), None)
+        key = load_pem_private_key(_private(key_path, user), None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise ConfigError(f"{key_path}: has no private key in PEM without a password") from None
     if not isinstance(key, Ed25519PrivateKey):
@@ -186,48 +198,102 @@ def _certificate(path: Path, key_path: Path) -> CertificateProver:
         raise ConfigError(f"{path}: {error}") from None
 
 
-class TokenFile:
-    """The token that a file has at the moment; the one before where it cannot be read."""
+def _token(path: Path, user: int) -> bytes:
+    token = _private(path, user).strip()
+    if not token.isascii() or token.count(b".") != 2 or len(token) > EVIDENCE_MAX:
+        raise ConfigError(f"{path}: is no signed JSON web token of at most {EVIDENCE_MAX} bytes")
+    return token
 
-    def __init__(self, path: Path, user: int) -> None:
-        self._path = path
-        self._user = user
-        self._seen: tuple[int, int, int] | None = None
+
+# ---- Files that change ----
+
+Kind = TypeVar("Kind")
+_Stamp = tuple[int, int, int] | None
+
+
+class Current(Generic[Kind]):
+    """What some files make at the moment; what they made before, where they cannot be read."""
+
+    def __init__(self, make: Callable[[], Kind], files: Sequence[Path], user: int) -> None:
+        """Make it; ConfigError names the file that is no good."""
+        self._make = make
+        self._files = files
         self._said = ""
-        self._token = b""
+        self._made: Kind | None = None
+        self._seen: list[_Stamp] = []
         try:
-            self._read()
+            self._look()
         except ConfigError as error:
-            # Before it is that user, a daemon may have no right to read it.
-            if not isinstance(error.__cause__, PermissionError) or path.stat().st_uid != user:
+            # Before it is that user, a daemon may have no right to read what is the user's.
+            owners = {file.stat().st_uid for file in files if file.exists()}
+            if not isinstance(error.__cause__, PermissionError) or user not in owners:
                 raise
-            self._seen = None
+            self._seen = []
 
     def __repr__(self) -> str:
-        return f"<TokenFile {self._path}>"
+        return f"<Current {', '.join(map(str, self._files))}>"
 
-    def __call__(self) -> bytes:
-        """Return it."""
+    def __call__(self) -> Kind:
+        """Return it; SecurityError if there never was any."""
         try:
-            self._read()
+            self._look()
         except (ConfigError, OSError) as error:
             if str(error) != self._said:  # once, not at every handshake
                 self._said = str(error)
-                log.warning("%s: the token before it is shown", error)
-        return self._token
+                log.warning("%s: what was there before stays", error)
+        if self._made is None:
+            raise SecurityError(Failure.CREDENTIAL, f"cannot be used: {self._said}")
+        return self._made
 
-    def _read(self) -> None:
-        try:
-            found = os.stat(self._path)
-        except FileNotFoundError:
-            found = None
-        seen = (found.st_mtime_ns, found.st_size, found.st_ino) if found else None
-        if seen is not None and seen == self._seen:
+    @property
+    def made(self) -> Kind | None:
+        """What was made last; None: nothing yet."""
+        return self._made
+
+    def _look(self) -> None:
+        seen = [_stamp(file) for file in self._files]
+        if seen == self._seen:
             return
         self._seen = seen
-        token = _private(self._path, self._user).strip()
-        if not token.isascii() or token.count(b".") != 2 or len(token) > EVIDENCE_MAX:
-            raise ConfigError(
-                f"{self._path}: is no signed JSON web token of at most {EVIDENCE_MAX} bytes"
-            )
-        self._token = token
+        self._made = self._make()
+
+
+def _stamp(path: Path) -> _Stamp:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentProver:
+    """Shows what there is to show at the moment."""
+
+    current: Current[Prover]
+
+    @property
+    def bearer(self) -> bool:
+        """Whether that is a bearer's."""
+        return self.current().bearer
+
+    def prove(self, binding: bytes) -> bytes:
+        """Return evidence."""
+        return self.current().prove(binding)
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentVerifier:
+    """Checks by what there is to check by at the moment."""
+
+    current: Current[Verifier]
+
+    @property
+    def subjects(self) -> Collection[str] | None:
+        """Those that there are when the node starts."""
+        made = self.current.made
+        return made.subjects if made is not None else None
+
+    def check(self, evidence: bytes, binding: bytes, unix_ns: int) -> Subject:
+        """Return whose evidence it is."""
+        return self.current().check(evidence, binding, unix_ns)

@@ -245,6 +245,14 @@ def beside(config: Config, name: str) -> Path:
     return Path(config.file).parent / name
 
 
+def watched(config: Config) -> list[Path]:
+    """Return the directories of files that are looked at while the node runs, or replaced."""
+    security = config.security
+    names = [config.file, security.revoked_file, security.crl_file, security.certificate_file]
+    names += [name for auth in config.auth for name in settings_auth.files(auth)]
+    return [beside(config, name).absolute().parent for name in names if name]
+
+
 def identity_path(file: Path | None) -> Path:
     """Return where a node keeps its identity, also when its configuration is not finished yet.
 

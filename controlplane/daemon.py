@@ -101,12 +101,7 @@ class Inherited:
         self.credentials = credentials.load(self.config)
         self.rules = configuration.rules(self.config)
         self.operators = configuration.operators(self.config)
-        security = self.config.security
-        names = [self.config.file, security.revoked_file, security.crl_file]
-        names += [security.certificate_file]
-        names += [auth.token_file for auth in self.config.auth]
-        files = [beside(self.config, name) for name in names if name]
-        self.reads = [file.absolute().parent for file in files]  # files there are replaced
+        self.reads = credentials.watched(self.config)
 
     def descriptors(self) -> list[int]:
         """Return the descriptors a daemon keeps."""

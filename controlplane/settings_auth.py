@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class Auth(Settings, frozen=True, kw_only=True):
     """A way to prove on whose behalf a node asks, which `show` and `demand` of [[peer]] name. What
     is shown is sealed within the handshake. Files are looked for beside the configuration, and are
-    for their owner only (mode 0600), but for certificates and roots.
+    for their owner only (mode 0600), but for certificates and roots. One that belongs to
+    `node.user` can be replaced while the node runs.
     """
 
     name: Annotated[
@@ -70,10 +71,7 @@ class Auth(Settings, frozen=True, kw_only=True):
     ] = ""
     token_file: Annotated[
         str,
-        Meta(
-            description="For `jwt`, to show: the token. If it belongs to `node.user` it is looked"
-            " at all the time, so that another one can be put in its place."
-        ),
+        Meta(description="For `jwt`, to show: the token."),
     ] = ""
     issuer: Annotated[str, Meta(description="For `jwt`, to demand: the token's `iss`.")] = ""
     audience: Annotated[
@@ -95,11 +93,19 @@ DEMANDS = {
     "jwt": ("issuer", "audience", "keys_file"),
 }
 """... and to demand it."""
+FILES = sorted(
+    {key for keys in (*SHOWS.values(), *DEMANDS.values()) for key in keys if key.endswith("_file")}
+)
 
 
 def has(auth: Auth, keys: tuple[str, ...]) -> bool:
     """Say whether a table has all these keys."""
     return all(getattr(auth, key) for key in keys)
+
+
+def files(auth: Auth) -> list[str]:
+    """Return the files that a table names."""
+    return [getattr(auth, key) for key in FILES if getattr(auth, key)]
 
 
 def check(config: Config) -> None:

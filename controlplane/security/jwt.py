@@ -27,7 +27,7 @@ from .proof import EVIDENCE_MAX
 from .providers import SECOND_NS, Subject, unproven
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 Key = bytes | Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 """A secret is for HS256, the others for EdDSA, ES256 and RS256."""
@@ -76,18 +76,18 @@ def _bound_to(claims: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class JwtProver:
-    """Shows a token, the one that there is at the moment."""
+    """Shows a token."""
 
-    token: Callable[[], bytes] = field(repr=False)
+    token: bytes = field(repr=False)
 
     @property
     def bearer(self) -> bool:
         """Whether the token is bound to nobody's keys."""
-        return not _bound_to(_taken_apart(self.token())[1])
+        return not _bound_to(_taken_apart(self.token)[1])
 
     def prove(self, binding: bytes) -> bytes:  # noqa: ARG002
         """Return the token."""
-        return self.token()
+        return self.token
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,12 @@ from valkyrie.controlplane import auth, config
 from valkyrie.controlplane.credentials import load
 from valkyrie.controlplane.security.certificates import issue, make_root
 from valkyrie.controlplane.security.codes import Failure
+from valkyrie.controlplane.security.errors import SecurityError
 from valkyrie.controlplane.security.handshake import Established, Failed
 from valkyrie.controlplane.security.identity_file import load_or_make
 from valkyrie.controlplane.security.providers import api_key_word, public_word
 from valkyrie.controlplane.security.token_file import to_word
+from valkyrie.controlplane.settings_auth import Auth
 from valkyrie.dataplane.errors import ConfigError
 
 from .security.parties import Wire
@@ -145,18 +147,48 @@ def test_what_has_expired_is_refused(tmp_path: Path) -> None:
     assert "the API key of a has expired" in back.reason
 
 
-def test_another_token_is_shown_as_soon_as_it_is_there(tmp_path: Path) -> None:
-    file = tmp_path / "jwt"
-    private(file, token("a"))
-    read = auth.TokenFile(file, os.geteuid())
-    before = read()
-    private(tmp_path / "next", b"no token")
-    (tmp_path / "next").replace(file)
-    assert read() == before
-    private(tmp_path / "next", token("b"))
-    (tmp_path / "next").replace(file)
-    assert read() not in (before, b"no token")
-    assert "ey" not in repr(read)
+def place(folder: Path, name: str, data: str | bytes) -> None:
+    """Put another file in the place of one."""
+    private(folder / "next", data)
+    (folder / "next").replace(folder / name)
+
+
+def table(kind: str, name: str) -> list[Auth]:
+    return config.parse(KINDS[kind].format(name) + LEAST).auth
+
+
+def test_what_is_put_in_the_place_of_a_file_counts_at_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_files(tmp_path)
+    found = auth.read(table("jwt", "a"), tmp_path.joinpath, os.geteuid())
+    prover, verifier = found.provers["x"], found.verifiers["x"]
+    before = prover.prove(b"")
+    for _ in range(3):
+        place(tmp_path, "a.jwt", b"no token")
+        assert prover.prove(b"") == before
+    assert caplog.text.count("is no signed JSON web token") == 1
+    place(tmp_path, "a.jwt", token("b"))
+    assert prover.prove(b"") not in (before, b"no token")
+    assert verifier.check(before, b"", time.time_ns()).name == "a"
+    place(tmp_path, "jwks", key_set({"k1": Ed25519PrivateKey.generate()}))
+    with pytest.raises(SecurityError):
+        verifier.check(before, b"", time.time_ns())
+    (tmp_path / "jwks").unlink()
+    with pytest.raises(SecurityError, match="signature"):
+        verifier.check(before, b"", time.time_ns())
+    assert "ey" not in repr(found)
+
+
+def test_secrets_that_are_put_in_the_place_of_others_count_at_once(tmp_path: Path) -> None:
+    write_files(tmp_path)
+    found = auth.read(table("hmac", "a"), tmp_path.joinpath, os.geteuid())
+    prover, verifier = found.provers["x"], found.verifiers["x"]
+    evidence = prover.prove(b"")
+    place(tmp_path, "secrets", f"a {to_word(ANOTHER)}\n")
+    with pytest.raises(SecurityError):
+        verifier.check(evidence, b"", 0)
+    assert verifier.check(prover.prove(b""), b"", 0).name == "a"
 
 
 def auths(*lines: str) -> str:
