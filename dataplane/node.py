@@ -200,4 +200,4 @@ def prefer_latency() -> bool:
     For threads that handle critical messages on a busy host: they get a core sooner when they
     wake. Their share of it stays the same, and no right is needed. Linux 6.12 and later.
     """
-    return bool(lib.vk_slice_short() == 0)
+    return bool(lib.vk_slice_set(lib.VK_SLICE_SHORT_NS) == 0)

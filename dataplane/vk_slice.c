@@ -19,7 +19,7 @@ struct attributes {
 	uint64_t period;
 };
 
-int vk_slice_short(void)
+int vk_slice_set(uint64_t ns)
 {
 	struct attributes attributes = { .size = sizeof attributes };
 
@@ -28,6 +28,6 @@ int vk_slice_short(void)
 	if (attributes.policy)
 		return 0; /* real time, batch or idle: somebody has decided already */
 	attributes.size = sizeof attributes;
-	attributes.runtime = VK_SLICE_SHORT_NS;
+	attributes.runtime = ns;
 	return syscall(SYS_sched_setattr, 0, &attributes, 0) ? -errno : 0;
 }

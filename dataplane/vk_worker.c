@@ -321,7 +321,7 @@ int vk_worker_run(struct vk_boot *boot)
 		CPU_SET(boot->cpu, &cpus);
 		sched_setaffinity(0, sizeof cpus, &cpus);
 	}
-	vk_slice_short(); /* a wish: older kernels do not know it */
+	vk_slice_set(VK_SLICE_WORKER_NS); /* a wish: older kernels do not know it */
 	error = start(run, boot);
 	if (!error) {
 		VK_STORE_RELEASE(&run->work->phase, VK_WORKER_RUNNING);
