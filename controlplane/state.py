@@ -5,7 +5,6 @@ A row is seqlocked: its sequence is odd while it is being written, and readers t
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any, get_args
@@ -23,7 +22,7 @@ from .settings import Controller
 from .tuning import KEYS, Tuning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from .policy import Grant, Rights
     from .security.token import Told
@@ -35,15 +34,24 @@ NS_PER_MS = 1_000_000
 _ACK_DELAY_MAX_US = 1_000_000
 
 
-@contextlib.contextmanager
-def writing(row: Any) -> Iterator[Any]:
-    """Write a row; what a dead daemon left half written is taken over."""
-    sequence = _counter(row, "sequence")
-    shm.lib.vk_row_begin(sequence)
-    try:
-        yield row
-    finally:
-        shm.lib.vk_row_end(sequence)
+class writing:  # noqa: N801  # it is used like a function
+    """Write a row; what a dead daemon left half written is taken over.
+
+    A class, because a generator costs as much as the rest of it: a daemon writes very many.
+    """
+
+    __slots__ = ("_row", "_sequence")
+
+    def __init__(self, row: Any) -> None:
+        self._row = row
+        self._sequence = _counter(row, "sequence")
+
+    def __enter__(self) -> Any:
+        shm.lib.vk_row_begin(self._sequence)
+        return self._row
+
+    def __exit__(self, *_error: object) -> None:
+        shm.lib.vk_row_end(self._sequence)
 
 
 def _counter(struct: Any, name: str) -> Any:
@@ -84,6 +92,7 @@ class State:
         self.rows = pointer
         self._rights: dict[int, Rights] = {}
         """Of peers that may not open all services: of so many others nothing is asked."""
+        self._news = shm.ffi.cast("struct vk_state *", int(ffi.cast("uintptr_t", pointer)))
 
     def beat(self, now_ns: int) -> None:
         """Show workers that the daemon lives."""
@@ -313,8 +322,7 @@ class State:
         )
 
     def _changed_peer(self, index: int) -> None:
-        rows = shm.ffi.cast("struct vk_state *", int(ffi.cast("uintptr_t", self.rows)))
-        shm.lib.vk_peer_news(rows, index)
+        shm.lib.vk_peer_news(self._news, index)
 
     def tuning(self, index: int) -> Tuning:
         """Return what the session with a peer is tuned to."""

@@ -21,19 +21,19 @@ static void find_peers(const struct vk_run *run, const struct vk_rx_frame *frame
 	uint32_t space = vk_class_space(class);
 
 	vk_peers_find_batch(run, frames, count, peers);
-	if (run->active_count < FEW_SESSIONS)
+	if (run->active_count < FEW_SESSIONS || class == VK_CLASS_CONTROL)
 		return;
 	vk_peers_prefetch(run, peers, count);
 	for (uint32_t i = 0; i < count; i++) {
 		const struct vk_session *session = peers[i] ? run->sessions[peers[i]->peer - 1] :
 							      NULL;
 
-		if (!session || class == VK_CLASS_CONTROL)
+		if (!session)
 			continue;
 		__builtin_prefetch(&session->keyring);
-		__builtin_prefetch(session->keyring.open);
+		__builtin_prefetch(&session->keyring.open[1]);
 		__builtin_prefetch(&session->received[space], 1);
-		__builtin_prefetch(session->received[space].ranges, 1);
+		__builtin_prefetch(&session->touched, 1);
 	}
 }
 

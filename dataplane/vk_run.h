@@ -182,6 +182,7 @@ struct vk_run {
 	struct vk_timers timers; /* by peer */
 	uint32_t active[VK_PEERS_MAX]; /* peers that have a session here */
 	uint32_t active_count;
+	uint32_t signals_next; /* whose signals are written next, of these */
 	uint32_t touched[VK_PEERS_MAX]; /* sessions that something came or went for this turn */
 	uint32_t touched_count;
 	uint32_t busy[VK_PEERS_MAX]; /* sessions with something to send besides new messages */

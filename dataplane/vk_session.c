@@ -44,9 +44,13 @@ static void begin(struct vk_run *run, struct vk_session *session, uint32_t peer)
 	session->ack_stream[VK_SPACE_E] = VK_FIRST_SYSTEM;
 	session->ack_stream[VK_SPACE_B] = VK_FIRST_DATA;
 	session->ack_stream[VK_SPACE_L] = VK_FIRST_LOGS;
-	for (uint32_t s = 0; s < VK_SPACE_COUNT; s++)
-		session->skip[s] = run->work->packets[peer].tx_number[s] + 1 +
-				   random_below(run, 2 * VK_SKIP_MEAN);
+	for (uint32_t s = 0; s < VK_SPACE_COUNT; s++) {
+		uint64_t next = run->work->packets[peer].tx_number[s];
+
+		/* Those before may be acknowledged again, though nobody here waits for it. */
+		session->recovery.sent[s].issued = next;
+		session->skip[s] = next + 1 + random_below(run, 2 * VK_SKIP_MEAN);
+	}
 }
 
 struct vk_session *vk_session_of(struct vk_run *run, uint32_t peer)

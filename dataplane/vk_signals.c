@@ -2,6 +2,7 @@
 #include "vk_signals.h"
 
 #include "vk_fit.h"
+#include "vk_idle.h"
 #include "vk_peers.h"
 #include "vk_row.h"
 
@@ -11,6 +12,7 @@ enum {
 	ACK_DELAY_US_MIN = 10,
 	ACK_DELAY_US_MAX = 100000,
 	RATE_MIN = 1000, /* bytes/s */
+	SESSIONS_A_TICK = 4096, /* about 2 ms */
 };
 
 static uint64_t clamp(uint64_t value, uint64_t low, uint64_t high)
@@ -139,10 +141,18 @@ void vk_signals_end(struct vk_run *run, uint32_t peer)
 
 void vk_signals_tick(struct vk_run *run, int leased)
 {
-	for (uint32_t i = 0; i < run->active_count; i++) {
-		struct vk_session *session = run->sessions[run->active[i]];
+	uint32_t left = run->active_count < SESSIONS_A_TICK ? run->active_count : SESSIONS_A_TICK;
 
+	for (; left; left--) {
+		struct vk_session *session;
+
+		if (run->signals_next >= run->active_count)
+			run->signals_next = 0;
+		session = run->sessions[run->active[run->signals_next]];
+		if (vk_idle_end(run, session))
+			continue; /* another one has its place */
 		read_tuning(run, session, leased);
 		write_signals(run, session);
+		run->signals_next++;
 	}
 }

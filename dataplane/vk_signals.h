@@ -16,6 +16,6 @@ void vk_signals_end(struct vk_run *run, uint32_t peer);
 void vk_signals_limited(struct vk_run *run, struct vk_session *session);
 
 /* vk_signals_tick takes what sessions are tuned to, clamped, or nothing without a daemon; and
- * writes how each of them fares. */
+ * writes how each of them fares; of more than 4096, of so many a tick, in turn. */
 void vk_signals_tick(struct vk_run *run, int leased);
 #endif

@@ -103,7 +103,8 @@ struct vk_verdicts {
 	uint64_t xsk_invalid;
 };
 
-/* How the session with a peer fares, by the worker: seqlocked, at least every 100 ms while the
+/* How the session with a peer fares, by the worker: seqlocked, every 100 ms (of more than 4096
+ * sessions in use less often, and not of one that was idle and given up: vk_idle.h) while the
  * worker lives. Sums are those of the session. */
 struct vk_signals {
 	uint32_t sequence;

@@ -1,0 +1,121 @@
+"""Very many sessions in a node: what finding one costs, installing one, and the memory of one.
+
+``sessions.c`` has the worker's engine with a path that hands out sealed frames. Baselines are the
+same figures with 1 000 sessions. The daemon's part is Python, and measured by its own code.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tests.dataplane.native import INCLUDES, PARTS
+from valkyrie.controlplane.keyring import Keyring
+from valkyrie.controlplane.link import Joined, Link
+from valkyrie.controlplane.protection import Protection
+from valkyrie.controlplane.security.modes import Cipher
+from valkyrie.controlplane.state import State, Way
+from valkyrie.dataplane import ffi, lib
+from valkyrie.dataplane.control import Limits
+
+from .contestant import BUILD, ROOT
+
+Row = dict[str, Any]
+COUNTS = (1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
+BASE = 1_000
+USED_MAX = 250_000
+"""Sessions that are in use at a time: of 11 KiB each, and memory is bounded."""
+TIMEOUT_S = 600
+
+
+def _row(metric: str, value: float, unit: str, baseline: float | None = None) -> Row:
+    return {
+        "scenario": "sessions",
+        "metric": metric,
+        "value": round(value, 1),
+        "unit": unit,
+        "baseline": round(baseline, 1) if baseline else None,
+        "ratio": round(value / baseline, 2) if baseline else None,
+    }
+
+
+def program() -> Path:
+    """Build and return the worker's half."""
+    binary = BUILD / "sessions"
+    binary.parent.mkdir(parents=True, exist_ok=True)
+    sources = [ROOT / "perf" / "sessions.c", *(ROOT / part for part in PARTS)]
+    flags = ["-O2", "-std=gnu11", *INCLUDES]
+    subprocess.run(["cc", *flags, "-o", binary, *sources, "-lcrypto"], check=True, timeout=300)
+    return binary
+
+
+def ask(binary: Path, count: int, used: int, rounds: int) -> dict[str, float]:
+    """Return what a worker with *count* sessions says, of which *used* are."""
+    words = [str(binary), str(count), str(used), str(rounds)]
+    done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=TIMEOUT_S)
+    pairs = (line.split() for line in done.stdout.splitlines())
+    return {name: float(value) for name, value in pairs}
+
+
+def _worker(rounds: int, repetitions: int) -> Iterator[Row]:
+    binary = program()
+    found: dict[int, dict[str, float]] = {}
+    for count in COUNTS:
+        used = min(count, USED_MAX)
+        runs = [ask(binary, count, used, rounds) for _ in range(repetitions)]
+        found[count] = {name: median(run[name] for run in runs) for name in runs[0]}
+    for count, figures in found.items():
+        base, used = found[BASE], min(count, USED_MAX)
+        yield _row(f"find, of {count:,}", figures["find_ns"], "ns", base["find_ns"])
+        name = f"receive sealed, of {count:,} ({used:,} in use)"
+        yield _row(name, figures["receive_ns"], "ns", base["receive_ns"])
+    most = found[COUNTS[-1]]
+    yield _row("memory of one that is installed", most["installed_bytes"], "bytes")
+    yield _row("memory of one in use, besides", most["used_bytes"], "bytes")
+    yield _row("kept in use when all are idle", most["kept"], "")
+    yield _row("first frame of one, which makes it", most["first_ns"], "ns")
+    yield _row("worker takes an installed one in", most["taken_ns"], "ns")
+
+
+def install(count: int) -> dict[str, float]:
+    """Let a daemon's own code enter sessions with so many peers; ns of CPU each, by step."""
+    rows, secrets = ffi.new("struct vk_state *"), ffi.new("struct vk_secrets *")
+    state, keyring = State(rows), Keyring(secrets)
+    secret, limits = os.urandom(lib.VK_SECRET_SIZE), Limits()
+    addresses = [str(ip_address(0x0A000000 + index)) for index in range(count)]
+    way = Way(0, ip_address("10.255.0.1"), 1472, bytes(range(6)), bytes(range(6)))
+    sealed = Protection(cipher=Cipher.AES_256_GCM)
+
+    def peer(index: int) -> None:
+        state.set_peer(index, addresses[index], lib.VK_PORT)
+        state.set_way(index, way)
+
+    def session(index: int) -> None:
+        proofs = secret, secret
+        which = keyring.enter(index, index + 1, 0, seals=secret, opens=secret, proofs=proofs)
+        link = Link(index + 1, index + 1, 1, limits, since_ns=1, protection=sealed)
+        state.join(index, Joined(link, lost=False), keys=which)
+
+    def each(step: Callable[[int], None]) -> float:
+        begun = time.process_time_ns()
+        for index in range(count):
+            step(index)
+        return (time.process_time_ns() - begun) / count
+
+    return {"peer": each(peer), "session": each(session)}
+
+
+def run(quick: bool) -> list[Row]:  # every scenario is called run(quick)
+    """Return the rows."""
+    rows = list(_worker(100_000 if quick else 400_000, 1 if quick else 3))
+    count = 100_000 if quick else COUNTS[-1]
+    spent = install(count)
+    rows.append(_row(f"daemon enters {count:,} peers", 1e9 / spent["peer"], "peers/s"))
+    rows.append(_row(f"daemon enters {count:,} sessions", 1e9 / spent["session"], "sess./s"))
+    return rows
