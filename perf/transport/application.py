@@ -1,7 +1,8 @@
 """An application of a flow: ``python -m perf.transport.application MODE NODE SECONDS [...]``.
 
 It prints rows as ``tcp.c`` does, at the end; a ping's also tell its session's smoothed round trip
-and lost packets. Servers print ``ready`` when their service is there.
+and lost packets. Servers print ``ready`` when their service is there, clients when their stream is,
+and these go when a line comes. The seconds begin with the first message.
 
     sink NODE SECONDS                      echo NODE SECONDS
     pour NODE SECONDS PEER STREAM SIZE     ping NODE SECONDS PEER STREAM
@@ -30,7 +31,8 @@ RING_BYTES = 16 << 20
 """The ring is what is kept to be sent again: it must hold more than the network does."""
 ENDLESS = 1 << 40
 BATCH = 8
-OPEN_S = 20.0
+FIRST_NS = 30_000_000_000
+"""How long a server waits for the first message."""
 
 
 def _server(node: SyncNode, service: str) -> blast.Blast:
@@ -41,11 +43,15 @@ def _server(node: SyncNode, service: str) -> blast.Blast:
 
 
 def _client(node: SyncNode, service: str, peer: str, stream: str) -> blast.Blast:
-    return blast.begin(node.connect(peer).open(service, stream=int(stream)))
+    client = blast.begin(node.connect(peer).open(service, stream=int(stream)))
+    print("ready", flush=True)
+    sys.stdin.readline()
+    return client
 
 
 def _sink(node: SyncNode, seconds: float) -> None:
     stream = _server(node, "bulk")
+    stream.receive(1, deadline_ns=FIRST_NS)
     end_ns = time.monotonic_ns() + round(seconds * 1e9)
     rows = []
     while (begin_ns := time.monotonic_ns()) < end_ns:
@@ -65,7 +71,9 @@ def _pour(node: SyncNode, seconds: float, peer: str, stream: str, size: str) -> 
 
 
 def _echo(node: SyncNode, seconds: float) -> None:
-    _server(node, "ping").echo(ENDLESS, deadline_ns=round(seconds * 1e9))
+    stream = _server(node, "ping")
+    stream.echo(1, deadline_ns=FIRST_NS)
+    stream.echo(ENDLESS, deadline_ns=round(seconds * 1e9))
 
 
 def _ping(node: SyncNode, seconds: float, peer: str, stream: str, name: str) -> None:

@@ -69,30 +69,35 @@ class Valkyrie:
         ]
 
     def prepare(self) -> None:
-        """Start both nodes."""
+        """Start both nodes, and the applications up to their first message."""
         for node in self._nodes:
             node.start()
+        self._programs = [
+            self._ready(1, "sink", self._duration_s + 1),
+            self._ready(1, "echo", self._duration_s + 1),
+            self._ready(0, "pour", self._duration_s, "b", str(BULK_STREAM), str(SIZE)),
+            self._ready(0, "ping", self._duration_s, "b", str(PING_STREAM)),
+        ]
 
-    def _popen(self, side: int, mode: str, seconds: float, *rest: str) -> subprocess.Popen[bytes]:
+    def _ready(self, side: int, mode: str, seconds: float, *rest: str) -> subprocess.Popen[bytes]:
         head = ["taskset", "-c", str(side), sys.executable, "-m", "perf.transport.application"]
         name = f"{self._name}-{'ab'[side]}"
-        return self._wire[side].host.popen(
-            [*head, mode, name, str(seconds), *rest], stdout=subprocess.PIPE, cwd=ROOT
+        program = self._wire[side].host.popen(
+            [*head, mode, name, str(seconds), *rest],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
         )
+        assert program.stdout is not None
+        program.stdout.readline()
+        return program
 
     def start(self) -> None:
         """Begin both."""
-        servers = []
-        for mode in ("sink", "echo"):
-            server = self._popen(1, mode, self._duration_s + 1)
-            assert server.stdout is not None
-            server.stdout.readline()
-            servers.append(server)
-        self._programs = [
-            *servers,
-            self._popen(0, "pour", self._duration_s, "b", str(BULK_STREAM), str(SIZE)),
-            self._popen(0, "ping", self._duration_s, "b", str(PING_STREAM)),
-        ]
+        for program in self._programs[2:]:
+            assert program.stdin is not None
+            program.stdin.write(b"go\n")
+            program.stdin.flush()
 
     def finish(self) -> Record:
         """Wait for the end and say what was."""
