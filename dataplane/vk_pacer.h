@@ -20,6 +20,7 @@ enum vk_pacer_const {
 	VK_PACER_BURST_US =
 		200, /* ... or what flows in this time: RFC 9002 was not for 10 Gbit/s */
 	VK_PACER_BURST_MAX = 262144, /* bytes: four sends with segmentation offload */
+	VK_PACER_DEBT_MAX = 131072, /* bytes that critical and system make others wait for */
 	VK_PACER_BATCH_US = 100, /* what flows in this time is a batch worth waking up for */
 	VK_PACER_LATE_US = 4000, /* so late is a worker that waited for a slice of somebody else */
 	VK_PACER_SHIFT = 16, /* credit counts 2^-16 bytes */
@@ -62,7 +63,8 @@ static inline int64_t vk_pacer_credit(const struct vk_pacer *pacer, uint64_t now
 	return pacer->credit + (int64_t)earned;
 }
 
-/* vk_pacer_room returns the bytes that may leave now; more than 0 lets a batch go on beyond. */
+/* vk_pacer_room returns the bytes that may leave now; more than 0 lets a batch go on beyond, less
+ * is what was spent beyond. */
 static inline int64_t vk_pacer_room(const struct vk_pacer *pacer, uint64_t now_ns)
 {
 	int64_t room;
@@ -70,7 +72,7 @@ static inline int64_t vk_pacer_room(const struct vk_pacer *pacer, uint64_t now_n
 	if (!pacer->rate)
 		return INT64_MAX;
 	room = vk_pacer_credit(pacer, now_ns) >> VK_PACER_SHIFT;
-	return pacer->empty && room < (int64_t)pacer->batch ? 0 : room;
+	return pacer->empty && room < (int64_t)pacer->batch && room > 0 ? 0 : room;
 }
 
 /* vk_pacer_ready says whether anything may leave now. */
@@ -102,6 +104,8 @@ static inline void vk_pacer_spend(struct vk_pacer *pacer, uint64_t bytes, uint64
 	if (!pacer->rate)
 		return;
 	pacer->credit = credit - (int64_t)bytes * one;
+	if (pacer->credit < -(int64_t)VK_PACER_DEBT_MAX * one)
+		pacer->credit = -(int64_t)VK_PACER_DEBT_MAX * one;
 	pacer->at_ns = now_ns > pacer->at_ns ? now_ns : pacer->at_ns;
 	pacer->empty = closed || pacer->credit < one;
 }

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from tests.dataplane.native import library
 
+DEBT_MAX = 131_072
+
 SECOND = 1_000_000_000
 US = 1000
 
@@ -118,12 +120,12 @@ def test_a_sender_that_wakes_when_told_gets_its_rate(rate: int, size: int) -> No
 
 def test_calls_that_come_often_lose_nothing_to_rounding() -> None:
     pacer = Pacer(3_333_333)
-    pacer.spend(1_000_000)
+    pacer.spend(100_000)
     start = pacer.now
     while not pacer.ready():
         pacer.now += 100
         pacer.spend(0)
-    waited = (1_000_000 - pacer.burst + pacer.batch) * SECOND / 3_333_333
+    waited = (100_000 - pacer.burst + pacer.batch) * SECOND / 3_333_333
     assert abs((pacer.now - start) / waited - 1) < 1e-3
 
 
@@ -134,6 +136,21 @@ def test_a_debt_is_paid_at_the_new_rate() -> None:
     pacer.now = pacer.next_ns()
     assert pacer.ready()
     assert pacer.now - SECOND < 200 * US
+
+
+def test_what_is_urgent_sees_how_much_it_has_borrowed() -> None:
+    pacer = Pacer(1_000_000)
+    for _ in range(20):
+        pacer.spend(3_000)
+    assert pacer.room() == pacer.burst - 60_000
+
+
+def test_what_nothing_holds_back_makes_others_wait_only_so_long() -> None:
+    pacer = Pacer(1_000_000)
+    for _ in range(1000):
+        pacer.spend(3_000)
+    wait_ns = (DEBT_MAX + pacer.batch) * SECOND // 1_000_000
+    assert abs(pacer.next_ns() - pacer.now - wait_ns) < 1000
 
 
 def test_idle_time_earns_one_burst_and_no_more() -> None:
