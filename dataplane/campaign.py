@@ -27,7 +27,9 @@ Events = tuple[Event, ...]
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15
 BYTES_MAX = 400_000
-"""Payload of all messages of a short scenario: what keeps it short."""
+"""Payload of all messages of a short scenario, but for large ones: what keeps it short."""
+LARGE_MAX = 3 << 20
+"""Bytes of the largest message: it is cut into fragments."""
 CLASSES = ("critical", "system", "job", "data", "logs")
 MTU_MIN = 1280
 """IPv6 promises it, and the first datagrams of a session fit."""
@@ -98,15 +100,20 @@ def _link(dice: Dice) -> Link:
     )
 
 
-def _size(dice: Dice, most: int) -> int | tuple[int, int]:
-    high = min(dice.magnitude(8, 65_536), most)
+def _size(dice: Dice, most: int, *, large: bool) -> int | tuple[int, int]:
+    high = min(dice.magnitude(8, lib.VK_SHARDED_MAX), most)
+    if large:
+        high = dice.magnitude(lib.VK_SHARDED_MAX + 1, LARGE_MAX)
     return high if dice.chance(30) else (min(dice.magnitude(1, high), high), high)
 
 
 def _traffic(dice: Dice, ends: tuple[str, str], klass: str, budget: int) -> Traffic:
     """Draw a traffic that sends about budget bytes."""
-    size = _size(dice, budget)
+    large = klass != "logs" and dice.chance(4)
+    size = _size(dice, budget, large=large)
     mean = size if isinstance(size, int) else (size[0] + size[1]) // 2
+    if large:
+        budget = mean * dice.between(1, 4)
     reply = klass != "logs" and dice.chance(35)
     count = max(budget // (mean + HEADS_BYTES) // (2 if reply else 1), 1)
     streams = 1
@@ -129,6 +136,20 @@ def _traffic(dice: Dice, ends: tuple[str, str], klass: str, budget: int) -> Traf
         flush=dice.chance(20),
         start_ms=dice.below(50) if dice.chance(30) else 0,
     )
+
+
+def _bytes_of(scenario: Scenario) -> int:
+    """Return how much a scenario sends at most, both ways."""
+    return sum(
+        2 * each.streams * each.messages * (size if isinstance(size := each.size, int) else size[1])
+        for each in scenario.traffic
+    )
+
+
+def _linger_ms(scenario: Scenario) -> float:
+    """Return for how long to go on: what nobody waits for has to be out of the rings."""
+    sending_ms = _bytes_of(scenario) * 8 / (scenario.link.rate_mbps * 1000)
+    return 50 if scenario.reliable else max(2000, 4 * sending_ms)
 
 
 def _outage(dice: Dice, nodes: tuple[str, str], at_ms: float, for_ms: float, link: Link) -> Events:
@@ -299,10 +320,9 @@ def short(seed: int, *, reliable: bool = True) -> Scenario:
     steady = not (scenario.events or link.jitter_ms or link.reorder or link.duplicate)
     return _with(
         scenario,
-        limit_s=_limit_s(scenario, share * kinds * 2),
+        limit_s=_limit_s(scenario, max(share * kinds * 2, _bytes_of(scenario))),
         spurious=0.01 if steady and not slow else 0,
-        # What nobody waits for has to be out of the rings, however slow the path is.
-        linger_ms=50 if reliable else 2000,
+        linger_ms=_linger_ms(scenario),
     )
 
 

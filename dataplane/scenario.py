@@ -136,7 +136,8 @@ class Traffic(_Row, frozen=True, kw_only=True):
     """Stream ids in use; 0: as many as streams, if the class has them."""
     messages: int = 100
     size: int | tuple[int, int] = 1000
-    """Bytes, or the least and the most."""
+    """Bytes, or the least and the most. What is over 64 KiB goes in fragments, as libraries cut it:
+    ``sent`` and ``arrived`` count them."""
     sizes: Literal["uniform", "log"] = "uniform"
     burst: int = 1
     interval_us: float = 0

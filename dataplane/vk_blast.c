@@ -24,28 +24,42 @@ static void fill(uint8_t *payload, uint32_t size, uint64_t number)
 		memcpy(payload + at, &number, 8);
 }
 
-/* check counts what a payload says: its number, and whether the rest follows from it. *numbers is
- * one more than the highest so far. */
-static void check(const uint8_t *payload, uint32_t size, struct vk_blast_result *result,
-		  uint64_t *numbers)
+/* What was received so far. */
+struct progress {
+	uint64_t numbers; /* one more than the highest */
+	uint64_t word; /* that the next fragment begins with ... */
+	uint32_t sequence; /* ... if it has this one */
+};
+
+/* check counts what a message or fragment says: its number, and whether the rest follows from it.
+ * One that continues a message is compared with the fragment before if that came just before. */
+static void check(const uint8_t *payload, const struct vk_entry *entry,
+		  struct vk_blast_result *result, struct progress *seen)
 {
+	const struct vk_message *head = &entry->message;
+	int continues = (head->code & VK_FRAGMENT_CONTINUES) != 0;
 	uint64_t number, word, wrong = 0;
 
-	if (size < VK_BLAST_SIZE_MIN) {
+	if (entry->size < VK_BLAST_SIZE_MIN) {
 		result->corrupt++;
 		return;
 	}
 	memcpy(&number, payload, 8);
-	for (uint32_t at = 8; at + 8 <= size; at += 8) {
+	for (uint32_t at = 8; at + 8 <= entry->size; at += 8) {
 		memcpy(&word, payload + at, 8);
 		wrong |= word ^ (number + at / 8 * STRIDE);
 	}
+	if (continues && head->sequence == seen->sequence)
+		wrong |= number ^ seen->word;
 	result->corrupt += wrong != 0;
-	if (number >= *numbers)
-		*numbers = number + 1;
-	result->messages++;
-	result->bytes += size;
-	result->lost = *numbers > result->messages ? *numbers - result->messages : 0;
+	if (!continues && number >= seen->numbers)
+		seen->numbers = number + 1;
+	seen->word = number + entry->size / 8 * STRIDE;
+	seen->sequence = head->sequence + 1;
+	result->records++;
+	result->messages += !(head->code & VK_FRAGMENT_MORE);
+	result->bytes += entry->size;
+	result->lost = seen->numbers > result->messages ? seen->numbers - result->messages : 0;
 }
 
 /* wait_until waits for something to do; need: bytes of room in the stream's ring, or 0. */
@@ -128,6 +142,44 @@ static int send_all(struct vk_client *client, struct vk_outlet *outlet, const ui
 	return error;
 }
 
+/* send_large sends one message in fragments, waiting for room. */
+static int send_large(struct vk_client *client, struct vk_outlet *outlet, const uint8_t *from,
+		      uint32_t size, int64_t end_ns, struct vk_blast_result *result)
+{
+	uint32_t at = 0;
+
+	while (at < size) {
+		int64_t went = vk_client_send_part(client, outlet, from, size, at);
+		int error;
+
+		if (went > 0) {
+			at += (uint32_t)went;
+			continue;
+		}
+		if (went != -EAGAIN && went != -ENOBUFS)
+			return (int)went;
+		result->blocked++;
+		error = wait_to_send(client, outlet, VK_CLIENT_PAID, end_ns);
+		if (error)
+			return error;
+	}
+	result->messages++;
+	result->bytes += size;
+	return 0;
+}
+
+static int send_batch(struct vk_client *client, struct vk_outlet *outlet, const uint8_t *from,
+		      uint32_t size, uint32_t count, int64_t end_ns, struct vk_blast_result *result)
+{
+	int error = 0;
+
+	if (size <= VK_SHARDED_MAX)
+		return send_all(client, outlet, from, size, count, end_ns, result);
+	for (uint32_t i = 0; i < count && !error; i++)
+		error = send_large(client, outlet, from + (size_t)size * i, size, end_ns, result);
+	return error;
+}
+
 int vk_blast_send(struct vk_client *client, struct vk_outlet *outlet, uint32_t size, uint64_t count,
 		  uint32_t batch, int64_t timeout_ns, struct vk_blast_result *result)
 {
@@ -136,9 +188,11 @@ int vk_blast_send(struct vk_client *client, struct vk_outlet *outlet, uint32_t s
 	int error = 0;
 
 	*result = (struct vk_blast_result){ 0 };
-	if (size < VK_BLAST_SIZE_MIN || size % 8 || size > VK_SHARDED_MAX || !batch ||
+	if (size < VK_BLAST_SIZE_MIN || size % 8 || size > VK_MESSAGE_MAX || !batch ||
 	    batch > VK_BLAST_BATCH_MAX)
 		return -EINVAL;
+	if (size > VK_SHARDED_MAX)
+		batch = 1;
 	payloads = malloc((size_t)size * batch);
 	if (!payloads)
 		return -ENOMEM;
@@ -147,13 +201,33 @@ int vk_blast_send(struct vk_client *client, struct vk_outlet *outlet, uint32_t s
 
 		for (uint32_t i = 0; i < n; i++, number++)
 			fill(payloads + (size_t)size * i, size, number);
-		error = send_all(client, outlet, payloads, size, n, begin_ns + timeout_ns, result);
+		error = send_batch(client, outlet, payloads, size, n, begin_ns + timeout_ns,
+				   result);
 		if (!error && now_ns() > begin_ns + timeout_ns)
 			error = -ETIMEDOUT;
 	}
 	result->elapsed_ns = (uint64_t)(now_ns() - begin_ns);
 	free(payloads);
 	return error;
+}
+
+/* take describes messages and fragments of the flow that are there: how many, or -errno. */
+static int take(struct vk_client *client, const struct vk_outlet *outlet, struct vk_entry *entries,
+		uint32_t max)
+{
+	uint32_t ring = vk_stream_class(outlet->head.stream);
+	uint64_t begin = client->rx[ring].head;
+	int n = vk_client_receive(client, ring, VK_CLIENT_ANY_FLOW, VK_CLIENT_ANY_SEQUENCE, entries,
+				  max);
+
+	for (int i = 0; i < n; i++) {
+		if (entries[i].kind == VK_RECORD_DATA &&
+		    entries[i].message.flow == outlet->head.flow)
+			continue;
+		vk_client_rewind(client, ring, i ? entries[i - 1].end : begin);
+		return i ? i : -EPROTO;
+	}
+	return n;
 }
 
 /* receive_some waits for messages of the flow and describes them: how many, or -errno. */
@@ -163,14 +237,11 @@ static int receive_some(struct vk_client *client, struct vk_outlet *outlet, stru
 	uint32_t ring = vk_stream_class(outlet->head.stream);
 
 	for (;;) {
-		int n = vk_client_receive(client, ring, outlet->head.flow, VK_CLIENT_ANY_SEQUENCE,
-					  entries, max);
+		int n = take(client, outlet, entries, max);
 		int error;
 
 		if (n)
 			return n;
-		if (client->rx[ring].head != client->rx[ring].tail)
-			return -EPROTO; /* a record of another kind or flow */
 		vk_client_idle(client, inlet);
 		error = wait_until(client, ring, 0, end_ns);
 		if (error)
@@ -196,7 +267,7 @@ int vk_blast_receive(struct vk_client *client, struct vk_outlet *outlet, struct 
 	uint32_t ring = vk_stream_class(outlet->head.stream);
 	int64_t end_ns = now_ns() + timeout_ns, first_ns = 0;
 	struct vk_entry entries[VK_BLAST_BATCH_MAX];
-	uint64_t numbers = 0;
+	struct progress seen = { 0 };
 	int last = 0;
 
 	*result = (struct vk_blast_result){ 0 };
@@ -211,8 +282,8 @@ int vk_blast_receive(struct vk_client *client, struct vk_outlet *outlet, struct 
 		if (!first_ns)
 			first_ns = now_ns();
 		for (int i = 0; i < n; i++) {
-			check(client->rx[ring].data + entries[i].offset, entries[i].size, result,
-			      &numbers);
+			check(client->rx[ring].data + entries[i].offset, &entries[i], result,
+			      &seen);
 			last |= entries[i].message.flags & VK_FLAG_EOS;
 		}
 		done(client, inlet, ring, entries, n);
@@ -230,7 +301,7 @@ int vk_blast_ping(struct vk_client *client, struct vk_outlet *outlet, struct vk_
 	struct vk_blast_result sent = { 0 };
 	struct vk_entry entry;
 	uint8_t *payload;
-	uint64_t numbers = 0;
+	struct progress seen = { 0 };
 	int error = 0;
 
 	*result = (struct vk_blast_result){ 0 };
@@ -248,7 +319,7 @@ int vk_blast_ping(struct vk_client *client, struct vk_outlet *outlet, struct vk_
 		if (error < 0)
 			break;
 		rtt_ns[number] = (uint64_t)(now_ns() - sent_ns);
-		check(client->rx[ring].data + entry.offset, entry.size, result, &numbers);
+		check(client->rx[ring].data + entry.offset, &entry, result, &seen);
 		done(client, inlet, ring, &entry, 1);
 	}
 	result->elapsed_ns = (uint64_t)(now_ns() - begin_ns);

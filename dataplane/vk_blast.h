@@ -15,6 +15,7 @@ enum vk_blast_const {
 
 struct vk_blast_result {
 	uint64_t messages;
+	uint64_t records; /* received: fragments of a message count each */
 	uint64_t bytes;
 	uint64_t lost; /* numbers that were jumped over and did not come later */
 	uint64_t corrupt; /* messages whose contents are not what their number says */
@@ -22,14 +23,14 @@ struct vk_blast_result {
 	uint64_t elapsed_ns; /* from the first message to the last */
 };
 
-/* vk_blast_send sends count messages of size bytes (multiple of 8, at most VK_SHARDED_MAX), batch
- * at a time (1..VK_BLAST_BATCH_MAX), waiting for room. Returns 0, -ETIMEDOUT at the deadline, or
- * -errno. */
+/* vk_blast_send sends count messages of size bytes (multiple of 8, at most VK_MESSAGE_MAX), batch
+ * at a time (1..VK_BLAST_BATCH_MAX), waiting for room. Larger ones than VK_SHARDED_MAX are cut into
+ * fragments, and go one at a time. Returns 0, -ETIMEDOUT at the deadline, or -errno. */
 int vk_blast_send(struct vk_client *client, struct vk_outlet *outlet, uint32_t size, uint64_t count,
 		  uint32_t batch, int64_t timeout_ns, struct vk_blast_result *result);
 
-/* vk_blast_receive takes messages until count have come, or a message with EOS, or the deadline
- * (-ETIMEDOUT). Records that are not DATA of this flow end it with -EPROTO. */
+/* vk_blast_receive takes messages, whole or in fragments, until count have come, or a message with
+ * EOS, or the deadline (-ETIMEDOUT). Records that are not DATA of this flow end it with -EPROTO. */
 int vk_blast_receive(struct vk_client *client, struct vk_outlet *outlet, struct vk_inlet *inlet,
 		     uint64_t count, int64_t timeout_ns, struct vk_blast_result *result);
 

@@ -205,14 +205,12 @@ static struct vk_message fragment_of(const struct vk_outlet *outlet, uint32_t si
 	return head;
 }
 
-/* fragment_max returns the payload of the fragments that a stream's messages are cut into. */
-static uint32_t fragment_max(const struct vk_client *client, const struct vk_outlet *outlet)
+uint32_t vk_client_fragment(const struct vk_client *client, uint32_t ring, int limited)
 {
-	uint32_t ring = vk_stream_class(outlet->head.stream);
 	uint32_t most = client->tx_capacity[ring] / VK_CLIENT_FRAGMENTS_A_RING -
 			(uint32_t)(sizeof(struct vk_record) + sizeof(struct vk_message));
 
-	if (outlet->limit && most > VK_CLIENT_PAID - VK_MESSAGE_COST) /* none is begun unpaid */
+	if (limited && most > VK_CLIENT_PAID - VK_MESSAGE_COST) /* none is begun unpaid */
 		most = VK_CLIENT_PAID - VK_MESSAGE_COST;
 	return most < VK_CLIENT_FRAGMENT ? most : VK_CLIENT_FRAGMENT;
 }
@@ -234,7 +232,7 @@ int64_t vk_client_send_part(struct vk_client *client, struct vk_outlet *outlet,
 	if (!client->tx_capacity[ring])
 		return gone(client) ? -ESHUTDOWN : -EACCES;
 	while (begin < size) {
-		uint32_t most = fragment_max(client, outlet);
+		uint32_t most = vk_client_fragment(client, ring, outlet->limit != 0);
 		uint32_t end = size - begin > most ? begin + most : size;
 		struct vk_message head = fragment_of(outlet, size, begin, end);
 

@@ -113,6 +113,10 @@ int vk_client_send_many(struct vk_client *client, struct vk_outlet *outlet, cons
 int64_t vk_client_send_part(struct vk_client *client, struct vk_outlet *outlet,
 			    const uint8_t *payload, uint32_t size, uint32_t at);
 
+/* vk_client_fragment returns the payload of the fragments that messages are cut into, at most;
+ * limited: the worker tells the stream's limit. */
+uint32_t vk_client_fragment(const struct vk_client *client, uint32_t ring, int limited);
+
 #ifndef VK_CDEF
 /* vk_outlet_short says whether a stream's limit does not pay for a message of size bytes. */
 static inline int vk_outlet_short(const struct vk_outlet *outlet, uint32_t size)

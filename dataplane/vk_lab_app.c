@@ -152,7 +152,7 @@ static void answer(struct vk_lab_app_run *app, uint32_t ref)
 	struct vk_lab_end *end = vk_lab_end_of(app->lab, ref);
 
 	if (app->lab->scenario.traffics[stream->traffic].reply && ref % 2 == VK_LAB_ACCEPTOR)
-		end->want = end->taken;
+		end->want = end->answerable;
 	vk_lab_want_to_send(app, ref,
 			    end->due_ns > app->lab->now_ns ? end->due_ns : app->lab->now_ns);
 }
@@ -183,7 +183,8 @@ static void came_data(struct vk_lab_app_run *app, uint32_t ref, const struct vk_
 {
 	struct vk_lab_end *end = vk_lab_end_of(app->lab, ref);
 
-	if (!vk_lab_message_came(app->lab, ref, entry->message.sequence, data, entry->size))
+	if (!vk_lab_message_came(app->lab, ref, entry->message.sequence, data, entry->size,
+				 entry->message.code))
 		return;
 	if (!end->consuming)
 		end->consuming = (uint8_t)vk_lab_list_add(&app->consumers, ref);

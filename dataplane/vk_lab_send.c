@@ -78,7 +78,7 @@ static int close_end(struct vk_lab_app_run *app, uint32_t ref)
 		}
 		if (end->flushing == 1)
 			return 1; /* the answer goes on */
-		if (config->reply && end->came < end->sent && !lab->scenario.reliable)
+		if (config->reply && end->answerable < end->whole && !lab->scenario.reliable)
 			return 1; /* what answers would close the whole stream */
 	} else if (end->total == UINT32_MAX ||
 		   (end->came < end->total && vk_lab_promised(lab, &lab->streams[ref / 2]))) {
@@ -91,14 +91,77 @@ static int close_end(struct vk_lab_app_run *app, uint32_t ref)
 	return 1;
 }
 
-/* Sends one message. Returns 0, or -errno of the ring. */
+/* Makes room for what has to be remembered of an end's next record. */
+static int remember(struct vk_lab *lab, const struct vk_lab_traffic *config, struct vk_lab_end *end)
+{
+	size_t count = end->sent ? 2 * (size_t)end->sent : 1;
+
+	if (end->sent & (end->sent - 1))
+		return 0; /* there is room for twice as many */
+	if (lab->scenario.timed) {
+		void *times = realloc(end->sent_ns, count * sizeof *end->sent_ns);
+
+		if (!times)
+			return -ENOMEM;
+		end->sent_ns = times;
+	}
+	if (config->size_max > VK_SHARDED_MAX) {
+		void *parts = realloc(end->parts, count * sizeof *end->parts);
+
+		if (!parts)
+			return -ENOMEM;
+		end->parts = parts;
+	}
+	return 0;
+}
+
+/* Which part of its message an end's next record is, as vk_client_send_part would cut it. */
+static uint32_t next_part(struct vk_lab_app_run *app, uint32_t ref, uint32_t *code)
+{
+	const struct vk_lab_stream *stream = &app->lab->streams[ref / 2];
+	const struct vk_lab_end *end = &stream->ends[ref % 2];
+	uint32_t most =
+		vk_client_fragment(app->client, vk_stream_class(stream->id), end->limit != 0);
+	uint32_t left = end->left;
+
+	*code = left ? VK_FRAGMENT_CONTINUES : 0;
+	if (!left)
+		left = vk_lab_message_size(app->lab, stream, ref % 2, end->whole);
+	if (left <= VK_SHARDED_MAX && !*code)
+		return left;
+	if (left > most)
+		*code |= VK_FRAGMENT_MORE;
+	return left > most ? most : left;
+}
+
+/* Counts a record that the ring took. */
+static void went(struct vk_lab *lab, struct vk_lab_stream *stream, uint32_t side, uint32_t size,
+		 uint32_t code)
+{
+	struct vk_lab_traffic_report *report = &lab->report.traffics[stream->traffic];
+	struct vk_lab_end *end = &stream->ends[side];
+
+	if (end->sent_ns)
+		end->sent_ns[end->sent] = lab->now_ns;
+	if (end->parts)
+		end->parts[end->sent] = size | code << VK_LAB_PART_CODE;
+	if (!(code & VK_FRAGMENT_CONTINUES))
+		end->left = vk_lab_message_size(lab, stream, side, end->whole);
+	end->left -= size;
+	end->whole += !(code & VK_FRAGMENT_MORE);
+	end->sent++;
+	end->spent += (uint64_t)size + VK_MESSAGE_COST;
+	report->sent++;
+	report->sent_bytes += size;
+}
+
+/* Sends one message, or a fragment of a large one. Returns 0, or -errno of the ring. */
 static int send_message(struct vk_lab_app_run *app, uint32_t ref)
 {
 	struct vk_lab *lab = app->lab;
 	struct vk_lab_stream *stream = &lab->streams[ref / 2];
-	struct vk_lab_traffic_report *report = &lab->report.traffics[stream->traffic];
 	struct vk_lab_end *end = &stream->ends[ref % 2];
-	uint32_t size = vk_lab_message_size(lab, stream, ref % 2, end->sent);
+	uint32_t code, size = next_part(app, ref, &code);
 	uint64_t cost = (uint64_t)size + VK_MESSAGE_COST;
 	struct vk_message head = head_of(app, ref);
 	int error;
@@ -107,34 +170,24 @@ static int send_message(struct vk_lab_app_run *app, uint32_t ref)
 	if (end->limit && end->spent + (cost < VK_CLIENT_PAID ? cost : VK_CLIENT_PAID) > end->limit)
 		return -ENOBUFS; /* the next limit goes on */
 	head.correlation = 0;
-	if (lab->scenario.timed && !(end->sent & (end->sent - 1))) { /* room for twice as many */
-		void *times = realloc(end->sent_ns,
-				      (end->sent ? 2ull * end->sent : 1) * sizeof *end->sent_ns);
-
-		if (!times)
-			return -ENOMEM;
-		end->sent_ns = times;
-	}
-	vk_lab_message_fill(stream, ref % 2, end->sent, lab->content, size);
-	error = put(app, VK_RECORD_DATA, &head, lab->content, size);
+	head.code = code;
+	error = remember(lab, &lab->scenario.traffics[stream->traffic], end);
 	if (error)
 		return error;
-	if (end->sent_ns)
-		end->sent_ns[end->sent] = lab->now_ns;
-	end->sent++;
-	end->spent += cost;
-	report->sent++;
-	report->sent_bytes += size;
-	return 0;
+	vk_lab_message_fill(stream, ref % 2, end->sent, lab->content, size);
+	error = put(app, VK_RECORD_DATA, &head, lab->content, size);
+	if (!error)
+		went(lab, stream, ref % 2, size, code);
+	return error;
 }
 
 static int may_send(const struct vk_lab_traffic *config, const struct vk_lab_end *end,
 		    uint32_t side)
 {
-	if (end->sent >= end->want)
+	if (end->whole >= end->want)
 		return 0;
-	return side == VK_LAB_ACCEPTOR || !config->reply || !config->outstanding ||
-	       end->sent - end->came < config->outstanding;
+	return side == VK_LAB_ACCEPTOR || !config->reply || !config->outstanding || end->left ||
+	       end->whole - end->answerable < config->outstanding;
 }
 
 /* An end's turn: a burst, then whatever comes behind it. */
@@ -149,7 +202,7 @@ static void serve(struct vk_lab_app_run *app, uint32_t ref)
 
 	if (end->state != VK_LAB_END_OPEN || stream->broken)
 		return;
-	for (uint32_t i = 0; i < burst && may_send(config, end, ref % 2); i++) {
+	for (uint32_t i = 0; (i < burst || end->left) && may_send(config, end, ref % 2); i++) {
 		int error = send_message(app, ref);
 
 		if (error == -EAGAIN)
@@ -161,7 +214,7 @@ static void serve(struct vk_lab_app_run *app, uint32_t ref)
 		end->due_ns = lab->now_ns + config->interval_ns;
 	if (may_send(config, end, ref % 2))
 		vk_lab_want_to_send(app, ref, paced ? end->due_ns : lab->now_ns);
-	else if (end->sent >= end->want && !close_end(app, ref))
+	else if (end->whole >= end->want && !close_end(app, ref))
 		block(app, ref);
 }
 

@@ -64,6 +64,7 @@ void vk_lab_streams_free(struct vk_lab *lab)
 		for (uint32_t side = 0; side < 2; side++) {
 			free(lab->streams[i].ends[side].seen);
 			free(lab->streams[i].ends[side].sent_ns);
+			free(lab->streams[i].ends[side].parts);
 		}
 	}
 	free(lab->streams);
@@ -161,11 +162,14 @@ static int seen(const struct vk_lab_end *end, uint32_t sequence)
 }
 
 static int right(struct vk_lab *lab, const struct vk_lab_stream *stream, uint32_t side,
-		 uint32_t sequence, const uint8_t *data, uint32_t size)
+		 uint32_t sequence, const uint8_t *data, uint32_t size, uint32_t code)
 {
+	const struct vk_lab_end *end = &stream->ends[side];
+
 	if (lab->scenario.unchecked)
 		return 1;
-	if (size != vk_lab_message_size(lab, stream, side, sequence))
+	if (end->parts ? end->parts[sequence] != (size | code << VK_LAB_PART_CODE) :
+			 code || size != vk_lab_message_size(lab, stream, side, sequence))
 		return 0;
 	return same_content(stream, side, sequence, data, size);
 }
@@ -175,23 +179,34 @@ int vk_lab_promised(const struct vk_lab *lab, const struct vk_lab_stream *stream
 	return lab->scenario.reliable && vk_stream_class(stream->id) != VK_CLASS_LOGS;
 }
 
+/* Takes messages in their order, as far as they are there; fragments are whole messages then. */
+static void take(struct vk_lab_end *end, const uint32_t *parts)
+{
+	while (seen(end, end->taken)) {
+		uint32_t code = parts ? parts[end->taken] >> VK_LAB_PART_CODE : 0;
+
+		end->answerable += !(code & VK_FRAGMENT_MORE);
+		end->taken++;
+	}
+}
+
 /* Counts a new message: what the application may have of it now, and how late it is. */
 static void arrive(struct vk_lab *lab, struct vk_lab_stream *stream, uint32_t side,
 		   uint32_t sequence, uint32_t size)
 {
 	struct vk_lab_traffic_report *report = &lab->report.traffics[stream->traffic];
 	struct vk_lab_end *end = &stream->ends[side], *other = &stream->ends[!side];
-	int ordered = vk_stream_class(stream->id) < VK_CLASS_DATA;
+	int ordered = vk_stream_class(stream->id) < VK_CLASS_DATA || other->parts;
 	uint64_t held;
 
 	end->seen[sequence / SEEN_BITS] |= (uint64_t)1 << sequence % SEEN_BITS;
 	end->came++;
 	end->arrived_cost += size + (uint64_t)VK_MESSAGE_COST;
 	report->taken -= end->taken;
-	if (!ordered)
-		end->taken = end->came;
-	while (ordered && seen(end, end->taken))
-		end->taken++;
+	if (ordered)
+		take(end, other->parts);
+	else
+		end->taken = end->answerable = end->came;
 	report->taken += end->taken;
 	report->arrived++;
 	report->arrived_bytes += size;
@@ -213,7 +228,7 @@ static void arrive(struct vk_lab *lab, struct vk_lab_stream *stream, uint32_t si
 }
 
 int vk_lab_message_came(struct vk_lab *lab, uint32_t ref, uint32_t sequence, const uint8_t *data,
-			uint32_t size)
+			uint32_t size, uint32_t code)
 {
 	struct vk_lab_stream *stream = &lab->streams[ref / 2];
 	const struct vk_lab_traffic *config = &lab->scenario.traffics[stream->traffic];
@@ -228,7 +243,7 @@ int vk_lab_message_came(struct vk_lab *lab, uint32_t ref, uint32_t sequence, con
 			    sequence, stream->ends[!side].sent);
 		return 0;
 	}
-	if (!right(lab, stream, !side, sequence, data, size)) {
+	if (!right(lab, stream, !side, sequence, data, size, code)) {
 		vk_lab_fail(lab, "stream %u: message %u came with other content", stream->id,
 			    sequence);
 		return 0;

@@ -34,15 +34,24 @@ enum vk_lab_end_state {
 };
 
 /* One side of a stream. */
+enum vk_lab_part {
+	VK_LAB_PART_SIZE = 0xffffff,
+	VK_LAB_PART_CODE = 24, /* enum vk_fragment from this bit on */
+};
+
 struct vk_lab_end {
 	uint64_t key; /* of what this side sends */
 	uint32_t flow;
 	uint32_t generation;
 	uint32_t state; /* enum vk_lab_end_state */
-	uint32_t sent; /* messages that the ring took */
-	uint32_t want; /* messages to send, as far as known */
-	uint32_t came; /* different messages that arrived */
+	uint32_t sent; /* messages that the ring took, or fragments of large ones */
+	uint32_t want; /* whole messages to send, as far as known */
+	uint32_t whole; /* of these, so many the ring took */
+	uint32_t left; /* bytes of the one that was begun */
+	uint32_t *parts; /* by sequence: bytes, and VK_LAB_PART_*; NULL = no message is large */
+	uint32_t came; /* different messages, or fragments, that arrived */
 	uint32_t taken; /* of these, in order where that is promised */
+	uint32_t answerable; /* whole messages that were taken */
 	uint32_t total; /* messages there are, by the peer's CLOSE; UINT32_MAX = not known */
 	uint32_t seen_count; /* bits in seen */
 	uint64_t *seen; /* bit = sequence has arrived */
@@ -302,7 +311,7 @@ void vk_lab_message_fill(const struct vk_lab_stream *stream, uint32_t side, uint
 
 /* vk_lab_message_came checks a message that arrived at an end. Returns whether it is new. */
 int vk_lab_message_came(struct vk_lab *lab, uint32_t ref, uint32_t sequence, const uint8_t *data,
-			uint32_t size);
+			uint32_t size, uint32_t code);
 
 /* vk_lab_stream_settle looks whether a stream is finished. */
 void vk_lab_stream_settle(struct vk_lab *lab, uint32_t stream);

@@ -71,7 +71,7 @@ class Blast:
         """Take *count* messages, or what comes before the deadline."""
         raw = ffi.new("struct vk_blast_result *")
         lib.vk_blast_receive(self._client, self._outlet, self._inlet, count, deadline_ns, raw)
-        self._flow.expected += raw.messages
+        self._flow.expected += raw.records
         return self._result(raw)
 
     def ping(self, size: int, count: int, *, deadline_ns: int = DEADLINE_NS) -> list[int]:

@@ -312,3 +312,26 @@ def test_a_session_that_is_made_anew_sends_nothing_twice_and_loses_no_log(
     assert outcome.ok, outcome.failures
     assert outcome.traffic[0].sent == outcome.traffic[0].arrived == 12_000
     assert outcome.traffic[0].repeated == 0
+
+
+@pytest.mark.parametrize("klass", ["critical", "system", "job", "data"])
+@pytest.mark.parametrize("reply", [False, True])
+def test_large_messages_are_cut_and_come_whole(lab: Lab, klass: str, reply: bool) -> None:
+    size = (100_000, 3_000_000)
+    traffic = pair(klass, messages=5, size=size, reply=reply, outstanding=2)
+    outcome = lab.run(Scenario(link=LOSSY, traffic=traffic, limit_s=300))
+    assert outcome.ok, outcome.failures
+    assert outcome.finished
+    assert outcome.traffic[0].arrived_bytes == outcome.traffic[0].sent_bytes > 2_000_000
+    assert outcome.traffic[0].arrived > 30  # fragments
+
+
+def test_some_of_the_scenarios_have_large_messages() -> None:
+    drawn = [campaign.short(seed) for seed in range(200)]
+    sizes = [size for each in drawn for size in map(most_of, each.traffic) if size > 65_536]
+    assert 10 < len(sizes) < 100
+    assert max(sizes) > 1_000_000
+
+
+def most_of(traffic: Traffic) -> int:
+    return traffic.size if isinstance(traffic.size, int) else traffic.size[1]

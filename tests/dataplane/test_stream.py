@@ -483,3 +483,22 @@ def test_the_c_application_finds_what_it_sent(nodes: Nodes) -> None:
         assert lib.vk_blast_receive(server, back, back_in, 300, limit_ns, result) == 0
         assert (result.messages, result.bytes, result.corrupt) == (300, 300 * 64, 0)
         assert lib.vk_blast_send(client, outlet, 7, 1, 1, limit_ns, result) < 0
+
+
+def test_the_c_application_cuts_large_messages_and_finds_them_whole(nodes: Nodes) -> None:
+    with sync_pair(nodes) as (mine, theirs):
+        client, server = mine._flow.rings.client, theirs._flow.rings.client
+        size, count, limit_ns = 1_000_000, 20, int(SOON_S * 1e9)
+        sent, result = (ffi.new("struct vk_blast_result *") for _ in range(2))
+        sender = threading.Thread(
+            target=lib.vk_blast_send,
+            args=(client, mine._flow.outlet, size, count, 32, limit_ns, sent),
+        )
+        sender.start()
+        ends = server, theirs._flow.outlet, theirs._flow.inlet
+        assert lib.vk_blast_receive(*ends, count, limit_ns, result) == 0
+        sender.join()
+        assert sent.messages == result.messages == count
+        assert sent.bytes == result.bytes == size * count
+        assert result.records > 15 * count
+        assert (result.lost, result.corrupt) == (0, 0)
