@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum, auto
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from . import lib
 from .errors import ProtocolError
@@ -173,7 +173,9 @@ def _complete(packet: Packet) -> tuple[int, bytes, str]:
     return values["code"], values["digest"], readable(said)
 
 
-class _Sender(Enum):
+class Sender(Enum):
+    """What the side that has the file waits for."""
+
     OFFERED = auto()
     PROVING = auto()
     SENDING = auto()
@@ -181,24 +183,34 @@ class _Sender(Enum):
     DONE = auto()
 
 
-_FROM_RECEIVER = {
-    _Sender.OFFERED: {_START, _CHUNK, _COMPLETE},
-    _Sender.PROVING: {_CHUNK, _COMPLETE},
-    _Sender.SENDING: {_CHUNK, _COMPLETE},
-    _Sender.ENDING: {_CHUNK, _COMPLETE},
-    _Sender.DONE: set(),
-}
-"""State of the sender -> types that may come."""
-
-
 class Sending(_Side):
     """The side that has the file."""
+
+    TRANSITIONS: ClassVar[dict[tuple[Sender, int], str]] = {
+        (Sender.OFFERED, Type.FILE_TRANSFER_START): "_compare",
+        (Sender.OFFERED, Type.FILE_CHUNK): "_progress",
+        (Sender.OFFERED, Type.FILE_COMPLETE): "_end",
+        (Sender.PROVING, Type.FILE_CHUNK): "_progress",
+        (Sender.PROVING, Type.FILE_COMPLETE): "_end",
+        (Sender.SENDING, Type.FILE_CHUNK): "_progress",
+        (Sender.SENDING, Type.FILE_COMPLETE): "_end",
+        (Sender.ENDING, Type.FILE_CHUNK): "_progress",
+        (Sender.ENDING, Type.FILE_COMPLETE): "_end",
+    }
+    """What is done with messages of the receiver; any other breaks the protocol."""
+    STEPS: ClassVar[dict[str, tuple[Sender, ...]]] = {
+        "proved": (Sender.PROVING,),
+        "sent": (Sender.SENDING,),
+        "complete": (Sender.SENDING,),
+        "give_up": tuple(Sender),
+    }
+    """In which states this side does what of its own accord."""
 
     def __init__(self, offer: Offer, now_ns: int, patience_ns: int = PATIENCE_NS) -> None:
         super().__init__(now_ns, patience_ns)
         check_name(offer.name)
         self._offer = offer
-        self._state = _Sender.OFFERED
+        self._state = Sender.OFFERED
         self._have: Have | None = None
         self.offset = 0
         """Where the next chunk begins."""
@@ -208,7 +220,7 @@ class Sending(_Side):
     @property
     def done(self) -> bool:
         """Whether the receiver has stored the file."""
-        return self._state is _Sender.DONE
+        return self._state is Sender.DONE
 
     def start(self) -> Packet:
         """Return what comes first."""
@@ -222,16 +234,15 @@ class Sending(_Side):
         Raises TransferError when that was no, or nonsense.
         """
         self._heard_ns = now_ns
-        if not packet.ack or packet.type not in _FROM_RECEIVER[self._state]:
+        method = self.TRANSITIONS.get((self._state, packet.type)) if packet.ack else None
+        if method is None:
             raise malformed(f"a message of type {packet.type:#x} out of turn")
-        if packet.type == _COMPLETE:
-            self._end(packet)
-        elif packet.type == _CHUNK:
-            values, _ = _fixed(CHUNK, packet)
-            self.done_with = min(whole(values, "offset"), self._offer.size)
-        else:
-            return self._compare(packet)
-        return None
+        have: Have | None = getattr(self, method)(packet)
+        return have
+
+    def _progress(self, packet: Packet) -> None:
+        values, _ = _fixed(CHUNK, packet)
+        self.done_with = min(whole(values, "offset"), self._offer.size)
 
     def _compare(self, packet: Packet) -> Have:
         values, rest = _fixed(HAVE, packet)
@@ -239,19 +250,19 @@ class Sending(_Side):
         if have.size > self._offer.size or rest:
             raise malformed("it has more of the file than there is")
         self._have = have
-        self._state = _Sender.PROVING
+        self._state = Sender.PROVING
         return have
 
     def proved(self, *, same: bool) -> None:
         """Note whether this side's bytes have the digest that the receiver's have."""
         assert self._have is not None
-        assert self._state is _Sender.PROVING
+        assert self._state in self.STEPS["proved"]
         self.offset = self.done_with = self._have.size if same else 0
-        self._state = _Sender.SENDING
+        self._state = Sender.SENDING
 
     def sent(self, size: int) -> None:
         """Note that chunks of so many bytes in all went."""
-        assert self._state is _Sender.SENDING
+        assert self._state in self.STEPS["sent"]
         self.offset += size
 
     def sign(self) -> Packet:
@@ -260,27 +271,29 @@ class Sending(_Side):
 
     def complete(self, digest: bytes) -> Packet:
         """Return the end of a file that was sent to its last byte."""
-        assert self._state is _Sender.SENDING
+        assert self._state in self.STEPS["complete"]
         assert self.offset == self._offer.size
-        self._state = _Sender.ENDING
+        self._state = Sender.ENDING
         return Packet(_COMPLETE, ack=False, payload=verdict(FileCode.OK, digest=digest))
 
     def give_up(self, code: int, text: str) -> Packet:
         """Return what ends the transfer without the file."""
-        self._state = _Sender.DONE
+        self._state = Sender.DONE
         return Packet(_COMPLETE, ack=False, payload=verdict(code, text))
 
     def _end(self, packet: Packet) -> None:
         code, _, text = _complete(packet)
         if code != FileCode.OK:
             raise TransferError(code, text or "the receiver refused it")
-        if self._state is not _Sender.ENDING:
+        if self._state is not Sender.ENDING:
             raise malformed("it has stored what was not sent yet")
         self.done_with = self._offer.size
-        self._state = _Sender.DONE
+        self._state = Sender.DONE
 
 
-class _Receiver(Enum):
+class Receiver(Enum):
+    """What the side that stores the file waits for."""
+
     WAITING = auto()
     OFFERED = auto()
     AGREED = auto()
@@ -289,23 +302,30 @@ class _Receiver(Enum):
     DONE = auto()
 
 
-_FROM_SENDER = {
-    _Receiver.WAITING: {_START},
-    _Receiver.OFFERED: {_CHUNK, _COMPLETE},
-    _Receiver.AGREED: {_CHUNK, _COMPLETE},
-    _Receiver.RECEIVING: {_CHUNK, _COMPLETE},
-    _Receiver.ENDING: {_COMPLETE},
-    _Receiver.DONE: set(),
-}
-"""State of the receiver -> types that may come."""
-
-
 class Receiving(_Side):
     """The side that stores the file."""
 
+    TRANSITIONS: ClassVar[dict[tuple[Receiver, int], str]] = {
+        (Receiver.WAITING, Type.FILE_TRANSFER_START): "_start",
+        (Receiver.OFFERED, Type.FILE_CHUNK): "_chunk",
+        (Receiver.OFFERED, Type.FILE_COMPLETE): "_end",
+        (Receiver.AGREED, Type.FILE_CHUNK): "_chunk",
+        (Receiver.AGREED, Type.FILE_COMPLETE): "_end",
+        (Receiver.RECEIVING, Type.FILE_CHUNK): "_chunk",
+        (Receiver.RECEIVING, Type.FILE_COMPLETE): "_end",
+        (Receiver.ENDING, Type.FILE_COMPLETE): "_end",
+    }
+    """What is done with messages of the sender; any other breaks the protocol."""
+    STEPS: ClassVar[dict[str, tuple[Receiver, ...]]] = {
+        "have": (Receiver.OFFERED,),
+        "stored": (Receiver.ENDING,),
+        "refuse": tuple(Receiver),
+    }
+    """In which states this side does what of its own accord."""
+
     def __init__(self, now_ns: int, patience_ns: int = PATIENCE_NS) -> None:
         super().__init__(now_ns, patience_ns)
-        self._state = _Receiver.WAITING
+        self._state = Receiver.WAITING
         self._have = 0
         self.offer = Offer("", 0, 0)
         """What the sender has, once it has said so."""
@@ -315,7 +335,7 @@ class Receiving(_Side):
     @property
     def done(self) -> bool:
         """Whether this side has said its last."""
-        return self._state is _Receiver.DONE
+        return self._state is Receiver.DONE
 
     def receive(self, packet: Packet, now_ns: int) -> Offer | Chunk | End | None:
         """Take what the sender said, and say what is to be done.
@@ -324,13 +344,11 @@ class Receiving(_Side):
         sender gave up, or broke the protocol.
         """
         self._heard_ns = now_ns
-        if packet.ack or packet.type not in _FROM_SENDER[self._state]:
+        method = None if packet.ack else self.TRANSITIONS.get((self._state, packet.type))
+        if method is None:
             raise malformed(f"a message of type {packet.type:#x} out of turn")
-        if packet.type == _CHUNK:
-            return self._chunk(packet)
-        if packet.type == _START:
-            return self._start(packet)
-        return self._end(packet)
+        found: Offer | Chunk | End | None = getattr(self, method)(packet)
+        return found
 
     def _start(self, packet: Packet) -> Offer:
         values, name = _fixed(START, packet)
@@ -343,14 +361,14 @@ class Receiving(_Side):
         if offer.size > SIZE_MAX or offer.mtime_ns > SIZE_MAX:
             raise malformed("a size or time beyond what there is")
         self.offer = offer
-        self._state = _Receiver.OFFERED
+        self._state = Receiver.OFFERED
         return offer
 
     def have(self, have: Have) -> Packet:
         """Return the answer to an Offer."""
-        assert self._state is _Receiver.OFFERED
+        assert self._state in self.STEPS["have"]
         assert 0 <= have.size <= self.offer.size
-        self._state = _Receiver.AGREED
+        self._state = Receiver.AGREED
         self._have = self.offset = have.size
         values = halves("size", have.size) | {"digest": have.digest}
         return Packet(_START, ack=True, payload=HAVE.pack(values))
@@ -359,28 +377,28 @@ class Receiving(_Side):
         values, data = _fixed(CHUNK, packet)
         if not data:
             return None  # a sign of life
-        if self._state is _Receiver.OFFERED:
+        if self._state is Receiver.OFFERED:
             raise malformed("bytes before they were asked for")
         offset = whole(values, "offset")
-        if self._state is _Receiver.AGREED and offset == 0:
+        if self._state is Receiver.AGREED and offset == 0:
             self.offset = 0
         if offset != self.offset:
             raise malformed(f"bytes at {offset}, where {self.offset} was to come")
         if len(data) > CHUNK_SIZE or len(data) > self.offer.size - offset:
             raise malformed(f"{len(data)} bytes at {offset} of a file of {self.offer.size}")
         self.offset += len(data)
-        self._state = _Receiver.RECEIVING
+        self._state = Receiver.RECEIVING
         return Chunk(offset, data)
 
     def _end(self, packet: Packet) -> End:
         code, digest, text = _complete(packet)
         if code != FileCode.OK:
             raise TransferError(code, text or "the sender gave up")
-        if self._state not in (_Receiver.AGREED, _Receiver.RECEIVING):
+        if self._state not in (Receiver.AGREED, Receiver.RECEIVING):
             raise malformed("an end before there was anything")
         if self.offset != self.offer.size:
             raise malformed(f"an end after {self.offset} of {self.offer.size} bytes")
-        self._state = _Receiver.ENDING
+        self._state = Receiver.ENDING
         return End(digest)
 
     def progress(self, done_with: int) -> Packet:
@@ -389,11 +407,11 @@ class Receiving(_Side):
 
     def stored(self) -> Packet:
         """Return the answer to an End: the file is there."""
-        assert self._state is _Receiver.ENDING
-        self._state = _Receiver.DONE
+        assert self._state in self.STEPS["stored"]
+        self._state = Receiver.DONE
         return Packet(_COMPLETE, ack=True, payload=verdict(FileCode.OK))
 
     def refuse(self, error: TransferError) -> Packet:
         """Return what ends the transfer without the file."""
-        self._state = _Receiver.DONE
+        self._state = Receiver.DONE
         return Packet(_COMPLETE, ack=True, payload=verdict(error.code, error.text))
