@@ -184,7 +184,9 @@ _SIGNALS = [
 
 
 def _session(row: Any) -> Signals | None:
-    """Return a session's signals, if there is one."""
+    """Return a session's signals, if there is one: of very many peers few have."""
+    if not row.live:
+        return None
     for _ in range(_TRIES):
         sequence = row.sequence
         copy = ffi.new("struct vk_signals *", row)
