@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 AMPLIFICATION_MAX = 3
 """Bytes to an unproven source, for each that came from it (RFC 9000, section 8)."""
+BEGUN_MAX, BEGUN_NS = 32, 125_000_000
+"""Handshakes that one peer may begin at once, and one more every so often. Only who has a cookie of
+the peer's address can use them up: it is between the peer and the node, or is the peer."""
 RETAIN_NS = 2 * SLOT_NS + 10_000_000_000
 """How long an attempt is remembered: longer than its cookie is good, so none is done twice."""
 
@@ -83,6 +87,12 @@ class Door:
         self._entries: dict[tuple[bytes, int], _Entry] = {}
         self._open: Counter[bytes] = Counter()
         """Handshakes that are under way, by source."""
+        self.under_way = 0
+        """Of all sources."""
+        self._due: list[tuple[int, bytes, int]] = []
+        """When something is to be done for an entry, a heap: a flood makes thousands."""
+        self._begun: dict[str, int] = {}
+        """When what a peer has begun will be forgiven, by its name."""
         self._queue: list[tuple[bytes, Message]] = []
         self._events: deque[tuple[bytes, Peer | None, Established | Failed]] = deque()
         self.refused: Counter[str] = Counter()
@@ -90,11 +100,6 @@ class Door:
 
     def __len__(self) -> int:
         return len(self._entries)
-
-    @property
-    def under_way(self) -> int:
-        """Handshakes that have begun and not ended."""
-        return self._open.total()
 
     def receive(self, source: bytes, message: Message, now_ns: int) -> None:
         """Take a message of an initiator in; never raises for what it has."""
@@ -141,6 +146,10 @@ class Door:
             self._tell(source, piece.attempt, Failure.OVERLOAD)
             return
         expected = self._expected(source)
+        if expected is not None and not self._may_begin(expected.name, now_ns):
+            self.refused["often"] += 1
+            self._tell(source, piece.attempt, Failure.OVERLOAD)
+            return
         handshake = Handshake.answering(
             self._local,
             piece.attempt,
@@ -154,8 +163,21 @@ class Door:
         entry = _Entry(handshake, expected, now_ns + RETAIN_NS)
         self._entries[source, piece.attempt] = entry
         self._open[source] += 1
+        self.under_way += 1
         self._collect(source, entry, now_ns)
+        self._schedule(source, piece.attempt, entry)
         self._trim()
+
+    def _may_begin(self, peer: str, now_ns: int) -> bool:
+        forgiven_ns = max(self._begun.get(peer, 0), now_ns)
+        if forgiven_ns - now_ns > (BEGUN_MAX - 1) * BEGUN_NS:
+            return False
+        self._begun[peer] = forgiven_ns + BEGUN_NS
+        return True
+
+    def _schedule(self, source: bytes, attempt: int, entry: _Entry) -> None:
+        due_ns = entry.handshake.timer()
+        heapq.heappush(self._due, (entry.forget_ns if due_ns is None else due_ns, source, attempt))
 
     def _tell(self, source: bytes, attempt: int, code: Failure) -> None:
         self._queue.append((source, whole(Type.AUTH_FAILURE, attempt, failure_body(code))))
@@ -173,6 +195,7 @@ class Door:
             self._events.append((source, entry.expected, event))
         if entry.counted and handshake.over:
             entry.counted = False
+            self.under_way -= 1
             self._open[source] -= 1
             if not self._open[source]:
                 del self._open[source]
@@ -184,10 +207,16 @@ class Door:
 
     def advance(self, now_ns: int) -> None:
         """Do what is due."""
-        for key, entry in list(self._entries.items()):
-            self._collect(key[0], entry, now_ns)
+        while self._due and self._due[0][0] <= now_ns:
+            _, source, attempt = heapq.heappop(self._due)
+            entry = self._entries.get((source, attempt))
+            if entry is None:
+                continue
+            self._collect(source, entry, now_ns)
             if now_ns >= entry.forget_ns and entry.handshake.over:
-                del self._entries[key]
+                del self._entries[source, attempt]
+            else:
+                self._schedule(source, attempt, entry)
 
     def take(self) -> list[tuple[bytes, Message]]:
         """Return what to send and where, once; nothing else is done."""
@@ -203,8 +232,7 @@ class Door:
         """Return when ``to_send`` is due."""
         if self._queue:
             return 0
-        found = (entry.handshake.timer() or entry.forget_ns for entry in self._entries.values())
-        return min(found, default=None)
+        return self._due[0][0] if self._due else None
 
     def next_event(self) -> tuple[bytes, Peer | None, Established | Failed] | None:
         """Return what has happened, once: where, who was expected there, what."""

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from valkyrie.controlplane.security.codes import Failure
 from valkyrie.controlplane.security.cookie import SLOT_NS
-from valkyrie.controlplane.security.door import AMPLIFICATION_MAX, RETAIN_NS, Door
+from valkyrie.controlplane.security.door import (
+    AMPLIFICATION_MAX,
+    BEGUN_MAX,
+    BEGUN_NS,
+    RETAIN_NS,
+    Door,
+)
 from valkyrie.controlplane.security.handshake import Established, Failed, Handshake
 from valkyrie.controlplane.security.messages import HEAD_SIZE, Piece, parse, parse_failure
 from valkyrie.controlplane.security.modes import Mode, Policy
@@ -233,3 +239,28 @@ def test_clock_jumps_end_in_a_session_or_a_documented_failure(jump_ns: int) -> N
         assert there.code in (Failure.TIMEOUT, Failure.COOKIE)
     else:
         assert isinstance(back, Established)
+
+
+def test_one_peer_begins_no_more_than_its_share_and_another_one_is_not_held_up() -> None:
+    expected = {b"a": peer("alice"), b"b": peer("bob")}
+    found = Door(
+        wire(Mode.NOISE).responder, entropy_of(1), expected=lambda source: expected[source[:1]]
+    )
+    for seed in range(BEGUN_MAX + 5):
+        source = b"a%d" % seed
+        negotiate, *_ = greeted(found, ask(seed), source)
+        found.receive(source, negotiate, NOW_NS)
+    assert found.under_way == BEGUN_MAX
+    assert found.refused["often"] == 5
+    assert told(found) == [Failure.OVERLOAD]
+    negotiate, *_ = greeted(found, ask(99), b"b")
+    found.receive(b"b", negotiate, NOW_NS)
+    assert found.under_way == BEGUN_MAX + 1
+    source, later_ns = b"a99", NOW_NS + BEGUN_NS
+    negotiate, *_ = greeted(found, ask(100), source)
+    found.receive(source, negotiate, later_ns)
+    found.receive(source, negotiate, later_ns)
+    assert found.under_way == BEGUN_MAX + 2
+    found.to_send(NOW_NS + 2 * RETAIN_NS)
+    found.to_send(NOW_NS + 4 * RETAIN_NS)
+    assert (len(found), found.under_way, found.timer()) == (0, 0, None)
