@@ -22,10 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from valkyrie.dataplane import appsocket, ffi, lib
+from valkyrie.dataplane import appsocket, lib
 from valkyrie.dataplane.appsocket import AnyRequest, Reply
 from valkyrie.dataplane.errors import ConfigError, DataPlaneError
-from valkyrie.dataplane.wire import FrameError, Type, parse_frame
 
 from . import administration, auditor, credentials, messages, policy, privileges, sandbox
 from . import config as configuration
@@ -33,6 +32,7 @@ from .appserver import Answer, AppServer, Connection
 from .archive import Archive
 from .auditor import FLUSH_S, Auditor
 from .credentials import beside
+from .intake import Intake
 from .keyring import Keyring
 from .link import Event, Joined, Left, Refused
 from .links import Links
@@ -60,7 +60,6 @@ log = logging.getLogger("valkyrie")
 _BEAT_S = 0.1
 _BROKER_S = 10.0
 """How long the broker may take to answer."""
-_FRAMES_A_TURN = 64
 
 
 @dataclass(slots=True)
@@ -227,7 +226,7 @@ class Daemon:
         """Serve until the broker says goodbye."""
         self.set_parameters()
         loop = asyncio.get_running_loop()
-        loop.add_reader(self.inherited.frames, self._control_frames)
+        Intake(self.inherited.frames, self.links.receive, self.figures.control_frames).start()
         self.counters.daemon_pid = os.getpid()
         self._beat()
         self.audit.note("daemon.start", restarts=self.inherited.restarts, pid=os.getpid())
@@ -337,25 +336,6 @@ class Daemon:
                 place = event.place
                 where = f"{place.address} port {place.udp_port}"
                 self.audit.note("peer.move", name, peer=name, place=where)
-
-    def _control_frames(self) -> None:
-        head = ffi.sizeof("struct vk_control_frame")
-        for _ in range(_FRAMES_A_TURN):
-            try:
-                packet = self.inherited.frames.recv(65536)
-            except OSError:
-                return
-            if not packet:
-                return
-            if len(packet) == head:  # news
-                self.links.receive(packet)
-                continue
-            try:
-                name = Type(parse_frame(packet[head:]).header.type).name.lower()
-            except (FrameError, ValueError):
-                name = "malformed"
-            self.figures.control_frames[name] += 1
-            self.links.receive(packet)
 
     # ---- Applications ----
 
