@@ -145,6 +145,10 @@ class Sessions:
             for each in sessions
         )
 
+    def kept(self) -> dict[str, int]:
+        """Return what status says of handshakes that others have begun."""
+        return {"kept": len(self._door), "under_way": self._door.under_way}
+
     def restore(self, index: int, link: Link, now_ns: int) -> None:
         """Take over a session that an earlier daemon made."""
         self._rows[index].session.restore(link, now_ns)

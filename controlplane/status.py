@@ -67,6 +67,7 @@ async def document(daemon: Daemon) -> dict[str, object]:
         "peers": daemon.peers.describe(),
         "sessions": daemon.links.describe(),
         "refused_control": dict(daemon.links.sessions.refused),
+        "handshakes": daemon.links.sessions.kept(),
         "applications": _applications(daemon, fills),
         "classes": {klass.name.lower(): _limits(daemon, klass) for klass in Class},
         "source": dict(zip(("rate_packets", "burst_packets"), source, strict=True)),

@@ -7,19 +7,29 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import valkyrie
+from tests.controlplane.test_links import joined
 from tests.lab import SLOWNESS, Lab, wait_until
-from tests.nodes import EVERYTHING, NodeUnderTest, make_node, make_pair, running
+from tests.nodes import EVERYTHING, NodeUnderTest, make_node, make_pair, make_secure_pair, running
 from valkyrie.controlplane.readout import Page, Signals
+from valkyrie.controlplane.security.identity import Identity
+from valkyrie.controlplane.security.local import Local
+from valkyrie.controlplane.security.messages import whole
+from valkyrie.controlplane.security.modes import Mode, Policy
+from valkyrie.controlplane.security.trust import Pins
 from valkyrie.dataplane import appsocket, lib
 from valkyrie.dataplane.node import SyncNode
 from valkyrie.dataplane.refusal import NoPeerError
+from valkyrie.dataplane.wire import PORT, Type
 
 Pair = tuple[NodeUnderTest, NodeUnderTest]
 
@@ -311,3 +321,57 @@ def session_of(node: NodeUnderTest) -> Signals:
         wait_until(lambda: page.read().sessions != [])  # the worker writes them once a tick
         (session,) = page.read().sessions
     return session
+
+
+def hellos(a: NodeUnderTest, count: int) -> list[bytes]:
+    """Return packets with a HELLO each, of as many addresses and attempts; some are the peer's."""
+    sender, receiver = a.link, a.link.v4.ip + 1
+    hello = Local(
+        Identity.generate(), Pins({}), Policy(modes=frozenset({Mode.NOISE}), min_mode=Mode.NOISE)
+    ).offer(None, os.urandom, bytes(8))
+    found = []
+    for number in range(count):
+        attempt = int.from_bytes(os.urandom(8), "big")
+        data = whole(Type.HELLO, attempt, hello.pack()).pack()
+        source = sender.v4.ip if number % 4 == 0 else IPv4Address(0x0A090003 + number)
+        ports = (1024 + number).to_bytes(2, "big") + PORT.to_bytes(2, "big")
+        udp = ports + (8 + len(data)).to_bytes(2, "big") + bytes(2) + data
+        ip = b"\x45\0" + (20 + len(udp)).to_bytes(2, "big") + bytes(4) + b"\x40\x11\0\0"
+        ip += source.packed + receiver.packed
+        total = sum(int.from_bytes(ip[at : at + 2], "big") for at in range(0, 20, 2))
+        checksum = 0xFFFF - (total % 0xFFFF)
+        found.append(ip[:10] + checksum.to_bytes(2, "big") + ip[12:] + udp)
+    return found
+
+
+@pytest.mark.parametrize("path", ["udp", "xdp"])
+def test_a_flood_of_forged_hellos_grows_nothing_and_an_honest_peer_joins_meanwhile(
+    lab: Lab, tmp_path: Path, path: str
+) -> None:
+    a, b = make_secure_pair(lab, tmp_path, path=path)
+    with running(b):
+        raw = a.host.packet_socket(a.link.name)
+        mac = [each.link.mac.replace(":", "") for each in (b, a)]
+        ethernet = bytes.fromhex(mac[0] + mac[1] + "0800")
+        daemon = psutil.Process(b.pid("daemon"))
+
+        def flood(count: int) -> None:
+            before = b.status()["control_frames"].get("hello", 0)
+            for packet in hellos(a, count):
+                raw.send(ethernet + packet)
+            wait_until(
+                lambda: b.status()["control_frames"].get("hello", 0) > before, what="some came"
+            )
+
+        with raw:
+            flood(3_000)
+            grown, kept = daemon.memory_info().rss, b.status()["handshakes"]
+            flood(3_000)
+            wait_until(lambda: daemon.memory_info().rss <= grown + (1 << 20), what="no growth")
+            assert b.status()["handshakes"] == kept == {"kept": 0, "under_way": 0}
+            with running(a):
+                began_s = time.monotonic()
+                while not joined(a, b):
+                    for packet in hellos(a, 200):
+                        raw.send(ethernet + packet)
+                    assert time.monotonic() - began_s < 10 * SLOWNESS
