@@ -323,6 +323,7 @@ class Daemon:
                 how = event.link.protection
                 mode = how.mode.name.lower() if how.mode is not None else ""
                 who = {"peer": name, "mode": mode, "fingerprint": how.fingerprint}
+                who |= {"evidence": how.subject} if how.subject else {}
                 self.audit.note("peer.join", name, anew=event.lost, **who)
             case Left(joined=True):
                 more = {"reason": event.why} if event.why else {}

@@ -358,6 +358,7 @@ _BLANK: dict[str, object] = {
     "cipher": "",
     "post_quantum": None,
     "fingerprint": "",
+    "subject": "",
     "epoch": None,
     "proven_s": None,
     "ends_s": None,
@@ -373,6 +374,7 @@ def _protection(protection: Protection, now_ns: int) -> dict[str, object]:
         "cipher": Cipher(protection.cipher).name.lower() if protection.keyed else "",
         "post_quantum": protection.quantum_safe if protection.mode is not None else None,
         "fingerprint": protection.fingerprint,
+        "subject": protection.subject,
         "ends_s": round((protection.ends_ns - now_ns) / 1e9, 1)
         if protection.ends_ns is not None
         else None,

@@ -47,6 +47,8 @@ class Protection:
     """The peer's; empty where the mode has none."""
     serial: int | None = None
     """Of the peer's certificate."""
+    subject: str = ""
+    """Whose evidence the peer has shown, where some is demanded."""
     ends_ns: int | None = None
     """When it is to be over; None: it need not be."""
     ours: bytes = field(default=b"", repr=False)
@@ -70,6 +72,7 @@ class Protection:
             event.claim.quantum_safe,
             str(card.fingerprint) if card is not None else "",
             event.claim.serial,
+            event.grant.subject,
             ends_ns,
             ours=schedule.export(_LABEL, bytes([out])),
             theirs=schedule.export(_LABEL, bytes([into])),

@@ -80,6 +80,9 @@ def test_nodes_that_show_what_is_demanded_talk(
     a, b = make(lab, tmp_path, KINDS[kind], pinned=pinned)
     with running(a, b):
         wait_until(lambda: joined(a, b), 5.0, "both have joined")
+        assert (session(a)["subject"], session(b)["subject"]) == ("b", "a")
+        wait_until(lambda: bool(on_record(a, "peer.join")), 5.0, "it is on record")
+        assert on_record(a, "peer.join")[-1]["fields"]["evidence"] == "b"
         with (
             valkyrie.attach_sync(a.socket) as one,
             valkyrie.attach_sync(b.socket) as other,
