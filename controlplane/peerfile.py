@@ -36,16 +36,21 @@ def tables(text: str, file: str) -> list[dict[str, Any]]:
     return found
 
 
-def added(text: str, table: Mapping[str, str | int | bool]) -> str:
+def added(text: str, table: Mapping[str, str | int | bool | list[str]]) -> str:
     """Return the text with one more peer; ConfigError for a text that TOML would escape."""
-    lines = ["[[peer]]"]
-    for key, value in table.items():
-        if isinstance(value, str) and not (value.isprintable() and {'"', "\\"}.isdisjoint(value)):
-            raise ConfigError(f"{value!r} is no {key} of a peer")
-        word = f'"{value}"' if isinstance(value, str) else str(value).lower()
-        lines.append(f"{key} = {word}")
+    lines = ["[[peer]]", *(f"{key} = {_word(key, value)}" for key, value in table.items())]
     before = f"{text.rstrip()}\n\n" if text.strip() else ""
     return before + "\n".join(lines) + "\n"
+
+
+def _word(key: str, value: str | int | bool | list[str]) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(_word(key, each) for each in value)}]"
+    if not isinstance(value, str):
+        return str(value).lower()
+    if not (value.isprintable() and {'"', "\\"}.isdisjoint(value)):
+        raise ConfigError(f"{value!r} is no {key} of a peer")
+    return f'"{value}"'
 
 
 def removed(text: str, name: str, file: str) -> str:

@@ -36,12 +36,21 @@ def add(
     show: Annotated[str, Parameter(help="The [[auth]] that it is shown.")] = "",
     demand: Annotated[str, Parameter(help="The [[auth]] that it has to show.")] = "",
     subject: Annotated[str, Parameter(help="Whose that has to be, if not NAME's.")] = "",
+    service: Annotated[
+        list[str] | None,
+        Parameter(negative="", help="A service that it may open, with * and ?; else all of them."),
+    ] = None,
+    klass: Annotated[
+        list[str] | None,
+        Parameter(name="--class", negative="", help="A class that it may use; else all of them."),
+    ] = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> int:
     """Know another node from now on, by its fingerprint. Wants root.
 
-    Do the same there. A node that runs knows it at once. Written to node.peers_file, never to the
+    Do the same there. A node that runs knows it at once. --service and --class may be given more
+    than once. Written to node.peers_file, never to the
     configuration itself; what else may be said of a peer (docs/CONFIGURATION.md) can be added to
     its table by hand.
     """
@@ -49,7 +58,7 @@ def add(
     from valkyrie.controlplane import peerfile
     from valkyrie.controlplane.security.fingerprint import parse_fingerprint
 
-    table: dict[str, str | int | bool] = {"name": name, "address": address}
+    table: dict[str, str | int | bool | list[str]] = {"name": name, "address": address}
     if fingerprint.startswith("vkid1:"):
         table["card"] = fingerprint
     elif fingerprint:
@@ -60,6 +69,8 @@ def add(
         table["require_pq"] = True
     evidence = {"show": show, "demand": demand, "subject": subject}
     table |= {key: value for key, value in evidence.items() if value}
+    rights = {"services": service, "classes": klass}
+    table |= {key: value for key, value in rights.items() if value}
     read = configuration.load_alone(config or configuration.DEFAULT_PATH)
     path = configuration.peers_path(read)
 
@@ -129,6 +140,8 @@ def _row(peer: Peer, config: Config) -> dict[str, object]:
         "port": peer.port or config.node.udp_port,
         "known by": ", ".join(by) or ("nothing (static)" if peer.static else "its address"),
         "fingerprint": _fingerprint(peer),
+        "services": peer.services,
+        "classes": sorted(klass.name.lower() for klass in peer.rights.classes),
     }
 
 

@@ -12,12 +12,14 @@ from tests.census import NODE_PREFIX
 from valkyrie.controlplane import config
 from valkyrie.controlplane.cli.exits import Exit
 from valkyrie.controlplane.credentials import load
+from valkyrie.controlplane.policy import Rights
 from valkyrie.controlplane.security.exchange import token_id
 from valkyrie.controlplane.security.fingerprint import parse_fingerprint
 from valkyrie.controlplane.security.handshake import Established
 from valkyrie.controlplane.security.identity import Card
 from valkyrie.controlplane.security.token_file import parse_secrets
 from valkyrie.dataplane import lib
+from valkyrie.dataplane.wire import Class
 
 from .security.parties import Wire
 from .test_cli import refused, valkyrie
@@ -119,6 +121,8 @@ def test_peers_are_listed_with_what_they_are_known_by_and_removed(host: Path) ->
         "port": lib.VK_PORT,
         "known by": "fingerprint",
         "fingerprint": pin,
+        "services": ["*"],
+        "classes": ["critical", "data", "job", "logs", "system"],
         "modes": ["noise", "post_quantum"],
     }
     assert (rows[1]["port"], rows[1]["modes"]) == (9000, ["post_quantum"])
@@ -127,6 +131,21 @@ def test_peers_are_listed_with_what_they_are_known_by_and_removed(host: Path) ->
     rows = json.loads(valkyrie("peer", "list", "--json", "--config", host).stdout)
     assert [row["name"] for row in rows] == ["c"]
     refused(valkyrie("peer", "remove", "b", "--config", host), Exit.USAGE, "has no peer 'b'")
+
+
+def test_a_peer_is_added_with_what_it_may_open_here(host: Path) -> None:
+    pin = "-".join(["aaaaa"] * 8)
+    result = valkyrie(
+        "peer", "add", "b", "10.9.0.2", pin, "--service", "ear", "--service", "jobs-*",
+        "--class", "job", "--class", "data", "--config", host,
+    )  # fmt: skip
+    assert result.returncode == 0, result
+    (peer,) = config.load(host).peers
+    assert peer.rights == Rights(("ear", "jobs-*"), frozenset({Class.JOB, Class.DATA}))
+    (row,) = json.loads(valkyrie("peer", "list", "--json", "--config", host).stdout)
+    assert (row["services"], row["classes"]) == (["ear", "jobs-*"], ["data", "job"])
+    assert "ear, jobs-*" in valkyrie("peer", "list", "--config", host).stdout
+    assert valkyrie("peer", "remove", "b", "--config", host).returncode == 0
 
 
 BAD = {
@@ -138,6 +157,8 @@ BAD = {
     6: (('b"\nx = "', "10.9.0.2", "-".join(["aaaaa"] * 8)), "is no"),
     7: (("b", '"', "-".join(["aaaaa"] * 8)), "is no"),
     8: (("b\\", "10.9.0.2", "-".join(["aaaaa"] * 8)), "is no"),
+    9: (("b", "::1", "-".join(["aaaaa"] * 8), "--class", "control"), "peer[0].classes[0]"),
+    10: (("b", "::1", "-".join(["aaaaa"] * 8), "--service", 'x"'), "is no services of a peer"),
 }
 
 

@@ -61,7 +61,10 @@ COMMENTS = st.sampled_from(["", "# [[peer]]\n", "\n\n\n", "# a 'quoted' word\n\n
 def test_what_is_added_can_be_removed_in_any_order(names: list[str], data: st.DataObject) -> None:
     text = data.draw(COMMENTS)
     for name in names:
-        text = peerfile.added(text, {"name": name, "address": "::1", "port": 7, "static": True})
+        several = ["[[peer]]", "b"]
+        text = peerfile.added(
+            text, {"name": name, "port": 7, "static": True, "services": several, "address": "::1"}
+        )
         text += data.draw(COMMENTS)
     assert [each["name"] for each in peerfile.tables(text, "f")] == names
     left = list(names)
