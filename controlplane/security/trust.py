@@ -26,10 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What it may do, and how long."""
+    """Who was let in, and how long."""
 
     peer: str
-    rights: frozenset[str] = frozenset()
     lifetime_ns: int | None = None
     subject: str = ""
     """Whose the evidence was, where some was demanded ..."""
@@ -41,7 +40,7 @@ class Trust(Protocol):
     """Decides about proven claims."""
 
     def admit(self, claim: Claim, expected: Peer | None = None) -> Grant:
-        """Return what the peer may do; raises SecurityError for a peer that is not let in.
+        """Return whom to let in; raises SecurityError for a peer that is not let in.
 
         ``expected`` is who should be where the claim came from: its own demands say what is asked
         of it, and nothing that the claim says.
@@ -64,7 +63,6 @@ class Peer:
     require_pq: bool = False
     pattern: NoisePattern = NoisePattern.XK
     """The one to ask with when the card is known."""
-    rights: frozenset[str] = frozenset()
     lifetime_ns: int | None = None
     demand: str = ""
     """The provider whose evidence it must show; empty: none ..."""
@@ -97,15 +95,10 @@ class Peer:
 
 @dataclass(slots=True)
 class Pins:
-    """Trust in the peers that somebody named, and in nobody else.
-
-    ``strangers`` are the rights of peers that nobody named, in plaintext mode only: there nobody
-    can prove a name.
-    """
+    """Trust in the peers that somebody named; in plaintext mode nobody can prove a name."""
 
     peers: Mapping[str, Peer]
     revocations: Revocations = field(default_factory=Revocations)
-    strangers: frozenset[str] = frozenset()
     verifiers: Mapping[str, Verifier] = field(default_factory=dict)
     """By the provider's name."""
     clock: Callable[[], int] = time.time_ns
@@ -124,9 +117,9 @@ class Pins:
                 seen[value] = peer.name
 
     def admit(self, claim: Claim, expected: Peer | None = None) -> Grant:
-        """Return what the peer may do."""
+        """Return whom to let in: what they may do is not asked here."""
         if claim.mode is Mode.PLAINTEXT:
-            return Grant("", self.strangers)
+            return Grant("")
         self.revocations.check(claim)
         peer = expected if expected is not None and expected.by_evidence else self._find(claim)
         if claim.mode < (peer.min_mode or Mode.PLAINTEXT):
@@ -140,7 +133,7 @@ class Pins:
             )
         if peer.require_pq and not claim.quantum_safe:
             raise SecurityError(Failure.FLOOR, f"{peer.name} is pinned to post-quantum keys")
-        grant = Grant(peer.name, peer.rights, peer.lifetime_ns)
+        grant = Grant(peer.name, peer.lifetime_ns)
         return self._narrowed(grant, peer, claim) if peer.demand else grant
 
     def check_certificate(self, certificate: x509.Certificate) -> None:
@@ -182,7 +175,7 @@ class Pins:
         left_ns = None if subject.expires_ns is None else subject.expires_ns - now_ns
         lifetimes = [each for each in (grant.lifetime_ns, left_ns) if each is not None]
         lifetime_ns = min(lifetimes, default=None)
-        return Grant(grant.peer, grant.rights, lifetime_ns, subject.name, serial)
+        return Grant(grant.peer, lifetime_ns, subject.name, serial)
 
     def _find(self, claim: Claim) -> Peer:
         if claim.card is None:

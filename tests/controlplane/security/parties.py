@@ -34,7 +34,6 @@ def peer(name: str, **more: object) -> Peer:
         "card": identity(name).card.short(),
         "token_id": token_id(SECRET),
         "certificate_name": name,
-        "rights": frozenset({"send"}),
     }
     return Peer(name, **(values | more))  # type: ignore[arg-type]
 

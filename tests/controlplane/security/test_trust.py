@@ -40,6 +40,7 @@ PINS = {
         (12, Claim(Mode.TOKEN, name="alice"), Failure.IDENTITY),
         (13, Claim(Mode.MTLS, name=TOKEN), Failure.IDENTITY),
         (14, Claim(Mode.PLAINTEXT), ""),
+        (15, Claim(Mode.PLAINTEXT, name="alice"), ""),
     ],
 )
 def test_only_named_peers_are_let_in(number: int, claim: Claim, expected: object) -> None:
@@ -50,12 +51,6 @@ def test_only_named_peers_are_let_in(number: int, claim: Claim, expected: object
         assert caught.value.code is expected
     else:
         assert pins.admit(claim).peer == expected
-
-
-def test_strangers_in_plaintext_have_the_rights_that_are_said() -> None:
-    claim = Claim(Mode.PLAINTEXT)
-    assert Pins(PINS).admit(claim).rights == frozenset()
-    assert Pins(PINS, strangers=frozenset({"send"})).admit(claim).rights == {"send"}
 
 
 def test_a_revoked_fingerprint_is_not_let_in() -> None:
