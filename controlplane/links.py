@@ -110,6 +110,7 @@ class Links:
             self.sessions.add(index, rows.place(index), peer, terms, now_ns)
             if link := rows.link(index):
                 self.sessions.restore(index, self._adopted(index, link), now_ns)
+                self._erasing[index] = now_ns + _ERASE_NS
                 self._peers.limit(index, link.limits.payload_max)
             else:
                 rows.wait(index)
@@ -225,14 +226,18 @@ class Links:
                 session.expect(now_ns, expecting=bool(seen.streams or seen.flying))
                 if max(self._epochs(index, session.link)) >= _EPOCHS_RENEW:
                     self.sessions.renew(index, now_ns)
-        for index, due_ns in list(self._erasing.items()):
-            if now_ns >= due_ns:
-                del self._erasing[index]
-                self._keyring.keep(index, self._rows.session(index))
+        self._erase(now_ns)
         for index, until_ns in list(self._refusing.items()):
             if now_ns >= until_ns:
                 del self._refusing[index]
                 self._rows.wait(index)
+
+    def _erase(self, now_ns: int) -> None:
+        """Erase the keys of former sessions whose time is over."""
+        for index, due_ns in list(self._erasing.items()):
+            if now_ns >= due_ns:
+                del self._erasing[index]
+                self._keyring.keep(index, self._rows.session(index))
 
     def _found_way(self, index: int, *, direct: bool) -> None:
         """Frames can reach a peer now, perhaps over another interface."""

@@ -97,8 +97,9 @@ class Node:
         return self.rows.peers[PEER]
 
     def check_keys(self) -> None:
-        """Check that the workers of both have the same keys, and only those."""
+        """Check that the workers of both have the same keys, and a while later only those."""
         assert self.secrets is not None
+        self.links._erase(time.monotonic_ns() + 2 * 10**9)
         keys, others = (self.keys.keys[i][PEER] for i in (self.row.keys, 1 - self.row.keys))
         assert keys.session == self.row.session_local
         assert bytes(keys.seal.secrets[0].bytes) == self.secrets.opens
