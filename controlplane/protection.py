@@ -45,8 +45,8 @@ class Protection:
     quantum_safe: bool = False
     fingerprint: str = ""
     """The peer's; empty where the mode has none."""
-    serial: int | None = None
-    """Of the peer's certificate."""
+    serials: tuple[int, ...] = ()
+    """Of the peer's certificate, and of those above it."""
     subject: str = ""
     """Whose evidence the peer has shown, where some is demanded."""
     ends_ns: int | None = None
@@ -71,7 +71,7 @@ class Protection:
             event.choice.pattern,
             event.claim.quantum_safe,
             str(card.fingerprint) if card is not None else "",
-            event.claim.serial,
+            event.claim.serials,
             event.grant.subject,
             ends_ns,
             ours=schedule.export(_LABEL, bytes([out])),

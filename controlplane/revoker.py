@@ -124,8 +124,8 @@ class Revoker:
             return revocations.distrust
         if not revocations.serials:
             return None
-        if link.protection.serial is not None:
-            return revocations.serials.get(link.protection.serial)
+        if link.protection.serials:
+            return revocations.reason_against_any(link.protection.serials)
         if mode is None and peer.certificate_name:
             return "a certificate was revoked, perhaps this one's: it may prove itself anew"
         return None

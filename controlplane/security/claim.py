@@ -20,8 +20,8 @@ class Claim:
     """Its identity, in the modes that use Noise."""
     name: str = ""
     """Of its certificate (mtls) or of the shared secret (token)."""
-    serial: int | None = None
-    """Of its certificate, also where that was evidence."""
+    serials: tuple[int, ...] = ()
+    """Of its certificate and those above it, also where that was evidence."""
     evidence: bytes = field(default=b"", repr=False)
     """Of an authentication provider, for ``binding``; not verified yet, and gone when it is."""
     binding: bytes = b""

@@ -42,8 +42,8 @@ class Outcome:
     """The other's X25519 key, proven."""
     name: str = ""
     """The other's name, proven by certificate or token."""
-    serial: int | None = None
-    """Of the other's certificate."""
+    serials: tuple[int, ...] = ()
+    """Of the other's certificate, and of those above it."""
     quantum_safe: bool = False
 
 

@@ -546,7 +546,7 @@ class Handshake:
             outcome.quantum_safe,
             self._card,
             outcome.name,
-            outcome.serial,
+            outcome.serials,
             proof.evidence,
             self._shown_for(self._other),
         )
@@ -560,8 +560,8 @@ class Handshake:
             raise SecurityError(
                 Failure.IDENTITY, f"it should be {expected.name}, and {grant.peer} is there"
             )
-        serial = claim.serial if grant.serial is None else grant.serial
-        return grant, replace(claim, serial=serial, evidence=b"")
+        serials = claim.serials + grant.serials
+        return grant, replace(claim, serials=serials, evidence=b"")
 
     def _establish(self, judged: tuple[Grant, Claim, bytes], outcome: Outcome) -> None:
         self._events.append(self._established(judged, outcome))

@@ -24,6 +24,7 @@ from .fingerprint import Fingerprint, parse_fingerprint
 from .modes import Mode
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from cryptography import x509
@@ -72,8 +73,9 @@ class Revocations:
             return self.fingerprints.get(claim.card.fingerprint)
         if claim.mode is Mode.TOKEN:
             return self.tokens.get(claim.name)
-        if claim.serial is not None and claim.serial in self.serials:
-            return self.serials[claim.serial]
+        reason = self.reason_against_any(claim.serials)
+        if reason is not None:
+            return reason
         return self.names.get(claim.name) if claim.mode is Mode.MTLS else None
 
     @property
@@ -94,6 +96,10 @@ class Revocations:
     def reason_against(self, fingerprint: str) -> str | None:
         """Return why nobody with a fingerprint may stay; None: they may. Empty: there is none."""
         return self.fingerprints.get(parse_fingerprint(fingerprint)) if fingerprint else None
+
+    def reason_against_any(self, serials: Iterable[int]) -> str | None:
+        """Return why a chain of certificates is good no more; None: none of it is revoked."""
+        return next((self.serials[each] for each in serials if each in self.serials), None)
 
     def check(self, claim: Claim) -> None:
         """Raise SecurityError for a peer that is revoked."""

@@ -167,7 +167,7 @@ class TlsExchange(Exchange):
             exported[:32],
             exported[32:],
             name=node_name(self._certificate()),
-            serial=self._certificate().serial_number,
+            serials=tuple(each.serial_number for each in self._chain()),
             quantum_safe=self._connection.get_group_name() == HYBRID_GROUP,
         )
 

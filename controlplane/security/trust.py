@@ -32,8 +32,8 @@ class Grant:
     lifetime_ns: int | None = None
     subject: str = ""
     """Whose the evidence was, where some was demanded ..."""
-    serial: int | None = None
-    """... and of its certificate."""
+    serials: tuple[int, ...] = ()
+    """... and of its certificate, and those above it."""
 
 
 class Trust(Protocol):
@@ -171,11 +171,11 @@ class Pins:
             )
         for certificate in subject.chain:
             self.check_certificate(certificate)
-        serial = subject.chain[0].serial_number if subject.chain else None
+        serials = tuple(each.serial_number for each in subject.chain)
         left_ns = None if subject.expires_ns is None else subject.expires_ns - now_ns
         lifetimes = [each for each in (grant.lifetime_ns, left_ns) if each is not None]
         lifetime_ns = min(lifetimes, default=None)
-        return Grant(grant.peer, lifetime_ns, subject.name, serial)
+        return Grant(grant.peer, lifetime_ns, subject.name, serials)
 
     def _find(self, claim: Claim) -> Peer:
         if claim.card is None:

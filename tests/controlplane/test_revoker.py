@@ -167,9 +167,11 @@ class Bench:
         self.certificate.write_bytes(b"".join(each.public_bytes(Encoding.PEM) for each in chain))
 
 
-def bench(folder: Path, *serials: int | None, mode: Mode | None = Mode.MTLS) -> Bench:
-    sessions = [Session(Linked(Protection(mode=mode, serial=serial))) for serial in serials]
-    names = tuple(f"peer{i}" for i in range(len(serials)))
+def bench(folder: Path, *chains: int | tuple[int, ...], mode: Mode | None = Mode.MTLS) -> Bench:
+    """Return a rig; ``chains``: serial numbers of what each peer has shown."""
+    shown = [(chain,) if isinstance(chain, int) else chain for chain in chains]
+    sessions = [Session(Linked(Protection(mode=mode, serials=chain))) for chain in shown]
+    names = tuple(f"peer{i}" for i in range(len(chains)))
     return Bench(folder, Links(sessions), names)
 
 
@@ -186,6 +188,19 @@ def test_a_certificate_is_revoked_by_serial_and_by_name(tmp_path: Path) -> None:
     assert len(rig.links.closed) == 2
 
 
+def test_who_stands_below_a_revoked_authority_is_out(tmp_path: Path) -> None:
+    rig = bench(tmp_path, (0xA, 0xC1, 0xF0), (0xB, 0xC2, 0xF0))
+    rig.revoker.look(NOW)
+    assert rig.links.closed == []
+    rig.file.write_text('[[revoked]]\ncertificate = "c1"\n')
+    rig.revoker.look(NOW)
+    assert rig.links.closed == [(0, Code.CREDENTIAL)]
+    assert rig.links.barred == set()
+    rig.file.write_text('[[revoked]]\ncertificate = "c1"\n[[revoked]]\ncertificate = "f0"\n')
+    rig.revoker.look(NOW)
+    assert rig.links.closed[1:] == [(1, Code.CREDENTIAL)]
+
+
 def test_who_was_revoked_before_the_daemon_began_is_out_too(tmp_path: Path) -> None:
     (tmp_path / "revoked.toml").write_text('[[revoked]]\nname = "peer0"\n')
     rig = bench(tmp_path, 0xA, 0xB)
@@ -195,7 +210,7 @@ def test_who_was_revoked_before_the_daemon_began_is_out_too(tmp_path: Path) -> N
 
 
 def test_a_session_of_an_earlier_daemon_has_to_prove_itself_anew(tmp_path: Path) -> None:
-    rig = bench(tmp_path, None, mode=None)
+    rig = bench(tmp_path, (), mode=None)
     rig.file.write_text('[[revoked]]\nname = "somebody"\n')
     rig.revoker.look(NOW)
     assert rig.links.closed == []
@@ -257,7 +272,7 @@ def test_a_list_that_grows_too_old_ends_sessions_by_certificate_until_there_is_a
 
 
 def test_a_list_that_is_too_old_concerns_no_session_without_certificates(tmp_path: Path) -> None:
-    rig = bench(tmp_path, None, mode=Mode.NOISE)
+    rig = bench(tmp_path, (), mode=Mode.NOISE)
     listed_by_authority(rig, NOW, 0xA, days=1)
     rig.revoker.look(NOW + dt.timedelta(days=2))
     assert rig.links.closed == []

@@ -98,7 +98,10 @@ def certified(lab: Lab, folder: Path) -> tuple[NodeUnderTest, NodeUnderTest]:
     return nodes[0], nodes[1]
 
 
-def test_nodes_with_certificates_talk_until_one_is_revoked(lab: Lab, public: Path) -> None:
+@pytest.mark.parametrize("which", ["b.pem", "ca/ca.pem"])
+def test_nodes_with_certificates_talk_until_one_is_revoked(
+    lab: Lab, public: Path, which: str
+) -> None:
     a, b = certified(lab, public)
     with running(a, b):
         wait_until(lambda: joined(a, b), 5.0, "both have joined")
@@ -106,7 +109,7 @@ def test_nodes_with_certificates_talk_until_one_is_revoked(lab: Lab, public: Pat
             row = listed(node)
             assert (row["mode"], row["state"], row["proven_s"]) == ("mtls", "up", None)
         with streams(a, b) as (out, _):
-            cert("revoke", public / "ca", public / "b.pem", "--to", public / "a.revoked.toml")
+            cert("revoke", public / "ca", public / which, "--to", public / "a.revoked.toml")
             with pytest.raises(StreamResetError) as caught:
                 out.recv(timeout=5)
         assert caught.value.code == lib.VK_CODE_CREDENTIAL

@@ -175,7 +175,7 @@ def test_a_list_that_is_too_old_refuses_all_certificates_or_none(tmp_path: Path)
         assert file.distrust(NOW) == ""
         assert file.distrust(late).startswith("the list of revoked") == obeyed
         found = Revocations().with_lists(file.lists.serials, file.distrust(late))
-        good = Claim(Mode.MTLS, name="a", serial=6)
+        good = Claim(Mode.MTLS, name="a", serials=(6,))
         if obeyed:
             with pytest.raises(SecurityError, match="was good until 2030-01-02"):
                 found.check(good)
@@ -185,4 +185,4 @@ def test_a_list_that_is_too_old_refuses_all_certificates_or_none(tmp_path: Path)
             found.check(good)
         found.check(Claim(Mode.TOKEN, name="0a"))
         with pytest.raises(SecurityError):
-            found.check(replace(good, serial=5))
+            found.check(replace(good, serials=(5,)))

@@ -43,10 +43,11 @@ FOUND = parse_revocations(FILE.encode(), "revoked.toml")
         (1, Claim(Mode.NOISE, card=ALICE), "lost"),
         (2, Claim(Mode.NOISE, card=ALICE.short()), "lost"),
         (3, Claim(Mode.NOISE, card=identity("bob").card), None),
-        (4, Claim(Mode.MTLS, name="x", serial=0xF3A), ""),
-        (5, Claim(Mode.MTLS, name="build-7", serial=1), ""),
-        (6, Claim(Mode.MTLS, name="00ff", serial=1), None),
+        (4, Claim(Mode.MTLS, name="x", serials=(0xF3A,)), ""),
+        (5, Claim(Mode.MTLS, name="build-7", serials=(1,)), ""),
+        (6, Claim(Mode.MTLS, name="00ff", serials=(1,)), None),
         (7, Claim(Mode.TOKEN, name="00ff"), ""),
+        (10, Claim(Mode.MTLS, name="x", serials=(1, 0xF3A, 2)), ""),
         (8, Claim(Mode.TOKEN, name="build-7"), None),
         (9, Claim(Mode.PLAINTEXT), None),
     ],
@@ -66,7 +67,7 @@ def test_live_sessions_are_found_by_what_they_proved() -> None:
         claim = back.claim
         everything = Revocations(
             {ALICE.fingerprint: ""},
-            {claim.serial or -1: ""},
+            dict.fromkeys(claim.serials, ""),
             {},
             {claim.name: ""},
         )

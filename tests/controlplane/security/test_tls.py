@@ -85,6 +85,14 @@ def test_chains_of_up_to_three_are_taken(length: int) -> None:
     assert (there.grant.peer, back.grant.peer) == ("bob", "alice")
 
 
+def test_a_claim_names_all_certificates_up_to_the_root() -> None:
+    asked = issued("alice", length=3), issued("bob", length=3)
+    events = both(between(*asked))
+    for event, other in zip(events, reversed(asked), strict=True):
+        above = [*other.chain, *other.roots]
+        assert event.claim.serials == tuple(each.serial_number for each in above)
+
+
 def test_a_check_of_ours_is_asked_about_the_certificate() -> None:
     def revoked(_certificate: object) -> None:
         raise SecurityError(Failure.CREDENTIAL, "revoked")
