@@ -192,10 +192,16 @@ def test_a_node_whose_certificate_has_another_name_is_not_let_in(lab: Lab, publi
 
 
 def distrustful(
-    lab: Lab, folder: Path, *, every_s: int = 1, answer_s: int = 2, session_s: int = 10
+    lab: Lab,
+    folder: Path,
+    *,
+    path: str = "udp",
+    every_s: int = 1,
+    answer_s: int = 2,
+    session_s: int = 10,
 ) -> tuple[NodeUnderTest, NodeUnderTest]:
     """Return two nodes that have each other prove themselves all the time."""
-    a, b = make_secure_pair(lab, folder, modes='["zero_trust"]', extra=AGAIN)
+    a, b = make_secure_pair(lab, folder, path=path, modes='["zero_trust"]', extra=AGAIN)
     for node in (a, b):
         keys = (
             f"zero_trust_proof_s = {every_s}\nzero_trust_answer_s = {answer_s}\n"
@@ -279,12 +285,18 @@ def test_zero_trust_ends_when_a_peer_is_revoked(lab: Lab, public: Path) -> None:
         assert listed(a)["state"] != "up"
 
 
-def test_zero_trust_lets_a_peer_do_only_what_its_table_names(lab: Lab, public: Path) -> None:
-    a, b = distrustful(lab, public)
+@pytest.mark.parametrize("path", ["udp", "xdp"])
+def test_zero_trust_lets_a_peer_do_only_what_its_table_names(
+    lab: Lab, public: Path, path: str
+) -> None:
+    a, b = distrustful(lab, public, path=path)
     rights = 'services = ["ear", "jobs-*"]\nclasses = ["data"]\n'
     b.config.write_text(b.config.read_text() + rights)  # its last table is peer a's
     with running(a, b):
         wait_until(lambda: joined(a, b), 5.0, "both have joined")
+        for node in (a, b):
+            (port,) = node.status()["interfaces"]
+            assert port["rx"]["mode"].startswith(path)
         with (
             valkyrie.attach_sync(a.socket) as one,
             valkyrie.attach_sync(b.socket) as other,
