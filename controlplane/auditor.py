@@ -13,9 +13,11 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import ConfigError, DataPlaneError
+from valkyrie.dataplane.wire import Class
 
 from .security import audit_file
 from .security.audit import AuditError, Redacted, Value
@@ -36,6 +38,8 @@ _DAY_NS = 86_400_000_000_000
 WINDOW_NS = 60_000_000_000
 REPEATS_MAX = 8
 """Records of one event about one subject in a window."""
+OPENS_PAUSE_NS = WINDOW_NS // (REPEATS_MAX - 1)
+"""Between records of opens that were refused: no window has too many, so no count is left out."""
 SUBJECTS_MAX = 1024
 TEXT_MAX = 512
 """Bytes of a text, as JSON."""
@@ -45,6 +49,28 @@ TEXT_MAX = 512
 class _Window:
     began_ns: int
     count: int = 1
+
+
+class Opens:
+    """Says how many streams of peers a worker has refused: it counts them, nobody else hears."""
+
+    def __init__(self, page: Any) -> None:
+        """Of a counters page; what was counted before is not told."""
+        self._page = page
+        self._told = {klass: self._count(klass) for klass in Class}
+        self._next_ns = dict.fromkeys(Class, 0)
+
+    def _count(self, klass: Class) -> int:
+        return int(self._page.classes[klass][lib.VK_REFUSED_OPEN])
+
+    def news(self, now_ns: int) -> Iterator[tuple[str, int]]:
+        """Yield class and count of what is new: at once, then seldom. Monotonic time."""
+        for klass, told in self._told.items():
+            count = self._count(klass) - told
+            if count > 0 and now_ns >= self._next_ns[klass]:
+                self._told[klass] = told + count
+                self._next_ns[klass] = now_ns + OPENS_PAUSE_NS
+                yield klass.name.lower(), count
 
 
 class Damper:

@@ -30,7 +30,7 @@ from . import administration, auditor, credentials, messages, policy, privileges
 from . import config as configuration
 from .appserver import Answer, AppServer, Connection
 from .archive import Archive
-from .auditor import FLUSH_S, Auditor
+from .auditor import FLUSH_S, Auditor, Opens
 from .credentials import beside
 from .intake import Intake
 from .keyring import Keyring
@@ -285,7 +285,10 @@ class Daemon:
 
     async def _put_on_record(self) -> None:
         archive = Archive(self.config, self.audit, self.broker)
+        opens = Opens(self.counters)
         while True:
+            for klass, count in opens.news(time.monotonic_ns()):
+                self.audit.note("open.refuse", klass, count=count, **{"class": klass})
             self.audit.flush()
             await archive.look()
             await asyncio.sleep(FLUSH_S)

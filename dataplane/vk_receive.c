@@ -288,6 +288,8 @@ static int receive_open(struct vk_run *run, uint32_t peer, const struct vk_frame
 		vk_flows_reset(run, flow, VK_CODE_STREAM_UNKNOWN);
 	slot = vk_services_find(run, peer, frame, &code);
 	if (slot < 0) {
+		if (code == VK_CODE_POLICY)
+			vk_count_row(run, vk_stream_class(frame->stream))[VK_REFUSED_OPEN]++;
 		answer(run, peer, frame, VK_STREAM_RESET, code);
 		return 0; /* the answer may be lost: it asks again */
 	}

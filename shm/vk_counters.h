@@ -9,7 +9,7 @@
 
 /* Per class, written by the worker. Names go to users as they stand here, in lower case. Units:
  * frames are datagrams; messages are what applications send. drop_* and refused_* count messages
- * that went no further, by reason, and everything adds up:
+ * that went no further, by reason (refused_open counts no messages), and everything adds up:
  *
  *   rx_messages = rx_shards + drop_reassembly + drop_stale + drop_unknown_stream
  *               + rx_delivered + drop_app_ring + drop_app_gone - rx_reassembled
@@ -57,7 +57,8 @@ enum vk_counter {
 	VK_DROP_FRAME_TOKEN_GENERATION = 36,
 	VK_DROP_FRAME_TOKEN_EXPIRED = 37,
 	VK_DROP_FRAME_TOKEN_FORGED = 38,
-	VK_COUNTER_COUNT = 39,
+	VK_REFUSED_OPEN = 39, /* STREAM_OPENs of peers, repeated ones too: by rights or by rules */
+	VK_COUNTER_COUNT = 40,
 };
 
 /* Per node, written by the worker. */

@@ -8,6 +8,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -18,12 +19,14 @@ from tests.lab import Lab, wait_until
 from tests.nodes import NodeUnderTest, make_pair, running
 from valkyrie.controlplane import auditor
 from valkyrie.controlplane.auditor import (
+    OPENS_PAUSE_NS,
     REPEATS_MAX,
     SUBJECTS_MAX,
     TEXT_MAX,
     WINDOW_NS,
     Auditor,
     Damper,
+    Opens,
     clip,
 )
 from valkyrie.controlplane.cli import run
@@ -35,6 +38,7 @@ from valkyrie.controlplane.security.audit_files import read_lines
 from valkyrie.controlplane.security.identity_file import load_or_make
 from valkyrie.dataplane import appsocket, lib
 from valkyrie.dataplane.errors import ConfigError, DataPlaneError
+from valkyrie.dataplane.wire import Class
 
 
 def records(path: Path) -> list[dict[str, Any]]:
@@ -76,6 +80,24 @@ def test_a_clock_that_is_set_back_ends_windows_too() -> None:
     for _ in range(REPEATS_MAX + 1):
         damper.admits("x", "", WINDOW_NS)
     assert list(damper.ended(0)) == [("x", "", 1)]
+
+
+def test_opens_that_were_refused_are_told_at_once_then_seldom_and_all_of_them() -> None:
+    rows = [[0] * lib.VK_COUNTER_COUNT for _ in Class]
+    rows[Class.JOB][lib.VK_REFUSED_OPEN] = 5  # before this daemon
+    opens = Opens(SimpleNamespace(classes=rows))
+    damper, told = Damper(), 0
+    for now_ns in range(0, WINDOW_NS, WINDOW_NS // 600):
+        rows[Class.JOB][lib.VK_REFUSED_OPEN] += 10
+        for klass, count in opens.news(now_ns):
+            assert damper.admits("open.refuse", klass, now_ns)
+            assert klass == "job"
+            assert told or (now_ns, count) == (0, 10)
+            told += count
+    assert told > 5000
+    told += sum(count for _, count in opens.news(WINDOW_NS + OPENS_PAUSE_NS))
+    assert told == 6000
+    assert list(opens.news(2 * WINDOW_NS)) == []
 
 
 def test_many_subjects_take_no_more_memory_than_a_thousand() -> None:

@@ -314,3 +314,8 @@ def test_zero_trust_lets_a_peer_do_only_what_its_table_names(
                     to.open(name, stream=stream)
             other.connect("a").open("mouth", stream=100).send(MARKER)  # the other way nothing is
             assert ours.accept(timeout=5).recv(timeout=5)
+        wait_until(lambda: len(on_record(b, "open.refuse")) == 2, 5.0, "both are put on record")
+        told = [each["fields"] for each in on_record(b, "open.refuse")]
+        assert {each["class"] for each in told} == {"data", "job"}
+        assert all(each["count"] >= 1 for each in told)
+        assert on_record(a, "open.refuse") == []
