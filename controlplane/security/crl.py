@@ -104,7 +104,8 @@ def _read(
 
 
 def _signed(crl: x509.CertificateRevocationList, root: x509.Certificate) -> bool:
-    if crl.issuer != root.subject:
+    whole = crl.public_bytes(Encoding.DER).endswith(b"\0" + crl.signature)  # no bits unused
+    if crl.issuer != root.subject or not whole:
         return False
     try:
         usage = root.extensions.get_extension_for_class(x509.KeyUsage).value
