@@ -8,13 +8,15 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from valkyrie.dataplane.errors import DataPlaneError, LocalProtocolError, ValkyrieError
-    from valkyrie.dataplane.filereceive import receive_files
-    from valkyrie.dataplane.filesend import send_file
-    from valkyrie.dataplane.filestore import Directory, Rules
-    from valkyrie.dataplane.message import Batch, Message
-    from valkyrie.dataplane.node import Node, SyncNode, attach, attach_sync, prefer_latency
-    from valkyrie.dataplane.refusal import (
+    from valkyrie.dataplane.application.message import Batch, Message
+    from valkyrie.dataplane.application.node import (
+        Node,
+        SyncNode,
+        attach,
+        attach_sync,
+        prefer_latency,
+    )
+    from valkyrie.dataplane.application.refusal import (
         NodeGoneError,
         NoServiceError,
         PolicyError,
@@ -25,8 +27,12 @@ if TYPE_CHECKING:
         UntrustedError,
         WouldBlockError,
     )
-    from valkyrie.dataplane.stream import Stream, SyncStream
-    from valkyrie.dataplane.transfer import TransferError
+    from valkyrie.dataplane.application.stream import Stream, SyncStream
+    from valkyrie.dataplane.errors import DataPlaneError, LocalProtocolError, ValkyrieError
+    from valkyrie.dataplane.files.filereceive import receive_files
+    from valkyrie.dataplane.files.filesend import send_file
+    from valkyrie.dataplane.files.filestore import Directory, Rules
+    from valkyrie.dataplane.files.transfer import TransferError
     from valkyrie.dataplane.wire import Class, Flag, Type
     from valkyrie.shm import local
 
@@ -67,16 +73,16 @@ __all__ = [
 __version__ = version("valkyrie")
 
 _MODULES = (
-    "node",
-    "stream",
-    "message",
-    "refusal",
+    "application.node",
+    "application.stream",
+    "application.message",
+    "application.refusal",
     "errors",
     "wire",
-    "filereceive",
-    "filesend",
-    "filestore",
-    "transfer",
+    "files.filereceive",
+    "files.filesend",
+    "files.filestore",
+    "files.transfer",
 )
 
 

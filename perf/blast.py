@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from valkyrie.dataplane import ffi, lib
-from valkyrie.dataplane.node import SyncService
-from valkyrie.dataplane.stream import SyncStream
+from valkyrie.dataplane.application.node import SyncService
+from valkyrie.dataplane.application.stream import SyncStream
 
 DEADLINE_NS = 20_000_000_000
 OPEN_S = 10.0

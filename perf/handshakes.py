@@ -22,8 +22,8 @@ from valkyrie.controlplane.security.messages import HelloAck, Negotiate, Piece, 
 from valkyrie.controlplane.security.modes import Mode, Policy
 from valkyrie.controlplane.security.offer import Offer, choose
 from valkyrie.controlplane.security.trust import Peer, Pins
+from valkyrie.dataplane.application.node import SyncNode, SyncService
 from valkyrie.dataplane.control import Message, parse_control
-from valkyrie.dataplane.node import SyncNode, SyncService
 from valkyrie.dataplane.wire import PORT, Type
 
 from . import blast, pair

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from tests.lab import Link, laboratory
-from valkyrie.dataplane.node import SyncNode, SyncService
+from valkyrie.dataplane.application.node import SyncNode, SyncService
 
 from . import blast, pair
 from .network import Network

@@ -8,7 +8,7 @@ from typing import Any
 
 import valkyrie
 from tests.lab import laboratory
-from valkyrie.dataplane.node import SyncNode, SyncService
+from valkyrie.dataplane.application.node import SyncNode, SyncService
 
 from . import blast, pair
 from .network import Network

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import valkyrie
-from valkyrie.dataplane.node import SyncNode, SyncService
+from valkyrie.dataplane.application.node import SyncNode, SyncService
 
 Receiver = Callable[[SyncService], Any]
 Sender = Callable[[SyncNode], Any]

@@ -60,9 +60,9 @@ class Result(ctypes.Structure):
 
 def _compile(directory: Path) -> ctypes.CDLL:
     library = directory / "receive.so"
-    sources = [ROOT / "perf" / "receive.c", *(ROOT / "dataplane").glob("vk_path_*.c")]
-    sources += [ROOT / "dataplane" / f"vk_{name}.c" for name in ("packet", "umem", "xsk")]
-    includes = [f"-I{ROOT / layer}" for layer in ("bpf", "shm", "dataplane")]
+    sources = [ROOT / "perf" / "receive.c", *(ROOT / "dataplane" / "path").glob("*.c")]
+    folders = [ROOT / "bpf", ROOT / "shm", *(ROOT / "dataplane").glob("*/")]
+    includes = [f"-I{folder}" for folder in folders]
     flags = ["-std=gnu11", "-O2", "-g", "-fPIC", "-shared", "-Wl,-Bsymbolic", *includes]
     subprocess.run(["cc", *flags, "-o", library, *sources], check=True)
     return ctypes.CDLL(str(library))

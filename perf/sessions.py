@@ -16,11 +16,11 @@ from statistics import median
 from typing import Any
 
 from tests.dataplane.native import INCLUDES, PARTS
-from valkyrie.controlplane.keyring import Keyring
-from valkyrie.controlplane.link import Joined, Link
-from valkyrie.controlplane.protection import Protection
+from valkyrie.controlplane.daemon.state import State, Way
 from valkyrie.controlplane.security.modes import Cipher
-from valkyrie.controlplane.state import State, Way
+from valkyrie.controlplane.sessions.keyring import Keyring
+from valkyrie.controlplane.sessions.link import Joined, Link
+from valkyrie.controlplane.sessions.protection import Protection
 from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.control import Limits
 

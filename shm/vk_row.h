@@ -2,7 +2,7 @@
 #ifndef VK_ROW_H
 #define VK_ROW_H
 /* vk_row.h: rows that one process writes while others read them (vk_state in vk_shm.h): a sequence
- * lock, the writer's half. The reader's half is vk_seqlock_copy in dataplane/vk_peers.h.
+ * lock, the writer's half. The reader's half is vk_seqlock_copy in dataplane/session/vk_peers.h.
  */
 #include "vk_ring.h"
 

@@ -18,8 +18,8 @@ import psutil
 from tests.census import NODE_PREFIX
 from tests.lab import SLOWNESS, Host, Lab, Link, wait_until
 from valkyrie.controlplane.security.identity_file import load_or_make
-from valkyrie.dataplane import appsocket
-from valkyrie.dataplane.driver import exchange
+from valkyrie.dataplane.application import appsocket
+from valkyrie.dataplane.application.driver import exchange
 from valkyrie.dataplane.loader import attached_to
 
 EVERYTHING = """
@@ -42,11 +42,12 @@ PATIENT = "[session]\nkeepalive_ms = 60000\n"
 _UP = """
 import sys
 from pathlib import Path
-from valkyrie.controlplane import broker, config
+from valkyrie.controlplane.broker import broker
+from valkyrie.controlplane.config import reader
 from valkyrie.dataplane.errors import ValkyrieError
 try:
     library = Path(sys.argv[2]) if len(sys.argv) > 2 else broker.LIBRARY
-    sys.exit(broker.run(config.load(sys.argv[1]), library))
+    sys.exit(broker.run(reader.load(sys.argv[1]), library))
 except ValkyrieError as error:
     sys.exit(f"error: {error}")
 """

@@ -43,7 +43,7 @@ def verify(
     Prints how many records there are and the hash of the last: keep it, and nobody can cut the end
     off unseen. Wants root, or --key and a copy.
     """
-    from valkyrie.controlplane.auditor import key_path
+    from valkyrie.controlplane.daemon.auditor import key_path
     from valkyrie.controlplane.security.audit import AuditError
     from valkyrie.controlplane.security.audit_files import log_of, verify_all, verify_one
     from valkyrie.controlplane.security.identity import Card
@@ -111,8 +111,8 @@ def show(
 
 
 def _configured(config: Path | None) -> Path:
-    from valkyrie.controlplane.auditor import log_path
-    from valkyrie.controlplane.config import DEFAULT_PATH, load
+    from valkyrie.controlplane.config.reader import DEFAULT_PATH, load
+    from valkyrie.controlplane.daemon.auditor import log_path
     from valkyrie.dataplane.errors import ConfigError
 
     path = log_path(load(config or DEFAULT_PATH))

@@ -17,7 +17,7 @@ from .exits import NotRunningError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from valkyrie.dataplane.appsocket import Reply, Request
+    from valkyrie.dataplane.application.appsocket import Reply, Request
 
 NodeOption = Annotated[str, Parameter(help="Name of the node, or path of its socket.")]
 JsonOption = Annotated[bool, Parameter(negative="", help="Print JSON.")]
@@ -32,10 +32,10 @@ def ask(node: str, request: Request, timeout_s: float = ANSWER_S) -> Reply:
 
     NotRunningError if nobody listens, RefusedError if it says no.
     """
-    from valkyrie.dataplane import appsocket
-    from valkyrie.dataplane.driver import socket_path
+    from valkyrie.dataplane.application import appsocket
+    from valkyrie.dataplane.application.driver import socket_path
+    from valkyrie.dataplane.application.refusal import refusal
     from valkyrie.dataplane.errors import DataPlaneError
-    from valkyrie.dataplane.refusal import refusal
 
     path = socket_path(node)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:

@@ -14,7 +14,7 @@ from .exits import Exit, reaching_node
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from valkyrie.controlplane.readout import Page, Readout, Signals
+    from valkyrie.controlplane.counters.readout import Page, Readout, Signals
 
 PIPE_COLUMNS = 200
 """Width of a table that goes to a file or a pipe."""
@@ -86,7 +86,7 @@ def _draw(views: Iterator[dict[str, Any]], *, once: bool) -> None:
 
 
 def _page(node: str) -> Page:
-    from valkyrie.controlplane.readout import Page
+    from valkyrie.controlplane.counters.readout import Page
 
     with reaching_node():
         return Page(node)
@@ -105,7 +105,7 @@ def _views(page: Page, node: str, interval_s: float, *, once: bool) -> Iterator[
 
 def _fills(node: str) -> dict[int, Any]:
     """Return the ring fill by slot, which only the node itself knows; nothing if it is silent."""
-    from valkyrie.dataplane import appsocket
+    from valkyrie.dataplane.application import appsocket
     from valkyrie.dataplane.errors import ValkyrieError
 
     from .client import ask

@@ -52,7 +52,7 @@ def reaching_node() -> Iterator[None]:
 
 def exit_code(error: BaseException) -> Exit:
     """Return the exit code that an error ends the command with."""
-    from valkyrie.dataplane.refusal import PolicyError
+    from valkyrie.dataplane.application.refusal import PolicyError
 
     if isinstance(error, OSError) and error.errno in (errno.EPERM, errno.EACCES):
         return Exit.DENIED

@@ -20,9 +20,9 @@ from .exits import Exit, exit_code, message, reaching_node
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from valkyrie.dataplane.filereceive import Arrival
-    from valkyrie.dataplane.filesend import Sent
-    from valkyrie.dataplane.node import Node
+    from valkyrie.dataplane.application.node import Node
+    from valkyrie.dataplane.files.filereceive import Arrival
+    from valkyrie.dataplane.files.filesend import Sent
 
 PARALLEL = 4
 """Files on their way at a time: small ones wait for round trips and disks, not for the network."""
@@ -211,8 +211,8 @@ class _Copying:
 
 def _may_pass(error: ValkyrieError) -> bool:
     """Say whether another try may go better: the receiver or the way to it was gone."""
-    from valkyrie.dataplane import refusal
-    from valkyrie.dataplane.transfer import TransferError
+    from valkyrie.dataplane.application import refusal
+    from valkyrie.dataplane.files.transfer import TransferError
     from valkyrie.dataplane.wire import Code, FileCode
 
     if isinstance(error, TransferError):
@@ -258,7 +258,7 @@ def receive_files(
     A file that is not complete is NAME.part; it gets its name when all is there, its SHA-256 is
     right and it is on the disk. Needs no privilege but to write the directory.
     """
-    from valkyrie.dataplane.filestore import Directory, Rules
+    from valkyrie.dataplane.files.filestore import Directory, Rules
 
     rules = Rules(size_max=size_of(max_size), replace=replace, sync=sync)
     with quiet_pipe(), Directory(directory, rules) as opened:

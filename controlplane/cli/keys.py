@@ -62,7 +62,7 @@ def new(
 
     A running node has its old one until it starts anew.
     """
-    from valkyrie.controlplane.credentials import identity_path, make_place
+    from valkyrie.controlplane.daemon.credentials import identity_path, make_place
     from valkyrie.controlplane.security.identity import Identity
     from valkyrie.controlplane.security.identity_file import to_pem, write_private
     from valkyrie.dataplane.errors import ConfigError
@@ -140,7 +140,7 @@ def api(
 
 
 def _card(config: Path | None) -> tuple[Path, Card]:
-    from valkyrie.controlplane.credentials import identity_path
+    from valkyrie.controlplane.daemon.credentials import identity_path
     from valkyrie.controlplane.security.identity_file import of_pem, read_private
     from valkyrie.dataplane.errors import ConfigError
 

@@ -15,8 +15,8 @@ from .client import JsonOption, print_json, quiet_pipe
 from .exits import Exit
 
 if TYPE_CHECKING:
-    from valkyrie.dataplane.lab import Outcome
-    from valkyrie.dataplane.scenario import Scenario
+    from valkyrie.dataplane.lab.scenario import Scenario
+    from valkyrie.dataplane.lab.trial import Outcome
 
 BAR = "▁▂▃▄▅▆▇█"
 ROWS_MAX = 20
@@ -38,7 +38,7 @@ def lab(
     Nothing of this host is touched. The same seed gives the same run on every machine. Exit code 1
     when anything went wrong that may not: a message lost, repeated or changed.
     """
-    from valkyrie.dataplane.campaign import short
+    from valkyrie.dataplane.lab.campaign import short
 
     if bool(draw) == (file is not None):
         raise ConfigError("name a scenario, or draw one with --draw SEED")
@@ -53,7 +53,7 @@ def lab(
 
 
 def _read(file: Path) -> Scenario:
-    from valkyrie.dataplane.scenario import parse
+    from valkyrie.dataplane.lab.scenario import parse
 
     try:
         return parse(file.read_text(encoding="utf-8"), str(file))
@@ -62,7 +62,7 @@ def _read(file: Path) -> Scenario:
 
 
 def _one(scenario: Scenario, seed: int | None, *, json: bool) -> int:
-    from valkyrie.dataplane.lab import Lab
+    from valkyrie.dataplane.lab.trial import Lab
 
     with Lab() as run:
         begin_s = time.monotonic()
@@ -77,7 +77,7 @@ def _one(scenario: Scenario, seed: int | None, *, json: bool) -> int:
 
 
 def _many(seeds: range, threads: int, *, json: bool) -> int:
-    from valkyrie.dataplane.campaign import run
+    from valkyrie.dataplane.lab.campaign import run
 
     begin_s = time.monotonic()
     failed = 0

@@ -22,8 +22,8 @@ def up(*, config: ConfigOption = None, json: JsonOption = False) -> int:
 
     Wants root, or the capabilities that `valkyrie doctor` lists. Tells systemd when it is ready.
     """
-    from valkyrie.controlplane import broker
-    from valkyrie.controlplane.config import DEFAULT_PATH, load
+    from valkyrie.controlplane.broker import broker
+    from valkyrie.controlplane.config.reader import DEFAULT_PATH, load
 
     settings = load(config or DEFAULT_PATH)
     code = broker.run(settings)
@@ -34,7 +34,7 @@ def up(*, config: ConfigOption = None, json: JsonOption = False) -> int:
 
 def status(*, node: NodeOption = DEFAULT_NODE, json: JsonOption = False) -> int:
     """Say what a node is doing: interfaces and their paths with the reason, peers, applications."""
-    from valkyrie.dataplane import appsocket
+    from valkyrie.dataplane.application import appsocket
 
     document = ask(node, appsocket.Status()).document
     if json:
@@ -57,7 +57,7 @@ def tune(
     any of those in docs/TUNING.md: controller, rate, window_max, stream_max, mtu, pacing ...; the
     value `node` takes a session's own value away. Wants root.
     """
-    from valkyrie.dataplane import appsocket
+    from valkyrie.dataplane.application import appsocket
 
     session = values[0] if len(values) > 1 and "=" not in values[0] else ""
     parsed = dict(_assignment(value) for value in (values[1:] if session else values))
@@ -95,7 +95,7 @@ def upgrade(*, node: NodeOption = DEFAULT_NODE, json: JsonOption = False) -> int
 
     Wants root. Nothing is lost or delivered twice.
     """
-    from valkyrie.dataplane import appsocket
+    from valkyrie.dataplane.application import appsocket
 
     document = ask(node, appsocket.Upgrade(), UPGRADE_S).document
     if json:
@@ -107,7 +107,7 @@ def upgrade(*, node: NodeOption = DEFAULT_NODE, json: JsonOption = False) -> int
 
 def stop(*, node: NodeOption = DEFAULT_NODE, json: JsonOption = False) -> int:
     """Stop a node. Wants root."""
-    from valkyrie.dataplane import appsocket
+    from valkyrie.dataplane.application import appsocket
 
     ask(node, appsocket.Stop())
     if json:

@@ -14,8 +14,8 @@ from .node import ConfigOption
 if TYPE_CHECKING:
     from cyclopts import App
 
-    from valkyrie.controlplane.settings import Config
-    from valkyrie.controlplane.settings_peer import Peer
+    from valkyrie.controlplane.config.settings import Config
+    from valkyrie.controlplane.config.settings_peer import Peer
 
 _KNOWN_BY = ("fingerprint", "card", "token", "certificate", "demand")
 
@@ -54,8 +54,8 @@ def add(
     configuration itself; what else may be said of a peer (docs/CONFIGURATION.md) can be added to
     its table by hand.
     """
-    from valkyrie.controlplane import config as configuration
-    from valkyrie.controlplane import peerfile
+    from valkyrie.controlplane.config import peerfile
+    from valkyrie.controlplane.config import reader as configuration
     from valkyrie.controlplane.security.fingerprint import parse_fingerprint
 
     table: dict[str, str | int | bool | list[str]] = {"name": name, "address": address}
@@ -94,8 +94,8 @@ def remove(
     json: JsonOption = False,
 ) -> int:
     """Forget a peer that `valkyrie peer add` has added. Wants root."""
-    from valkyrie.controlplane import config as configuration
-    from valkyrie.controlplane import peerfile
+    from valkyrie.controlplane.config import peerfile
+    from valkyrie.controlplane.config import reader as configuration
     from valkyrie.dataplane.errors import ConfigError
 
     read = configuration.load_alone(config or configuration.DEFAULT_PATH)
@@ -116,8 +116,8 @@ def list_(*, config: ConfigOption = None, json: JsonOption = False) -> int:
 
     Whether there is a session with one says `valkyrie session list`.
     """
-    from valkyrie.controlplane import config as configuration
-    from valkyrie.controlplane import credentials
+    from valkyrie.controlplane.config import reader as configuration
+    from valkyrie.controlplane.daemon import credentials
 
     read = configuration.load(config or configuration.DEFAULT_PATH)
     rows = [
@@ -157,7 +157,7 @@ def _told(config: Config, table: str) -> tuple[bool, str]:
     """Tell the node of a new peer; whether it knows it now, and how to say so."""
     from pathlib import Path
 
-    from valkyrie.dataplane import appsocket
+    from valkyrie.dataplane.application import appsocket
     from valkyrie.dataplane.errors import ValkyrieError
 
     path = Path(config.node.run_directory) / f"{config.node.name}.sock"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 from cyclopts import Parameter, validators
 
+from valkyrie.dataplane.application.refusal import RefusedError
 from valkyrie.dataplane.errors import ValkyrieError
-from valkyrie.dataplane.refusal import RefusedError
 
 from .client import DEFAULT_NODE, JsonOption, NodeOption, print_json, quiet_pipe
 from .exits import Exit, reaching_node
@@ -20,8 +20,8 @@ from .exits import Exit, reaching_node
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from valkyrie.dataplane.message import Message
-    from valkyrie.dataplane.stream import Stream
+    from valkyrie.dataplane.application.message import Message
+    from valkyrie.dataplane.application.stream import Stream
 
 CHUNK_SIZE = 32768
 """Bytes of a message when a whole file is sent: some of them always fit a ring."""

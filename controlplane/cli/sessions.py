@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def sessions(*, node: NodeOption = DEFAULT_NODE, json: JsonOption = False) -> int:
     """Say with which peers a node has sessions: state, ids, age, protection, why one ended."""
-    from valkyrie.dataplane import appsocket
+    from valkyrie.dataplane.application import appsocket
 
     rows = ask(node, appsocket.Status()).document["sessions"]
     assert isinstance(rows, list)
@@ -33,7 +33,7 @@ def kill(peer: PeerArgument, *, node: NodeOption = DEFAULT_NODE, json: JsonOptio
 
     To keep a peer out, take it out of the configuration, or revoke its certificate. Wants root.
     """
-    from valkyrie.dataplane import appsocket
+    from valkyrie.dataplane.application import appsocket
 
     document = ask(node, appsocket.Kill(peer)).document
     if json:
@@ -46,7 +46,7 @@ def rotate(peer: PeerArgument, *, node: NodeOption = DEFAULT_NODE, json: JsonOpt
 
     Keys rotate by themselves; this also heals what is lost with a key. Wants root.
     """
-    from valkyrie.dataplane import appsocket
+    from valkyrie.dataplane.application import appsocket
 
     document = ask(node, appsocket.Rotate(peer)).document
     if json:

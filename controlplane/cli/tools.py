@@ -15,7 +15,7 @@ from .exits import Exit, NotRunningError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from valkyrie.controlplane.doctor import Finding, Report
+    from valkyrie.controlplane.host.doctor import Finding, Report
     from valkyrie.dataplane.loader import Map
 
 
@@ -30,8 +30,8 @@ def doctor(
 
     Changes nothing. Exit code 4 when no node can run here.
     """
-    from valkyrie.controlplane.config import load
-    from valkyrie.controlplane.doctor import examine
+    from valkyrie.controlplane.config.reader import load
+    from valkyrie.controlplane.host.doctor import examine
 
     wanted = dict.fromkeys(interfaces, 1)
     if config is not None:
@@ -108,8 +108,8 @@ def explain(
 @contextlib.contextmanager
 def _live(node: str, interface: str) -> Iterator[tuple[dict[str, Map] | None, int]]:
     """Yield the maps and the UDP port of a node that is up, else None and 0."""
-    from valkyrie.controlplane.livemaps import live_maps
-    from valkyrie.dataplane import appsocket
+    from valkyrie.controlplane.counters.livemaps import live_maps
+    from valkyrie.dataplane.application import appsocket
 
     try:
         document = ask(node, appsocket.Status()).document

@@ -46,9 +46,9 @@ _C = sides.c(
     "valkyrie",
     sources=[
         *(ROOT / "shm" / f"{name}.c" for name in ("vk_channel", "vk_row")),
-        ROOT / "dataplane" / "vk_client.c",
+        ROOT / "dataplane" / "application" / "vk_client.c",
     ],
-    include=[ROOT / layer for layer in ("bpf", "shm", "dataplane")],
+    include=[ROOT / layer for layer in ("bpf", "shm", "dataplane/application")],
     run_by=_ours("valkyrie_c")(),
 )
 

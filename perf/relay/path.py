@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HERE = ROOT / "perf" / "relay"
-SOURCES = (HERE / "relay.c", HERE / "tap.c", ROOT / "dataplane" / "vk_link.c")
-INCLUDE = (f"-I{HERE}", f"-I{ROOT / 'dataplane'}")
+LINK = ROOT / "dataplane" / "lab"
+SOURCES = (HERE / "relay.c", HERE / "tap.c", LINK / "vk_link.c")
+INCLUDE = (f"-I{HERE}", f"-I{LINK}", f"-I{ROOT / 'dataplane' / 'recovery'}")
 STOP_S = 5.0
 
 

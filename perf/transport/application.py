@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 import valkyrie
 from perf import blast
-from valkyrie.controlplane.readout import Page
+from valkyrie.controlplane.counters.readout import Page
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from valkyrie.dataplane.node import SyncNode
+    from valkyrie.dataplane.application.node import SyncNode
 
 SAMPLE_NS = 50_000_000
 PING_S = 0.01

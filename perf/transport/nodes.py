@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from perf.network import CONFIGURATION, INTERFACE, PLAINTEXT, Node
-from valkyrie.controlplane.settings import Controller
+from valkyrie.controlplane.config.settings import Controller
 
 from .flows import NS, PATIENCE_S, ROOT, Contestant, Record
 

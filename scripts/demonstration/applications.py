@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import valkyrie
-from valkyrie.dataplane.message import Message
-from valkyrie.dataplane.node import SyncNode
-from valkyrie.dataplane.stream import SyncStream
+from valkyrie.dataplane.application.message import Message
+from valkyrie.dataplane.application.node import SyncNode
+from valkyrie.dataplane.application.stream import SyncStream
 
 from .eavesdrop import MARKER
 from .tally import PHASES, Column, Row, Tally

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import valkyrie
-from valkyrie.dataplane.node import SyncNode
+from valkyrie.dataplane.application.node import SyncNode
 
 from . import applications
 from .tally import Tally

@@ -23,7 +23,7 @@ import valkyrie
 from perf.network import CONFIGURATION, INTERFACE, VALKYRIE, Node, StartError
 from perf.relay import Conditions, Relay
 from tests.lab import laboratory
-from valkyrie.controlplane.readout import Page
+from valkyrie.controlplane.counters.readout import Page
 from valkyrie.controlplane.security.identity_file import load_or_make
 
 from . import protection

@@ -22,7 +22,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from valkyrie.controlplane import broker, children, facts, landlock, sandbox
+from valkyrie.controlplane.broker import broker, children
+from valkyrie.controlplane.confinement import landlock, sandbox
+from valkyrie.controlplane.host import facts
 from valkyrie.dataplane import lib
 
 libc = ctypes.CDLL(None, use_errno=True)

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from tests.controlplane.security.parties import SECRET, identity, only, peer, trust
-from valkyrie.controlplane.link import Asked, Joined, Left, Refused, Terms
-from valkyrie.controlplane.liveness import Patience
 from valkyrie.controlplane.security.local import Local
 from valkyrie.controlplane.security.modes import Mode, Policy
 from valkyrie.controlplane.security.trust import Peer
-from valkyrie.controlplane.session import State
-from valkyrie.controlplane.sessions import Moved, Place, Sessions
+from valkyrie.controlplane.sessions.link import Asked, Joined, Left, Refused, Terms
+from valkyrie.controlplane.sessions.liveness import Patience
+from valkyrie.controlplane.sessions.session import State
+from valkyrie.controlplane.sessions.table import Moved, Place, Sessions
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.control import Error, Limits
 from valkyrie.dataplane.wire import Code

@@ -12,10 +12,17 @@ from pathlib import Path
 import pytest
 
 from tests.lab import SLOWNESS
-from valkyrie.controlplane import rights
-from valkyrie.controlplane.appserver import Answer, AppServer, Bucket, Connection, Credentials
-from valkyrie.dataplane import appsocket, lib
-from valkyrie.dataplane.appsocket import AnyRequest, Reply
+from valkyrie.controlplane.confinement import rights
+from valkyrie.controlplane.daemon.appserver import (
+    Answer,
+    AppServer,
+    Bucket,
+    Connection,
+    Credentials,
+)
+from valkyrie.dataplane import lib
+from valkyrie.dataplane.application import appsocket
+from valkyrie.dataplane.application.appsocket import AnyRequest, Reply
 
 MALFORMED = {
     "not JSON": b"hello",

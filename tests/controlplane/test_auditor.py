@@ -17,8 +17,10 @@ import pytest
 import valkyrie
 from tests.lab import Lab, wait_until
 from tests.nodes import NodeUnderTest, make_pair, running
-from valkyrie.controlplane import auditor
-from valkyrie.controlplane.auditor import (
+from valkyrie.controlplane.cli import run
+from valkyrie.controlplane.config.reader import parse
+from valkyrie.controlplane.daemon import auditor
+from valkyrie.controlplane.daemon.auditor import (
     OPENS_PAUSE_NS,
     REPEATS_MAX,
     SUBJECTS_MAX,
@@ -29,14 +31,13 @@ from valkyrie.controlplane.auditor import (
     Opens,
     clip,
 )
-from valkyrie.controlplane.cli import run
-from valkyrie.controlplane.config import parse
 from valkyrie.controlplane.security import audit_files
 from valkyrie.controlplane.security.audit import verify
 from valkyrie.controlplane.security.audit_file import AuditFile
 from valkyrie.controlplane.security.audit_files import read_lines
 from valkyrie.controlplane.security.identity_file import load_or_make
-from valkyrie.dataplane import appsocket, lib
+from valkyrie.dataplane import lib
+from valkyrie.dataplane.application import appsocket
 from valkyrie.dataplane.errors import ConfigError, DataPlaneError
 from valkyrie.dataplane.wire import Class
 

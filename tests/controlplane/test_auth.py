@@ -12,8 +12,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from valkyrie.controlplane import auth, config
-from valkyrie.controlplane.credentials import load
+from valkyrie.controlplane.config import reader as config
+from valkyrie.controlplane.config.settings_auth import Auth
+from valkyrie.controlplane.daemon import auth
+from valkyrie.controlplane.daemon.credentials import load
 from valkyrie.controlplane.security.certificates import issue, make_root
 from valkyrie.controlplane.security.codes import Failure
 from valkyrie.controlplane.security.errors import SecurityError
@@ -21,7 +23,6 @@ from valkyrie.controlplane.security.handshake import Established, Failed
 from valkyrie.controlplane.security.identity_file import load_or_make
 from valkyrie.controlplane.security.providers import api_key_word, public_word
 from valkyrie.controlplane.security.token_file import to_word
-from valkyrie.controlplane.settings_auth import Auth
 from valkyrie.dataplane.errors import ConfigError
 
 from .security.parties import Wire

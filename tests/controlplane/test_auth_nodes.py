@@ -19,7 +19,7 @@ from tests.lab import Lab, wait_until
 from tests.nodes import NodeUnderTest, make_node, running
 from valkyrie.controlplane.security.identity_file import load_or_make
 from valkyrie.dataplane import lib
-from valkyrie.dataplane.refusal import UntrustedError
+from valkyrie.dataplane.application.refusal import UntrustedError
 
 from .test_auth import BOTH, HMAC, JWT, KINDS, private, token, write_files
 from .test_links import joined, session

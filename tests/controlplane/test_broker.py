@@ -16,9 +16,10 @@ import pytest
 from tests.census import needs
 from tests.lab import SLOWNESS, Lab, wait_until
 from tests.nodes import NodeUnderTest, make_node, make_pair, running
-from valkyrie.controlplane import interfaces, settings
-from valkyrie.controlplane.journal import Journal
-from valkyrie.controlplane.netlink import Netlink
+from valkyrie.controlplane.config import settings
+from valkyrie.controlplane.host import interfaces
+from valkyrie.controlplane.host.journal import Journal
+from valkyrie.controlplane.host.netlink import Netlink
 from valkyrie.dataplane import lib
 
 

@@ -21,9 +21,10 @@ import pytest
 import valkyrie
 from tests.lab import SLOWNESS, Lab, wait_until
 from tests.nodes import PATIENT, NodeUnderTest, make_pair, running
-from valkyrie.dataplane import appsocket, lib
-from valkyrie.dataplane.driver import exchange
-from valkyrie.dataplane.stream import SyncStream
+from valkyrie.dataplane import lib
+from valkyrie.dataplane.application import appsocket
+from valkyrie.dataplane.application.driver import exchange
+from valkyrie.dataplane.application.stream import SyncStream
 from valkyrie.shm.counters import CountersPage
 
 Pair = tuple[NodeUnderTest, NodeUnderTest]

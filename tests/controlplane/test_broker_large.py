@@ -16,7 +16,7 @@ from tests.controlplane.test_broker_faults import Pair, anew, opened
 from tests.lab import SLOWNESS, Lab, wait_until
 from tests.nodes import make_pair, running
 from valkyrie.dataplane import lib
-from valkyrie.dataplane.stream import SyncStream
+from valkyrie.dataplane.application.stream import SyncStream
 
 LARGEST: int = lib.VK_MESSAGE_MAX
 LONG_S = 60

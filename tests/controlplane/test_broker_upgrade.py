@@ -17,9 +17,10 @@ from tests.census import needs
 from tests.controlplane.test_broker import compile_library
 from tests.lab import SLOWNESS, Lab, wait_until
 from tests.nodes import NodeUnderTest, make_pair, running
-from valkyrie.controlplane import broker
-from valkyrie.dataplane import appsocket, lib
-from valkyrie.dataplane.stream import SyncStream
+from valkyrie.controlplane.broker import broker
+from valkyrie.dataplane import lib
+from valkyrie.dataplane.application import appsocket
+from valkyrie.dataplane.application.stream import SyncStream
 
 Pair = tuple[NodeUnderTest, NodeUnderTest]
 

@@ -27,7 +27,8 @@ from tests.census import NODE_PREFIX
 from tests.dataplane.double import Fabric
 from tests.lab import Link, wait_until
 from valkyrie.controlplane.cli.exits import Exit
-from valkyrie.dataplane import appsocket, ffi, lib
+from valkyrie.dataplane import ffi, lib
+from valkyrie.dataplane.application import appsocket
 from valkyrie.dataplane.loader import XdpMode, open_classifier
 from valkyrie.dataplane.wire import Class, Code, Counter, Verdict
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.census import NODE_PREFIX
-from valkyrie.controlplane import config
 from valkyrie.controlplane.cli.exits import Exit
-from valkyrie.controlplane.credentials import load
-from valkyrie.controlplane.policy import Rights
+from valkyrie.controlplane.config import reader as config
+from valkyrie.controlplane.daemon.credentials import load
+from valkyrie.controlplane.daemon.policy import Rights
 from valkyrie.controlplane.security.exchange import token_id
 from valkyrie.controlplane.security.fingerprint import parse_fingerprint
 from valkyrie.controlplane.security.handshake import Established

@@ -16,7 +16,8 @@ import valkyrie
 from tests.census import NODE_PREFIX
 from tests.lab import Lab, wait_until
 from tests.nodes import PLAIN, NodeUnderTest, make_node, running
-from valkyrie.dataplane import appsocket, lib
+from valkyrie.dataplane import lib
+from valkyrie.dataplane.application import appsocket
 
 from .test_cli import valkyrie as command
 from .test_links import joined, session

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from valkyrie.controlplane import config, config_doc
-from valkyrie.controlplane.policy import StreamRange
+from valkyrie.controlplane.config import config_doc
+from valkyrie.controlplane.config import reader as config
+from valkyrie.controlplane.daemon.policy import StreamRange
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import ConfigError
 from valkyrie.dataplane.ports import Rings
@@ -199,7 +200,7 @@ def test_the_environment_is_read_here(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_documentation_is_what_the_settings_say() -> None:
     written = (ROOT / "docs/CONFIGURATION.md").read_text()
     assert written == config_doc.document(), (
-        "python -m valkyrie.controlplane.config_doc > docs/CONFIGURATION.md"
+        "python -m valkyrie.controlplane.config.config_doc > docs/CONFIGURATION.md"
     )
 
 

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.controlplane.security.parties import identity
-from valkyrie.controlplane import config
-from valkyrie.controlplane.messages import Kind, Message
+from valkyrie.controlplane.broker.messages import Kind, Message
+from valkyrie.controlplane.config import reader as config
 from valkyrie.controlplane.security.certificates import issue, make_root
 from valkyrie.controlplane.security.fingerprint import parse_fingerprint
 from valkyrie.controlplane.security.identity_file import of_pem, to_pem

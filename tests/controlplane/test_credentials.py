@@ -10,14 +10,14 @@ import pytest
 
 from tests.controlplane.security.authority import authority, credentials
 from tests.controlplane.security.parties import identity
-from valkyrie.controlplane import config
-from valkyrie.controlplane.credentials import load, policy
+from valkyrie.controlplane.config import reader as config
+from valkyrie.controlplane.config.settings_security import CipherName, ModeName
+from valkyrie.controlplane.daemon.credentials import load, policy
 from valkyrie.controlplane.security.exchange import token_id
 from valkyrie.controlplane.security.handshake import Established, Failed
 from valkyrie.controlplane.security.identity_file import load_or_make
 from valkyrie.controlplane.security.modes import Cipher, Mode, Policy, Rhythm
 from valkyrie.controlplane.security.token_file import to_word
-from valkyrie.controlplane.settings_security import CipherName, ModeName
 from valkyrie.dataplane.errors import ConfigError
 
 from .security.parties import Wire
@@ -77,7 +77,7 @@ ALLOWED = {
 
 @pytest.mark.parametrize("number", ALLOWED)
 def test_a_peer_may_do_what_the_node_allows_and_its_table_is_good_for(number: int) -> None:
-    from valkyrie.controlplane.credentials import pins
+    from valkyrie.controlplane.daemon.credentials import pins
 
     top, table, modes = ALLOWED[number]
     read = config.parse(security(top) + LEAST + peer(table))

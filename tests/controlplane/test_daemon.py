@@ -20,15 +20,16 @@ import valkyrie
 from tests.controlplane.test_links import joined
 from tests.lab import SLOWNESS, Lab, wait_until
 from tests.nodes import EVERYTHING, NodeUnderTest, make_node, make_pair, make_secure_pair, running
-from valkyrie.controlplane.readout import Page, Signals
+from valkyrie.controlplane.counters.readout import Page, Signals
 from valkyrie.controlplane.security.identity import Identity
 from valkyrie.controlplane.security.local import Local
 from valkyrie.controlplane.security.messages import whole
 from valkyrie.controlplane.security.modes import Mode, Policy
 from valkyrie.controlplane.security.trust import Pins
-from valkyrie.dataplane import appsocket, lib
-from valkyrie.dataplane.node import SyncNode
-from valkyrie.dataplane.refusal import NoPeerError
+from valkyrie.dataplane import lib
+from valkyrie.dataplane.application import appsocket
+from valkyrie.dataplane.application.node import SyncNode
+from valkyrie.dataplane.application.refusal import NoPeerError
 from valkyrie.dataplane.wire import PORT, Type
 
 Pair = tuple[NodeUnderTest, NodeUnderTest]
@@ -232,8 +233,8 @@ _AS_NOBODY = """
 import sys
 import valkyrie
 from valkyrie.controlplane.cli.client import ask
-from valkyrie.dataplane import appsocket
-from valkyrie.dataplane.refusal import RefusedError
+from valkyrie.dataplane.application import appsocket
+from valkyrie.dataplane.application.refusal import RefusedError
 try:
     with valkyrie.attach_sync(sys.argv[1]) as node:
         print(*node.classes)

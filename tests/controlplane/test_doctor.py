@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.lab import Link
-from valkyrie.controlplane import doctor, facts
-from valkyrie.controlplane.doctor import Finding, Report
+from valkyrie.controlplane.host import doctor, facts
+from valkyrie.controlplane.host.doctor import Finding, Report
 
 VERSIONS = {
     # number: (uname -r, uname -v, upstream version)

@@ -23,7 +23,7 @@ from tests.nodes import NodeUnderTest, make_node, make_pair, running
 from valkyrie.controlplane.cli.exits import Exit
 from valkyrie.controlplane.cli.files import destination, size_of
 from valkyrie.dataplane.errors import ConfigError
-from valkyrie.dataplane.transfer import CHUNK_SIZE
+from valkyrie.dataplane.files.transfer import CHUNK_SIZE
 
 NOBODY = "65534"
 LARGE = 48 << 20

@@ -9,11 +9,11 @@ import pytest
 
 from tests.controlplane.meeting import MS, PEER, SECOND, Meeting
 from tests.controlplane.security.test_token import DATA, ROTATE, SYSTEM, Node
-from valkyrie.controlplane.handing import Handing
-from valkyrie.controlplane.link import Asked, Joined
 from valkyrie.controlplane.security.modes import Mode
 from valkyrie.controlplane.security.token import Told
-from valkyrie.controlplane.sessions import Place
+from valkyrie.controlplane.sessions.handing import Handing
+from valkyrie.controlplane.sessions.link import Asked, Joined
+from valkyrie.controlplane.sessions.table import Place
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.control import Option, Ping
 

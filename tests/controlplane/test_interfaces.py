@@ -18,7 +18,7 @@ from tests.controlplane.test_broker_faults import balanced
 from tests.lab import SLOWNESS, Lab, Link, wait_until
 from tests.nodes import PATIENT, NodeUnderTest, make_node, make_pair, running
 from valkyrie.dataplane import lib
-from valkyrie.dataplane.stream import SyncStream
+from valkyrie.dataplane.application.stream import SyncStream
 from valkyrie.dataplane.wire import Class
 from valkyrie.shm.counters import CountersPage
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from valkyrie.controlplane.keyring import Keyring
+from valkyrie.controlplane.sessions.keyring import Keyring
 from valkyrie.dataplane import ffi, lib
 
 OURS, THEIRS = bytes(range(32)), bytes(range(32, 64))

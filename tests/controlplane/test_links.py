@@ -20,14 +20,15 @@ import valkyrie
 from tests.lab import SLOWNESS, Lab, wait_until
 from tests.nodes import NodeUnderTest, make_node, make_pair, make_secure_pair, running
 from valkyrie.controlplane.security.identity_file import load_or_make
-from valkyrie.dataplane import appsocket, lib
-from valkyrie.dataplane.refusal import (
+from valkyrie.dataplane import lib
+from valkyrie.dataplane.application import appsocket
+from valkyrie.dataplane.application.refusal import (
     StreamResetError,
     StreamsFullError,
     UnreachableError,
     UntrustedError,
 )
-from valkyrie.dataplane.stream import SyncStream
+from valkyrie.dataplane.application.stream import SyncStream
 
 Pair = tuple[NodeUnderTest, NodeUnderTest]
 

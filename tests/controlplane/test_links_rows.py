@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 
 from tests.controlplane.security.parties import identity
-from valkyrie.controlplane import config, credentials
-from valkyrie.controlplane.keyring import Keyring
-from valkyrie.controlplane.link import Joined, Terms
-from valkyrie.controlplane.links import Links
-from valkyrie.controlplane.liveness import Patience
-from valkyrie.controlplane.protection import Secrets
-from valkyrie.controlplane.sessions import Place, Sessions
-from valkyrie.controlplane.state import State
+from valkyrie.controlplane.config import reader as config
+from valkyrie.controlplane.daemon import credentials
+from valkyrie.controlplane.daemon.state import State
+from valkyrie.controlplane.sessions.keyring import Keyring
+from valkyrie.controlplane.sessions.link import Joined, Terms
+from valkyrie.controlplane.sessions.links import Links
+from valkyrie.controlplane.sessions.liveness import Patience
+from valkyrie.controlplane.sessions.protection import Secrets
+from valkyrie.controlplane.sessions.table import Place, Sessions
 from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.control import Limits
 

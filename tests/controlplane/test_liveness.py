@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from valkyrie.controlplane.liveness import INTERVAL_MIN_NS, Liveness, Patience, Verdict
+from valkyrie.controlplane.sessions.liveness import INTERVAL_MIN_NS, Liveness, Patience, Verdict
 
 
 def test_questions_and_death_come_when_the_table_says() -> None:

@@ -10,7 +10,7 @@ from typing import Any, Self
 import pytest
 
 from tests.lab import SLOWNESS, Host, Lab, Link, wait_until
-from valkyrie.controlplane import device, netlink
+from valkyrie.controlplane.host import device, netlink
 from valkyrie.dataplane.errors import DataPlaneError
 
 Wire = tuple[Link, Link]

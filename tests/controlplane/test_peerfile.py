@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from valkyrie.controlplane import config, peerfile
+from valkyrie.controlplane.config import peerfile
+from valkyrie.controlplane.config import reader as config
 from valkyrie.dataplane.errors import ConfigError
 
 B = '[[peer]]\nname = "b"\naddress = "10.0.0.2"\n'

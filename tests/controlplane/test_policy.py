@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from valkyrie.controlplane import policy
-from valkyrie.controlplane.policy import (
+from valkyrie.controlplane.daemon import policy
+from valkyrie.controlplane.daemon.policy import (
     STREAM_MAX,
     Grant,
     Operator,

@@ -20,10 +20,9 @@ from tests.controlplane.security.parties import identity, only, peer
 from tests.controlplane.test_tokens import counted
 from tests.lab import SLOWNESS, Lab, wait_until
 from tests.nodes import NodeUnderTest, make_secure_pair, running
-from valkyrie.controlplane.auditor import Auditor
-from valkyrie.controlplane.credentials import Credentials
-from valkyrie.controlplane.protection import Protection
-from valkyrie.controlplane.revoker import Revoker
+from valkyrie.controlplane.daemon.auditor import Auditor
+from valkyrie.controlplane.daemon.credentials import Credentials
+from valkyrie.controlplane.daemon.revoker import Revoker
 from valkyrie.controlplane.security.certificates import issue, make_crl, make_root
 from valkyrie.controlplane.security.crl import CrlFile
 from valkyrie.controlplane.security.local import Local
@@ -31,6 +30,7 @@ from valkyrie.controlplane.security.modes import Mode
 from valkyrie.controlplane.security.revocation import RevocationFile
 from valkyrie.controlplane.security.tls import TlsCredentials
 from valkyrie.controlplane.security.trust import Peer, Pins
+from valkyrie.controlplane.sessions.protection import Protection
 from valkyrie.dataplane import wire
 from valkyrie.dataplane.wire import PORT, Class, Code, Seq, Type, make_frame
 

@@ -17,8 +17,8 @@ import pytest
 from tests.census import skip_missing
 from tests.controlplane.test_appserver import Server, ask, receive
 from tests.lab import SLOWNESS, Host, wait_until
-from valkyrie.controlplane import rights
-from valkyrie.dataplane import appsocket
+from valkyrie.controlplane.confinement import rights
+from valkyrie.dataplane.application import appsocket
 
 LINGER_S = 60
 SOON_S = 5

@@ -17,7 +17,8 @@ from tests.census import needs
 from tests.controlplane import caged
 from tests.lab import Lab, wait_until
 from tests.nodes import make_node, make_pair, running
-from valkyrie.controlplane import doctor, landlock, sandbox
+from valkyrie.controlplane.confinement import landlock, sandbox
+from valkyrie.controlplane.host import doctor
 
 ONLY_MEMORY = {"map data", "write an error", "clock", "make ciphers"}
 """What of the attempts a worker may do: everything else ends it."""

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from tests.controlplane.meeting import MS, PEER, SECOND, Meeting, locals_of
 from tests.controlplane.security.parties import only
-from valkyrie.controlplane.link import Joined, Left
-from valkyrie.controlplane.liveness import Patience
-from valkyrie.controlplane.protection import Protection
 from valkyrie.controlplane.security.modes import Mode, Rhythm
-from valkyrie.controlplane.session import State
-from valkyrie.controlplane.sessions import Place
+from valkyrie.controlplane.sessions.link import Joined, Left
+from valkyrie.controlplane.sessions.liveness import Patience
+from valkyrie.controlplane.sessions.protection import Protection
+from valkyrie.controlplane.sessions.session import State
+from valkyrie.controlplane.sessions.table import Place
 from valkyrie.dataplane.control import Limits
 from valkyrie.dataplane.wire import Code
 

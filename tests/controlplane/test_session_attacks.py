@@ -12,13 +12,13 @@ import pytest
 
 from tests.controlplane.meeting import MS, PEER, SECOND, Meeting, local_of
 from tests.controlplane.security.parties import identity, only, peer
-from valkyrie.controlplane.link import Left
-from valkyrie.controlplane.protection import Protection
 from valkyrie.controlplane.security.door import AMPLIFICATION_MAX
 from valkyrie.controlplane.security.messages import parse
 from valkyrie.controlplane.security.modes import Mode, Policy
-from valkyrie.controlplane.session import State
-from valkyrie.controlplane.sessions import Place
+from valkyrie.controlplane.sessions.link import Left
+from valkyrie.controlplane.sessions.protection import Protection
+from valkyrie.controlplane.sessions.session import State
+from valkyrie.controlplane.sessions.table import Place
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.control import (
     Close,

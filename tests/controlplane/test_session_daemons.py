@@ -11,11 +11,11 @@ from dataclasses import replace
 import pytest
 
 from tests.controlplane.meeting import MS, PEER, SECOND, Meeting
-from valkyrie.controlplane.link import Link
-from valkyrie.controlplane.protection import Protection
 from valkyrie.controlplane.security.modes import Mode
-from valkyrie.controlplane.session import State
-from valkyrie.controlplane.sessions import Place
+from valkyrie.controlplane.sessions.link import Link
+from valkyrie.controlplane.sessions.protection import Protection
+from valkyrie.controlplane.sessions.session import State
+from valkyrie.controlplane.sessions.table import Place
 from valkyrie.dataplane.control import Ping, Pong, parse_control
 
 _HANDSHAKE = {Mode.NOISE: 7, Mode.POST_QUANTUM: 12}

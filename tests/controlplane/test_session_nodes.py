@@ -23,7 +23,7 @@ from tests.nodes import NodeUnderTest, make_node, make_secure_pair, running
 from valkyrie.controlplane.security import authority
 from valkyrie.controlplane.security.certificates import issue
 from valkyrie.dataplane import lib
-from valkyrie.dataplane.refusal import PolicyError, StreamResetError
+from valkyrie.dataplane.application.refusal import PolicyError, StreamResetError
 
 from .test_cli import valkyrie as command
 from .test_links import joined, session

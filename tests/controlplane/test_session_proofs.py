@@ -9,10 +9,10 @@ import pytest
 
 from tests.controlplane.meeting import MS, PEER, SECOND, Meeting, locals_of
 from tests.controlplane.security.parties import identity, only
-from valkyrie.controlplane.link import Left
-from valkyrie.controlplane.protection import Protection
 from valkyrie.controlplane.security.modes import Mode, Rhythm
-from valkyrie.controlplane.sessions import Place
+from valkyrie.controlplane.sessions.link import Left
+from valkyrie.controlplane.sessions.protection import Protection
+from valkyrie.controlplane.sessions.table import Place
 from valkyrie.dataplane.wire import Code
 
 

@@ -9,9 +9,6 @@ import pytest
 
 from tests.controlplane.meeting import MS, PEER, SECOND, Meeting, local_of
 from tests.controlplane.security.parties import only, peer
-from valkyrie.controlplane.inputs import Renew, Silent, Unproven, Want
-from valkyrie.controlplane.link import Joined, Left, Link, Terms
-from valkyrie.controlplane.liveness import Patience
 from valkyrie.controlplane.security.claim import Claim
 from valkyrie.controlplane.security.codes import Failure
 from valkyrie.controlplane.security.door import Door
@@ -21,7 +18,10 @@ from valkyrie.controlplane.security.messages import failure_body, whole
 from valkyrie.controlplane.security.modes import Cipher, Mode
 from valkyrie.controlplane.security.offer import Choice
 from valkyrie.controlplane.security.trust import Grant
-from valkyrie.controlplane.session import Session, State, spoken
+from valkyrie.controlplane.sessions.inputs import Renew, Silent, Unproven, Want
+from valkyrie.controlplane.sessions.link import Joined, Left, Link, Terms
+from valkyrie.controlplane.sessions.liveness import Patience
+from valkyrie.controlplane.sessions.session import Session, State, spoken
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.control import (
     Close,

@@ -9,8 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from valkyrie.controlplane import config
-from valkyrie.controlplane.settings_intrusion import ACTIONS, COUNTERS, DEFAULTS, Intrusion, check
+from valkyrie.controlplane.config import reader as config
+from valkyrie.controlplane.config.settings_intrusion import (
+    ACTIONS,
+    COUNTERS,
+    DEFAULTS,
+    Intrusion,
+    check,
+)
 from valkyrie.dataplane.errors import ConfigError
 
 LEAST = '[[interface]]\nname = "eth0"\n'

@@ -7,11 +7,11 @@ from ipaddress import ip_address
 
 import pytest
 
-from valkyrie.controlplane import config
-from valkyrie.controlplane.link import Joined, Link
-from valkyrie.controlplane.policy import Grant, Rights, StreamRange
-from valkyrie.controlplane.sessions import Place
-from valkyrie.controlplane.state import State, Way, writing
+from valkyrie.controlplane.config import reader as config
+from valkyrie.controlplane.daemon.policy import Grant, Rights, StreamRange
+from valkyrie.controlplane.daemon.state import State, Way, writing
+from valkyrie.controlplane.sessions.link import Joined, Link
+from valkyrie.controlplane.sessions.table import Place
 from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.control import Limits
 from valkyrie.dataplane.wire import Class

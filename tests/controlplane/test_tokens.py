@@ -20,7 +20,7 @@ from tests.bpf.rig import extension, frame
 from tests.controlplane.test_links import joined, session
 from tests.lab import Lab, wait_until
 from tests.nodes import PATIENT, NodeUnderTest, make_pair, make_secure_pair, running
-from valkyrie.dataplane import appsocket
+from valkyrie.dataplane.application import appsocket
 from valkyrie.dataplane.wire import (
     PORT,
     Class,

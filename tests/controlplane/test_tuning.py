@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from valkyrie.controlplane import tuning
+from valkyrie.controlplane.sessions import tuning
 from valkyrie.dataplane.errors import ConfigError
 
 

@@ -15,8 +15,9 @@ import pytest
 import valkyrie
 from tests.lab import Lab, wait_until
 from tests.nodes import EVERYTHING, NodeUnderTest, make_pair, running
-from valkyrie.dataplane import appsocket, lib
-from valkyrie.dataplane.driver import exchange
+from valkyrie.dataplane import lib
+from valkyrie.dataplane.application import appsocket
+from valkyrie.dataplane.application.driver import exchange
 from valkyrie.dataplane.wire import Class, Verdict
 from valkyrie.shm.counters import CountersPage
 

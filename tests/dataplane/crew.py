@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.dataplane.native import INCLUDES, find
 from valkyrie.dataplane import ffi
 
 if TYPE_CHECKING:
@@ -22,18 +23,15 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 PATH_SOURCES = sorted(
-    path
-    for pattern in ("vk_packet.c", "vk_path_*.c", "vk_umem.c", "vk_xsk.c")
-    for path in (ROOT / "dataplane").glob(pattern)
+    path for path in (ROOT / "dataplane" / "path").glob("*.c") if path.name != "vk_udp.c"
 )
-INCLUDES = [f"-I{ROOT / layer}" for layer in ("bpf", "shm", "dataplane")]
 
 
 def build(directory: Path) -> ctypes.CDLL:
     """Compile the loops with the paths and load them; children inherit them by fork."""
     library = directory / "crew.so"
     flags = ["-std=gnu11", "-O2", "-g", "-fPIC", "-shared", "-Wl,-Bsymbolic", *INCLUDES]
-    sources = [ROOT / "tests/dataplane/crew.c", *PATH_SOURCES]
+    sources = [find("crew.c"), *PATH_SOURCES]
     subprocess.run(["clang-19", *flags, "-o", library, *sources], check=True)
     return ctypes.CDLL(str(library))
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from valkyrie.dataplane import appsocket, ffi, lib
+from valkyrie.dataplane import ffi, lib
+from valkyrie.dataplane.application import appsocket
 from valkyrie.dataplane.wire import Class, Code, stream_class
 
 MESSAGE_SIZE = ffi.sizeof("struct vk_message")

@@ -14,11 +14,16 @@ import cffi
 from tests.census import needs, skip_missing
 
 ROOT = Path(__file__).parents[2]
-INCLUDES = [f"-I{ROOT / layer}" for layer in ("tests/dataplane", "dataplane", "bpf", "shm")]
+HERE = Path(__file__).parent
+FOLDERS = [
+    *(HERE / "rigs", HERE / "fuzz"),
+    *(ROOT / "dataplane").glob("*/"),
+    *(ROOT / "bpf", ROOT / "shm"),
+]
+INCLUDES = [f"-I{folder}" for folder in FOLDERS]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 CONGESTION = [
-    *("dataplane/vk_congestion.c", "dataplane/vk_cubic.c", "dataplane/vk_delay.c"),
-    *("dataplane/vk_fixed.c", "dataplane/vk_hystart.c"),
+    *("vk_congestion.c", "vk_cubic.c", "vk_delay.c", "vk_fixed.c", "vk_hystart.c"),
 ]
 """The congestion controllers, which need nothing else."""
 
@@ -29,13 +34,17 @@ _ENGINE = re.search(
 )
 assert _ENGINE
 PARTS = [
-    name.removeprefix("../") if name.startswith("../") else f"dataplane/{name}"
-    for name in [
-        *re.findall(r"'(.*?)'", _ENGINE[1]),
-        *("vk_confine.c", "vk_slice.c", "vk_worker_calls.c"),
-    ]
+    *(str(Path("dataplane", each)) for each in re.findall(r"'(.*?)'", _ENGINE[1])),
+    *("vk_confine.c", "vk_slice.c", "vk_worker_calls.c"),
 ]
 """Everything the worker is made of, but for its paths and vk_worker.c, which the rig includes."""
+
+
+def find(name: str) -> Path:
+    """Return the file of that name, or of that path in the project."""
+    if "/" in name:
+        return ROOT / name
+    return next(folder / name for folder in FOLDERS if (folder / name).exists())
 
 
 def compiler() -> str:
@@ -57,8 +66,8 @@ _kept: list[tempfile.TemporaryDirectory[str]] = []
 
 def _compile(target: Path, flags: list[str], sources: list[str]) -> Path:
     command = [compiler(), "-std=gnu11", "-g", "-Wall", "-Wextra", *flags, *INCLUDES]
-    command += ["-o", str(target), *(str(ROOT / each) for each in sources)]
-    if {"dataplane/vk_aead.c", "dataplane/vk_proof.c"} & set(sources):
+    command += ["-o", str(target), *(str(find(each)) for each in sources)]
+    if {"vk_aead.c", "vk_proof.c"} & {Path(each).name for each in sources}:
         command.append("-lcrypto")
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     if "libclang_rt.fuzzer" in built.stderr:
@@ -90,7 +99,7 @@ def declarations(header: str) -> str:
     for each in ("assert", "errno", "stddef", "stdint", "stdlib", "string"):
         (stubs / f"{each}.h").touch()
     text = subprocess.run(
-        [compiler(), "-E", "-P", "-DVK_CDEF", "-nostdinc", f"-I{stubs}", *INCLUDES, ROOT / header],
+        [compiler(), "-E", "-P", "-DVK_CDEF", "-nostdinc", f"-I{stubs}", *INCLUDES, find(header)],
         check=True,
         capture_output=True,
         text=True,

@@ -64,7 +64,7 @@ class Rig:
     """Asks the rig's shell; every question has one line of answer."""
 
     def __init__(self) -> None:
-        shell = ["tests/dataplane/worker_rig.c", "tests/dataplane/worker_shell.c"]
+        shell = ["worker_rig.c", "worker_shell.c"]
         binary = program("worker_rig", *shell, *PARTS)
         self.process = subprocess.Popen(
             [binary],

@@ -12,8 +12,8 @@ import valkyrie
 from tests.dataplane.double import DEFAULT_RING_SIZE, Fabric
 from tests.dataplane.test_node import SOON_S, Nodes, app_of, both, opened, until, waiters
 from tests.dataplane.test_stream import JOB, hold, next_of, sync_pair
+from valkyrie.dataplane.application.rings import OVERHEAD
 from valkyrie.dataplane.errors import LocalProtocolError
-from valkyrie.dataplane.rings import OVERHEAD
 from valkyrie.dataplane.wire import Code
 
 # ---- Order ----

@@ -11,15 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.dataplane.double import Channel
+from tests.dataplane.native import INCLUDES, find
 from valkyrie.dataplane import ffi, lib
+from valkyrie.dataplane.application.message import ENTRY_SIZE, Batch
+from valkyrie.dataplane.application.refusal import NodeGoneError, PolicyError, WouldBlockError
+from valkyrie.dataplane.application.rings import OVERHEAD, REASONS, Rings
 from valkyrie.dataplane.errors import DataPlaneError, LocalProtocolError
-from valkyrie.dataplane.message import ENTRY_SIZE, Batch
-from valkyrie.dataplane.refusal import (
-    NodeGoneError,
-    PolicyError,
-    WouldBlockError,
-)
-from valkyrie.dataplane.rings import OVERHEAD, REASONS, Rings
 from valkyrie.dataplane.wire import Class
 
 ROOT = Path(__file__).parents[2]
@@ -63,11 +60,10 @@ def send(rings: Rings, payload: bytes, stream: int = 100) -> int:
 
 def test_a_worker_gone_mad_makes_the_client_read_or_write_nothing_outside(tmp_path: Path) -> None:
     program = tmp_path / "hostile"
-    sources = ["tests/dataplane/client_hostile.c", "dataplane/vk_client.c", "shm/vk_channel.c"]
+    sources = ["client_hostile.c", "vk_client.c", "shm/vk_channel.c"]
     flags = ["-std=gnu11", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    includes = [f"-I{ROOT / layer}" for layer in ("bpf", "shm", "dataplane")]
-    command = ["clang-19", *flags, *includes, "-o", str(program)]
-    subprocess.run([*command, *(str(ROOT / path) for path in sources)], check=True)
+    command = ["clang-19", *flags, *INCLUDES, "-o", str(program)]
+    subprocess.run([*command, *(str(find(each)) for each in sources)], check=True)
     for seed in ("1", "0x5243"):
         ran = subprocess.run([str(program), seed], check=False, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr

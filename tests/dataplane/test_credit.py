@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from valkyrie.dataplane import lib
-from valkyrie.dataplane.lab import Lab, Outcome
-from valkyrie.dataplane.scenario import App, Event, Link, Node, Scenario, Traffic
+from valkyrie.dataplane.lab.scenario import App, Event, Link, Node, Scenario, Traffic
+from valkyrie.dataplane.lab.trial import Lab, Outcome
 
 MIB = 1 << 20
 LINK = Link(rate_mbps=1000, delay_ms=0.5)

@@ -13,13 +13,13 @@ import pytest
 from tests.dataplane.double import DoubleNode
 from tests.dataplane.test_node import SOON_S, both, until
 from tests.dataplane.test_transfer import chunk, complete, start
-from valkyrie.dataplane.filereceive import FILES_PEER_MAX, Arrival, receive_files
-from valkyrie.dataplane.filesend import send_file
-from valkyrie.dataplane.filestore import Directory
-from valkyrie.dataplane.peer import Peer
-from valkyrie.dataplane.refusal import StreamResetError
-from valkyrie.dataplane.stream import Stream
-from valkyrie.dataplane.transfer import CHUNK_SIZE, Packet, TransferError
+from valkyrie.dataplane.application.peer import Peer
+from valkyrie.dataplane.application.refusal import StreamResetError
+from valkyrie.dataplane.application.stream import Stream
+from valkyrie.dataplane.files.filereceive import FILES_PEER_MAX, Arrival, receive_files
+from valkyrie.dataplane.files.filesend import send_file
+from valkyrie.dataplane.files.filestore import Directory
+from valkyrie.dataplane.files.transfer import CHUNK_SIZE, Packet, TransferError
 from valkyrie.dataplane.wire import Code, FileCode, Type
 
 Nodes = tuple[DoubleNode, DoubleNode]

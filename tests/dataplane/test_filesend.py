@@ -21,14 +21,14 @@ from tests.dataplane.test_filereceive import (
 )
 from tests.dataplane.test_node import SOON_S, both
 from tests.dataplane.test_transfer import have
+from valkyrie.dataplane.application.node import Service
+from valkyrie.dataplane.application.peer import Peer
+from valkyrie.dataplane.application.refusal import StreamResetError
+from valkyrie.dataplane.application.stream import Stream
 from valkyrie.dataplane.errors import ValkyrieError
-from valkyrie.dataplane.filereceive import FILES_PEER_MAX
-from valkyrie.dataplane.filesend import send_file
-from valkyrie.dataplane.node import Service
-from valkyrie.dataplane.peer import Peer
-from valkyrie.dataplane.refusal import StreamResetError
-from valkyrie.dataplane.stream import Stream
-from valkyrie.dataplane.transfer import CHUNK_SIZE, Packet, TransferError, verdict
+from valkyrie.dataplane.files.filereceive import FILES_PEER_MAX
+from valkyrie.dataplane.files.filesend import send_file
+from valkyrie.dataplane.files.transfer import CHUNK_SIZE, Packet, TransferError, verdict
 from valkyrie.dataplane.wire import FileCode, Type
 
 __all__ = ["inbox", "path"]

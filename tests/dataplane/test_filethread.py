@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from tests.dataplane.test_node import SOON_S, until
-from valkyrie.dataplane.filethread import Thread
+from valkyrie.dataplane.files.filethread import Thread
 
 
 async def test_signs_of_life_are_given_while_a_call_blocks() -> None:

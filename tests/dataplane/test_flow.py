@@ -9,10 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.dataplane.double import Channel
-from valkyrie.dataplane import flow, lib
-from valkyrie.dataplane.flow import SEQUENCE_MAX, Flow
-from valkyrie.dataplane.message import Message
-from valkyrie.dataplane.rings import Rings
+from valkyrie.dataplane import lib
+from valkyrie.dataplane.application import flow
+from valkyrie.dataplane.application.flow import SEQUENCE_MAX, Flow
+from valkyrie.dataplane.application.message import Message
+from valkyrie.dataplane.application.rings import Rings
 from valkyrie.dataplane.wire import Class, Code, Flag
 
 STREAM = {Class.CRITICAL: 0, Class.SYSTEM: 1, Class.JOB: 100, Class.DATA: 1000, Class.LOGS: 10000}

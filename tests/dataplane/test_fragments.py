@@ -16,12 +16,13 @@ from tests.dataplane.double import Channel, Fabric
 from tests.dataplane.test_flow import Pair, make
 from tests.dataplane.test_node import SOON_S, Nodes, app_of, both, opened, until, waiters
 from tests.dataplane.test_stream import hold, next_of, sync_pair
-from valkyrie.dataplane import fragments, lib
+from valkyrie.dataplane import lib
+from valkyrie.dataplane.application import fragments
+from valkyrie.dataplane.application.flow import SEQUENCE_MAX, Flow
+from valkyrie.dataplane.application.message import Message
+from valkyrie.dataplane.application.refusal import StreamResetError, WouldBlockError
+from valkyrie.dataplane.application.rings import OVERHEAD, Rings
 from valkyrie.dataplane.errors import LocalProtocolError
-from valkyrie.dataplane.flow import SEQUENCE_MAX, Flow
-from valkyrie.dataplane.message import Message
-from valkyrie.dataplane.refusal import StreamResetError, WouldBlockError
-from valkyrie.dataplane.rings import OVERHEAD, Rings
 from valkyrie.dataplane.wire import Class, Code, Flag, Fragment, Type
 
 MORE = Fragment.MORE

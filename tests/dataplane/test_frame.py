@@ -72,7 +72,7 @@ def frames(draw: st.DrawFn) -> Frame:
 
 def parse(data: bytes, exact: int = 1) -> tuple[str, Any, Any]:
     """Return the name of the parser's answer, the parsed frame, and what keeps it alive."""
-    ffi, native = library("dataplane/vk_frame.h", "dataplane/vk_frame.c")
+    ffi, native = library("vk_frame.h", "vk_frame.c")
     frame, memory = ffi.new("struct vk_frame *"), ffi.from_buffer("uint8_t[]", data)
     answer = native.vk_frame_parse(frame, memory, len(data), exact)
     return ffi.typeof("enum vk_frame_error").elements[answer], frame, (memory, ffi)
@@ -158,4 +158,4 @@ def test_the_parser_reads_nothing_beside_its_input() -> None:
         make_frame(Type.STREAM_DATA, 7, bytes(32), token, session).pack(),
         make_frame(Type.STREAM_DATA, 7, bytes(32), token).pack(),
     ]
-    fuzz("fuzz_frame", ["tests/dataplane/fuzz_frame.c", "dataplane/vk_frame.c"], corpus)
+    fuzz("fuzz_frame", ["fuzz_frame.c", "vk_frame.c"], corpus)

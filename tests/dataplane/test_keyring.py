@@ -14,7 +14,7 @@ from tests.dataplane.native import library
 from tests.dataplane.ratchet import Ratchet
 from valkyrie.controlplane.security.modes import Cipher
 
-ffi, lib = library("dataplane/vk_keyring.h", "dataplane/vk_keyring.c", "dataplane/vk_aead.c")
+ffi, lib = library("vk_keyring.h", "vk_keyring.c", "vk_aead.c")
 
 SECRETS = bytes(range(32)), bytes(range(32, 64))
 ORACLES: dict[Cipher, Any] = {

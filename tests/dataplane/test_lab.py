@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from valkyrie.dataplane import campaign, scenario
 from valkyrie.dataplane.errors import ConfigError
-from valkyrie.dataplane.lab import Lab, Outcome
-from valkyrie.dataplane.scenario import App, Cipher, Event, Link, Node, Scenario, Traffic
+from valkyrie.dataplane.lab import campaign, scenario
+from valkyrie.dataplane.lab.scenario import App, Cipher, Event, Link, Node, Scenario, Traffic
+from valkyrie.dataplane.lab.trial import Lab, Outcome
 
 SEEDS = 10_000
 ROOT = Path(__file__).parents[2]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from valkyrie.dataplane.lab import Lab, Outcome
-from valkyrie.dataplane.scenario import App, Link, Node, Scenario, Traffic
+from valkyrie.dataplane.lab.scenario import App, Link, Node, Scenario, Traffic
+from valkyrie.dataplane.lab.trial import Lab, Outcome
 
 FIXED, DELAY, CUBIC = 0, 1, 2
 WINDOW = 64 << 20

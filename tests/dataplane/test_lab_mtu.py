@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from valkyrie.dataplane.lab import Lab, Outcome
-from valkyrie.dataplane.scenario import Event, Link, Node, Scenario, Traffic
+from valkyrie.dataplane.lab.scenario import Event, Link, Node, Scenario, Traffic
+from valkyrie.dataplane.lab.trial import Lab, Outcome
 
 CLASSES = ("critical", "system", "job", "data")
 

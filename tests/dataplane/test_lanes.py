@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from valkyrie.dataplane.lab import Lab, Outcome
-from valkyrie.dataplane.scenario import App, Event, Link, Node, Scenario, Traffic
+from valkyrie.dataplane.lab.scenario import App, Event, Link, Node, Scenario, Traffic
+from valkyrie.dataplane.lab.trial import Lab, Outcome
 
 RING_BYTES = 1 << 22
 SMALL = 1024

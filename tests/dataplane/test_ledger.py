@@ -19,8 +19,8 @@ SKIPPED = 4
 
 def rig() -> tuple[Any, Any]:
     return library(
-        "tests/dataplane/ledger_rig.h",
-        *("tests/dataplane/ledger_rig.c", "dataplane/vk_ledger.c", "dataplane/vk_sent.c"),
+        "ledger_rig.h",
+        *("ledger_rig.c", "vk_ledger.c", "vk_sent.c"),
     )
 
 

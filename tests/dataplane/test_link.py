@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from valkyrie.dataplane._lab import ffi, lib
-from valkyrie.dataplane.scenario import Link
+from valkyrie.dataplane.lab.scenario import Link
 
 MS = 1_000_000
 SIZE = 1000 - lib.VK_LINK_OVERHEAD

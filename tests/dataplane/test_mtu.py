@@ -19,7 +19,7 @@ class Mtu:
     """The machine in C, a path below it, and who sends a datagram each way in turn."""
 
     def __init__(self, most: int, path: int) -> None:
-        self.ffi, self.lib = library("dataplane/vk_mtu.h", "dataplane/vk_mtu.c")
+        self.ffi, self.lib = library("vk_mtu.h", "vk_mtu.c")
         self.it = self.ffi.new("struct vk_mtu *")
         self.lib.vk_mtu_init(self.it, most)
         self.path = path

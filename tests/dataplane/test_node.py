@@ -17,9 +17,9 @@ import pytest
 import valkyrie
 from tests.dataplane.double import App, Channel, DoubleNode, Fabric
 from tests.lab import SLOWNESS, wait_until
-from valkyrie.dataplane import appsocket, attachment, driver, events, ffi, lib
-from valkyrie.dataplane.errors import DataPlaneError, LocalProtocolError
-from valkyrie.dataplane.refusal import (
+from valkyrie.dataplane import ffi, lib
+from valkyrie.dataplane.application import appsocket, attachment, driver, events
+from valkyrie.dataplane.application.refusal import (
     ApplicationGoneError,
     NoPeerError,
     NoServiceError,
@@ -31,15 +31,16 @@ from valkyrie.dataplane.refusal import (
     UnreachableError,
     refusal,
 )
-from valkyrie.dataplane.rings import Rings
+from valkyrie.dataplane.application.rings import Rings
+from valkyrie.dataplane.errors import DataPlaneError, LocalProtocolError
 from valkyrie.dataplane.wire import Class, Code
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from valkyrie.dataplane.node import Node
-    from valkyrie.dataplane.stream import Stream
+    from valkyrie.dataplane.application.node import Node
+    from valkyrie.dataplane.application.stream import Stream
 
 Nodes = tuple[DoubleNode, DoubleNode]
 SOON_S = 5.0 * SLOWNESS

@@ -18,7 +18,7 @@ US = 1000
 
 class Pacer:
     def __init__(self, rate: int, size: int = 1200, now: int = SECOND) -> None:
-        self.ffi, self.lib = library("tests/dataplane/pacer_rig.h", "tests/dataplane/pacer_rig.c")
+        self.ffi, self.lib = library("pacer_rig.h", "pacer_rig.c")
         self.it = self.ffi.new("struct vk_pacer *")
         self.now = now
         self.lib.pacer_init(self.it, size, now)

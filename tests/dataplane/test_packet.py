@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.census import needs, skip_missing
-from tests.dataplane.crew import INCLUDES, ROOT
 from tests.dataplane.endpoint import frame
+from tests.dataplane.native import INCLUDES, find
 from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.wire import Class
 
@@ -144,7 +144,7 @@ def test_no_input_makes_the_parsers_leave_the_packet(tmp_path: Path) -> None:
     compiler = shutil.which("clang-19") or "clang-19"
     target, corpus = tmp_path / "fuzz", tmp_path / "corpus"
     flags = ["-std=gnu11", "-g", "-O1", "-fsanitize=fuzzer,address,undefined"]
-    sources = [ROOT / "tests/dataplane/fuzz_packet.c", ROOT / "dataplane/vk_packet.c"]
+    sources = [find("fuzz_packet.c"), find("vk_packet.c")]
     built = subprocess.run(
         [compiler, *flags, "-fno-sanitize-recover=all", *INCLUDES, "-o", target, *sources],
         capture_output=True,

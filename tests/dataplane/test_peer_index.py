@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.dataplane.native import library
 
-ffi, lib = library("dataplane/vk_peer_index.h", "dataplane/vk_peer_index.c")
+ffi, lib = library("vk_peer_index.h", "vk_peer_index.c")
 
 PEERS = 300
 

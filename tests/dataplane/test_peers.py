@@ -14,7 +14,7 @@ MOST: int = lib.VK_PEERS_MAX
 
 @pytest.mark.parametrize("count", [3, 1_000, MOST])
 def test_peers_are_found_move_and_leave(count: int) -> None:
-    built = program("peers_many", "tests/dataplane/peers_many.c", *PARTS)
+    built = program("peers_many", "peers_many.c", *PARTS)
     done = subprocess.run(
         [built, str(count), "20000"], capture_output=True, text=True, timeout=60, check=False
     )

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.dataplane.native import library
-from valkyrie.controlplane.protection import Protection
+from valkyrie.controlplane.sessions.protection import Protection
 from valkyrie.dataplane import lib as wire
 from valkyrie.dataplane.control import Ping, Pong
 
-ffi, lib = library("dataplane/vk_proof.h", "dataplane/vk_proof.c")
+ffi, lib = library("vk_proof.h", "vk_proof.c")
 OURS, THEIRS = bytes(range(32)), bytes(range(32, 64))
 A = Protection(wire.VK_CIPHER_AES_256_GCM, ours=OURS, theirs=THEIRS)
 B = Protection(wire.VK_CIPHER_AES_256_GCM, ours=THEIRS, theirs=OURS)

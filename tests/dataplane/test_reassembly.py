@@ -20,7 +20,7 @@ class Table:
     """A table over memory that outlives it, as vk_work does."""
 
     def __init__(self, limit: int = 1 << 26) -> None:
-        self.ffi, self.lib = library("dataplane/vk_reassembly.h", "dataplane/vk_reassembly.c")
+        self.ffi, self.lib = library("vk_reassembly.h", "vk_reassembly.c")
         self.partials = self.ffi.new("struct vk_partial[]", self.lib.VK_PARTIALS_MAX)
         self.buffers = self.ffi.new(
             f"uint8_t[][{self.lib.VK_PARTIAL_SIZE}]", self.lib.VK_PARTIALS_MAX

@@ -24,7 +24,7 @@ from valkyrie.dataplane.wire import (
     stream_class,
 )
 
-FUZZ_NODE = ["tests/dataplane/fuzz_node.c", "tests/dataplane/worker_rig.c"]
+FUZZ_NODE = ["fuzz_node.c", "worker_rig.c"]
 SESSION = Session(0, 1, space=1)
 STREAM = 1000
 LOGS = 10_000
@@ -260,7 +260,7 @@ def test_fuzzed_datagrams_leave_the_worker_whole_and_its_counters_balanced() -> 
     ]
     packed = [each.pack() for each in seeds]
     wrapped = [struct.pack(">BH", stream_class(STREAM), len(each)) + each for each in packed]
-    sources = ["tests/dataplane/fuzz_receive.c", *FUZZ_NODE, *PARTS]
+    sources = ["fuzz_receive.c", *FUZZ_NODE, *PARTS]
     fuzz("fuzz_receive", sources, [*wrapped, b"".join(wrapped)], lasting=True)
 
 
@@ -312,5 +312,5 @@ def test_of_fuzzed_frames_of_a_session_only_those_sealed_as_they_should_be_are_t
     for between in ("next", "renew", "restart", "jump", "time"):
         last = step("seal", data(6)) + again + step("before", data(7))
         seeds.append(step("seal", opening) + again + step(between, data(5), 20) + again + last)
-    sources = ["tests/dataplane/fuzz_sealed.c", *FUZZ_NODE, *PARTS]
+    sources = ["fuzz_sealed.c", *FUZZ_NODE, *PARTS]
     fuzz("fuzz_sealed", sources, seeds, lasting=True)

@@ -20,11 +20,11 @@ HEAD = struct.Struct(">BBBBIQIQ")
 MS = 1_000_000
 NEVER = 2**64 - 1
 EBADMSG = 74
-SOURCES = ("tests/dataplane/received_rig.c", "dataplane/vk_received.c")
+SOURCES = ("received_rig.c", "vk_received.c")
 
 
 def rig() -> tuple[Any, Any]:
-    return library("tests/dataplane/received_rig.h", *SOURCES)
+    return library("received_rig.h", *SOURCES)
 
 
 class Received:
@@ -340,7 +340,7 @@ def test_fuzzed_acknowledgements_never_name_a_number_twice() -> None:
     corpus += [Received().take(*rng.sample(range(200), 40)).write() for _ in range(8)]
     fuzz(
         "fuzz_received",
-        ("tests/dataplane/fuzz_received.c", "dataplane/vk_received.c"),
+        ("fuzz_received.c", "vk_received.c"),
         corpus,
         seconds=5,
     )

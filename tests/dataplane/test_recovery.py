@@ -22,8 +22,8 @@ SIZE = 1200
 START = 1000 * MS
 ACKED, LOST, CC_ACKED, CC_LOST, CC_CE, CC_SPURIOUS = range(6)
 SOURCES = (
-    *("tests/dataplane/recovery_rig.c", "dataplane/vk_recovery.c", "dataplane/vk_sent.c"),
-    *("dataplane/vk_received.c", "tests/dataplane/received_rig.c"),
+    *("recovery_rig.c", "vk_recovery.c", "vk_sent.c"),
+    *("vk_received.c", "received_rig.c"),
 )
 INITIAL_NS = 25 * MS
 GRANULARITY_NS = MS // 10
@@ -46,7 +46,7 @@ class Recovery:
     """A session's recovery, and what it told."""
 
     def __init__(self) -> None:
-        self.ffi, self.lib = library("tests/dataplane/recovery_rig.h", *SOURCES)
+        self.ffi, self.lib = library("recovery_rig.h", *SOURCES)
         params = self.ffi.new("struct vk_recovery_params *", {"datagram_size": SIZE})
         params.detect_loss = 1
         self.it = self.ffi.gc(self.lib.rig_new(params, START), self.lib.rig_free)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from valkyrie.dataplane.lab import Lab, Outcome
-from valkyrie.dataplane.scenario import App, Event, Link, Node, Scenario, Traffic
+from valkyrie.dataplane.lab.scenario import App, Event, Link, Node, Scenario, Traffic
+from valkyrie.dataplane.lab.trial import Lab, Outcome
 
 
 def run(*, frozen: bool, seed: int) -> Outcome:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.dataplane.native import library
-from valkyrie.controlplane.settings import Classes
+from valkyrie.controlplane.config.settings import Classes
 from valkyrie.dataplane.wire import Class
 
 ALL, BUDGET, RATE, PATH, GONE = range(5)
@@ -25,7 +25,7 @@ class Senders:
     """Applications with records of some size in some classes, and a path that takes so much."""
 
     def __init__(self, quanta: dict[Class, int] | None = None) -> None:
-        self.ffi, self.lib = library("dataplane/vk_schedule.h", "dataplane/vk_schedule.c")
+        self.ffi, self.lib = library("vk_schedule.h", "vk_schedule.c")
         self.schedule = self.ffi.new("struct vk_schedule *")
         for klass, quantum in (quanta or QUANTA).items():
             self.schedule.quantum[klass] = quantum
@@ -250,7 +250,7 @@ def test_everything_that_waits_goes_in_order_and_in_bounded_time(
 
 @pytest.mark.parametrize("rate", [1, 1000, 1_000_000, 5_000_000_000])
 def test_a_meter_lets_its_rate_through_and_a_short_burst(rate: int) -> None:
-    ffi, native = library("dataplane/vk_schedule.h", "dataplane/vk_schedule.c")
+    ffi, native = library("vk_schedule.h", "vk_schedule.c")
     meter = ffi.new("struct vk_meter *")
     native.vk_meter_set(meter, rate)
     assert abs(meter.cost_ns / 2**native.VK_METER_SHIFT * rate / SECOND - 1) < 0.05

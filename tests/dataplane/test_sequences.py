@@ -23,9 +23,9 @@ class Pool:
 
     def __init__(self, flows: int = 4) -> None:
         self.ffi, self.lib = library(
-            "tests/dataplane/sequences_rig.h",
-            "tests/dataplane/sequences_rig.c",
-            "dataplane/vk_sequences.c",
+            "sequences_rig.h",
+            "sequences_rig.c",
+            "vk_sequences.c",
         )
         self.rows = self.ffi.new("struct vk_sequence_runs[]", self.lib.VK_SEQUENCE_POOL)
         self.flows = self.ffi.new("struct vk_flow[]", flows)
@@ -213,9 +213,7 @@ def test_rows_that_nobody_refers_to_go_back() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_worker_killed_at_any_instruction_forgets_the_last_number_at_most(seed: int) -> None:
-    stepper = program(
-        "sequences_steps", "tests/dataplane/sequences_steps.c", "dataplane/vk_sequences.c"
-    )
+    stepper = program("sequences_steps", "sequences_steps.c", "vk_sequences.c")
     run = subprocess.run(
         [stepper, str(seed), "60"],
         capture_output=True,

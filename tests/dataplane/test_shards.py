@@ -18,7 +18,7 @@ class Table:
     """A worker's table of messages under way."""
 
     def __init__(self) -> None:
-        self.ffi, self.lib = library("dataplane/vk_shards.h", "dataplane/vk_shards.c")
+        self.ffi, self.lib = library("vk_shards.h", "vk_shards.c")
         self.it: Any = self.ffi.new("struct vk_shard_table *")
 
     def new(self, total: int) -> int:

@@ -8,8 +8,8 @@ import pytest
 
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import ConfigError
-from valkyrie.dataplane.lab import Lab, Outcome
-from valkyrie.dataplane.scenario import App, Link, Node, Scenario, Traffic
+from valkyrie.dataplane.lab.scenario import App, Link, Node, Scenario, Traffic
+from valkyrie.dataplane.lab.trial import Lab, Outcome
 
 
 @pytest.fixture

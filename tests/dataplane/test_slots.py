@@ -269,5 +269,5 @@ def test_a_fuzzing_application_leaves_the_worker_whole_and_others_their_turn() -
         bytes([1, 4]) + struct.pack("<Q", 64),
         bytes([2, 3]) + struct.pack("<Q", 9),
     ]
-    sources = ["tests/dataplane/fuzz_slots.c", "tests/dataplane/worker_rig.c", *PARTS]
+    sources = ["fuzz_slots.c", "worker_rig.c", *PARTS]
     fuzz("fuzz_slots", sources, [*seeds, b"".join(seeds)])

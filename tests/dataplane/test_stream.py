@@ -14,13 +14,14 @@ import pytest
 import valkyrie
 from tests.dataplane.double import DEFAULT_RING_SIZE, DoubleNode, Fabric
 from tests.dataplane.test_node import SOON_S, Nodes, app_of, both, opened, until, waiters
-from valkyrie.dataplane import attachment, ffi, flow, lib
+from valkyrie.dataplane import ffi, lib
+from valkyrie.dataplane.application import attachment, flow
+from valkyrie.dataplane.application.rings import REASONS
 from valkyrie.dataplane.errors import LocalProtocolError
-from valkyrie.dataplane.rings import REASONS
 from valkyrie.dataplane.wire import Class, Type
 
 if TYPE_CHECKING:
-    from valkyrie.dataplane.stream import Stream, SyncStream
+    from valkyrie.dataplane.application.stream import Stream, SyncStream
 
 JOB = Class.JOB.value
 

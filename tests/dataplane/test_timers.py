@@ -17,7 +17,7 @@ NEVER = 2**64 - 1
 
 class Timers:
     def __init__(self) -> None:
-        self.ffi, self.lib = library("dataplane/vk_timers.h", "dataplane/vk_timers.c")
+        self.ffi, self.lib = library("vk_timers.h", "vk_timers.c")
         self.it: Any = self.ffi.new("struct vk_timers *")
 
     def set(self, number: int, due: int) -> int:

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from valkyrie.dataplane import lib
-from valkyrie.dataplane.filereceive import Reception
-from valkyrie.dataplane.filesource import Source
-from valkyrie.dataplane.filestore import Directory, Rules
-from valkyrie.dataplane.transfer import (
+from valkyrie.dataplane.files.filereceive import Reception
+from valkyrie.dataplane.files.filesource import Source
+from valkyrie.dataplane.files.filestore import Directory, Rules
+from valkyrie.dataplane.files.transfer import (
     CHUNK_SIZE,
     COMPLETE,
     HAVE,

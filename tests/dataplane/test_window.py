@@ -22,7 +22,7 @@ class Window:
     """The window in C."""
 
     def __init__(self, kind: int, low: int, high: int, now: int = 0) -> None:
-        self.ffi, self.lib = library("dataplane/vk_window.h", "dataplane/vk_window.c")
+        self.ffi, self.lib = library("vk_window.h", "vk_window.c")
         self.rule = self.ffi.new("struct vk_window_rule *", {"kind": kind, "min": low, "max": high})
         self.it = self.ffi.new("struct vk_window *")
         self.lib.vk_window_init(self.it, self.rule, 0, now)

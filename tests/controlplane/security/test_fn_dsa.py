@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.controlplane.test_credentials import node
-from valkyrie.controlplane import config
-from valkyrie.controlplane.credentials import load
+from valkyrie.controlplane.config import reader as config
+from valkyrie.controlplane.daemon.credentials import load
 from valkyrie.controlplane.security import fn_dsa
 from valkyrie.controlplane.security.codes import Failure
 from valkyrie.controlplane.security.errors import SecurityError

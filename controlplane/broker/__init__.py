@@ -1,0 +1,1 @@
+"""The node's only process with rights, and what it makes for the others."""

@@ -1,0 +1,151 @@
+"""A worker process: forked from the broker, without rights, in C from then on."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NoReturn
+
+from valkyrie.controlplane.confinement import sandbox
+from valkyrie.dataplane import lib
+from valkyrie.dataplane.errors import DataPlaneError
+
+from .children import EXIT_LIBRARY, Identity, close_others
+
+_ORDER = struct.Struct("<IIIi")  # struct vk_order
+_ANSWER_S = 1.0
+"""How long a worker may take to answer an order before it is taken for hung."""
+
+
+class OrderKind(IntEnum):
+    """``enum vk_order_kind``."""
+
+    ATTACH = lib.VK_ORDER_ATTACH
+    DETACH = lib.VK_ORDER_DETACH
+    STOP = lib.VK_ORDER_STOP
+    VIOLATION = lib.VK_ORDER_VIOLATION
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """``struct vk_order``."""
+
+    kind: int
+    slot: int = 0
+    generation: int = 0
+    result: int = 0
+
+    def pack(self) -> bytes:
+        """Return the bytes of the order."""
+        return _ORDER.pack(self.kind, self.slot, self.generation, self.result)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Order:
+        """Return the order in bytes."""
+        return cls(*_ORDER.unpack_from(data))
+
+
+class Worker:
+    """A running worker, seen from the broker."""
+
+    def __init__(self, pid: int, control: socket.socket) -> None:
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+        self.control = control
+        control.setblocking(False)
+        self.stopping = False
+        self.started_s = time.monotonic()
+        self.news: list[Order] = []
+        """Orders the worker sent of its own accord, not looked at yet."""
+
+    def order(self, order: Order, descriptors: Sequence[int] = ()) -> int | None:
+        """Give an order and return its result; None if the worker is dead or hung."""
+        try:
+            socket.send_fds(self.control, [order.pack()], descriptors)
+        except OSError:
+            return None
+        end = time.monotonic() + _ANSWER_S
+        while (left_s := end - time.monotonic()) > 0:
+            if not select.select([self.control], [], [], left_s)[0]:
+                break
+            try:
+                answer = self.receive()
+            except BlockingIOError:
+                continue
+            if answer is None:
+                return None
+            if (answer.kind, answer.slot) == (order.kind, order.slot):
+                return answer.result
+            self.news.append(answer)
+        return None
+
+    def receive(self) -> Order | None:
+        """Return the next order of the worker; None when it has gone; BlockingIOError if none."""
+        try:
+            data = self.control.recv(_ORDER.size)
+        except BlockingIOError:
+            raise
+        except OSError:
+            return None
+        return Order.parse(data) if len(data) == _ORDER.size else None
+
+    def ask_to_stop(self) -> None:
+        """Let the worker leave at a clean boundary; ``wait`` for it."""
+        self.stopping = True
+        try:
+            self.control.send(Order(OrderKind.STOP).pack())
+        except OSError:
+            return  # it has gone already
+
+    def ended(self, timeout_s: float = 0.0) -> bool:
+        """Say whether the process has ended, after waiting for it that long."""
+        return bool(select.select([self.pidfd], [], [], timeout_s)[0])
+
+    def kill(self) -> None:
+        """End it at once."""
+        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def reap(self) -> int:
+        """Wait for its end and close what belongs to it; returns the exit status, or -signal."""
+        status = os.waitpid(self.pid, 0)[1]
+        os.close(self.pidfd)
+        self.control.close()
+        return os.waitstatus_to_exitcode(status)
+
+
+def _leave(why: str) -> NoReturn:
+    print(f"valkyrie: the worker's library: {why}", file=sys.stderr, flush=True)
+    os._exit(EXIT_LIBRARY)
+
+
+def run(boot: int, library: int, identity: Identity, parent: int, kept: Iterable[int]) -> NoReturn:
+    """In the child: load the library, give up all rights, move frames."""
+    try:
+        loaded = ctypes.CDLL(f"/proc/self/fd/{library}")
+        abi = loaded.vk_worker_abi()
+    except (OSError, AttributeError) as error:
+        _leave(str(error))
+    if abi != lib.VK_WORKER_ABI:
+        _leave(f"it has ABI {abi}, wanted {lib.VK_WORKER_ABI}: stop and start the node")
+    if lacking := loaded.vk_worker_load():
+        _leave(f"libcrypto does not offer what it needs: {os.strerror(-lacking)}")
+    close_others({0, 1, 2, *kept})
+    if identity.cpu >= 0:
+        try:
+            os.sched_setaffinity(0, {identity.cpu})
+        except OSError as error:
+            raise DataPlaneError.of(
+                error.errno or 0, f"pin the worker to CPU {identity.cpu}", "See worker.cpu"
+            ) from error
+    sandbox.enter_worker(identity, parent)
+    result = loaded.vk_worker_run(ctypes.c_void_p(boot))
+    os._exit(min(abs(result), 125))

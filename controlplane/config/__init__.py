@@ -1,0 +1,1 @@
+"""The settings of a node, and the files they come from."""

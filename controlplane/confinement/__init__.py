@@ -1,0 +1,1 @@
+"""What the processes of a node give up, and what they keep."""

@@ -1,0 +1,1 @@
+"""What a node counted, read from outside."""

@@ -1,0 +1,1 @@
+"""Everything that needs judgement and no rights."""

@@ -1,0 +1,417 @@
+"""What a node brings to every handshake (``Local``), made from its configuration and its files.
+
+The files are read by root in a process that gives its rights up afterwards: the daemon. The broker
+and the workers never hold what is in them.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import pwd
+import tomllib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from valkyrie.controlplane.config import settings_auth
+from valkyrie.controlplane.config.settings_base import WrongKeyError
+from valkyrie.controlplane.config.settings_security import IDENTITY_FILE
+from valkyrie.controlplane.security.fingerprint import parse_fingerprint
+from valkyrie.controlplane.security.modes import SIGNED, Algorithm, Cipher, Mode, Policy, Rhythm
+from valkyrie.controlplane.security.revocation import RevocationFile, Revocations
+from valkyrie.controlplane.security.trust import Peer, Pins
+from valkyrie.dataplane.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cryptography import x509
+
+    from valkyrie.controlplane.config.settings import Config
+    from valkyrie.controlplane.config.settings_peer import Peer as PeerSettings
+    from valkyrie.controlplane.config.settings_security import Security
+    from valkyrie.controlplane.security.crl import CrlFile, SignedLists
+    from valkyrie.controlplane.security.fingerprint import Fingerprint
+    from valkyrie.controlplane.security.identity import Card, Identity
+    from valkyrie.controlplane.security.local import Local
+    from valkyrie.controlplane.security.tls import TlsCredentials
+
+    from .auth import Providers
+
+CONFIGURATION = "/etc/valkyrie/valkyrie.toml"
+"""Where a node's configuration is, if nobody says otherwise."""
+_KNOWN_BY = ("fingerprint", "card", "token", "certificate", "demand")
+_BY_KEY = frozenset({Mode.NOISE, *SIGNED})
+"""Modes in which a peer proves the key that its fingerprint is of."""
+
+
+@dataclass(slots=True)
+class Credentials:
+    """What a node is and whom it knows, in the words of the handshake."""
+
+    local: Local
+    """Its ``trust`` is ``pins``."""
+    pins: Pins
+    peers: tuple[Peer | None, ...]
+    """In the order of the configuration; None: a static one, which has no handshake.
+
+    Whoever comes in plaintext is granted no name: only a peer that is ``unprotected`` is to be
+    taken for who has its address.
+    """
+    revoked: RevocationFile | None = None
+    """Of which ``pins`` has what is revoked."""
+    made: bool = False
+    """The identity was made now, for want of a file."""
+    providers: Providers | None = None
+
+    crl: CrlFile | None = None
+    """What authorities have revoked; ``pins`` has that, too."""
+    _obeyed: tuple[Revocations | None, SignedLists | None, str] = (None, None, "")
+
+    def obey(self, now: dt.datetime) -> bool:
+        """Have ``pins`` refuse what both files say now; returns whether that is something else."""
+        own = self.revoked.revocations if self.revoked is not None else None
+        lists = self.crl.lists if self.crl is not None else None
+        distrust = self.crl.distrust(now) if self.crl is not None else ""
+        if own is self._obeyed[0] and lists is self._obeyed[1] and distrust == self._obeyed[2]:
+            return False
+        self._obeyed = own, lists, distrust
+        found = own or Revocations()
+        self.pins.revocations = found.with_lists(lists.serials, distrust) if lists else found
+        return True
+
+    def know(self, config: Config) -> None:
+        """Take over the peers of a configuration that has more; ConfigError, and it does not."""
+        local = self.local
+        found = assemble(config, local.identity, local.secrets, local.tls, self.providers)
+        self.pins.peers, self.peers = found.pins.peers, found.peers
+
+    def describe(self) -> dict[str, object]:
+        """Return what status says of this node's security."""
+        modes = self.local.policy.allowed()
+        protected = modes != (Mode.PLAINTEXT,)
+        return {
+            "fingerprint": str(self.local.identity.card.fingerprint) if protected else "",
+            "modes": [mode.name.lower() for mode in modes],
+            "require_pq": self.local.policy.require_pq,
+        }
+
+
+# ---- From the configuration alone ----
+
+
+def policy(security: Security) -> Policy:
+    """Return what the node demands; WrongKeyError when no session could ever be."""
+    modes = frozenset(Mode[name.upper()] for name in security.modes)
+    min_mode = Mode[security.min_mode.upper()] if security.min_mode else min(modes)
+    ciphers = tuple(dict.fromkeys(Cipher[name.upper()] for name in security.ciphers))
+    signatures = tuple(dict.fromkeys(Algorithm[name.upper()] for name in security.signatures))
+    try:
+        return Policy(
+            modes,
+            min_mode,
+            require_pq=security.require_pq,
+            ciphers=ciphers,
+            rhythm=rhythm(security),
+            signatures=signatures,
+        )
+    except ConfigError as error:
+        raise WrongKeyError("security.modes", str(error).removeprefix("security: ")) from None
+
+
+def rhythm(security: Security) -> Rhythm:
+    """Return what zero_trust is to be."""
+    return Rhythm(
+        lifetime_ns=security.zero_trust_session_s * 1_000_000_000,
+        every_ns=security.zero_trust_proof_s * 1_000_000_000,
+        answer_ns=security.zero_trust_answer_s * 1_000_000_000,
+    )
+
+
+def pins(config: Config) -> tuple[Peer | None, ...]:
+    """Return how each peer is known; WrongKeyError for one that nobody could know or talk to."""
+    security = config.security
+    _check_files(security)
+    settings_auth.check(config)
+    ours = policy(security)
+    found = tuple(
+        None if peer.static else _pin(peer, f"peer[{i}]", ours)
+        for i, peer in enumerate(config.peers)
+    )
+    try:
+        Pins({peer.name: peer for peer in found if peer is not None})
+    except ConfigError as error:
+        raise WrongKeyError("peer", str(error)) from None
+    return found
+
+
+def _check_files(security: Security) -> None:
+    needs = {
+        "token": ("secrets_file",),
+        "mtls": ("certificate_file", "certificate_key_file", "roots_file"),
+    }
+    if security.crl_file and "mtls" not in security.modes:
+        raise WrongKeyError(
+            "security.crl_file", "is of no use: add 'mtls' to modes, or take it away"
+        )
+    for mode, keys in needs.items():
+        for key in keys:
+            if mode in security.modes and not getattr(security, key):
+                raise WrongKeyError(f"security.{key}", f"is missing, and modes has {mode!r}")
+            if mode not in security.modes and getattr(security, key):
+                raise WrongKeyError(
+                    f"security.{key}", f"is of no use: add {mode!r} to modes, or take it away"
+                )
+
+
+def _pin(peer: PeerSettings, where: str, ours: Policy) -> Peer:
+    named = [key for key in _KNOWN_BY if getattr(peer, key)]
+    if peer.plaintext and named:
+        raise WrongKeyError(
+            f"{where}.plaintext", f"it has a {named[0]} too: which one? take the other away"
+        )
+    if {"fingerprint", "card"} <= set(named):
+        raise WrongKeyError(f"{where}.card", "says the fingerprint already: take that away")
+    if peer.plaintext and not ours.allows(Mode.PLAINTEXT):
+        raise WrongKeyError(
+            f"{where}.plaintext",
+            'this node takes part in none: add "plaintext" to security.modes (and have no'
+            " min_mode and no require_pq above it)",
+        )
+    if not named and not peer.plaintext and ours.allowed() != (Mode.PLAINTEXT,):
+        raise WrongKeyError(
+            where,
+            f"nothing tells '{peer.name}' from somebody who has its address: run `valkyrie key"
+            ' fingerprint` on it and write fingerprint = "..." here; or, to talk to it unprotected,'
+            ' plaintext = true here and "plaintext" in security.modes',
+        )
+    found = Peer(
+        name=peer.name,
+        fingerprint=_fingerprint(peer, where),
+        card=_card(peer, where),
+        token_id=bytes.fromhex(peer.token) or None,
+        certificate_name=peer.certificate,
+        min_mode=Mode[peer.min_mode.upper()] if peer.min_mode else None,
+        require_pq=peer.require_pq,
+        demand=peer.demand,
+        subject=peer.subject,
+        show=peer.show,
+    )
+    return replace(found, modes=_modes(found, where, named, ours))
+
+
+def _fingerprint(peer: PeerSettings, where: str) -> Fingerprint | None:
+    try:
+        return parse_fingerprint(peer.fingerprint) if peer.fingerprint else None
+    except ConfigError as error:
+        raise WrongKeyError(f"{where}.fingerprint", str(error)) from None
+
+
+def _card(peer: PeerSettings, where: str) -> Card | None:
+    if not peer.card:
+        return None
+    from valkyrie.controlplane.security.identity import Card
+
+    try:
+        return Card.of_text(peer.card)
+    except ConfigError as error:
+        raise WrongKeyError(f"{where}.card", str(error)) from None
+
+
+def _modes(peer: Peer, where: str, named: list[str], ours: Policy) -> frozenset[Mode]:
+    """Return what may be with a peer: what the node allows, and the peer's table is good for."""
+    try:
+        allowed = set(ours.tightened(peer.min_mode, require_pq=peer.require_pq).allowed())
+    except ConfigError:
+        raise WrongKeyError(
+            where, "security.modes has nothing that its min_mode and require_pq allow"
+        ) from None
+    good = set(_BY_KEY if peer.pin is not None or peer.by_evidence else ())
+    good |= {Mode.TOKEN} if peer.token_id is not None else set()
+    good |= {Mode.MTLS} if peer.certificate_name else set()
+    good |= set() if named else {Mode.PLAINTEXT}
+    if not good & allowed:
+        what = " and ".join(named) or "plaintext"
+        names = ", ".join(mode.name.lower() for mode in sorted(allowed))
+        raise WrongKeyError(where, f"its {what} is of no use for what may be with it: {names}")
+    return frozenset(good & allowed)
+
+
+# ---- With the files ----
+
+
+def beside(config: Config, name: str) -> Path:
+    """Return the path of a file that the configuration names."""
+    return Path(config.file).parent / name
+
+
+def watched(config: Config) -> list[Path]:
+    """Return the directories of files that are looked at while the node runs, or replaced."""
+    security = config.security
+    names = [config.file, security.revoked_file, security.crl_file, security.certificate_file]
+    names += [name for auth in config.auth for name in settings_auth.files(auth)]
+    return [beside(config, name).absolute().parent for name in names if name]
+
+
+def identity_path(file: Path | None) -> Path:
+    """Return where a node keeps its identity, also when its configuration is not finished yet.
+
+    A peer can only be pinned when both nodes have one.
+    """
+    given = file or Path(CONFIGURATION)
+    name = IDENTITY_FILE
+    try:
+        tree = tomllib.loads(given.read_text())
+        name = str(tree.get("security", {}).get("identity_file", name))
+    except FileNotFoundError as error:
+        if file is not None:
+            raise ConfigError(f"{file}: {error.strerror}") from error
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{given}: cannot be read: {error}") from error
+    return given.parent / name
+
+
+def make_place(path: Path) -> None:
+    """Make the directory of an identity."""
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path.parent}: cannot be made: {error.strerror}") from error
+
+
+def assemble(
+    config: Config,
+    identity: Identity,
+    secrets: tuple[bytes, ...] = (),
+    tls: TlsCredentials | None = None,
+    providers: Providers | None = None,
+    *,
+    revoked: RevocationFile | None = None,
+    crl: CrlFile | None = None,
+    made: bool = False,
+) -> Credentials:
+    """Return the credentials of a node whose secrets are these."""
+    from valkyrie.controlplane.security.exchange import token_id
+    from valkyrie.controlplane.security.local import Local
+
+    try:
+        peers = pins(config)
+        ours = policy(config.security)
+    except WrongKeyError as error:
+        raise ConfigError(f"{config.file}: {error}") from None
+    shared = {token_id(secret) for secret in secrets}
+    for peer in peers:
+        if peer is not None and peer.token_id is not None and peer.token_id not in shared:
+            raise ConfigError(
+                f"{beside(config, config.security.secrets_file)}: has no secret with the id"
+                f" {peer.token_id.hex()}, which is shared with peer '{peer.name}': put it there"
+            )
+    known = {peer.name: peer for peer in peers if peer is not None}
+    trust = Pins(known, verifiers=providers.verifiers if providers else {})
+    for peer in known.values():
+        _check_subject(config, trust, peer)
+    if tls is not None:
+        tls = replace(tls, check=trust.check_certificate)
+    provers = providers.provers if providers else {}
+    local = Local(identity, trust, ours, secrets, tls, provers)
+    found = Credentials(local, trust, peers, revoked, made, providers, crl)
+    found.obey(dt.datetime.now(dt.UTC))
+    return found
+
+
+def _check_subject(config: Config, trust: Pins, peer: Peer) -> None:
+    known = trust.verifiers[peer.demand].subjects if peer.demand else None
+    if known is not None and peer.whose not in known:
+        raise ConfigError(
+            f"{config.file}: the file of [[auth]] '{peer.demand}' has nothing of '{peer.whose}',"
+            f" which is demanded of peer '{peer.name}'"
+        )
+
+
+def load(config: Config, *, make: bool = False) -> Credentials:
+    """Return a node's credentials; ``make``: its identity too, if it has none yet.
+
+    Reads files that are their owner's only: call it before rights are dropped. ConfigError says
+    what is wrong.
+    """
+    from valkyrie.controlplane.security.identity import Identity
+
+    security, made = config.security, False
+    if set(security.modes) == {"plaintext"}:
+        identity = Identity.generate()  # nobody asks for proof of it
+    else:
+        identity, made = _identity(config, make=make)
+    secrets = _read_secrets(config) if security.secrets_file else ()
+    tls = _read_tls(config) if security.certificate_file else None
+    providers = _read_providers(config) if config.auth else None
+    revoked = RevocationFile(beside(config, security.revoked_file))
+    crl = _read_crl(config, tls.roots) if tls is not None and security.crl_file else None
+    return assemble(config, identity, secrets, tls, providers, revoked=revoked, crl=crl, made=made)
+
+
+def _identity(config: Config, *, make: bool) -> tuple[Identity, bool]:
+    from valkyrie.controlplane.security import fn_dsa
+    from valkyrie.controlplane.security.identity_file import load_or_make, of_pem
+
+    path, wanted = beside(config, config.security.identity_file), config.security.signatures
+    with_fn_dsa = "fn_dsa_512" in wanted
+    if with_fn_dsa and fn_dsa.library() is None:
+        raise ConfigError(
+            f"{config.file}: security.signatures: fn_dsa_512 needs the package py-fn-dsa: `pip"
+            f" install '{fn_dsa.EXTRA}'`, or take it away"
+        )
+    if make:
+        make_place(path)
+        identity, made = load_or_make(path, with_fn_dsa=with_fn_dsa)
+    else:
+        identity, made = of_pem(_read(path), str(path)), False
+    if with_fn_dsa and identity.fn_dsa is None:
+        raise ConfigError(
+            f"{path}: has no FN-DSA-512 key, and security.signatures has fn_dsa_512: make another"
+            " identity by `valkyrie key new --fn-dsa --replace`, and tell the peers its fingerprint"
+        )
+    return identity, made
+
+
+def _read_secrets(config: Config) -> tuple[bytes, ...]:
+    from valkyrie.controlplane.security.token_file import parse_secrets
+
+    path = beside(config, config.security.secrets_file)
+    return parse_secrets(_read(path), str(path))
+
+
+def _read_crl(config: Config, roots: Sequence[x509.Certificate]) -> CrlFile:
+    from valkyrie.controlplane.security.crl import CrlFile
+
+    path, stale = beside(config, config.security.crl_file), config.security.crl_stale
+    return CrlFile(path, roots, dt.datetime.now(dt.UTC), obeyed=stale == "refuse")
+
+
+def _read_providers(config: Config) -> Providers:
+    from .auth import read
+
+    user = pwd.getpwnam(config.node.user).pw_uid
+    return read(config.auth, lambda name: beside(config, name), user)
+
+
+def _read_tls(config: Config) -> TlsCredentials:
+    from valkyrie.controlplane.security.tls_files import parse_credentials
+
+    security = config.security
+    chain = beside(config, security.certificate_file)
+    key = beside(config, security.certificate_key_file)
+    roots = beside(config, security.roots_file)
+    return parse_credentials(
+        (chain, _read(chain, private=False)),
+        (key, _read(key)),
+        (roots, _read(roots, private=False)),
+    )
+
+
+def _read(path: Path, *, private: bool = True) -> bytes:
+    from valkyrie.controlplane.security.identity_file import read_plain, read_private
+
+    try:
+        return read_private(path) if private else read_plain(path)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file") from None

@@ -1,0 +1,78 @@
+"""Looks at the files of the node's secrets before anything else is opened, and makes an identity.
+
+In a child that ends at once, so that the broker never has any of it in its memory.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from typing import TYPE_CHECKING, NoReturn
+
+from valkyrie.controlplane.broker import children
+from valkyrie.controlplane.config import reader as configuration
+from valkyrie.controlplane.confinement import privileges
+from valkyrie.dataplane.errors import ConfigError
+
+from . import credentials
+
+if TYPE_CHECKING:
+    from valkyrie.controlplane.config.settings import Config
+
+log = logging.getLogger("valkyrie")
+
+
+def prepare(config: Config) -> tuple[int, str]:
+    """Return what to log when the node is ready: the level, and who it is.
+
+    ConfigError for files that the daemon could not use.
+    """
+    found = _ask(config)
+    if "error" in found:
+        raise ConfigError(str(found["error"]))
+    if set(config.security.modes) == {"plaintext"}:
+        return logging.WARNING, 'sessions are not protected: security.modes is ["plaintext"]'
+    if found["made"]:
+        what = "made this node's identity; tell its peers the fingerprint:"
+        return logging.INFO, f"{what} {found['fingerprint']}"
+    return logging.INFO, f"this node's fingerprint is {found['fingerprint']}"
+
+
+def with_new_peers(config: Config) -> Config:
+    """Return the configuration for the next daemon: peers were added while the last one ran."""
+    try:
+        return configuration.with_new_peers(config)
+    except ConfigError as error:
+        log.warning("peers stay as they are: %s", error)
+        return config
+
+
+def _ask(config: Config) -> dict[str, object]:
+    reader, writer = os.pipe()
+
+    def child(_parent: int) -> NoReturn:
+        os.close(reader)
+        privileges.hide()
+        with os.fdopen(writer, "wb") as pipe:
+            pipe.write(json.dumps(_look(config)).encode())
+        os._exit(0)
+
+    pid = children.fork(child)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        data = pipe.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if status or not data:
+        how = children.describe(status)
+        raise ConfigError(f"{config.file}: who looked at the files of [security] {how}")
+    answer: dict[str, object] = json.loads(data)
+    return answer
+
+
+def _look(config: Config) -> dict[str, object]:
+    try:
+        found = credentials.load(config, make=True)
+    except ConfigError as error:
+        return {"error": str(error)}
+    return {"made": found.made, "fingerprint": str(found.local.identity.card.fingerprint)}

@@ -1,0 +1,1 @@
+"""Sessions with peers: how they begin, live, are made anew, and end."""

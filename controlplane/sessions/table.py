@@ -1,0 +1,353 @@
+"""All sessions of a node: who a control message is from, what may be answered without a session.
+
+Sans-IO like ``session.py``. What asks for a session goes to the Door, which keeps nothing before a
+cookie has come back, and reaches the session only when the peer has proven who it is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from valkyrie.controlplane.security.door import Door
+from valkyrie.controlplane.security.errors import SecurityError
+from valkyrie.controlplane.security.handshake import Established
+from valkyrie.controlplane.security.messages import NO_COOKIE, Negotiate, parse
+from valkyrie.controlplane.security.offer import Offer
+from valkyrie.dataplane.control import (
+    ControlError,
+    Message,
+    Ping,
+    Pong,
+    parse_control,
+)
+from valkyrie.dataplane.wire import Type
+
+from .link import Event, Joined, Link, Refused, Terms
+from .session import Session, spoken
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from ipaddress import IPv4Address, IPv6Address
+
+    from valkyrie.controlplane.security.handshake import Timing
+    from valkyrie.controlplane.security.local import Entropy, Local
+    from valkyrie.controlplane.security.offer import Choice
+    from valkyrie.controlplane.security.token import Grant, Issuer
+    from valkyrie.controlplane.security.trust import Peer
+
+    Address = IPv4Address | IPv6Address
+
+_ASKS = frozenset({Type.HELLO, Type.NEGOTIATE, Type.KEY_EXCHANGE, Type.AUTH_RESPONSE})
+"""Messages of who asks."""
+_PORT_SIZE = 2
+_MOVE_NS = 1_000_000_000
+"""How long an address may take to answer a challenge."""
+_MOVE_AGAIN_NS = 100_000_000
+"""Challenges to one peer are at least so far apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a peer is: what its frames come from and ours go to."""
+
+    address: Address
+    udp_port: int
+
+    def pack(self) -> bytes:
+        """Return the place as the Door names it."""
+        return self.address.packed + self.udp_port.to_bytes(_PORT_SIZE, "big")
+
+    @classmethod
+    def parse(cls, data: bytes) -> Place:
+        """Return the place of what ``pack`` returned."""
+        address, port = data[:-_PORT_SIZE], data[-_PORT_SIZE:]
+        return cls(ip_address(address), int.from_bytes(port, "big"))
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Event: the peer has proven that it is at another place."""
+
+    place: Place
+
+
+@dataclass(slots=True)
+class _Challenge:
+    place: Place
+    token: int
+    began_ns: int
+
+
+@dataclass(slots=True)
+class _Row:
+    session: Session
+    place: Place
+    challenge: _Challenge | None = None
+    proven: bool = False
+    """Whoever has the address hears what is sent there, and has answered it."""
+
+
+class Sessions:
+    """The sessions of a node with the peers that its configuration names."""
+
+    def __init__(
+        self, incarnation: int, local: Local, entropy: Entropy, timing: Timing | None = None
+    ) -> None:
+        self.incarnation = incarnation
+        self.refused: Counter[str] = Counter()
+        """Control messages that no session took, by why."""
+        self._entropy = entropy
+        self._local = local
+        self._door = Door(
+            local,
+            entropy,
+            timing=timing,
+            answer=self._answer,
+            expected=self._expected,
+            stamp=self._stamp,
+            extra=spoken(incarnation),
+        )
+        self._door.refused = self.refused
+        self._rows: dict[int, _Row] = {}
+        self._places: dict[Address, int] = {}
+        self._names: dict[str, int] = {}
+        self._messages: list[tuple[int, Place, bytes]] = []
+        self._events: list[tuple[int, Event | Moved]] = []
+        self.issuer: Issuer | None = None
+        """Says which tokens and cookies the peers get; None: nobody gets any."""
+
+    def add(self, index: int, place: Place, peer: Peer, terms: Terms, now_ns: int) -> Session:
+        """Add a peer; it is asked, and let in, as ``peer`` says."""
+        session = Session(self.incarnation, (self._local, peer), terms, self._entropy, now_ns)
+        session.refused = self.refused
+        session.handing.issue = lambda local, had, at_ns: self._issue(index, local, had, at_ns)
+        self._rows[index] = _Row(session, place)
+        self._places[place.address] = index
+        self._names[peer.name] = index
+        return session
+
+    def _issue(self, index: int, local: int, had: Grant | None, now_ns: int) -> Grant | None:
+        issuer, address = self.issuer, self._rows[index].place.address
+        if issuer is None or not issuer.owed(had, address, now_ns):
+            return None
+        return issuer.grant(local, address, now_ns)
+
+    def owing(self, now_ns: int) -> bool:
+        """Say whether a peer has not taken the token yet that it is to have."""
+        sessions = (row.session for row in self._rows.values())
+        return any(
+            each.link is not None
+            and each.link.protection.able
+            and each.handing.owing(each.link.local, now_ns)
+            for each in sessions
+        )
+
+    def kept(self) -> dict[str, int]:
+        """Return what status says of handshakes that others have begun."""
+        return {"kept": len(self._door), "under_way": self._door.under_way}
+
+    def restore(self, index: int, link: Link, now_ns: int) -> None:
+        """Take over a session that an earlier daemon made."""
+        self._rows[index].session.restore(link, now_ns)
+        self._rows[index].proven = True
+
+    def __getitem__(self, index: int) -> Session:
+        return self._rows[index].session
+
+    def __contains__(self, index: int) -> bool:
+        return index in self._rows
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._rows)
+
+    def proven(self, index: int) -> Place | None:
+        """Return where a peer is if whoever is there has proven to be; nobody can forge that."""
+        row = self._rows[index]
+        return row.place if row.proven else None
+
+    def place(self, index: int) -> Place:
+        """Return where a peer is."""
+        return self._rows[index].place
+
+    # ---- Inputs ----
+
+    def receive(self, place: Place, data: bytes, now_ns: int) -> None:
+        """Take a control-class frame in; never raises for what others sent."""
+        try:
+            message = parse_control(data)
+        except ControlError:
+            self.refused["malformed"] += 1
+            return
+        if isinstance(message, Pong) and self._answers_challenge(place, message, now_ns):
+            return
+        index = self._places.get(place.address)
+        if index is None:
+            self.refused["stranger"] += 1
+        elif isinstance(message, Message) and self._is_for_door(index, message):
+            self._ask_door(index, place, message, now_ns)
+        else:
+            self._rows[index].session.receive(message, now_ns)
+            self._collect(index)
+
+    def _is_for_door(self, index: int, message: Message) -> bool:
+        if self._rows[index].session.concerns(message):
+            return False
+        if message.type != Type.AUTH_FAILURE:
+            return message.type in _ASKS
+        try:
+            return parse(message).attempt != self._rows[index].session.attempt
+        except SecurityError:
+            return False
+
+    # ---- Peers that ask ----
+
+    def _ask_door(self, index: int, place: Place, message: Message, now_ns: int) -> None:
+        source = place.pack()
+        if self._insists(index, source, message):
+            self.refused["crossed"] += 1
+            return
+        self._door.receive(source, message, now_ns)
+        self._collect_door(now_ns)
+
+    def _insists(self, index: int, source: bytes, message: Message) -> bool:
+        """Say whether our own attempt comes first."""
+        session = self._rows[index].session
+        if session.attempt is None or message.type not in (Type.NEGOTIATE, Type.AUTH_RESPONSE):
+            return False
+        try:
+            piece = parse(message)
+            if message.type == Type.AUTH_RESPONSE:
+                return session.insists(self._door.said_by(source, piece.attempt), proven=True)
+            return session.insists(
+                Offer.parse(Negotiate.parse(piece.data).hello).extra, proven=False
+            )
+        except SecurityError:
+            return False
+
+    def _expected(self, source: bytes) -> Peer | None:
+        index = self._places.get(Place.parse(source).address)
+        assert index is not None, "the door hears of nobody else"
+        return self._rows[index].session.peer
+
+    def _stamp(self, source: bytes, attempt: int, now_ns: int) -> bytes:
+        place, issuer = Place.parse(source), self.issuer
+        if issuer is None:
+            return NO_COOKIE
+        return issuer.cookie(attempt, place.address, place.udp_port, now_ns)
+
+    def _answer(self, peer: Peer | None, choice: Choice, terms: bytes, now_ns: int) -> bytes:
+        assert peer is not None
+        return self._rows[self._names[peer.name]].session.answer(choice, terms, now_ns)
+
+    def _collect_door(self, now_ns: int) -> None:
+        while (found := self._door.next_event()) is not None:
+            source, peer, event = found
+            assert peer is not None
+            index = self._names[peer.name]
+            place, row = Place.parse(source), self._rows[index]
+            row.proven |= place.address == row.place.address  # our cookie came back from there
+            if not isinstance(event, Established):
+                row.session.failed(event.code)
+                self._events.append((index, Refused(event.code, event.reason)))
+                continue
+            row.session.accepted(event, now_ns)
+            if place != row.place and self._places.get(place.address) == index:
+                self._move(index, place)
+            self._collect(index)
+        for source, message in self._door.take():
+            place = Place.parse(source)
+            if place.address in self._places:
+                self._messages.append((self._places[place.address], place, message.pack()))
+
+    def renew(self, index: int, now_ns: int) -> None:
+        """Make the session with a peer anew, with new keys."""
+        self._rows[index].session.renew(now_ns)
+        self._collect(index)
+
+    def want(self, index: int, now_ns: int) -> None:
+        """Have a session with a peer."""
+        self._rows[index].session.want(now_ns)
+        self._collect(index)
+
+    def close(self, index: int, code: int, now_ns: int) -> None:
+        """Leave the session with a peer."""
+        self._rows[index].session.close(code, now_ns)
+        self._collect(index)
+
+    def advance(self, now_ns: int) -> None:
+        """Do what is due."""
+        for index, row in self._rows.items():
+            row.session.advance(now_ns)
+            self._collect(index)
+        self._door.advance(now_ns)
+        self._collect_door(now_ns)
+
+    def deadline_ns(self) -> int | None:
+        """Return when ``advance`` is due."""
+        found = [row.session.deadline_ns() for row in self._rows.values()]
+        due = (each for each in (*found, self._door.timer()) if each is not None)
+        return min(due, default=None)
+
+    # ---- A peer that has moved ----
+
+    def found_at(self, index: int, place: Place, now_ns: int) -> None:
+        """A frame of a peer's session came from another place: ask there whether it is true."""
+        row = self._rows[index]
+        if row.session.link is None or place == row.place:
+            return
+        last = row.challenge
+        if last is not None and now_ns < last.began_ns + _MOVE_AGAIN_NS:
+            return
+        if self._places.get(place.address, index) != index:
+            self.refused["address taken"] += 1
+            return
+        token = int.from_bytes(self._entropy(8), "big")
+        row.challenge = _Challenge(place, token, now_ns)
+        question = row.session.link.protection.prove(Ping(token))
+        self._messages.append((index, place, question.pack()))
+
+    def _answers_challenge(self, place: Place, message: Pong, now_ns: int) -> bool:
+        for index, row in self._rows.items():
+            asked = row.challenge
+            if asked is None or (asked.place, asked.token) != (place, message.token):
+                continue
+            link = row.session.link
+            if link is None or not link.protection.proves(message):
+                self.refused["unproven pong"] += 1
+                return True
+            row.challenge = None
+            if now_ns <= asked.began_ns + _MOVE_NS:
+                row.session.hear(now_ns)
+                self._move(index, place)
+            return True
+        return False
+
+    def _move(self, index: int, place: Place) -> None:
+        row = self._rows[index]
+        self._places.pop(row.place.address, None)
+        self._places[place.address] = index
+        row.place, row.proven = place, True
+        self._events.append((index, Moved(place)))
+
+    # ---- Outputs ----
+
+    def _collect(self, index: int) -> None:
+        row = self._rows[index]
+        for message in row.session.take_messages():
+            self._messages.append((index, row.place, message.pack()))
+        events = row.session.take_events()
+        row.proven |= any(isinstance(event, Joined) for event in events)
+        self._events += [(index, event) for event in events]
+
+    def take_messages(self) -> list[tuple[int, Place, bytes]]:
+        """Return what to send: to which peer, where, the frame."""
+        found, self._messages = self._messages, []
+        return found
+
+    def take_events(self) -> list[tuple[int, Event | Moved]]:
+        """Return what has happened, by peer."""
+        found, self._events = self._events, []
+        return found

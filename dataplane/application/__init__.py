@@ -1,0 +1,1 @@
+"""The application's API, and its end of the rings."""

@@ -1,0 +1,348 @@
+"""What waits for an ``Attachment``: an asyncio driver and a synchronous one."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import secrets
+import socket
+import time
+from collections import deque
+from pathlib import Path
+from typing import TypeVar
+
+from valkyrie.dataplane.errors import DataPlaneError, RemoteProtocolError
+
+from . import appsocket
+from .attachment import Ask, Attachment, Verb, Wait
+from .events import Room
+from .refusal import NodeGoneError, refusal
+from .rings import Rings
+
+T = TypeVar("T")
+
+REQUEST_TIMEOUT_S = 10.0
+"""A daemon that does not answer for this long is taken for stuck."""
+DESCRIPTORS = 4
+"""Of the reply to Attach: region D, region A, our bell, the worker's."""
+
+
+class Link:
+    """The socket to the daemon, the rings and the bells that it gave."""
+
+    def __init__(self, sock: socket.socket, reply: appsocket.Reply, descriptors: list[int]) -> None:
+        self.socket = sock
+        self.slot = reply.slot
+        self.rings = Rings(descriptors, reply.generation)
+        self._bells = descriptors[2:]
+        for descriptor in descriptors[:2]:  # mapped
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Give everything back; the node ends the streams."""
+        self.rings.close()
+        self.socket.close()
+        for bell in self._bells:
+            os.close(bell)
+        self._bells = []
+
+
+def socket_path(node: str) -> str:
+    """Return the path of a node's application socket; a name with a slash is a path."""
+    return node if "/" in node else f"{appsocket.SOCKET_DIRECTORY}/{node}.sock"
+
+
+def exchange(sock: socket.socket, request: appsocket.Request) -> tuple[appsocket.Reply, list[int]]:
+    """Send a request on a blocking socket; returns the reply and its descriptors."""
+    sock.sendall(appsocket.encode(request))
+    packet, descriptors, _, _ = socket.recv_fds(
+        sock, appsocket.PACKET_SIZE_MAX, DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+    )
+    if not packet:
+        raise lost_error()
+    return appsocket.decode_reply(packet), descriptors
+
+
+def link(node: str, name: str, ring_size: int) -> Link:
+    """Attach to a node; blocks for at most REQUEST_TIMEOUT_S a step."""
+    path = socket_path(node)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        sock.settimeout(REQUEST_TIMEOUT_S)
+        try:
+            sock.connect(path)
+            reply, descriptors = exchange(sock, appsocket.Attach(name=name, ring_size=ring_size))
+        except OSError as error:
+            if isinstance(error, DataPlaneError):
+                raise
+            raise _attach_error(error, path) from error
+        return _linked(sock, reply, descriptors)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _check_reply(reply: appsocket.Reply, descriptors: list[int]) -> None:
+    if reply.code:
+        raise refusal(reply.code, reply.message)
+    if len(descriptors) != DESCRIPTORS:
+        raise RemoteProtocolError(
+            f"the node gave {len(descriptors)} descriptors, not {DESCRIPTORS}: are library and "
+            "node of the same version?"
+        )
+
+
+def _linked(sock: socket.socket, reply: appsocket.Reply, descriptors: list[int]) -> Link:
+    try:
+        _check_reply(reply, descriptors)
+        return Link(sock, reply, descriptors)
+    except BaseException:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise
+
+
+def _attach_error(error: OSError, path: str) -> DataPlaneError:
+    if isinstance(error, TimeoutError):
+        return _stuck(f"attach to {Path(path)}")
+    number = error.errno or errno.EIO
+    hint = {
+        errno.ENOENT: "Start the node: valkyrie up",
+        errno.ECONNREFUSED: "Start the node: valkyrie up",
+        errno.EACCES: "Ask who runs the node for access to its socket",
+        errno.EPIPE: "The node refused the connection: see its log",
+        errno.ECONNRESET: "The node refused the connection: see its log",
+    }.get(number, "See the node's log")
+    return DataPlaneError.of(number, f"attach to {Path(path)}", hint)
+
+
+def _stuck(what: str) -> DataPlaneError:
+    return DataPlaneError.of(errno.ETIMEDOUT, what, "The daemon is stuck: see its log")
+
+
+def lost_error() -> DataPlaneError:
+    """Return the error of a request to a daemon that is gone."""
+    return DataPlaneError.of(
+        errno.EPIPE,
+        "ask the node",
+        "It is gone, or too slow to be asked again: attach again",
+    )
+
+
+class Driver:
+    """What both drivers have."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.rings = link.rings
+        self.attachment = Attachment(link.rings, secrets.randbits(31))
+        self.lost = False
+        """The node closed the socket, which was the lease, or does not answer."""
+        self.closed = False
+
+    def turn_soon(self) -> None:
+        """Look at the rings again before waiting."""
+
+    def close(self) -> None:
+        """Leave the node."""
+        if not self.closed:
+            self.closed = True
+            self.link.close()
+            self.attachment.fail(NodeGoneError("this attachment was closed: attach again"))
+
+
+class SyncDriver(Driver):
+    """Waits by blocking the calling thread."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__(link)
+        self.rings.lease(link.socket.fileno())
+
+    def run(self, verb: Verb[T], *, pump: bool = True) -> T:
+        """Return the result of a verb; pump: take records in after every wait."""
+        answer: object = None
+        try:
+            while True:
+                step = verb.send(answer)
+                if isinstance(step, Ask):
+                    answer = self._ask(step.request)
+                else:
+                    answer = self._wait(step, pump)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        finally:
+            verb.close()  # an error in between: the verb cleans up
+
+    def _wait(self, wait: Wait, pump: bool) -> int:
+        attachment = self.attachment
+        timeout_ns = -1
+        if wait.deadline_ns is not None:
+            timeout_ns = max(0, wait.deadline_ns - time.monotonic_ns())
+        if self.closed or not self.rings.wait(timeout_ns):
+            return time.monotonic_ns()
+        if pump or isinstance(wait.key, Room):
+            attachment.pump()
+        attachment.woken.clear()
+        return time.monotonic_ns()
+
+    def _ask(self, request: appsocket.Request) -> appsocket.Reply:
+        if self.lost:
+            raise lost_error()
+        try:
+            return exchange(self.link.socket, request)[0]
+        except OSError as error:
+            self.lost = True  # an answer that comes after all would be taken for another's
+            raise lost_error() from error
+
+
+class AsyncDriver(Driver):
+    """Waits by futures of the running event loop."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__(link)
+        self._loop = asyncio.get_running_loop()
+        self._waiters: dict[object, list[asyncio.Future[None]]] = {}
+        self._replies: deque[asyncio.Future[appsocket.Reply]] = deque()
+        self._asking = asyncio.Lock()
+        self._turn_due = False
+        link.socket.setblocking(False)
+        self._loop.add_reader(link.socket, self._answered)
+        self._loop.add_reader(self.rings.bell, self._rung)
+        self._turn()
+
+    def close(self) -> None:
+        """Leave the node; whoever waits gets NodeGoneError."""
+        if self.closed:
+            return
+        self._loop.remove_reader(self.rings.bell)
+        if not self.lost:
+            self._loop.remove_reader(self.link.socket)
+        super().close()
+        self._fail_replies()
+        self._wake()
+
+    async def run(self, verb: Verb[T]) -> T:
+        """Return the result of a verb."""
+        answer: object = None
+        try:
+            while True:
+                step = verb.send(answer)
+                if self.attachment.woken:
+                    self.turn_soon()
+                answer = await self._step(step)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        finally:
+            verb.close()  # an error in between: the verb cleans up
+            if self.attachment.woken:
+                self.turn_soon()
+
+    async def _step(self, step: Wait | Ask) -> object:
+        if isinstance(step, Ask):
+            return await self._ask(step.request)
+        await self._wait(step)
+        return time.monotonic_ns()
+
+    async def _wait(self, wait: Wait) -> None:
+        future: asyncio.Future[None] = self._loop.create_future()
+        waiters = self._waiters.setdefault(wait.key, [])
+        waiters.append(future)
+        timer = None
+        if wait.deadline_ns is not None:
+            delay_s = (wait.deadline_ns - time.monotonic_ns()) / 1e9
+            timer = self._loop.call_later(max(0.0, delay_s), _finish, future)
+        if isinstance(wait.key, Room) and not self.closed and self.rings.arm():
+            self.turn_soon()  # the room came before the request for a bell did
+        try:
+            await future
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if future in waiters:
+                waiters.remove(future)
+            if not waiters and self._waiters.get(wait.key) is waiters:
+                del self._waiters[wait.key]
+
+    def turn_soon(self) -> None:
+        """Look at the rings again before the loop sleeps."""
+        if not self._turn_due and not self.closed:
+            self._turn_due = True
+            self._loop.call_soon(self._turn)
+
+    def _rung(self) -> None:
+        self.rings.disarm()
+        self._turn()
+
+    def _turn(self) -> None:
+        """Take records in, wake who waited for them, and ask for the bell."""
+        self._turn_due = False
+        if self.closed:
+            return
+        attachment = self.attachment
+        attachment.pump()
+        self._wake()
+        if attachment.failure is not None:
+            self._loop.remove_reader(self.rings.bell)
+        elif self.rings.arm():
+            self.turn_soon()
+
+    def _wake(self) -> None:
+        woken, self.attachment.woken = self.attachment.woken, set()
+        waiters = self._waiters
+        for key in woken:
+            for future in waiters.pop(key, ()):
+                if not future.done():
+                    future.set_result(None)
+
+    async def _ask(self, request: appsocket.Request) -> appsocket.Reply:
+        async with self._asking:
+            if self.lost or self.closed:
+                raise lost_error()
+            future: asyncio.Future[appsocket.Reply] = self._loop.create_future()
+            self._replies.append(future)
+            try:
+                await self._loop.sock_sendall(self.link.socket, appsocket.encode(request))
+            except OSError as error:
+                self._replies.remove(future)
+                self._lose()
+                raise lost_error() from error
+        try:
+            return await asyncio.wait_for(future, REQUEST_TIMEOUT_S)
+        except TimeoutError as error:
+            raise _stuck("ask the node") from error
+
+    def _answered(self) -> None:
+        try:
+            packet = self.link.socket.recv(appsocket.PACKET_SIZE_MAX)
+        except BlockingIOError:
+            return
+        except OSError:
+            packet = b""
+        if not packet or not self._replies:
+            self._lose()
+            return
+        future = self._replies.popleft()
+        if not future.done():
+            future.set_result(appsocket.decode_reply(packet))
+
+    def _lose(self) -> None:
+        if not self.lost and not self.closed:
+            self.lost = True
+            self._loop.remove_reader(self.link.socket)
+            self._fail_replies()
+            self.rings.end()
+            self.turn_soon()
+
+    def _fail_replies(self) -> None:
+        while self._replies:
+            future = self._replies.popleft()
+            if not future.done():
+                future.set_exception(lost_error())
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,300 @@
+"""What comes out of an application's rings: messages for its streams, and what becomes of those.
+
+No waiting happens here: ``woken`` gathers the keys that something happened to.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from typing import NamedTuple
+
+from valkyrie.dataplane._core import lib
+from valkyrie.dataplane.wire import Class, Code
+
+from .flow import Flow
+from .message import CODE, ENTRY, ENTRY_FIELDS, ENTRY_SIZE, message_of
+from .refusal import NodeGoneError
+from .rings import Rings, gone
+
+BACKLOG_MAX = 1024
+"""Incoming streams that wait for ``accept`` before more are refused."""
+_DATA = lib.VK_RECORD_DATA
+
+
+class Room(NamedTuple):
+    """Key of waiting for room in a class's ring."""
+
+    ring: int
+
+
+class Turn(NamedTuple):
+    """Key of waiting for a large message of another task to be through."""
+
+    flow: Flow
+
+
+class Incoming:
+    """A service name that streams come in on."""
+
+    def __init__(self, name: str, ordered: bool | None = None) -> None:
+        self.name = name
+        self.ordered = ordered
+        """How its streams are read; None: as their class is."""
+        self.waiting: deque[Flow] = deque()
+        self.refused = 0
+        """Streams refused because nobody accepted the ones before."""
+        self.closed = False
+
+
+class Events:
+    """What the application has open on its node, and what happens to it."""
+
+    def __init__(self, rings: Rings, first_token: int = 0) -> None:
+        """``first_token``: random below 2**31, or peers take an OPEN for an earlier one's copy.
+
+        The application before this one may have used the same stream a moment ago.
+        """
+        self.rings = rings
+        self.flows: dict[int, Flow] = {}
+        self.streams: dict[tuple[int, int], Flow] = {}
+        """By (peer, stream): open, and being opened."""
+        self.services: dict[str, Incoming] = {}
+        self.woken: set[object] = set()
+        """Keys that something happened to since the driver last looked."""
+        self.failure: NodeGoneError | None = None
+        self.strays = 0
+        """Messages for streams that this application does not have (any more)."""
+        self._tokens: dict[int, Flow] = {}
+        self._token = first_token
+        self._next_stream: dict[tuple[int, Class], int] = {}
+        self._paused: dict[int, Flow] = {}
+        self._limits: dict[int, _Event] = {}
+        """What may be put for flows that are not known yet, by number."""
+        self._flushes: dict[int, Flow] = {}
+        """Waiting for what was sent to be acknowledged, by token."""
+
+    # Records into events
+
+    def pump(self) -> bool:
+        """Take in up to a batch of each ring that is not left alone; True if there was any."""
+        any_found = self._pump_answers()
+        for ring in self.rings.classes:
+            if ring not in self._paused and self._pump_ring(ring):
+                any_found = True
+            if self.rings.satisfied(ring):
+                self.woken.add(Room(ring))
+        self.rings.pay()
+        return any_found
+
+    def _pump_answers(self) -> bool:
+        rings = self.rings
+        rings.satisfied(Class.CONTROL)
+        count = rings.receive(Class.CONTROL)
+        if count <= 0:
+            if count < 0:
+                self.fail(gone(count))
+            return False
+        for entry in ENTRY.iter_unpack(rings.entries[: count * ENTRY_SIZE]):
+            event = _Event(entry)
+            if event.kind == lib.VK_RECORD_LIMIT:
+                self._limit(event)
+                continue
+            flow = self._flushes.pop(event.correlation, None)
+            if flow is not None:  # else nobody waits any more
+                self.woken.add(flow)
+        rings.consumed(Class.CONTROL)
+        return True
+
+    def _limit(self, event: _Event) -> None:
+        flow = self.flows.get(event.flow)
+        if flow is None or flow.generation != event.flow_generation:
+            self._limits[event.flow] = event  # the record that names it is in another ring
+            return
+        flow.outlet.limit = event.time_ns
+        self.woken.add(Room(flow.ring))
+
+    def _keep(self, flow: Flow) -> None:
+        """Note that a flow's number is known."""
+        self.flows[flow.number] = flow
+        limit = self._limits.pop(flow.number, None)
+        if limit is not None:
+            self._limit(limit)
+
+    def _pump_ring(self, ring: int) -> bool:
+        rings = self.rings
+        begin = rings.position(ring)
+        count = rings.receive(ring)
+        if count <= 0:
+            if count < 0:
+                self.fail(gone(count))
+            return False
+        memory = rings.copies[ring]
+        flows = self.flows
+        for entry in ENTRY.iter_unpack(rings.entries[: count * ENTRY_SIZE]):
+            offset, end, size, kind, number, generation = entry[:6]
+            if kind != _DATA:
+                self._control(ring, entry, memory[offset : offset + size])
+                begin = end
+                continue
+            flow = flows.get(number)
+            if flow is None or flow.generation != generation:
+                flow = self._adopt(entry)
+                if flow is None:
+                    begin = end
+                    continue
+            if flow.halting and flow.full and not flow.closed:
+                flow.seen.held_up += 1
+                rings.rewind(ring, begin)
+                rings.pause(ring, True)
+                self._paused[ring] = flow
+                break
+            message = message_of(memory[offset : offset + size], entry)
+            if entry[CODE]:
+                flow.receive_fragment(message, entry[CODE])
+            else:
+                flow.receive(message)
+            if flow.careful and flow.over:
+                self._forget(flow)
+                self.woken.add(Room(ring))  # who sends has to know, if it was broken
+            self.woken.add(flow)
+            begin = end
+        rings.consumed(ring)
+        return True
+
+    def _adopt(self, entry: tuple[int, ...]) -> Flow | None:
+        """Return the stream that is being opened and whose answer a message overtook, if any."""
+        event = _Event(entry)
+        flow = self.streams.get((event.peer, event.stream))
+        if flow is None or flow.number >= 0:
+            self.strays += 1
+            return None
+        self._bind(flow, event)
+        return flow
+
+    def _bind(self, flow: Flow, event: _Event) -> None:
+        flow.bind(event.flow, event.flow_generation)
+        self._keep(flow)
+
+    def _control(self, ring: int, entry: tuple[int, ...], payload: bytes) -> None:
+        event = _Event(entry)
+        if event.kind == lib.VK_RECORD_OPENED:
+            self._opened(ring, event)
+        elif event.kind == lib.VK_RECORD_OPEN:
+            self._incoming(ring, event, payload)
+        else:
+            flow = self.flows.get(event.flow)
+            if flow is None or flow.generation != event.flow_generation:
+                return
+            if event.kind == lib.VK_RECORD_CLOSE:
+                flow.finish(event.sequence)
+                if flow.error is not None:
+                    self.woken.add(Room(ring))
+            else:
+                flow.reset(event.code)
+                self.woken.add(Room(ring))
+            if flow.over or event.kind == lib.VK_RECORD_RESET:
+                self._forget(flow)
+            self.woken.add(flow)
+
+    def _opened(self, ring: int, event: _Event) -> None:
+        flow = self._tokens.get(event.correlation)
+        if flow is None:
+            if event.code == Code.OK:  # nobody waits for it any more: let the worker free it
+                late = Flow(self.rings, event.peer, event.stream, ring)
+                late.bind(event.flow, event.flow_generation)
+                late.send_control(lib.VK_RECORD_RESET, Code.CANCELLED)
+            return
+        if flow.code is None:
+            flow.code = event.code
+            if event.code == Code.OK:
+                self._bind(flow, event)
+            self.woken.add(flow)
+
+    def _incoming(self, ring: int, event: _Event, payload: bytes) -> None:
+        known = self.flows.get(event.flow)
+        if known is not None and known.generation == event.flow_generation:
+            return  # told before: a worker that died tells again
+        name = payload.decode("utf-8", "replace")
+        service = self.services.get(name)
+        ordered = None if service is None or ring == Class.LOGS else service.ordered
+        flow = Flow(self.rings, event.peer, event.stream, ring, ordered)
+        flow.bind(event.flow, event.flow_generation)
+        flow.service = name
+        if service is None:
+            self._refuse(flow, Code.NO_SERVICE)
+            return
+        if len(service.waiting) >= BACKLOG_MAX:
+            service.refused += 1
+            self._refuse(flow, Code.STREAMS_FULL)
+            return
+        old = self.streams.get((event.peer, event.stream))
+        if old is not None and old.number >= 0:
+            old.reset(Code.STREAM_UNKNOWN)
+            self._forget(old)
+            self.woken.update((old, Room(ring)))
+        self._keep(flow)
+        self.streams[event.peer, event.stream] = flow
+        service.waiting.append(flow)
+        self.woken.add(service)
+
+    def _refuse(self, flow: Flow, code: int) -> None:
+        """Reset a stream now, or as soon as there is room."""
+        if not flow.send_control(lib.VK_RECORD_RESET, code):
+            self.rings.owe(flow.ring, partial(flow.send_control, lib.VK_RECORD_RESET, code))
+
+    def _forget(self, flow: Flow) -> None:
+        if self.flows.get(flow.number) is flow:
+            del self.flows[flow.number]
+        if self.streams.get((flow.peer, flow.stream)) is flow:
+            del self.streams[flow.peer, flow.stream]
+        self._resume(flow)
+
+    def _resume(self, flow: Flow) -> None:
+        """Look at a ring again that was left alone because of this stream."""
+        if self._paused.get(flow.ring) is flow:
+            del self._paused[flow.ring]
+            self.rings.pause(flow.ring, False)
+            self.woken.add(self)
+
+    def fail(self, error: NodeGoneError) -> None:
+        """Note that the node ended the attachment: everybody who waits is told."""
+        if self.failure is None:
+            self.failure = error
+            self.woken.update(self.flows.values())
+            self.woken.update(self.streams.values())
+            self.woken.update(self.services.values())
+            self.woken.update(self._flushes.values())
+            self.woken.update(Room(ring) for ring in self.rings.classes)
+
+    def _check(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+
+class _Event:
+    """A record that is no message, by field name."""
+
+    __slots__ = (
+        "code",
+        "correlation",
+        "flow",
+        "flow_generation",
+        "kind",
+        "peer",
+        "sequence",
+        "stream",
+        "time_ns",
+    )
+
+    def __init__(self, entry: tuple[int, ...]) -> None:
+        values = dict(zip(ENTRY_FIELDS, entry, strict=True))
+        self.kind = values["kind"]
+        self.flow = values["flow"]
+        self.flow_generation = values["flow_generation"]
+        self.peer = values["peer"]
+        self.stream = values["stream"]
+        self.time_ns = values["time_ns"]
+        self.sequence = values["sequence"]
+        self.correlation = values["correlation"]
+        self.code = values["code"]

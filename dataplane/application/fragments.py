@@ -1,0 +1,213 @@
+"""Fragments of a stream's large messages, joined as they come in whatever order.
+
+What was sent is known from neighbours: a fragment that says MORE is followed by one that CONTINUES,
+and nothing else. Whatever contradicts that is the peer's library's fault, and ends the stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+
+import msgspec
+
+from valkyrie.dataplane._core import lib
+from valkyrie.dataplane.wire import Flag, Fragment
+
+from .message import Message
+
+SEQUENCE_MAX = 0xFFFF_FFFF
+MESSAGE_MAX: int = lib.VK_MESSAGE_MAX
+HELD_MAX = 2 * MESSAGE_MAX
+"""Bytes of fragments, and what they cost besides, that wait on one stream for others."""
+OVERHEAD = 256
+"""What a fragment costs in memory besides its payload, at least."""
+LOOSE_MAX = 16 * 1024 * 1024
+"""Bytes that are joined in one go. What is larger is gathered in a buffer that grows in place:
+joining all of it in the end would take as long as receiving it, and nothing is received meanwhile.
+Up to here that is faster, in memory that is used again and again."""
+_MORE = Fragment.MORE.value
+_CONTINUES = Fragment.CONTINUES.value
+_EOS = Flag.EOS.value
+
+
+class ContradictionError(Exception):
+    """Fragments of a stream do not fit each other, or are more than a stream may have."""
+
+
+class _Run:
+    """Fragments of one message that follow each other; more may come at its open ends."""
+
+    __slots__ = (
+        "body",
+        "due",
+        "end",
+        "end_open",
+        "first",
+        "first_open",
+        "head",
+        "loose",
+        "parts",
+        "size",
+        "tail_flags",
+    )
+
+    def __init__(self, message: Message, mark: int) -> None:
+        self.first = message.sequence
+        self.end = (message.sequence + 1) & SEQUENCE_MAX
+        self.first_open = bool(mark & _CONTINUES)
+        self.end_open = bool(mark & _MORE)
+        self.head = message
+        self.tail_flags = message.flags
+        self.size = len(message.payload)
+        self.due = 0
+        self.parts: list[bytes] | None = None if self.first_open else []
+        """The payload from the beginning, if that is here, until ``body`` has it."""
+        self.loose = 0
+        """Bytes of ``parts``."""
+        self.body: BytesIO | None = None
+        if not self.first_open:
+            self.head = msgspec.structs.replace(message, payload=b"")
+
+    def write(self, payload: bytes) -> None:
+        """Put what comes next behind what there is from the beginning on."""
+        assert self.parts is not None
+        if self.body is not None:
+            self.body.write(payload)
+            return
+        self.parts.append(payload)
+        self.loose += len(payload)
+        if self.loose >= LOOSE_MAX:
+            self.body = BytesIO()
+            self.body.writelines(self.parts)
+            self.parts.clear()
+
+    def whole(self) -> bytes:
+        """Return the payload, once all is here; nothing may be written any more."""
+        assert self.parts is not None
+        if self.body is None:
+            return b"".join(self.parts)
+        return self.body.getvalue()  # no copy, as it was never asked for before
+
+
+class Joined(msgspec.Struct, frozen=True, gc=False):
+    """A message whose last fragment has come."""
+
+    message: Message
+    due: int
+    """What its fragments cost the peer's window and is not given back yet."""
+
+
+class Fragments:
+    """The fragments of a stream that wait for others of their messages."""
+
+    __slots__ = ("_ends", "_firsts", "_payloads", "count", "held", "size")
+
+    def __init__(self) -> None:
+        self._firsts: dict[int, _Run] = {}
+        """Runs that something comes before, by the first sequence they have."""
+        self._ends: dict[int, _Run] = {}
+        """Runs that go on, by the sequence that is missing next."""
+        self._payloads: dict[int, bytes] = {}
+        """Of fragments before which others are missing."""
+        self.count = 0
+        """Fragments that wait."""
+        self.size = 0
+        """Bytes of payload that they have."""
+        self.held = 0
+        """Bytes of memory that they take."""
+
+    def __bool__(self) -> bool:
+        return self.count > 0
+
+    def check(self, sequence: int) -> None:
+        """Raise if a message that is no fragment stands where one is expected."""
+        if sequence in self._ends or (sequence + 1) & SEQUENCE_MAX in self._firsts:
+            raise ContradictionError(f"message {sequence} interrupts another")
+
+    def add(
+        self, message: Message, mark: int, due: int, came: Callable[[int], bool]
+    ) -> Joined | None:
+        """Take a fragment in; returns the message that it was the last missing one of.
+
+        ``mark``: its ``enum vk_fragment``, not 0. ``due``: what is to be given back of the window
+        once the message is read. ``came`` says whether a sequence was here before.
+        """
+        sequence = message.sequence
+        run = _Run(message, mark)
+        run.due = due
+        left, right = self._neighbours(run, came)
+        self._payloads[sequence] = message.payload
+        self.count += 1
+        self.size += run.size
+        self.held += run.size + OVERHEAD
+        if run.parts is not None:
+            self._write(run, sequence, run.end)
+        if left is not None:
+            del self._ends[sequence]
+            self._append(left, run)
+            run = left
+        if right is not None:
+            del self._firsts[right.first]
+            self._append(run, right)
+        if run.size > MESSAGE_MAX:
+            raise ContradictionError(f"a message of more than {MESSAGE_MAX} bytes")
+        if not run.first_open and not run.end_open:
+            return self._join(run)
+        if self.held > HELD_MAX:
+            raise ContradictionError(f"more than {HELD_MAX} bytes of messages that do not end")
+        if run.first_open:
+            self._firsts[run.first] = run
+        if run.end_open:
+            self._ends[run.end] = run
+        return None
+
+    def _neighbours(
+        self, run: _Run, came: Callable[[int], bool]
+    ) -> tuple[_Run | None, _Run | None]:
+        """Return the runs that a new one joins; raises if it contradicts its neighbours."""
+        left = self._ends.get(run.first)
+        right = self._firsts.get(run.end)
+        if (left is not None) != run.first_open and (left or came((run.first - 1) & SEQUENCE_MAX)):
+            raise ContradictionError(f"fragment {run.first} does not follow the one before it")
+        if (right is not None) != run.end_open and (right or came(run.end)):
+            raise ContradictionError(f"fragment {run.first} is not followed by the one behind it")
+        return left, right
+
+    def _write(self, run: _Run, first: int, end: int) -> None:
+        """Put the payloads of [first, end) behind what there is of a message."""
+        while first != end:
+            run.write(self._payloads.pop(first))
+            first = (first + 1) & SEQUENCE_MAX
+
+    def _append(self, run: _Run, behind: _Run) -> None:
+        if run.parts is not None:
+            self._write(run, behind.first, behind.end)
+        run.end = behind.end
+        run.end_open = behind.end_open
+        run.tail_flags = behind.tail_flags
+        run.size += behind.size
+        run.due += behind.due
+
+    def _join(self, run: _Run) -> Joined:
+        count = (run.end - run.first) & SEQUENCE_MAX
+        self.count -= count
+        self.size -= run.size
+        self.held -= run.size + count * OVERHEAD
+        flags = run.head.flags | (run.tail_flags & _EOS)
+        message = msgspec.structs.replace(run.head, payload=run.whole(), flags=flags)
+        return Joined(message, run.due)
+
+    def settle(self) -> int:
+        """Return what is due of all that waits, and take it for given back."""
+        due = 0
+        for run in (*self._firsts.values(), *self._ends.values()):
+            due += run.due
+            run.due = 0
+        return due
+
+    def clear(self) -> int:
+        """Let go of everything; returns what is due."""
+        due = self.settle()
+        self.__init__()  # type: ignore[misc]
+        return due

@@ -1,0 +1,205 @@
+"""The application's API: attach to the node of this host, listen, connect."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from valkyrie.dataplane import lib
+from valkyrie.dataplane.errors import DataPlaneError, LocalProtocolError
+from valkyrie.dataplane.wire import Class
+
+from . import appsocket
+from .driver import AsyncDriver, Driver, SyncDriver, link
+from .events import Incoming
+from .peer import Peer, SyncPeer
+from .stream import Stream, SyncStream
+
+D = TypeVar("D", bound=Driver)
+
+
+class _NodeFace(Generic[D]):
+    def __init__(self, driver: D) -> None:
+        self._driver = driver
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes that the policy gives this application."""
+        return [Class(ring).name.lower() for ring in self._driver.rings.classes]
+
+    @property
+    def lost(self) -> bool:
+        """Whether the node is gone, or has left a request without an answer: attach again."""
+        return self._driver.lost
+
+    @property
+    def strays(self) -> int:
+        """Messages that came for streams this application does not have (any more)."""
+        return self._driver.attachment.strays
+
+
+class Service:
+    """A service name of this application; iterate over the streams that peers open on it."""
+
+    def __init__(self, driver: AsyncDriver, name: str, ordered: bool | None) -> None:
+        self._driver = driver
+        self.name = name
+        self._ordered = ordered
+        self._incoming: Incoming | None = None
+
+    async def _listen(self) -> Incoming:
+        if self._incoming is None:
+            verb = self._driver.attachment.listen(self.name, self._ordered)
+            self._incoming = await self._driver.run(verb)
+        return self._incoming
+
+    async def accept(self, timeout: float | None = None) -> Stream:  # noqa: ASYNC109
+        """Return the next incoming stream; TimeoutError after ``timeout`` seconds."""
+        incoming = await self._listen()
+        verb = self._driver.attachment.accept(incoming, timeout, time.monotonic_ns())
+        return Stream(self._driver, await self._driver.run(verb))
+
+    async def close(self) -> None:
+        """Take the name back; open streams stay."""
+        if self._incoming is not None:
+            await self._driver.run(self._driver.attachment.unlisten(self._incoming))
+
+    def __await__(self) -> Generator[Any, None, Service]:
+        """Register the name now rather than at the first ``accept``."""
+        yield from self._listen().__await__()
+        return self
+
+    def __aiter__(self) -> Service:
+        return self
+
+    async def __anext__(self) -> Stream:
+        try:
+            return await self.accept()
+        except LocalProtocolError:
+            if self._incoming is not None and self._incoming.closed:
+                raise StopAsyncIteration from None
+            raise
+
+    async def __aenter__(self) -> Self:
+        await self._listen()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._driver.closed:
+            with suppress(DataPlaneError):  # the name went with the daemon
+                await self.close()
+
+
+class Node(_NodeFace[AsyncDriver]):
+    """The node of this host as one application sees it (asyncio)."""
+
+    async def connect(self, peer: str) -> Peer:
+        """Return a configured peer by address or name; NoPeerError if there is none."""
+        driver = self._driver
+        reply = await driver.run(driver.attachment.ask(appsocket.Connect(peer)))
+        return Peer(driver, reply.peer, peer, reply.family)
+
+    def listen(self, service: str, *, ordered: bool | None = None) -> Service:
+        """Return a service to iterate over; the name is registered when that starts.
+
+        ``await`` it, or enter it with ``async with``, to have it registered at once. ``ordered``:
+        how this end reads the streams that come in, see ``Peer.open``.
+        """
+        return Service(self._driver, service, ordered)
+
+
+class SyncService:
+    """A service name of this application; iterate over the streams that peers open on it."""
+
+    def __init__(self, driver: SyncDriver, incoming: Incoming) -> None:
+        self._driver = driver
+        self._incoming = incoming
+        self.name = incoming.name
+
+    def accept(self, timeout: float | None = None) -> SyncStream:
+        """Return the next incoming stream; TimeoutError after ``timeout`` seconds."""
+        self._driver.attachment.pump()
+        verb = self._driver.attachment.accept(self._incoming, timeout, time.monotonic_ns())
+        return SyncStream(self._driver, self._driver.run(verb))
+
+    def close(self) -> None:
+        """Take the name back; open streams stay."""
+        self._driver.run(self._driver.attachment.unlisten(self._incoming))
+
+    def __iter__(self) -> Iterator[SyncStream]:
+        while not self._incoming.closed:
+            yield self.accept()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._driver.closed:
+            with suppress(DataPlaneError):  # the name went with the daemon
+                self.close()
+
+
+class SyncNode(_NodeFace[SyncDriver]):
+    """The node of this host as one application sees it (synchronous, one thread)."""
+
+    def connect(self, peer: str) -> SyncPeer:
+        """Return a configured peer by address or name; NoPeerError if there is none."""
+        driver = self._driver
+        reply = driver.run(driver.attachment.ask(appsocket.Connect(peer)))
+        return SyncPeer(driver, reply.peer, peer, reply.family)
+
+    def listen(self, service: str, *, ordered: bool | None = None) -> SyncService:
+        """Register a service name and return it; ``ordered`` as in ``Node.listen``."""
+        driver = self._driver
+        return SyncService(driver, driver.run(driver.attachment.listen(service, ordered)))
+
+
+@asynccontextmanager
+async def attach(
+    node: str = "valkyrie", *, name: str = "", ring_size: int = 0
+) -> AsyncIterator[Node]:
+    """Attach to a node of this host by name, or by the path of its socket.
+
+    ``name`` is what status shows and policies match; ``ring_size`` is bytes a class and
+    direction, a power of two (0: the policy's default).
+    """
+    driver = AsyncDriver(await asyncio.to_thread(link, node, name, ring_size))
+    try:
+        yield Node(driver)
+    finally:
+        driver.close()
+
+
+@contextmanager
+def attach_sync(
+    node: str = "valkyrie", *, name: str = "", ring_size: int = 0
+) -> Iterator[SyncNode]:
+    """Attach to a node of this host, as ``attach`` does, for code without asyncio."""
+    driver = SyncDriver(link(node, name, ring_size))
+    try:
+        yield SyncNode(driver)
+    finally:
+        driver.close()
+
+
+def prefer_latency() -> bool:
+    """Ask the scheduler for short slices for the calling thread; False where it has none.
+
+    For threads that handle critical messages on a busy host: they get a core sooner when they
+    wake. Their share of it stays the same, and no right is needed. Linux 6.12 and later.
+    """
+    return bool(lib.vk_slice_set(lib.VK_SLICE_SHORT_NS) == 0)

@@ -1,0 +1,1 @@
+"""Files from host to host, on streams."""

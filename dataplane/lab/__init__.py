@@ -1,0 +1,1 @@
+"""Whole engines under virtual time."""
