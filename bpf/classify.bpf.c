@@ -123,9 +123,11 @@ static __always_inline void describe(struct xdp_md *ctx, const struct vk_view *v
 	uint64_t first = view->place + VK_PLACE(class, view->class);
 	/* payload_offset and frame_size; stamp is 0 */
 	uint64_t second = (view->place >> VK_PLACE_SHIFT(frame_offset)) + VK_HEADER_SIZE +
-			  view->header->ext * VK_EXT_WORD + (view->frame_size << 16);
+			  view->header->ext * VK_EXT_WORD + (vk_view_size(view) << 16);
 	uint64_t *meta;
 
+	/* Made before the call: behind it, what they are made of would have waited on the stack. */
+	asm volatile("" : "+r"(first), "+r"(second));
 	if (bpf_xdp_adjust_meta(ctx, present - (int)sizeof(struct vk_meta)))
 		return;
 	meta = (void *)(long)ctx->data_meta;
@@ -187,7 +189,7 @@ static __noinline int judge(struct xdp_md *ctx)
 	struct vk_lane *lane;
 	struct vk_view view;
 
-	verdict = vk_parse_packet(data, end, vk_udp_port, &view, VK_CHAIN_ANY);
+	verdict = vk_parse_packet(data, end, vk_udp_port, &view, VK_TAKE_ANY);
 	if (verdict != VK_STEER)
 		return refuse(ctx, VK_CLASS_CONTROL, verdict);
 	if (queue >= VK_QUEUES_MAX)
@@ -226,7 +228,7 @@ int vk_classify(struct xdp_md *ctx)
 	uint64_t tokens;
 
 	if (vk_source_limited() ||
-	    vk_parse_packet(data, end, vk_udp_port, &view, VK_CHAIN_USUAL) != VK_STEER)
+	    vk_parse_packet(data, end, vk_udp_port, &view, VK_TAKE_USUAL) != VK_STEER)
 		return judge(ctx);
 	/* From here on the class is one value in one register, and the queue is not read before:
 	 * left alone, the compiler writes each class that it could be to the stack. */

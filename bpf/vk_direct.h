@@ -11,13 +11,17 @@
 struct vk_view {
 	const struct vk_header *header; /* in the packet, right behind addresses and UDP header */
 	uint64_t place; /* vk_meta's first eight bytes, but for the class */
-	uint32_t frame_size;
 	uint32_t class;
 };
 
-/* Which extension chains a reader takes: with VK_CHAIN_USUAL it refuses any that vk_chain_usual
- * does not know, well-formed or not. */
-enum vk_chain { VK_CHAIN_ANY, VK_CHAIN_USUAL };
+/* vk_view_size reads the bytes of the frame in view, again: cheaper than to keep them on the stack,
+ * for calls leave four registers, which the view, its class and the context need. */
+static __always_inline uint32_t vk_view_size(const struct vk_view *view)
+{
+	const struct udphdr *udp = (const void *)view->header - sizeof(*udp);
+
+	return bpf_ntohs(udp->len) - sizeof(*udp);
+}
 
 /* An extension's first two bytes, read as one number. */
 #define VK_EXT_HEAD(kind, type) ((kind) | sizeof(struct type) / VK_EXT_WORD << 8)
@@ -25,31 +29,31 @@ enum vk_chain { VK_CHAIN_ANY, VK_CHAIN_USUAL };
 /* vk_chain_usual says whether a chain is one that workers write: SESSION, a TOKEN if the peer asks
  * for it, and SEQ or SHARD if the datagram is one message. A few comparisons instead of a walk; a
  * chain that is not usual may be well-formed all the same. */
-static __always_inline int vk_chain_usual(const struct vk_header *header, const void *end)
+static __always_inline int vk_chain_usual(const struct vk_cursor *cursor)
 {
-	const uint16_t *head = (const void *)(header + 1);
-	uint32_t words = sizeof(struct vk_ext_session) / VK_EXT_WORD;
+	const struct vk_usual *usual = cursor->at;
+	const uint16_t *head = (const void *)&usual->seq;
+	uint32_t left = usual->header.ext - sizeof(usual->session) / VK_EXT_WORD;
 
-	if ((const void *)head + sizeof(struct vk_ext_session) > end ||
-	    *head != VK_EXT_HEAD(VK_EXT_SESSION, vk_ext_session))
+	if (vk_cursor_short(cursor, sizeof(usual->header) + sizeof(usual->session)) ||
+	    *(const uint16_t *)&usual->session != VK_EXT_HEAD(VK_EXT_SESSION, vk_ext_session))
 		return 0;
-	if (header->ext == words)
+	if (!left)
 		return 1;
-	head = (const void *)head + sizeof(struct vk_ext_session);
-	if ((const void *)(head + 1) > end)
+	if (vk_cursor_short(cursor, sizeof(*usual)))
 		return 0;
 	if (*head == VK_EXT_HEAD(VK_EXT_TOKEN, vk_ext_token)) {
-		words += sizeof(struct vk_ext_token) / VK_EXT_WORD;
-		if (header->ext == words)
+		left -= sizeof(struct vk_ext_token) / VK_EXT_WORD;
+		if (!left)
 			return 1;
 		head = (const void *)head + sizeof(struct vk_ext_token);
-		if ((const void *)(head + 1) > end)
+		if ((const void *)(head + 1) > cursor->end)
 			return 0;
 	}
 	if (*head == VK_EXT_HEAD(VK_EXT_SEQ, vk_ext_seq))
-		return header->ext == words + sizeof(struct vk_ext_seq) / VK_EXT_WORD;
+		return left == sizeof(struct vk_ext_seq) / VK_EXT_WORD;
 	return *head == VK_EXT_HEAD(VK_EXT_SHARD, vk_ext_shard) &&
-	       header->ext == words + sizeof(struct vk_ext_shard) / VK_EXT_WORD;
+	       left == sizeof(struct vk_ext_shard) / VK_EXT_WORD;
 }
 
 /* vk_parse_chain walks the extensions of a frame whose header says that the datagram holds them. */
@@ -93,38 +97,42 @@ vk_chain_session(const struct vk_header *header, const void *end)
 
 /* vk_parse_frame reads the frame of a datagram of size bytes into the view. */
 static __always_inline uint32_t vk_parse_frame(struct vk_cursor *cursor, struct vk_view *view,
-					       uint32_t size, enum vk_chain chain)
+					       uint32_t size)
 {
 	struct vk_header *header = cursor->at;
-	uint32_t verdict;
+	/* No frame has the size of a datagram too small for its header or extensions: where
+	 * verdicts are all one, it is enough that sizes are compared in the end. */
+	uint32_t room = cursor->take == VK_TAKE_USUAL ? ~0u : size, verdict;
+	int session;
 
-	if (size < VK_HEADER_SIZE || (void *)(header + 1) > cursor->end)
+	if (room < VK_HEADER_SIZE || vk_cursor_short(cursor, sizeof(*header)))
 		return VK_DROP_TRUNCATED;
-	verdict = vk_parse_fields(header, size);
+	verdict = vk_parse_fields(header, room);
 	if (verdict != VK_STEER)
 		return verdict;
-	if (header->ext && !vk_chain_usual(header, cursor->end)) {
-		if (chain == VK_CHAIN_USUAL)
+	session = header->ext != 0;
+	if (session && !vk_chain_usual(cursor)) {
+		if (cursor->take == VK_TAKE_USUAL)
 			return VK_DROP_EXTENSION;
 		verdict = vk_parse_chain(header, cursor->end);
 		if (verdict != VK_STEER)
 			return verdict;
+		session = header->type >= VK_TYPE_CONTROL_END ||
+			  vk_chain_session(header, cursor->end);
 	}
 	if (vk_frame_size(header) != size)
 		return VK_DROP_LENGTH;
 	view->header = header;
 	view->place = cursor->place;
-	view->frame_size = size;
-	view->class = vk_frame_class(header, header->type >= VK_TYPE_CONTROL_END ||
-						     vk_chain_session(header, cursor->end) != 0);
+	view->class = vk_frame_class(header, session);
 	return VK_STEER;
 }
 
 /* vk_parse_packet reads a packet from its first byte into the view. */
 static __always_inline uint32_t vk_parse_packet(void *data, void *end, uint16_t port,
-						struct vk_view *view, enum vk_chain chain)
+						struct vk_view *view, enum vk_take take)
 {
-	struct vk_cursor cursor = { .at = data, .end = end };
+	struct vk_cursor cursor = { .at = data, .end = end, .take = take };
 	__be16 protocol = 0;
 	uint32_t verdict, size = 0;
 
@@ -142,6 +150,6 @@ static __always_inline uint32_t vk_parse_packet(void *data, void *end, uint16_t 
 	verdict = vk_parse_udp(&cursor, port, &size);
 	if (verdict != VK_STEER)
 		return verdict;
-	return vk_parse_frame(&cursor, view, size, chain);
+	return vk_parse_frame(&cursor, view, size);
 }
 #endif

@@ -32,11 +32,39 @@ enum vk_parse_const {
 #define VK_PLACE(field, value) ((uint64_t)(value) << VK_PLACE_SHIFT(field))
 #define VK_PLACE_STEP(size) (VK_PLACE(l3_offset, size) + VK_PLACE(frame_offset, size))
 
+/* What a reader takes. With VK_TAKE_USUAL it refuses, with any verdict, every packet that is not
+ * one that workers write, well-formed or not, and may ask for the bounds of many steps at once. */
+enum vk_take { VK_TAKE_ANY, VK_TAKE_USUAL };
+
 struct vk_cursor {
 	void *at;
 	void *end;
 	uint64_t place; /* what vk_meta will say, as far as has been read; the class is 0 */
+	enum vk_take take; /* a constant: each program has the parser once for each */
 };
+
+/* The least that lies behind the UDP header of a usual packet: SESSION and eight bytes more, SEQ or
+ * payload. The few frames that are shorter are well-formed and not usual. */
+struct vk_usual {
+	struct vk_header header;
+	struct vk_ext_session session;
+	struct vk_ext_seq seq;
+};
+
+/* vk_cursor_short says whether the packet ends within the next step. Of a usual one
+ * vk_cursor_unusual has asked that before. */
+static __always_inline int vk_cursor_short(const struct vk_cursor *cursor, uint32_t step)
+{
+	return cursor->take == VK_TAKE_ANY && cursor->at + step > cursor->end;
+}
+
+/* vk_cursor_unusual says whether the packet ends within all the steps that a usual one has from
+ * here: headers of so many bytes, UDP and the frame. One check instead of one a step. */
+static __always_inline int vk_cursor_unusual(const struct vk_cursor *cursor, uint32_t headers)
+{
+	headers += sizeof(struct udphdr) + sizeof(struct vk_usual);
+	return cursor->take == VK_TAKE_USUAL && cursor->at + headers > cursor->end;
+}
 
 struct vk_vlan {
 	__be16 tci;
@@ -55,9 +83,11 @@ static __always_inline uint32_t vk_parse_ethernet(struct vk_cursor *cursor, __be
 {
 	struct ethhdr *ethernet = cursor->at;
 
-	if ((void *)(ethernet + 1) > cursor->end)
+	if (vk_cursor_short(cursor, sizeof(*ethernet)) ||
+	    vk_cursor_unusual(cursor, sizeof(*ethernet) + sizeof(struct iphdr)))
 		return VK_PASS_SHORT;
-	*protocol = ethernet->h_proto;
+	/* not h_proto: its struct is packed, and the compiler would read it byte by byte */
+	*protocol = ((__be16 *)(ethernet + 1))[-1];
 	cursor->at = ethernet + 1;
 	cursor->place = VK_PLACE(magic, VK_META_MAGIC) + VK_PLACE_STEP(sizeof(*ethernet));
 #pragma unroll
@@ -66,7 +96,8 @@ static __always_inline uint32_t vk_parse_ethernet(struct vk_cursor *cursor, __be
 
 		if (*protocol != bpf_htons(ETH_P_8021Q) && *protocol != bpf_htons(ETH_P_8021AD))
 			return VK_STEER;
-		if ((void *)(tag + 1) > cursor->end)
+		if (vk_cursor_short(cursor, sizeof(*tag)) ||
+		    vk_cursor_unusual(cursor, sizeof(*tag) + sizeof(struct iphdr)))
 			return VK_PASS_SHORT;
 		*protocol = tag->protocol;
 		cursor->at = tag + 1;
@@ -81,7 +112,7 @@ static __always_inline uint32_t vk_parse_ip4(struct vk_cursor *cursor, uint32_t 
 	struct iphdr *ip = cursor->at;
 	uint8_t first;
 
-	if ((void *)(ip + 1) > cursor->end)
+	if (vk_cursor_short(cursor, sizeof(*ip)))
 		return VK_PASS_SHORT;
 	first = *(uint8_t *)ip;
 	if (first != VK_IP4_BARE)
@@ -105,7 +136,7 @@ static __always_inline uint32_t vk_parse_ip6(struct vk_cursor *cursor, uint32_t 
 {
 	struct ipv6hdr *ip = cursor->at;
 
-	if ((void *)(ip + 1) > cursor->end)
+	if (vk_cursor_short(cursor, sizeof(*ip)) || vk_cursor_unusual(cursor, sizeof(*ip)))
 		return VK_PASS_SHORT;
 	if (ip->version != 6)
 		return VK_PASS_NOT_IP;
@@ -128,7 +159,7 @@ static __always_inline uint32_t vk_parse_udp(struct vk_cursor *cursor, uint16_t 
 	struct udphdr *udp = cursor->at;
 	uint32_t length;
 
-	if ((void *)(udp + 1) > cursor->end)
+	if (vk_cursor_short(cursor, sizeof(*udp)))
 		return VK_PASS_SHORT;
 	if (udp->dest != bpf_htons(port))
 		return VK_PASS_PORT;

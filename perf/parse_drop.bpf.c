@@ -11,8 +11,8 @@ int vk_parse_drop(struct xdp_md *ctx)
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct vk_view view = {};
 
-	return vk_parse_packet(data, end, VK_PORT, &view, VK_CHAIN_ANY) == VK_STEER ? XDP_DROP :
-										      XDP_PASS;
+	return vk_parse_packet(data, end, VK_PORT, &view, VK_TAKE_ANY) == VK_STEER ? XDP_DROP :
+										     XDP_PASS;
 }
 
 char vk_license[] SEC("license") = "Dual MIT/GPL";
