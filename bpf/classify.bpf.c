@@ -238,7 +238,7 @@ int vk_classify(struct xdp_md *ctx)
 		return judge(ctx);
 	key = queue * VK_CLASS_COUNT + view.class;
 	lane = &vk_lanes[key];
-	checks = vk_guard_checks(view.class);
+	checks = VK_UNLIKELY(vk_guard_any()) ? vk_guard_checks(view.class) : 0;
 	if (VK_UNLIKELY(checks)) {
 		verdict = guard(view.header, end, view.place >> VK_PLACE_SHIFT(family) & 0xff,
 				checks);

@@ -30,6 +30,12 @@ struct vk_lead {
 	struct vk_ext_token token;
 };
 
+/* vk_guard_any says whether anything is asked of any frame; a look before vk_guard_checks. */
+static __always_inline int vk_guard_any(void)
+{
+	return *(volatile const uint32_t *)&vk_guard.checks != 0;
+}
+
 /* vk_guard_checks returns what is asked of a class's frames; 0 = nothing. */
 static __always_inline uint32_t vk_guard_checks(uint32_t class)
 {
