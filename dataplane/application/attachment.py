@@ -9,7 +9,7 @@ returns its result. Time is CLOCK_MONOTONIC in nanoseconds and always an argumen
 from __future__ import annotations
 
 import errno
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,7 +20,8 @@ from valkyrie.dataplane.wire import FIRST_STREAMS, Class, Code, stream_class
 from . import appsocket
 from .events import Events, Incoming, Room, Turn
 from .flow import Flow
-from .message import Batch, Message, batch_of
+from .loan import Buffer, Loan
+from .message import Batch, Message, Placed, batch_of
 from .outgoing import Large, Outgoing, size_of
 from .refusal import (
     ApplicationGoneError,
@@ -206,11 +207,28 @@ class Attachment(Events):
             self._resume(flow)
         return message
 
+    def receive_into(
+        self, flow: Flow, buffer: Buffer, timeout: float | None, now_ns: int
+    ) -> Verb[Placed | None]:
+        """Return the next message, put into a buffer; SmallBufferError if it does not fit."""
+        loan = Loan(flow, buffer)
+        try:
+            return (yield from self._receive(flow, timeout, now_ns, loan.take))
+        finally:
+            loan.end()
+            if flow.ring in self._paused and flow.drained:
+                self._resume(flow)
+
     def receive(self, flow: Flow, timeout: float | None, now_ns: int) -> Verb[Message | None]:
         """Return a stream's next message; None after the last one. TimeoutError when late."""
+        return self._receive(flow, timeout, now_ns, partial(self.take, flow))
+
+    def _receive(
+        self, flow: Flow, timeout: float | None, now_ns: int, take: Callable[[], T | None]
+    ) -> Verb[T | None]:
         deadline_ns = deadline(now_ns, timeout)
         while True:
-            message = self.take(flow)
+            message = take()
             if message is not None:
                 return message
             flow.idle()

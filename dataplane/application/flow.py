@@ -15,7 +15,7 @@ from valkyrie.dataplane._core import ffi, lib
 from valkyrie.dataplane.errors import LocalProtocolError
 from valkyrie.dataplane.wire import Class, Code, Flag, Type
 
-from .fragments import ContradictionError, Fragments, Joined
+from .fragments import ContradictionError, Fragments, Joined, own
 from .message import Batch, Message
 from .refusal import CODE_NAMES, RefusedError, StreamResetError, WouldBlockError
 from .rings import Payload, Rings, span
@@ -117,6 +117,7 @@ class Flow:
         "halting",
         "head",
         "inlet",
+        "lent",
         "number",
         "ordered",
         "outlet",
@@ -181,6 +182,8 @@ class Flow:
         peer's window, less what a message of that size would. Meanwhile fragments give nothing."""
         self.final: int | None = None
         """How many messages there are, once the peer has said so."""
+        self.lent = False
+        """A reader has lent a buffer: the payload of one message in ``queue`` may lie in it."""
         self.queue: deque[Message] = deque()
         self.queue_size = 0
         self.replies: dict[int, Message | None] = {}
@@ -541,6 +544,7 @@ class Flow:
         self.untold += size + _COST
         if self.owed:
             self.untold += self._settle((message,))
+            message = own(message) if self.lent else message
         if self.untold >= _REPORT:
             self.taken(0, 0)
         return message
@@ -558,6 +562,8 @@ class Flow:
         taken = [queue.popleft() for _ in range(min(count_max, len(queue)))]
         size = sum(len(message.payload) for message in taken)
         self.queue_size -= size
+        if self.lent:
+            taken = [own(message) for message in taken]
         self.taken(size + self._settle(taken), len(taken))
         return taken
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from io import BytesIO
+from typing import cast
 
 import msgspec
 
@@ -29,6 +30,7 @@ Up to here that is faster, in memory that is used again and again."""
 _MORE = Fragment.MORE.value
 _CONTINUES = Fragment.CONTINUES.value
 _EOS = Flag.EOS.value
+_ACK = Flag.ACK.value
 
 
 class ContradictionError(Exception):
@@ -46,10 +48,11 @@ class _Run:
         "first",
         "first_open",
         "head",
-        "loose",
+        "lent",
         "parts",
         "size",
         "tail_flags",
+        "written",
     )
 
     def __init__(self, message: Message, mark: int) -> None:
@@ -62,29 +65,59 @@ class _Run:
         self.size = len(message.payload)
         self.due = 0
         self.parts: list[bytes] | None = None if self.first_open else []
-        """The payload from the beginning, if that is here, until ``body`` has it."""
-        self.loose = 0
-        """Bytes of ``parts``."""
+        """The payload from the beginning, if that is here, until ``body`` or ``lent`` has it."""
+        self.written = 0
+        """Bytes of the payload from the beginning."""
         self.body: BytesIO | None = None
+        self.lent: memoryview | None = None
+        """The reader's own buffer, which has them instead."""
         if not self.first_open:
             self.head = msgspec.structs.replace(message, payload=b"")
 
     def write(self, payload: bytes) -> None:
         """Put what comes next behind what there is from the beginning on."""
         assert self.parts is not None
+        end = self.written + len(payload)
+        if self.lent is not None:
+            if end <= len(self.lent):
+                self.lent[self.written : end] = payload
+                self.written = end
+                return
+            self.give_back()
+        self.written = end
         if self.body is not None:
             self.body.write(payload)
             return
         self.parts.append(payload)
-        self.loose += len(payload)
-        if self.loose >= LOOSE_MAX:
+        if self.written >= LOOSE_MAX:
             self.body = BytesIO()
             self.body.writelines(self.parts)
             self.parts.clear()
 
+    def borrow(self, buffer: memoryview) -> None:
+        """Gather the payload in the reader's buffer from now on, if what is here fits."""
+        assert self.parts is not None
+        if self.written > len(buffer):
+            return
+        parts = self.parts if self.body is None else [self.body.getvalue()]
+        self.parts, self.body = [], None
+        self.lent, self.written = buffer, 0
+        for part in parts:
+            self.write(part)
+
+    def give_back(self) -> None:
+        """Gather the payload in memory of its own again."""
+        if self.lent is not None:
+            here = self.lent[: self.written].tobytes()
+            self.lent, self.written = None, 0
+            if here:
+                self.write(here)
+
     def whole(self) -> bytes:
         """Return the payload, once all is here; nothing may be written any more."""
         assert self.parts is not None
+        if self.lent is not None:
+            return cast("bytes", self.lent[: self.written].toreadonly())
         if self.body is None:
             return b"".join(self.parts)
         return self.body.getvalue()  # no copy, as it was never asked for before
@@ -98,10 +131,26 @@ class Joined(msgspec.Struct, frozen=True, gc=False):
     """What its fragments cost the peer's window and is not given back yet."""
 
 
+def own(message: Message) -> Message:
+    """Return a message whose payload does not lie in a buffer that a reader lent."""
+    if type(message.payload) is bytes:
+        return message
+    return msgspec.structs.replace(message, payload=bytes(message.payload))
+
+
 class Fragments:
     """The fragments of a stream that wait for others of their messages."""
 
-    __slots__ = ("_ends", "_firsts", "_payloads", "count", "held", "size")
+    __slots__ = (
+        "_borrower",
+        "_buffer",
+        "_ends",
+        "_firsts",
+        "_payloads",
+        "count",
+        "held",
+        "size",
+    )
 
     def __init__(self) -> None:
         self._firsts: dict[int, _Run] = {}
@@ -110,6 +159,10 @@ class Fragments:
         """Runs that go on, by the sequence that is missing next."""
         self._payloads: dict[int, bytes] = {}
         """Of fragments before which others are missing."""
+        self._buffer: memoryview | None = None
+        """What a reader lent, until a message lies in it."""
+        self._borrower: _Run | None = None
+        """The message that is gathered in it, or was too large for it."""
         self.count = 0
         """Fragments that wait."""
         self.size = 0
@@ -142,6 +195,7 @@ class Fragments:
         self.size += run.size
         self.held += run.size + OVERHEAD
         if run.parts is not None:
+            self._offer(run)
             self._write(run, sequence, run.end)
         if left is not None:
             del self._ends[sequence]
@@ -161,6 +215,26 @@ class Fragments:
         if run.end_open:
             self._ends[run.end] = run
         return None
+
+    def lend(self, buffer: memoryview) -> None:
+        """Have one message, the next that can be, gathered in a reader's buffer."""
+        self._buffer = buffer
+        for run in self._ends.values():
+            if run.parts is not None:
+                self._offer(run)
+
+    def give_back(self) -> None:
+        """Let go of the reader's buffer; nothing of what it has is lost."""
+        if self._borrower is not None:
+            self._borrower.give_back()
+        self._borrower = self._buffer = None
+
+    def _offer(self, run: _Run) -> None:
+        # A reply is for who asked, and not for the reader.
+        if self._buffer is None or self._borrower is not None or run.head.flags & _ACK:
+            return
+        self._borrower = run
+        run.borrow(self._buffer)
 
     def _neighbours(
         self, run: _Run, came: Callable[[int], bool]
@@ -194,6 +268,8 @@ class Fragments:
         self.count -= count
         self.size -= run.size
         self.held -= run.size + count * OVERHEAD
+        if run is self._borrower:
+            self._borrower = self._buffer = None  # it stays as it is until the reader has seen it
         flags = run.head.flags | (run.tail_flags & _EOS)
         message = msgspec.structs.replace(run.head, payload=run.whole(), flags=flags)
         return Joined(message, run.due)

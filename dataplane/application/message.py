@@ -76,6 +76,12 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         return (time.time_ns() if now_ns is None else now_ns) - self.time_ns
 
 
+class Placed(Message, frozen=True, gc=False):
+    """A message that was received into the reader's own buffer; its payload is a view of that."""
+
+    payload: memoryview  # type: ignore[assignment]
+
+
 class Batch:
     """Messages of one stream as they lie in the ring: nothing is copied until you do.
 

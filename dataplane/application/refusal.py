@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from valkyrie.dataplane.errors import ValkyrieError
+from valkyrie.dataplane.errors import LocalProtocolError, ValkyrieError
 from valkyrie.dataplane.wire import Code
 
 CODE_NAMES = {code.value: code.name.lower() for code in Code}
@@ -30,6 +30,18 @@ class WouldBlockError(ValkyrieError, BlockingIOError):
         self.reason = reason
         self.sent = sent
         """Messages of a ``send_many`` that went before there was no room."""
+
+
+class SmallBufferError(LocalProtocolError):
+    """The next message does not fit the buffer given: it waits to be read into a larger one."""
+
+    def __init__(self, size: int, room: int) -> None:
+        super().__init__(
+            f"a message of {size} bytes, and a buffer of {room}: it still waits, receive it into "
+            "a larger one or with recv"
+        )
+        self.size = size
+        """Bytes of the message."""
 
 
 class NodeGoneError(ValkyrieError):
