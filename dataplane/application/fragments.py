@@ -12,7 +12,7 @@ from typing import cast
 
 import msgspec
 
-from valkyrie.dataplane._core import lib
+from valkyrie.dataplane._core import ffi, lib
 from valkyrie.dataplane.wire import Flag, Fragment
 
 from .message import Message
@@ -24,7 +24,7 @@ HELD_MAX = 2 * MESSAGE_MAX
 OVERHEAD = 256
 """What a fragment costs in memory besides its payload, at least."""
 LOOSE_MAX = 16 * 1024 * 1024
-"""Bytes that are joined in one go. What is larger is gathered in a buffer that grows in place:
+"""Bytes that are joined in one go. What is larger is gathered in a buffer that has room for all:
 joining all of it in the end would take as long as receiving it, and nothing is received meanwhile.
 Up to here that is faster, in memory that is used again and again."""
 _MORE = Fragment.MORE.value
@@ -35,6 +35,18 @@ _ACK = Flag.ACK.value
 
 class ContradictionError(Exception):
     """Fragments of a stream do not fit each other, or are more than a stream may have."""
+
+
+def _spacious() -> BytesIO:
+    """Return an empty buffer that takes the largest message, in large pages if there are any.
+
+    Zeros of this size are pages that nobody has touched. The BytesIO is their only owner, so it
+    writes there; and it cuts off in place what was not used.
+    """
+    body = BytesIO(bytes(MESSAGE_MAX))
+    with body.getbuffer() as view:
+        lib.vk_client_spread(ffi.from_buffer(view), len(view))
+    return body
 
 
 class _Run:
@@ -90,7 +102,7 @@ class _Run:
             return
         self.parts.append(payload)
         if self.written >= LOOSE_MAX:
-            self.body = BytesIO()
+            self.body = _spacious()
             self.body.writelines(self.parts)
             self.parts.clear()
 
@@ -99,8 +111,10 @@ class _Run:
         assert self.parts is not None
         if self.written > len(buffer):
             return
-        parts = self.parts if self.body is None else [self.body.getvalue()]
-        self.parts, self.body = [], None
+        parts, self.parts = self.parts, []
+        if self.body is not None:
+            parts = [self.whole()]
+            self.body = None
         self.lent, self.written = buffer, 0
         for part in parts:
             self.write(part)
@@ -120,6 +134,7 @@ class _Run:
             return cast("bytes", self.lent[: self.written].toreadonly())
         if self.body is None:
             return b"".join(self.parts)
+        self.body.truncate()  # behind what was written last
         return self.body.getvalue()  # no copy, as it was never asked for before
 
 

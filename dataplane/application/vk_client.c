@@ -4,7 +4,9 @@
 
 #include <poll.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "vk_bell.h"
 
@@ -361,6 +363,16 @@ int vk_client_receive(struct vk_client *client, uint32_t ring, int64_t flow, int
 	if (found == 0 && gone(client) && !vk_rx_peek(rx, &record, &body))
 		return -ESHUTDOWN;
 	return found < 0 ? found : 0;
+}
+
+void vk_client_spread(void *memory, uint64_t size)
+{
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+	uint64_t skipped = -(uintptr_t)memory & (page - 1);
+
+	if (size <= skipped || size - skipped < page)
+		return;
+	madvise((char *)memory + skipped, (size - skipped) & ~(page - 1), MADV_HUGEPAGE);
 }
 
 void vk_client_rewind(struct vk_client *client, uint32_t ring, uint64_t position)

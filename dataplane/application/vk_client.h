@@ -158,6 +158,11 @@ int vk_client_report(struct vk_client *client, struct vk_inlet *inlet);
 int vk_client_receive(struct vk_client *client, uint32_t ring, int64_t flow, int64_t sequence,
 		      struct vk_entry *entries, uint32_t max);
 
+/* vk_client_spread asks the kernel to lay memory that is filled soon, for a joined message, out in
+ * large pages: it takes less time to give a few of them than thousands of small ones. A kernel that
+ * has none goes on as before. */
+void vk_client_spread(void *memory, uint64_t size);
+
 /* vk_client_rewind makes the record that begins at a position returned as `end` (or where the
  * first received record began) the next to be received again. It must not be released yet. */
 void vk_client_rewind(struct vk_client *client, uint32_t ring, uint64_t position);

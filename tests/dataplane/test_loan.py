@@ -17,6 +17,7 @@ from tests.dataplane.test_flow import Pair, make
 from tests.dataplane.test_fragments import LAST, MIDDLE, MORE, bytes_of, cut, give, piece
 from tests.dataplane.test_node import SOON_S, Nodes, both, opened, until
 from tests.dataplane.test_stream import sync_pair
+from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.application import fragments
 from valkyrie.dataplane.application.loan import Loan
 from valkyrie.dataplane.application.message import Placed
@@ -165,6 +166,16 @@ def test_a_stream_that_is_reset_lets_go_of_the_buffer(pair: Pair) -> None:
     loan.end()
     del loan
     buffer.extend(b"no view of it is left")
+
+
+@pytest.mark.parametrize("begin", [0, 1, 4095, 4096])
+@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 5_000_000])
+def test_large_pages_are_asked_for_wherever_memory_lies_and_change_nothing(
+    begin: int, size: int
+) -> None:
+    memory = bytearray(bytes_of(1, 5_010_000))
+    lib.vk_client_spread(ffi.from_buffer("uint8_t[]", memory) + begin, size)
+    assert memory == bytes_of(1, 5_010_000)
 
 
 # ---- Between applications ----
