@@ -32,6 +32,9 @@ from valkyrie.dataplane.application.stream import SyncStream
 
 Pair = tuple[NodeUnderTest, NodeUnderTest]
 
+LATE = "[session]\nkeepalive_tries = 10\n"
+"""On cores that many share, a worker that was killed is back later than a peer waits by default."""
+
 
 def session(node: NodeUnderTest) -> dict[str, Any]:
     """Return what a node says of its only session."""
@@ -53,7 +56,8 @@ def joined(*nodes: NodeUnderTest) -> bool:
 def pair(lab: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pair]:
     """Two running nodes."""
     path, _, sealed = request.param.partition(" ")
-    nodes = (make_secure_pair if sealed else make_pair)(lab, tmp_path, path=path)
+    make = make_secure_pair if sealed else make_pair
+    nodes = make(lab, tmp_path, path=path, extra=LATE)
     with running(*nodes):
         yield nodes
 
