@@ -26,14 +26,14 @@ EXIT_UNAVAILABLE = 69  # of scripts/vm
 
 
 @pytest.mark.kernels
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(960)
 @pytest.mark.parametrize("series", ["6.1", "6.12"])
 def test_the_essential_path_works_on_kernel(series: str) -> None:
     needs("x86-64", "root", "qemu")
     quiet = ["-q", "--color=no", "-p", "no:cacheprovider", "-m", "not sweep"]
     inner = [sys.executable, "-m", "pytest", *quiet, *SMOKE]
     done = subprocess.run(
-        [ROOT / "scripts" / "vm", series, "--timeout", "540", "--", *inner],
+        [ROOT / "scripts" / "vm", series, "--timeout", "900", "--", *inner],
         cwd=ROOT,
         capture_output=True,
         text=True,
