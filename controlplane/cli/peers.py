@@ -56,7 +56,7 @@ def add(
     """
     from valkyrie.controlplane.config import peerfile
     from valkyrie.controlplane.config import reader as configuration
-    from valkyrie.controlplane.security.fingerprint import parse_fingerprint
+    from valkyrie.dataplane.signing.fingerprint import parse_fingerprint
 
     table: dict[str, str | int | bool | list[str]] = {"name": name, "address": address}
     if fingerprint.startswith("vkid1:"):

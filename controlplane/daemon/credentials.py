@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 from valkyrie.controlplane.config import settings_auth
 from valkyrie.controlplane.config.settings_base import WrongKeyError
 from valkyrie.controlplane.config.settings_security import IDENTITY_FILE
-from valkyrie.controlplane.security.fingerprint import parse_fingerprint
-from valkyrie.controlplane.security.modes import SIGNED, Algorithm, Cipher, Mode, Policy, Rhythm
+from valkyrie.controlplane.security.modes import SIGNED, Cipher, Mode, Policy, Rhythm
 from valkyrie.controlplane.security.revocation import RevocationFile, Revocations
 from valkyrie.controlplane.security.trust import Peer, Pins
 from valkyrie.dataplane.errors import ConfigError
+from valkyrie.dataplane.signing.fingerprint import parse_fingerprint
+from valkyrie.dataplane.signing.signature import Algorithm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,10 +32,10 @@ if TYPE_CHECKING:
     from valkyrie.controlplane.config.settings_peer import Peer as PeerSettings
     from valkyrie.controlplane.config.settings_security import Security
     from valkyrie.controlplane.security.crl import CrlFile, SignedLists
-    from valkyrie.controlplane.security.fingerprint import Fingerprint
     from valkyrie.controlplane.security.identity import Card, Identity
     from valkyrie.controlplane.security.local import Local
     from valkyrie.controlplane.security.tls import TlsCredentials
+    from valkyrie.dataplane.signing.fingerprint import Fingerprint
 
     from .auth import Providers
 

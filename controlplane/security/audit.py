@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from .identity import Card, Identity
-from .modes import Algorithm
+from valkyrie.dataplane.signing.signature import Algorithm
 
 Value = str | int | bool | None
 FIRST = "0" * 64

@@ -83,6 +83,15 @@ class FnDsaKey:
         return signature
 
 
+def holds(public: bytes, signature: bytes, message: bytes, context: bytes) -> bool:
+    """Say whether a signature is of a public key's owner."""
+    try:
+        verify(public, signature, message, context)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
 def verify(public: bytes, signature: bytes, message: bytes, context: bytes) -> None:
     """Raise InvalidSignature unless a signature is of a public key's owner."""
     fn_dsa = _library()

@@ -13,42 +13,31 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey, MLDSA65PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from valkyrie.dataplane.errors import ConfigError
+from valkyrie.dataplane.signing import signature as signing
+from valkyrie.dataplane.signing.fingerprint import Fingerprint
+from valkyrie.dataplane.signing.signature import CONTEXT, Algorithm
 
 from . import fn_dsa
 from .codes import Failure
 from .errors import MisuseError, SecurityError
-from .fingerprint import SIZE, Fingerprint
 from .fn_dsa import FnDsaKey
-from .modes import Algorithm
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
-_LABEL = b"valkyrie identity 1"
-_CONTEXT = b"valkyrie"
-"""Domain of our ML-DSA and FN-DSA signatures (FIPS 204, section 5.2)."""
 _DIGEST_SIZE = 32
 _TEXT_PREFIX = "vkid1:"
 _KEY = struct.Struct(">BH")
 
 
-PUBLIC_SIZES = {
-    Algorithm.ED25519: 32,
-    Algorithm.ML_DSA_65: 1952,
-    Algorithm.FN_DSA_512: fn_dsa.PUBLIC_SIZE,
-}
-SIGNATURE_SIZES = {
-    Algorithm.ED25519: 64,
-    Algorithm.ML_DSA_65: 3309,
-    Algorithm.FN_DSA_512: fn_dsa.SIGNATURE_SIZE,
-}
-"""Bytes: RFC 8032, section 5.1; FIPS 204, table 2."""
+PUBLIC_SIZES = signing.PUBLIC_SIZES | {Algorithm.FN_DSA_512: fn_dsa.PUBLIC_SIZE}
+SIGNATURE_SIZES = signing.SIGNATURE_SIZES | {Algorithm.FN_DSA_512: fn_dsa.SIGNATURE_SIZE}
+"""Bytes."""
 _LONG = (Algorithm.ML_DSA_65, Algorithm.FN_DSA_512)
 """Algorithms whose keys a short card has as digests."""
 _ALWAYS = _LONG[:1]
@@ -80,8 +69,7 @@ class Card:
     def fingerprint(self) -> Fingerprint:
         """The same for the short card and the full one."""
         digests = [self.digests[each] for each in _LONG if each in self.digests]
-        parts = [self.exchange, self.ed25519, *digests]
-        return Fingerprint(hashlib.sha256(_LABEL + b"".join(parts)).digest()[:SIZE])
+        return Fingerprint.of_keys(self.exchange, self.ed25519, digests)
 
     def having(self, signatures: Collection[Algorithm]) -> Card:
         """Return the card with the long keys of these only."""
@@ -138,17 +126,13 @@ class Card:
         key = self.ed25519 if algorithm is Algorithm.ED25519 else self.keys.get(algorithm)
         if key is None:
             raise SecurityError(Failure.MALFORMED, f"the card has no key for {algorithm.name}")
-        try:
-            match algorithm:
-                case Algorithm.ED25519:
-                    Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
-                case Algorithm.ML_DSA_65:
-                    MLDSA65PublicKey.from_public_bytes(key).verify(signature, message, _CONTEXT)
-                case Algorithm.FN_DSA_512:
-                    fn_dsa.verify(key, signature, message, _CONTEXT)
-        except (InvalidSignature, ValueError):
+        if algorithm is Algorithm.FN_DSA_512:
+            right = fn_dsa.holds(key, signature, message, CONTEXT)
+        else:
+            right = signing.holds(algorithm, key, signature, message)
+        if not right:
             what = f"a {algorithm.name} signature does not verify"
-            raise SecurityError(Failure.UNPROVEN, what) from None
+            raise SecurityError(Failure.UNPROVEN, what)
 
 
 def _parts(data: bytes, at: int) -> Iterator[tuple[int, bytes]]:
@@ -218,7 +202,7 @@ class Identity:
             case Algorithm.ED25519:
                 return self.ed25519.sign(message)
             case Algorithm.ML_DSA_65:
-                return self.ml_dsa.sign(message, _CONTEXT)
+                return self.ml_dsa.sign(message, CONTEXT)
             case Algorithm.FN_DSA_512:
                 assert self.fn_dsa is not None, "it is offered by who has it"
-                return self.fn_dsa.sign(message, _CONTEXT)
+                return self.fn_dsa.sign(message, CONTEXT)

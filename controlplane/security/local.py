@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from valkyrie.dataplane.errors import ConfigError
+from valkyrie.dataplane.signing.signature import Algorithm
 
 from .codes import Failure
 from .errors import SecurityError
@@ -18,7 +19,7 @@ from .exchange import (
     TokenExchange,
     token_id,
 )
-from .modes import Algorithm, Mode, NoisePattern, Policy
+from .modes import Mode, NoisePattern, Policy
 from .offer import NONCE_SIZE, Choice, Offer
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from enum import IntEnum
 
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import ConfigError
+from valkyrie.dataplane.signing.signature import Algorithm
 
 _SECOND_NS = 1_000_000_000
 ZERO_TRUST_LIFETIME_NS = 300 * _SECOND_NS
@@ -52,15 +53,6 @@ class Cipher(IntEnum):
 
 
 NOISE_CIPHERS = {Cipher.CHACHA20_POLY1305: "ChaChaPoly", Cipher.AES_256_GCM: "AESGCM"}
-
-
-class Algorithm(IntEnum):
-    """Of a signature; the numbers cross the wire."""
-
-    ED25519 = 1
-    ML_DSA_65 = 2
-    FN_DSA_512 = 3
-    """Only where an optional package is (``fn_dsa.py``)."""
 
 
 SIGNED = frozenset({Mode.POST_QUANTUM, Mode.ZERO_TRUST})

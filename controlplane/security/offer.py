@@ -11,9 +11,11 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from valkyrie.dataplane.signing.signature import Algorithm
+
 from .codes import Failure
 from .errors import SecurityError
-from .modes import SIGNED, Algorithm, Cipher, Mode, NoisePattern
+from .modes import SIGNED, Cipher, Mode, NoisePattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

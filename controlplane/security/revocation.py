@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from valkyrie.dataplane.errors import ConfigError
+from valkyrie.dataplane.signing.fingerprint import Fingerprint, parse_fingerprint
 
 from .codes import Failure
 from .errors import SecurityError
-from .fingerprint import Fingerprint, parse_fingerprint
 from .modes import Mode
 
 if TYPE_CHECKING:

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
+    from valkyrie.dataplane.signing.fingerprint import Fingerprint
+
     from .claim import Claim
-    from .fingerprint import Fingerprint
     from .identity import Card
     from .providers import Verifier
 

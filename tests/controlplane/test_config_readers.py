@@ -20,11 +20,11 @@ from tests.controlplane.security.parties import identity
 from valkyrie.controlplane.broker.messages import Kind, Message
 from valkyrie.controlplane.config import reader as config
 from valkyrie.controlplane.security.certificates import issue, make_root
-from valkyrie.controlplane.security.fingerprint import parse_fingerprint
 from valkyrie.controlplane.security.identity_file import of_pem, to_pem
 from valkyrie.controlplane.security.tls_files import parse_chain
 from valkyrie.controlplane.security.token_file import parse_secrets, to_word
 from valkyrie.dataplane.errors import ConfigError
+from valkyrie.dataplane.signing.fingerprint import parse_fingerprint
 
 CONFIG = b"""
 [node]

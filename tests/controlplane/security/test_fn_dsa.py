@@ -16,9 +16,10 @@ from valkyrie.controlplane.security.codes import Failure
 from valkyrie.controlplane.security.errors import SecurityError
 from valkyrie.controlplane.security.identity import SIGNATURE_SIZES, Card, Identity
 from valkyrie.controlplane.security.identity_file import load_or_make, of_pem, to_pem
-from valkyrie.controlplane.security.modes import Algorithm, Mode, NoisePattern
+from valkyrie.controlplane.security.modes import Mode, NoisePattern
 from valkyrie.controlplane.security.trust import Pins
 from valkyrie.dataplane.errors import ConfigError
+from valkyrie.dataplane.signing.signature import Algorithm
 
 from .parties import Wire, both, code, only, wire
 from .parties import peer as known_peer

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from valkyrie.controlplane.security.codes import Failure
 from valkyrie.controlplane.security.errors import SecurityError
-from valkyrie.controlplane.security.modes import Algorithm, Cipher, Mode, NoisePattern
+from valkyrie.controlplane.security.modes import Cipher, Mode, NoisePattern
 from valkyrie.controlplane.security.offer import EXTRA_MAX, NONCE_SIZE, Choice, Offer, choose
+from valkyrie.dataplane.signing.signature import Algorithm
 
 NONCE = bytes(range(NONCE_SIZE))
 ALL = Offer(NONCE, tuple(Mode), tuple(NoisePattern), tuple(Cipher), tuple(Algorithm))

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import hmac
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from valkyrie.dataplane.errors import ConfigError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_LABEL = b"valkyrie identity 1"
 SIZE = 25
 _GROUP = 5
 _LOOKALIKES = str.maketrans({"0": "o", "1": "l", "8": "b"})
@@ -23,6 +29,12 @@ class Fingerprint:
 
     def __post_init__(self) -> None:
         assert len(self.digest) == SIZE
+
+    @classmethod
+    def of_keys(cls, exchange: bytes, ed25519: bytes, digests: Iterable[bytes]) -> Fingerprint:
+        """Return the fingerprint of an identity: X25519, Ed25519, SHA-256 of each longer key."""
+        parts = b"".join([_LABEL, exchange, ed25519, *digests])
+        return cls(hashlib.sha256(parts).digest()[:SIZE])
 
     def __str__(self) -> str:
         letters = base64.b32encode(self.digest).decode().lower()

@@ -1,0 +1,1 @@
+"""Whose signature something has: fingerprints, Merkle trees, and seals of messages."""
