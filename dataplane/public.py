@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from valkyrie.dataplane.files.filesend import send_file
     from valkyrie.dataplane.files.filestore import Directory, Rules
     from valkyrie.dataplane.files.transfer import TransferError
+    from valkyrie.dataplane.signing.seal import Seal, SealError, verify
     from valkyrie.dataplane.wire import Class, Flag, Type
     from valkyrie.shm import local
 
@@ -51,6 +52,8 @@ __all__ = [
     "PolicyError",
     "RefusedError",
     "Rules",
+    "Seal",
+    "SealError",
     "SmallBufferError",
     "Stream",
     "StreamInUseError",
@@ -70,6 +73,7 @@ __all__ = [
     "prefer_latency",
     "receive_files",
     "send_file",
+    "verify",
 ]
 
 __version__ = version("valkyrie")
@@ -85,6 +89,7 @@ _MODULES = (
     "files.filesend",
     "files.filestore",
     "files.transfer",
+    "signing.seal",
 )
 
 

@@ -356,6 +356,7 @@ def _rule(application: Application, where: str) -> Rule:
             ring_bytes=application.ring_bytes,
             memory_bytes_max=application.memory_bytes_max,
             attachments_max=application.attachments_max,
+            sign=application.sign,
         ),
         whom,
     )

@@ -454,6 +454,15 @@ class Application(Settings, frozen=True, kw_only=True):
             ge=1, le=lib.VK_APPS_MAX, description="Attachments of one user under this rule at once."
         ),
     ] = 4
+    sign: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=100,
+            description="Batches of messages per second that one user may have signed by the"
+            " node's identity, which speaks for the node; 0 = none.",
+        ),
+    ] = 0
 
 
 class OperatorRule(Settings, frozen=True, kw_only=True):

@@ -87,6 +87,12 @@ class Credentials:
         found = assemble(config, local.identity, local.secrets, local.tls, self.providers)
         self.pins.peers, self.peers = found.pins.peers, found.peers
 
+    @property
+    def lasting_identity(self) -> Identity | None:
+        """The node's identity, if it is one that others can know it by."""
+        protected = self.local.policy.modes != {Mode.PLAINTEXT}
+        return self.local.identity if protected else None
+
     def describe(self) -> dict[str, object]:
         """Return what status says of this node's security."""
         modes = self.local.policy.allowed()

@@ -42,6 +42,7 @@ from .appserver import Answer, AppServer, Connection
 from .archive import Archive
 from .auditor import FLUSH_S, Auditor, Opens
 from .credentials import beside
+from .notary import Notary
 from .policy import Grant, Refusal
 from .revoker import Revoker
 from .state import State, get, set_application_name
@@ -215,6 +216,8 @@ class Daemon:
         self.links.observe = self._peer_event
         self.watch = Watch(self)
         self._revoker = self._make_revoker()
+        identity = inherited.credentials.lasting_identity
+        self._notary = Notary(self.config.node.name, identity, self.audit)
         self.links.refused_from = lambda place: self.watch.happened(
             "control_refused", str(place.address)
         )
@@ -433,6 +436,10 @@ class Daemon:
                 return self._listen(connection, request)
             case appsocket.Unlisten():
                 return self._unlisten(connection, request)
+            case appsocket.Sign():
+                return await self._notary.sign(
+                    connection, request, time.monotonic(), time.time_ns()
+                )
             case _:
                 return await administration.answer(self, connection, request)
 

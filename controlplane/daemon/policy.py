@@ -56,6 +56,8 @@ class Grant:
     """Of all rings of one attachment."""
     attachments_max: int
     """At a time, of one user."""
+    sign: int = 0
+    """Batches that the node signs for one user; 0 is none."""
 
     @property
     def class_mask(self) -> int:
@@ -198,6 +200,13 @@ def may_listen(grant: Grant, service: str) -> Refusal | None:
     if _any_matches(grant.listen, service):
         return None
     return Refusal(f"rule '{grant.rule}' does not allow listening on '{service}': see its listen")
+
+
+def may_sign(grant: Grant) -> Refusal | None:
+    """Decide whether the application may have messages signed in the name of the node."""
+    if grant.sign:
+        return None
+    return Refusal(f"rule '{grant.rule}' does not allow signing: see its sign")
 
 
 def may_be_opened(rights: Rights, service: str) -> bool:

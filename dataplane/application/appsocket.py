@@ -47,6 +47,16 @@ class Unlisten(Request):
     service: str
 
 
+class Sign(Request):
+    """Ask for the node's signature under a batch of messages (``dataplane/signing``)."""
+
+    root: bytes
+    """Of the Merkle tree over them."""
+    count: int
+    post_quantum: bool = False
+    """Sign by ML-DSA-65 too."""
+
+
 class Status(Request):
     """*read*: ask for the node's status document."""
 
@@ -90,7 +100,18 @@ class Stop(Request):
 
 
 AnyRequest = (
-    Attach | Connect | Listen | Unlisten | Status | Tune | Kill | Rotate | AddPeer | Upgrade | Stop
+    Attach
+    | Connect
+    | Listen
+    | Unlisten
+    | Sign
+    | Status
+    | Tune
+    | Kill
+    | Rotate
+    | AddPeer
+    | Upgrade
+    | Stop
 )
 
 
@@ -106,6 +127,8 @@ class Reply(msgspec.Struct, omit_defaults=True):
     peer: int = 0
     family: int = 0
     """4 or 6, of the connected peer's address."""
+    attested: bytes = b""
+    """Of Sign: a packed ``Attestation``."""
     document: dict[str, object] = {}
     """Of Status, Tune and Upgrade."""
 

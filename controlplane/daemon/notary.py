@@ -1,0 +1,125 @@
+"""The node's signature under what applications say: who may have it, how often, and on record.
+
+An application sends the root over a batch of messages and never the messages, so that one signature
+is enough for all and the daemon's work does not grow with them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures.thread import ThreadPoolExecutor  # now: a daemon may not read it later
+from typing import TYPE_CHECKING
+
+from valkyrie.dataplane import lib
+from valkyrie.dataplane.application.appsocket import Reply
+from valkyrie.dataplane.signing.merkle import HASH_SIZE
+from valkyrie.dataplane.signing.seal import Attestation
+from valkyrie.dataplane.signing.statement import ALGORITHMS, COUNT_MAX, Statement
+
+from . import policy
+from .appserver import Bucket
+from .policy import Refusal
+
+if TYPE_CHECKING:
+    from valkyrie.controlplane.security.identity import Identity
+    from valkyrie.dataplane.application.appsocket import Sign
+
+    from .appserver import Connection
+    from .auditor import Auditor
+    from .policy import Grant
+
+_WAIT_S_MAX = 1.0
+"""Who would have to wait longer for his turn is refused."""
+_USERS_MAX = 4096
+
+
+class Notary:
+    """Signs for applications with the identity of the node. Times are arguments."""
+
+    def __init__(self, node: str, identity: Identity | None, audit: Auditor) -> None:
+        """``identity`` None: the node has none that anybody could know it by."""
+        self._node = node
+        self._identity = identity
+        self._audit = audit
+        self._buckets: dict[tuple[str, int], Bucket] = {}
+        self._thread = ThreadPoolExecutor(1, "notary")
+
+    async def sign(
+        self, connection: Connection, request: Sign, now_s: float, time_ns: int
+    ) -> Reply:
+        """Answer a request; ``now_s`` is monotonic, ``time_ns`` CLOCK_REALTIME.
+
+        DataPlaneError: what cannot be put on record is not signed.
+        """
+        grant = connection.grant
+        if grant is None or not connection.attached:
+            return Reply(code=lib.VK_CODE_POLICY, message="attach first")
+        if refusal := policy.may_sign(grant):
+            return Reply(code=refusal.code, message=refusal.reason)
+        if len(request.root) != HASH_SIZE or not 0 < request.count <= COUNT_MAX:
+            message = f"a root has {HASH_SIZE} bytes, and a batch 1 to {COUNT_MAX} messages"
+            return Reply(code=lib.VK_CODE_MALFORMED, message=message)
+        if self._identity is None:
+            message = (
+                "a node that is plaintext only has no identity to sign with: see security.modes"
+            )
+            return Reply(code=lib.VK_CODE_POLICY, message=message)
+        wait_s = self._turn(grant, connection.who.uid, now_s)
+        if isinstance(wait_s, Refusal):
+            return Reply(code=wait_s.code, message=wait_s.reason)
+        if wait_s:
+            await asyncio.sleep(wait_s)
+        return Reply(attested=await self._attest(self._identity, connection, request, time_ns))
+
+    def _turn(self, grant: Grant, uid: int, now_s: float) -> float | Refusal:
+        """Return how long to wait until the next signature for a user under a rule."""
+        if len(self._buckets) >= _USERS_MAX:
+            self._buckets.clear()
+        fresh = Bucket(grant.sign, grant.sign, now_s)
+        bucket = self._buckets.setdefault((grant.rule, uid), fresh)
+        wait_s = bucket.take(now_s)
+        if wait_s <= _WAIT_S_MAX:
+            return wait_s
+        bucket.give_back()
+        return Refusal(
+            f"rule '{grant.rule}' allows {grant.sign} signatures per second and user: sign more"
+            " messages at once, or raise sign",
+            lib.VK_CODE_OVERLOAD,
+        )
+
+    async def _attest(
+        self, identity: Identity, connection: Connection, request: Sign, time_ns: int
+    ) -> bytes:
+        assert connection.grant is not None
+        rule, who = connection.grant.rule, connection.who
+        algorithms = ALGORITHMS if request.post_quantum else ALGORITHMS[:1]
+        statement = Statement(
+            self._node, rule, who.uid, time_ns, request.count, request.root, algorithms
+        )
+        self._audit.require(
+            "message.sign",
+            uid=who.uid,
+            pid=who.pid,
+            rule=rule,
+            count=request.count,
+            root=request.root.hex(),
+            time_ns=time_ns,
+        )
+        if request.post_quantum:  # a millisecond or more: others are served meanwhile
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._thread, attest, identity, statement)
+        return attest(identity, statement)
+
+
+def attest(identity: Identity, statement: Statement) -> bytes:
+    """Return the statement with the identity's signatures, packed."""
+    card = identity.card
+    used = statement.algorithms
+    return Attestation(
+        statement,
+        card.exchange,
+        card.ed25519,
+        tuple(card.digests.values()),
+        tuple(identity.sign(each, statement.signed()) for each in used),
+        tuple(card.keys[each] for each in used if each in card.keys),
+    ).pack()
