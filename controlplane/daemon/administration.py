@@ -20,6 +20,8 @@ from . import policy, status
 from .policy import Role
 
 if TYPE_CHECKING:
+    from valkyrie.controlplane.sessions.link import Link
+
     from .appserver import Connection
     from .daemon import Daemon
 
@@ -152,11 +154,17 @@ def _no_session(name: str) -> Reply:
     return Reply(code=lib.VK_CODE_UNREACHABLE, message=message)
 
 
+def _link(daemon: Daemon, index: int) -> Link | None:
+    """Return the session that there is with a peer."""
+    sessions = daemon.links.sessions
+    return sessions.link(index) if index in sessions else None
+
+
 def _kill_session(daemon: Daemon, name: str) -> Reply:
     index = daemon.peers.find(name)
     if index is None:
         return _no_peer(daemon, name)
-    if index not in daemon.links.sessions or daemon.links.sessions[index].link is None:
+    if _link(daemon, index) is None:
         return _no_session(name)
     daemon.links.close(index, lib.VK_CODE_SESSION_CLOSED)
     return Reply(document={"peer": name, "ended": True})
@@ -167,16 +175,15 @@ async def _rotate_session(daemon: Daemon, name: str) -> Reply:
     index = daemon.peers.find(name)
     if index is None:
         return _no_peer(daemon, name)
-    if index not in daemon.links.sessions or daemon.links.sessions[index].link is None:
+    before = _link(daemon, index)
+    if before is None:
         return _no_session(name)
-    session = daemon.links.sessions[index]
-    before = session.link
     daemon.links.renew(index)
     for _ in range(_ROTATED_TRIES):
-        if session.link is not before:
+        if _link(daemon, index) is not before:
             break
         await asyncio.sleep(_TUNED_TRY_S)
-    link = session.link
+    link = _link(daemon, index)
     if link is None:
         return _no_session(name)
     document: dict[str, object] = {"peer": name, "rotated": link is not before}

@@ -138,6 +138,11 @@ class Issuer:
         self.classes = classes
         """Whose frames need a token: bit enum vk_class."""
 
+    @property
+    def wanted(self) -> int:
+        """Whose frames can have a token: bit enum vk_class."""
+        return self.classes if self._mint.ready else 0
+
     def grant(self, session: int, address: Address, now_ns: int) -> Grant:
         """Return what the peer of a session is to be told."""
         if not self.classes or not self._mint.ready:
@@ -154,7 +159,6 @@ class Issuer:
 
     def owed(self, had: Grant | None, address: Address, now_ns: int) -> bool:
         """Say whether the peer of a session, who has taken ``had``, is to be told something."""
-        wanted = self.classes if self._mint.ready else 0
         if had is None or not had.told.classes:
-            return bool(wanted)
-        return had.told.classes != wanted or had.address != address or now_ns >= had.renew_ns
+            return bool(self.wanted)
+        return had.told.classes != self.wanted or had.address != address or now_ns >= had.renew_ns

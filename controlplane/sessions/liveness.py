@@ -73,6 +73,11 @@ class Liveness:
             self.heard_ns = now_ns
             self._asked = 0
 
+    @property
+    def expecting(self) -> bool:
+        """Whether anything is lost if the peer is dead."""
+        return self._expecting
+
     def wait(self, now_ns: int) -> None:
         """Forget that questions found no answer, and begin to ask again."""
         self._asked = 0

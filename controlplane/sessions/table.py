@@ -2,6 +2,9 @@
 
 Sans-IO like ``session.py``. What asks for a session goes to the Door, which keeps nothing before a
 cookie has come back, and reaches the session only when the peer has proven who it is.
+
+What time costs depends on how many sessions have something to do, not on how many there are: one
+that nobody has touched sleeps until its own deadline.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from valkyrie.dataplane.control import (
 )
 from valkyrie.dataplane.wire import Type
 
+from .agenda import Agenda
 from .link import Event, Joined, Link, Refused, Terms
 from .session import Session, spoken
 
@@ -114,6 +118,17 @@ class Sessions:
         self._rows: dict[int, _Row] = {}
         self._places: dict[Address, int] = {}
         self._names: dict[str, int] = {}
+        self._challenges: dict[tuple[Place, int], int] = {}
+        """Who is asked whether it is at a place, by that and the question's token."""
+        self._agenda = Agenda()
+        """When sessions are to be advanced that nobody has touched since they were last."""
+        self._touched: set[int] = set()
+        """Sessions that may have changed: their deadlines are not known, and they are advanced next
+        whatever these are."""
+        self.renewing: set[int] = set()
+        """Peers with a session, and asked for another one."""
+        self._wanted: tuple[Issuer | None, int] = None, 0
+        """Who said last which tokens peers get, and what."""
         self._messages: list[tuple[int, Place, bytes]] = []
         self._events: list[tuple[int, Event | Moved]] = []
         self.issuer: Issuer | None = None
@@ -127,6 +142,7 @@ class Sessions:
         self._rows[index] = _Row(session, place)
         self._places[place.address] = index
         self._names[peer.name] = index
+        self._touched.add(index)
         return session
 
     def _issue(self, index: int, local: int, had: Grant | None, now_ns: int) -> Grant | None:
@@ -151,11 +167,21 @@ class Sessions:
 
     def restore(self, index: int, link: Link, now_ns: int) -> None:
         """Take over a session that an earlier daemon made."""
-        self._rows[index].session.restore(link, now_ns)
+        self[index].restore(link, now_ns)
         self._rows[index].proven = True
 
     def __getitem__(self, index: int) -> Session:
-        return self._rows[index].session
+        """Return a session that may be changed until the next ``advance``, and then is not kept.
+
+        Whoever only wants to look takes ``link``: it costs the session no turn.
+        """
+        session = self._rows[index].session
+        self._touched.add(index)
+        return session
+
+    def link(self, index: int) -> Link | None:
+        """Return the session that there is with a peer, to look at."""
+        return self._rows[index].session.link
 
     def __contains__(self, index: int) -> bool:
         return index in self._rows
@@ -189,7 +215,7 @@ class Sessions:
         elif isinstance(message, Message) and self._is_for_door(index, message):
             self._ask_door(index, place, message, now_ns)
         else:
-            self._rows[index].session.receive(message, now_ns)
+            self[index].receive(message, now_ns)
             self._collect(index)
 
     def _is_for_door(self, index: int, message: Message) -> bool:
@@ -240,7 +266,7 @@ class Sessions:
 
     def _answer(self, peer: Peer | None, choice: Choice, terms: bytes, now_ns: int) -> bytes:
         assert peer is not None
-        return self._rows[self._names[peer.name]].session.answer(choice, terms, now_ns)
+        return self[self._names[peer.name]].answer(choice, terms, now_ns)
 
     def _collect_door(self, now_ns: int) -> None:
         while (found := self._door.next_event()) is not None:
@@ -250,10 +276,10 @@ class Sessions:
             place, row = Place.parse(source), self._rows[index]
             row.proven |= place.address == row.place.address  # our cookie came back from there
             if not isinstance(event, Established):
-                row.session.failed(event.code)
+                self[index].failed(event.code)
                 self._events.append((index, Refused(event.code, event.reason)))
                 continue
-            row.session.accepted(event, now_ns)
+            self[index].accepted(event, now_ns)
             if place != row.place and self._places.get(place.address) == index:
                 self._move(index, place)
             self._collect(index)
@@ -264,32 +290,65 @@ class Sessions:
 
     def renew(self, index: int, now_ns: int) -> None:
         """Make the session with a peer anew, with new keys."""
-        self._rows[index].session.renew(now_ns)
+        self[index].renew(now_ns)
         self._collect(index)
 
     def want(self, index: int, now_ns: int) -> None:
         """Have a session with a peer."""
-        self._rows[index].session.want(now_ns)
+        self[index].want(now_ns)
         self._collect(index)
 
     def close(self, index: int, code: int, now_ns: int) -> None:
         """Leave the session with a peer."""
-        self._rows[index].session.close(code, now_ns)
+        self[index].close(code, now_ns)
         self._collect(index)
+
+    def look(self, index: int, now_ns: int, *, heard_ns: int, expecting: bool) -> None:
+        """Say when a frame of a session last came, and whether anything would be lost with it.
+
+        Costs the session a turn only when something begins or ends to be at stake: a sign of life
+        puts off what is due, so it is enough to find that out when it would have been.
+        """
+        session = self._rows[index].session
+        if session.link is None:
+            return
+        if heard_ns > session.link.since_ns:
+            session.hear(heard_ns)
+        if expecting is not session.liveness.expecting:
+            self[index].expect(now_ns, expecting=expecting)
 
     def advance(self, now_ns: int) -> None:
         """Do what is due."""
-        for index, row in self._rows.items():
-            row.session.advance(now_ns)
+        self._follow_issuer()
+        due, self._touched = self._agenda.take(now_ns) | self._touched, set()
+        for index in sorted(due):
+            self._rows[index].session.advance(now_ns)
             self._collect(index)
+            self._schedule(index)
         self._door.advance(now_ns)
         self._collect_door(now_ns)
 
+    def _follow_issuer(self) -> None:
+        """Let all see whether they are to tell their peers of tokens, when what is told changes."""
+        wanted = self.issuer, self.issuer.wanted if self.issuer is not None else 0
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self._touched.update(self._rows)
+
+    def _schedule(self, index: int) -> None:
+        session = self._rows[index].session
+        self._agenda.put(index, session.deadline_ns())
+        if session.link is not None and session.attempt is not None:
+            self.renewing.add(index)
+        else:
+            self.renewing.discard(index)
+
     def deadline_ns(self) -> int | None:
         """Return when ``advance`` is due."""
-        found = [row.session.deadline_ns() for row in self._rows.values()]
-        due = (each for each in (*found, self._door.timer()) if each is not None)
-        return min(due, default=None)
+        for index in self._touched:
+            self._schedule(index)
+        found = self._agenda.first_ns(), self._door.timer()
+        return min((each for each in found if each is not None), default=None)
 
     # ---- A peer that has moved ----
 
@@ -305,31 +364,39 @@ class Sessions:
             self.refused["address taken"] += 1
             return
         token = int.from_bytes(self._entropy(8), "big")
+        self._forget_challenge(row)
         row.challenge = _Challenge(place, token, now_ns)
+        self._challenges[place, token] = index
         question = row.session.link.protection.prove(Ping(token))
         self._messages.append((index, place, question.pack()))
 
     def _answers_challenge(self, place: Place, message: Pong, now_ns: int) -> bool:
-        for index, row in self._rows.items():
-            asked = row.challenge
-            if asked is None or (asked.place, asked.token) != (place, message.token):
-                continue
-            link = row.session.link
-            if link is None or not link.protection.proves(message):
-                self.refused["unproven pong"] += 1
-                return True
-            row.challenge = None
-            if now_ns <= asked.began_ns + _MOVE_NS:
-                row.session.hear(now_ns)
-                self._move(index, place)
+        index = self._challenges.get((place, message.token))
+        if index is None:
+            return False
+        row = self._rows[index]
+        asked, link = row.challenge, row.session.link
+        assert asked is not None
+        if link is None or not link.protection.proves(message):
+            self.refused["unproven pong"] += 1
             return True
-        return False
+        self._forget_challenge(row)
+        if now_ns <= asked.began_ns + _MOVE_NS:
+            self[index].hear(now_ns)
+            self._move(index, place)
+        return True
+
+    def _forget_challenge(self, row: _Row) -> None:
+        if row.challenge is not None:
+            self._challenges.pop((row.challenge.place, row.challenge.token), None)
+            row.challenge = None
 
     def _move(self, index: int, place: Place) -> None:
         row = self._rows[index]
         self._places.pop(row.place.address, None)
         self._places[place.address] = index
         row.place, row.proven = place, True
+        self._touched.add(index)  # its token is for where it was
         self._events.append((index, Moved(place)))
 
     # ---- Outputs ----

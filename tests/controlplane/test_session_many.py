@@ -1,0 +1,154 @@
+"""Many peers: time costs what is due, and nothing that is due is forgotten."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+
+from tests.controlplane.meeting import MS, SECOND, local_of
+from tests.controlplane.security.parties import only, peer
+from tests.controlplane.security.test_token import DATA, Node
+from valkyrie.controlplane.security.modes import Mode
+from valkyrie.controlplane.sessions.link import Left, Link, Terms
+from valkyrie.controlplane.sessions.liveness import Patience
+from valkyrie.controlplane.sessions.session import Session
+from valkyrie.controlplane.sessions.table import Place, Sessions
+from valkyrie.dataplane import lib
+from valkyrie.dataplane.control import Limits, Ping, Pong, parse_control
+from valkyrie.dataplane.wire import Code
+
+PEERS = 200
+QUIET = Terms(Limits(), Patience(100 * MS), eager=False)
+
+
+@pytest.fixture(name="turns")
+def _turns(monkeypatch: pytest.MonkeyPatch) -> Counter[Session]:
+    """How often each session was advanced."""
+    turns, advance = Counter[Session](), Session.advance
+
+    def counted(session: Session, now_ns: int) -> None:
+        turns[session] += 1
+        advance(session, now_ns)
+
+    monkeypatch.setattr(Session, "advance", counted)
+    return turns
+
+
+@pytest.fixture(name="sessions")
+def _sessions(turns: Counter[Session]) -> Sessions:
+    """A node in a session with each of its peers, which have been quiet since."""
+    local = local_of("alice", only(Mode.PLAINTEXT), knows="bob")
+    sessions = Sessions(1, local, random.Random(1).randbytes)
+    for index in range(PEERS):
+        known = replace(peer("bob"), name=f"peer{index}")
+        sessions.add(index, place(index), known, QUIET, 0)
+        sessions.restore(index, Link(index + 1, index + 1, 7, Limits(), 0), 0)
+    sessions.advance(1)
+    turns.clear()
+    return sessions
+
+
+def place(index: int) -> Place:
+    return Place(ip_address("10.0.0.1") + index, lib.VK_PORT)
+
+
+def test_quiet_sessions_are_left_alone(sessions: Sessions, turns: Counter[Session]) -> None:
+    assert sessions.deadline_ns() is None
+    for tick in range(100):
+        now_ns = SECOND + tick * 50 * MS
+        for index in range(PEERS):
+            sessions.look(index, now_ns, heard_ns=now_ns - MS, expecting=False)
+        sessions.advance(now_ns)
+    assert not turns
+    assert sessions[0].liveness.heard_ns == now_ns - MS
+
+
+def test_of_many_peers_the_one_with_streams_is_missed_as_soon_as_of_one(
+    sessions: Sessions, turns: Counter[Session]
+) -> None:
+    sessions.look(7, SECOND, heard_ns=SECOND, expecting=True)
+    asked, now_ns = [], SECOND
+    while (due_ns := sessions.deadline_ns()) is not None and now_ns < 3 * SECOND:
+        now_ns = max(due_ns, now_ns)
+        sessions.advance(now_ns)
+        asked += [(index, now_ns) for index, _, _ in sessions.take_messages()]
+    interval_ns, tries = QUIET.patience.interval_ns, QUIET.patience.tries
+    assert asked == [(7, SECOND + each * interval_ns) for each in range(1, tries + 1)]
+    assert sessions.take_events() == [(7, Left(Code.UNREACHABLE))]
+    assert now_ns == SECOND + (tries + 1) * interval_ns
+    assert set(turns) == {sessions[7]}
+
+
+def test_signs_of_life_put_off_when_a_peer_is_asked(
+    sessions: Sessions, turns: Counter[Session]
+) -> None:
+    for tick in range(1, 200):
+        now_ns = tick * 50 * MS
+        sessions.look(7, now_ns, heard_ns=now_ns, expecting=True)
+        sessions.advance(now_ns)
+    assert not sessions.take_messages()
+    assert turns.total() < 110, "once an interval, not once a tick"
+    sessions.look(7, now_ns, heard_ns=now_ns, expecting=False)
+    sessions.advance(now_ns)
+    assert sessions.deadline_ns() is None
+
+
+def test_a_session_that_somebody_changes_has_its_turn(
+    sessions: Sessions, turns: Counter[Session]
+) -> None:
+    session = sessions[3]
+    session.terms = replace(session.terms, eager=True)
+    sessions.close(3, Code.SESSION_CLOSED, SECOND)
+    sessions.take_messages()
+    due_ns = sessions.deadline_ns()
+    assert due_ns == SECOND + QUIET.again_ns
+    sessions.advance(due_ns - 1)
+    assert not sessions.take_messages()
+    sessions.advance(due_ns)
+    assert [index for index, _, _ in sessions.take_messages()] == [3]
+    assert set(turns) == {session}
+
+
+def test_all_are_told_when_other_classes_want_tokens(
+    sessions: Sessions, turns: Counter[Session]
+) -> None:
+    node = Node(SECOND)
+    node.issuer.classes = 0
+    node.pass_time(0)
+    sessions.issuer = node.issuer
+    sessions.advance(SECOND)
+    turns.clear()
+    sessions.advance(SECOND + MS)
+    assert not sessions.take_messages()
+    assert not turns
+    node.issuer.classes = DATA
+    sessions.advance(SECOND + 2 * MS)
+    told = [index for index, _, data in sessions.take_messages() if _tells(data)]
+    assert told == list(range(PEERS))
+
+
+def _tells(data: bytes) -> bool:
+    message = parse_control(data)
+    return isinstance(message, Ping) and message.option(lib.VK_OPTION_TOKEN) is not None
+
+
+def test_every_peer_that_has_moved_is_found_by_its_own_answer(sessions: Sessions) -> None:
+    for index in range(PEERS):
+        sessions.found_at(index, place(index + PEERS), SECOND)
+    asked = [(index, parse_control(data)) for index, _, data in sessions.take_messages()]
+    assert len(asked) == PEERS
+    for index, question in reversed(asked):
+        assert isinstance(question, Ping)
+        other = place((index + 1) % PEERS + PEERS)
+        sessions.receive(other, _pong(question), SECOND + MS)
+        assert sessions.place(index) == place(index), "another one's answer"
+        sessions.receive(place(index + PEERS), _pong(question), SECOND + MS)
+        assert sessions.place(index) == place(index + PEERS)
+
+
+def _pong(question: Ping) -> bytes:
+    return Pong(question.token).pack()
