@@ -19,6 +19,7 @@ from valkyrie.dataplane.wire import Code
 
 from .link import Asked, Joined, Left, Refused, Terms
 from .liveness import Patience
+from .rounds import Rounds
 from .session import Session, State
 from .table import Moved, Place, Sessions
 
@@ -42,7 +43,7 @@ log = logging.getLogger("valkyrie")
 
 _MS = 1_000_000
 _TICK_NS = 50 * _MS
-"""How often is looked whether a peer was heard, and whether anything is at stake."""
+"""How often is looked whether a peer was heard, and whether anything is at stake: see Rounds."""
 _REFUSE_NS = 200 * _MS
 """After a session ended, streams that wait for it are refused for this long."""
 _ERASE_NS = 1_000 * _MS
@@ -87,6 +88,7 @@ class Links:
         timing = Timing(give_up_ns=config.session.handshake_ms * _MS)
         incarnation = rows.incarnation(os.urandom)
         self.sessions = Sessions(incarnation, credentials.local, os.urandom, timing)
+        self._rounds = Rounds(_TICK_NS)
         self._known = 0
         self.add(config, credentials.peers)
         self.observe: Callable[[int, Event | Moved], None] = lambda _index, _event: None
@@ -109,9 +111,11 @@ class Links:
                 continue
             terms = self._terms(config.peers[index], wan=False)
             self.sessions.add(index, rows.place(index), peer, terms, now_ns)
+            self._rounds.add(index)
             if link := rows.link(index):
                 self.sessions.restore(index, self._adopted(index, link), now_ns)
                 self._erasing[index] = now_ns + _ERASE_NS
+                self._rounds.warm(index, now_ns)
                 self._peers.limit(index, link.limits.payload_max)
             else:
                 rows.wait(index)
@@ -149,7 +153,8 @@ class Links:
             self.sessions.advance(now_ns)
             self._settle()
             due_ns = self.sessions.deadline_ns()
-            left_ns = _TICK_NS if due_ns is None else min(max(due_ns - now_ns, 0), _TICK_NS)
+            look_ns = self._rounds.next_ns
+            left_ns = (look_ns if due_ns is None else min(due_ns, look_ns)) - now_ns
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stir.wait(), max(left_ns, _MS) / 1e9)
 
@@ -181,7 +186,9 @@ class Links:
     def want(self, index: int) -> None:
         """Have a session with a peer that somebody wants to talk to."""
         if index in self.sessions:
-            self.sessions.want(index, time.monotonic_ns())
+            now_ns = time.monotonic_ns()
+            self._rounds.warm(index, now_ns)
+            self.sessions.want(index, now_ns)
             self._settle()
             self._stir.set()
 
@@ -218,15 +225,19 @@ class Links:
         self._stir.set()
 
     def _look(self, now_ns: int) -> None:
-        for index in self.sessions:
+        for index in self.sessions.renewing:
+            self._rounds.warm(index, now_ns)
+        for index in self._rounds.turn(now_ns):
+            link = self.sessions.link(index)
+            if link is None:
+                continue
             seen = self._work.packets[index]
-            session = self.sessions[index]
-            if session.link is not None:
-                if seen.heard_ns > session.link.since_ns:
-                    session.hear(seen.heard_ns)
-                session.expect(now_ns, expecting=bool(seen.streams or seen.flying))
-                if max(self._epochs(index, session.link)) >= _EPOCHS_RENEW:
-                    self.sessions.renew(index, now_ns)
+            at_stake = bool(seen.streams or seen.flying)
+            if at_stake:
+                self._rounds.warm(index, now_ns)
+            self.sessions.look(index, now_ns, heard_ns=seen.heard_ns, expecting=at_stake)
+            if max(self._epochs(index, link)) >= _EPOCHS_RENEW:
+                self.sessions.renew(index, now_ns)
         self._erase(now_ns)
         for index, until_ns in list(self._refusing.items()):
             if now_ns >= until_ns:
@@ -259,6 +270,7 @@ class Links:
                 continue
             if isinstance(event, Joined):
                 self._refusing.pop(index, None)
+                self._rounds.warm(index, event.link.since_ns)
                 self._join(index, event)
                 self._peers.limit(index, event.link.limits.payload_max)
                 self._say(index, "started anew" if event.lost else "has joined")
