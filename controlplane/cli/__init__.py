@@ -27,6 +27,7 @@ def build() -> App:
         node,
         peers,
         pipes,
+        seals,
         sessions,
         tools,
     )
@@ -51,6 +52,8 @@ def build() -> App:
         pipes.recv,
         files.cp,
         files.receive_files,
+        seals.sign,
+        seals.verify,
         node.tune,
         node.upgrade,
         node.stop,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import secrets
 from dataclasses import replace
@@ -18,6 +19,7 @@ from tests.controlplane.test_auditor import log_of, records
 from tests.controlplane.test_policy import GRANT
 from tests.lab import Lab, wait_until
 from tests.nodes import EVERYTHING, NodeUnderTest, make_secure_pair, running
+from valkyrie.controlplane.cli import run
 from valkyrie.controlplane.config.reader import parse, rules
 from valkyrie.controlplane.daemon.appserver import Connection, Credentials
 from valkyrie.controlplane.daemon.auditor import Auditor
@@ -193,6 +195,30 @@ async def test_seals_are_made_from_asyncio_as_well(lab: Lab, tmp_path: Path) -> 
             batches = await asyncio.gather(*(node.sign([b"x", b"%d" % i]) for i in range(5)))
     for i, seals in enumerate(batches):
         assert valkyrie.verify(b"%d" % i, seals[1], known).count == 2
+
+
+def test_files_are_signed_and_verified_from_the_command_line(
+    lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = make_secure_pair(lab, tmp_path, policy=EVERYTHING + "sign = 10\n")
+    known = [str(load_or_make(tmp_path / f"{name}.key")[0].card.fingerprint) for name in "ab"]
+    report, empty = tmp_path / "report", tmp_path / "empty"
+    report.write_bytes(b"all is well")
+    empty.write_bytes(b"")
+    with running(a, b):
+        assert run(["sign", str(report), str(empty), "--node", a.socket, "--post-quantum"]) == 0
+        assert run(["sign", str(tmp_path / "none"), "--node", a.socket]) == 1
+    capsys.readouterr()
+    for path in (report, empty):
+        assert run(["verify", str(path), known[0], "--post-quantum", "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["node"] == a.name
+        assert found["signatures"] == "ed25519 ml_dsa_65"
+    assert run(["verify", str(report), known[1]]) == 1
+    assert "another node" in capsys.readouterr().err
+    assert run(["verify", str(report), known[0], "--seal", f"{empty}.seal"]) == 1
+    assert "something else" in capsys.readouterr().err
+    assert run(["verify", str(report), "nobody"]) == 2
 
 
 def answers(node: NodeUnderTest) -> int:
