@@ -23,10 +23,11 @@ HELD_MAX = 2 * MESSAGE_MAX
 """Bytes of fragments, and what they cost besides, that wait on one stream for others."""
 OVERHEAD = 256
 """What a fragment costs in memory besides its payload, at least."""
-LOOSE_MAX = 16 * 1024 * 1024
+LOOSE_MAX = 4 * 1024 * 1024
 """Bytes that are joined in one go. What is larger is gathered in a buffer that has room for all:
 joining all of it in the end would take as long as receiving it, and nothing is received meanwhile.
-Up to here that is faster, in memory that is used again and again."""
+Up to here that is faster, in memory that is used again and again. An allocator keeps only so much
+of that: from 16 MiB of pieces it gave all back and asked for it again, message by message."""
 _MORE = Fragment.MORE.value
 _CONTINUES = Fragment.CONTINUES.value
 _EOS = Flag.EOS.value
@@ -101,7 +102,7 @@ class _Run:
             self.body.write(payload)
             return
         self.parts.append(payload)
-        if self.written >= LOOSE_MAX:
+        if self.written > LOOSE_MAX:
             self.body = _spacious()
             self.body.writelines(self.parts)
             self.parts.clear()
