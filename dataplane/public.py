@@ -79,9 +79,9 @@ __all__ = [
 __version__ = version("valkyrie")
 
 _MODULES = (
+    "application.message",  # first: what signing takes has the same name in application.node
     "application.node",
     "application.stream",
-    "application.message",
     "application.refusal",
     "errors",
     "wire",
