@@ -208,7 +208,7 @@ class Stream(StreamFace[AsyncDriver]):
     ) -> Placed | None:
         """Return the next message, put into a buffer of yours; its payload is a view of that.
 
-        Above 64 KiB this is much faster than ``recv`` if the buffer is used again and again. A
+        Above 4 MiB this costs less time than ``recv`` if the buffer is used again and again. A
         message that does not fit raises SmallBufferError, which has its ``size``, and still waits.
         Until this returns the buffer is the stream's; one such call at a time.
         """
