@@ -16,8 +16,7 @@ NEVER = 2**64 - 1
 
 def controllers() -> tuple[Any, Any]:
     """Return (ffi, lib) of the controllers and of the bottleneck."""
-    rig = "tests/dataplane/bottleneck"
-    return library(f"{rig}.h", f"{rig}.c", *CONGESTION)
+    return library("bottleneck.h", "bottleneck.c", *CONGESTION)
 
 
 class Sender:
