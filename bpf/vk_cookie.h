@@ -7,10 +7,11 @@
 #include "vk_guard.h"
 
 /* vk_type_proves says whether a frame of the control class repeats a cookie that its receiver has
- * given. AUTH_FAILURE does, too, from one side, and cannot be told from the other side's. */
+ * given. AUTH_FAILURE does, too, from one side, and cannot be told from the other side's; nor can
+ * AUTH_RESPONSE from one that proves a session anew, which has no cookie. */
 static __always_inline int vk_type_proves(uint32_t type)
 {
-	return type == VK_NEGOTIATE || type == VK_KEY_EXCHANGE || type == VK_AUTH_RESPONSE;
+	return type == VK_NEGOTIATE || type == VK_KEY_EXCHANGE;
 }
 
 /* vk_guard_cookie checks a cookie against its frame's source, the cheapest first; the port is in

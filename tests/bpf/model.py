@@ -190,7 +190,7 @@ def mapped(source: str) -> bytes:
 
 def cookie(data: bytes, source: str, port: bytes, demands: Demands) -> None:
     """End the matter when a frame of a handshake lacks the cookie of its source."""
-    if data[3] not in (0x07, 0x14, 0x11):  # NEGOTIATE, KEY_EXCHANGE, AUTH_RESPONSE
+    if data[3] not in (0x07, 0x14):  # NEGOTIATE, KEY_EXCHANGE
         return
     if data[7] or _number(data[12:16]) < 28:
         raise Ended("drop_cookie_missing")

@@ -71,8 +71,8 @@ ROWS: list[tuple[int, bytes, str]] = [
     # let in
     (1, packet(NEGOTIATE, cookie()), "steer"),
     (2, packet(EXCHANGE, cookie()), "steer"),
-    (3, packet(RESPONSE, cookie()), "steer"),
-    (4, packet(RESPONSE, cookie(6)), "steer"),  # the generation before
+    (3, packet(RESPONSE, bytes(16)), "steer"),
+    (4, packet(EXCHANGE, cookie(6)), "steer"),  # the generation before
     (5, packet(NEGOTIATE, cookie(source=A6), source=str(A6)), "steer"),
     (6, packet(EXCHANGE, cookie(expiry=0xFFFFFFFF)), "steer"),
     (7, packet(EXCHANGE, cookie(), cut=7), "steer"),  # a head and no body: for the daemon to say
@@ -94,7 +94,7 @@ ROWS: list[tuple[int, bytes, str]] = [
     (40, packet(NEGOTIATE, bytes(16)), "drop_cookie_generation"),
     (41, packet(NEGOTIATE, cookie(5)), "drop_cookie_generation"),
     (42, packet(NEGOTIATE, cookie(8)), "drop_cookie_generation"),
-    (43, packet(RESPONSE, cookie(7 + 2**15)), "drop_cookie_generation"),
+    (43, packet(EXCHANGE, cookie(7 + 2**15)), "drop_cookie_generation"),
     # too late
     (50, packet(NEGOTIATE, cookie(expiry=NOW)), "drop_cookie_expired"),
     (51, packet(NEGOTIATE, cookie(expiry=0)), "drop_cookie_expired"),
