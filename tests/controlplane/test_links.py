@@ -148,9 +148,11 @@ def test_a_node_that_was_killed_and_started_anew_is_found_out_by_the_next_messag
 
 
 def kill(node: NodeUnderTest) -> None:
-    """Kill a node with all its processes."""
+    """Kill a node with all its processes, before any of them can say that others are gone."""
     assert node.process is not None
     family = node.children()
+    for process in family:
+        process.suspend()
     node.process.kill()
     node.process.wait()
     for process in family:
