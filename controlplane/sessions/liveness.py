@@ -58,7 +58,7 @@ class Verdict(Enum):
 
 
 class Liveness:
-    """The questions to one peer. ``jitter`` is a number from 0 to 1, for each question."""
+    """The questions to one peer, each with a number from 0 to 1 that spreads the next silence."""
 
     def __init__(self, patience: Patience, now_ns: int) -> None:
         self.patience = patience
@@ -66,6 +66,7 @@ class Liveness:
         self._asked = 0
         self._due_ns = now_ns
         self._expecting = False
+        self._jitter = 0.5
 
     def hear(self, now_ns: int) -> None:
         """Note a sign of life; one that is older than the last changes nothing."""
@@ -90,17 +91,17 @@ class Liveness:
             self._due_ns = now_ns
         self._expecting = expecting
 
-    def _interval_ns(self, jitter: float) -> int:
+    def _interval_ns(self) -> int:
         if not self.patience.wan:
             return self.patience.interval_ns
-        return int(self.patience.interval_ns * (1 - WAN_JITTER + 2 * WAN_JITTER * jitter))
+        return int(self.patience.interval_ns * (1 - WAN_JITTER + 2 * WAN_JITTER * self._jitter))
 
     def look(self, now_ns: int, jitter: float = 0.5) -> Verdict:
         """Return what is due; ASK counts as asked."""
         if not self._expecting:
             return Verdict.NOTHING
         if not self._asked:
-            due_ns = max(self.heard_ns + self._interval_ns(jitter), self._due_ns)
+            due_ns = max(self.heard_ns + self._interval_ns(), self._due_ns)
         else:
             due_ns = self._due_ns
         if now_ns < due_ns:
@@ -108,6 +109,7 @@ class Liveness:
         if self._asked == self.patience.tries:
             return Verdict.DEAD
         self._asked += 1
+        self._jitter = jitter
         again_ns = self.patience.interval_ns
         if self.patience.wan:
             again_ns = max(min(again_ns, _WAN_AGAIN_NS), _WAN_AGAIN_MIN_NS)
@@ -120,7 +122,7 @@ class Liveness:
             return None
         if self._asked:
             return self._due_ns
-        return max(self.heard_ns + self._interval_ns(0.0), self._due_ns)
+        return max(self.heard_ns + self._interval_ns(), self._due_ns)
 
 
 class Questions:

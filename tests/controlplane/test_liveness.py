@@ -64,3 +64,22 @@ def test_a_peer_in_a_hurry_does_not_make_a_wan_seem_dead() -> None:
     asked = [now for now, verdict in looks if verdict is not Verdict.NOTHING]
     assert [now - asked[0] for now in asked] == [0, second, 2 * second]
     assert live.look(asked[0] + 3 * second) is Verdict.DEAD
+
+
+def test_questions_over_a_wan_are_spread_and_come_when_they_were_announced() -> None:
+    second = 1_000_000_000
+    live = Liveness(Patience(20 * second, wan=True), 0)
+    live.expect(0, expecting=True)
+    silences = set()
+    now = 0
+    for number in range(11):
+        due = live.deadline_ns()
+        assert due is not None
+        assert live.look(due - 1, number / 10) is Verdict.NOTHING
+        assert live.look(due, number / 10) is Verdict.ASK
+        silences.add(due - now)
+        now = due + second // 10
+        live.hear(now)
+    assert len(silences) == 10  # the first is as the one after number 5
+    assert min(silences) < 16 * second
+    assert max(silences) <= 25 * second
