@@ -382,7 +382,7 @@ struct vk_flow {
 	uint8_t answered; /* the peer has accepted, or sent something */
 	uint8_t opened; /* the application knows that its OPEN was answered */
 	uint8_t closed; /* enum vk_closed */
-	uint8_t pad;
+	uint8_t limited; /* the application was told a limit, and waits for the next */
 	uint32_t token; /* of the application that opened it */
 	uint32_t tx_sequence; /* next message to send for the first time */
 	uint64_t tx_cost[2]; /* spent: the one at tx_sequence & 1 holds */

@@ -261,8 +261,8 @@ void vk_credit_limit(struct vk_run *run, struct vk_flow *flow)
 	struct vk_flow_run *own = &run->flows[number];
 	struct vk_run_slot *slot = &run->slots[flow->app];
 
-	if (!slot->many_peers || !slot->capacity[VK_CLASS_CONTROL] || own->telling ||
-	    !vk_credit_windowed(flow) || (flow->opener && !flow->opened))
+	if ((!slot->many_peers && !flow->limited) || !slot->capacity[VK_CLASS_CONTROL] ||
+	    own->telling || !vk_credit_windowed(flow) || (flow->opener && !flow->opened))
 		return;
 	own->telling = 1;
 	own->tell_next = 0;
@@ -274,7 +274,7 @@ void vk_credit_limit(struct vk_run *run, struct vk_flow *flow)
 }
 
 /* Puts one limit into ring 0; 0 = no room. */
-static int tell_limit(struct vk_run *run, uint32_t slot, const struct vk_flow *flow)
+static int tell_limit(struct vk_run *run, uint32_t slot, struct vk_flow *flow)
 {
 	struct vk_message message = {
 		.flow = vk_flow_number(run, flow),
@@ -288,6 +288,7 @@ static int tell_limit(struct vk_run *run, uint32_t slot, const struct vk_flow *f
 	if (!body)
 		return 0;
 	memcpy(body, &message, sizeof message);
+	flow->limited = 1; /* before: the next worker must go on with it */
 	vk_slots_commit(run, slot, VK_CLASS_CONTROL, sizeof message, VK_RECORD_LIMIT);
 	return 1;
 }

@@ -55,7 +55,8 @@ int vk_credit_begin(struct vk_run *run, struct vk_flow *flow, uint64_t cost);
 
 /* vk_credit_limit lets an application know how much it may put for a stream, if it has streams with
  * several peers: records that wait for credit would keep those of other peers waiting behind them,
- * as a ring is given back in its order. With one peer they may lie there. */
+ * as a ring is given back in its order. With one peer they may lie there. Who was told one is told
+ * the next ones, too, by whatever worker. */
 void vk_credit_limit(struct vk_run *run, struct vk_flow *flow);
 
 /* vk_credit_tell_limits puts what vk_credit_limit noted into an application's ring 0, as far as

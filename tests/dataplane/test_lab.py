@@ -134,6 +134,23 @@ def test_an_interface_that_is_busy_holds_the_sender_back(lab: Lab) -> None:
     assert outcome.traffic[0].arrived == 200
 
 
+def test_the_next_worker_goes_on_telling_limits_though_only_one_peer_is_left(lab: Lab) -> None:
+    nodes = tuple(Node(name=name) for name in ("left", "right", "other"))
+    short = Traffic(source="left", target="other", klass="data", messages=1)
+    large = Traffic(source="left", target="right", klass="data", messages=1, size=3_000_000)
+    stop = Event(at_ms=500, kind="stop-worker", node="left")
+    row = Scenario(
+        nodes=nodes,
+        apps=tuple(App(name=each.name, node=each.name) for each in nodes),
+        link=Link(rate_mbps=10),
+        traffic=(short, large),
+        events=(stop,),
+        limit_s=20,
+    )
+    outcome = lab.run(row)
+    assert outcome.ok, outcome.failures
+
+
 def test_samples_and_delays_are_measured(lab: Lab) -> None:
     traffic = pair(size=1000, interval_us=1000)
     outcome = lab.run(
