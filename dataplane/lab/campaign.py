@@ -5,6 +5,7 @@ The same seed draws the same scenario on every machine: integers and IEEE arithm
 
 from __future__ import annotations
 
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -224,8 +225,17 @@ def _limit_s(scenario: Scenario, bytes_all: int) -> float:
     asked = max(t.streams * t.messages if t.reply else 0 for t in scenario.traffic)
     last_ms = max((e.at_ms + e.for_ms for e in scenario.events), default=0)
     sending_ms = bytes_all * 8 / (min(rates, default=1000) * 1000)
-    # A link leaves its bad state by packets, and a silent sender probes once in two seconds.
-    bad_ms = max(10_000 / each.bad_leave if each.bad_enter else 0 for each in links)
+    # A link leaves its bad state by packets, and a silent sender probes once in two seconds: as
+    # often as it enters it, which is by packets, too.
+    bad_ms = max(
+        (10_000 + bytes_all / MTU_MIN * each.bad_enter * 100) / each.bad_leave
+        if each.bad_enter
+        else 0
+        for each in links
+    )
+    # What is lost by chance keeps windows small: RFC 9438 has 1.2 / sqrt(loss) segments a trip.
+    loss = max(each.loss for each in links)
+    sending_ms += 2 * bytes_all / MTU_MIN * math.sqrt(loss) * trip_ms
     trips = 50 + 10 * opened + 4 * asked
     return (last_ms * 4 + paced_ms * 2 + sending_ms * 20 + trips * trip_ms + bad_ms) / 1000 + 30
 
