@@ -25,6 +25,7 @@ struct harvest {
 	uint64_t first_ns;
 	int app_limited;
 	int spurious;
+	uint64_t late[2]; /* lowest number taken for lost that came, + 1; [1] = VK_SENT_AHEAD */
 	uint64_t lost_bytes;
 	uint64_t lost_sent_ns; /* of the newest packet lost */
 	uint64_t lost_first_ns;
@@ -131,18 +132,18 @@ static void take_acked(struct vk_recovery *recovery, uint32_t space, uint64_t nu
 	struct vk_sent *sent = &recovery->sent[space];
 
 	if (packet->state == VK_SENT_LOST) {
-		uint64_t distance = sent->acked_next - number;
+		uint64_t *late = &harvest->late[!!(packet->flags & VK_SENT_AHEAD)];
 
-		/* It was reordered by that much: the threshold learns (RFC 9002, 6.1.1). */
 		harvest->spurious = 1;
 		recovery->count.spurious++;
-		if (distance >= recovery->threshold)
-			recovery->threshold = distance < THRESHOLD_MAX ? (uint32_t)distance + 1 :
-									 THRESHOLD_MAX;
+		if (!*late || number + 1 < *late)
+			*late = number + 1;
 	} else {
 		sent->eliciting--;
 		*flying(recovery, packet) -= packet->size;
 	}
+	if (!(packet->flags & VK_SENT_AHEAD) && number >= sent->behind_next)
+		sent->behind_next = number + 1;
 	recovery->delivered += packet->size;
 	harvest->acked_bytes += packet->size;
 	if (packet->sent_ns >= harvest->acked_sent_ns) {
@@ -178,6 +179,29 @@ static void walk(struct vk_recovery *recovery, const struct vk_ack_view *ack,
 		if (first <= sent->oldest)
 			break;
 		last = first - 1;
+	}
+}
+
+/* The number below which a packet with such flags can be lost for what came behind it. Readers take
+ * critical packets before system ones and jobs before data, however many of these wait: what is
+ * ahead says nothing of what is behind. What is behind says that what was ahead did not come; of
+ * more jobs than a turn takes that is not true, and the threshold learns. */
+static uint64_t told_next(const struct vk_sent *sent, uint32_t flags)
+{
+	return flags & VK_SENT_AHEAD ? sent->acked_next : sent->behind_next;
+}
+
+/* They were reordered by so much: the threshold learns (RFC 9002, 6.1.1). */
+static void learn(struct vk_recovery *recovery, const struct vk_sent *sent,
+		  const struct harvest *harvest)
+{
+	for (uint32_t ahead = 0; ahead < 2; ahead++) {
+		uint64_t next = told_next(sent, ahead ? VK_SENT_AHEAD : 0);
+		uint64_t distance = next + 1 - harvest->late[ahead];
+
+		if (harvest->late[ahead] && distance >= recovery->threshold)
+			recovery->threshold = distance < THRESHOLD_MAX ? (uint32_t)distance + 1 :
+									 THRESHOLD_MAX;
 	}
 }
 
@@ -224,22 +248,25 @@ static void detect(struct vk_recovery *recovery, uint32_t space, uint64_t now_ns
 		   struct harvest *harvest, const struct vk_recovery_events *events)
 {
 	struct vk_sent *sent = &recovery->sent[space];
-	uint64_t delay_ns = loss_delay_ns(recovery), forget_ns = 3 * pto_ns(recovery);
+	uint64_t delay_ns = loss_delay_ns(recovery), pause_ns = pto_ns(recovery);
 
 	sent->loss_ns = UINT64_MAX;
 	for (uint64_t n = sent->oldest; n < sent->acked_next; n++) {
 		struct vk_sent_packet *packet = &sent->packets[n & sent->mask];
+		uint64_t told = told_next(sent, packet->flags), due_ns;
 
 		if (packet->flags & VK_SENT_SKIPPED && n + VK_SENT_MIN < sent->acked_next)
 			packet->flags = 0;
-		if (packet->state == VK_SENT_LOST && packet->sent_ns + forget_ns < now_ns)
+		if (packet->state == VK_SENT_LOST && packet->sent_ns + 3 * pause_ns < now_ns)
 			packet->state = VK_SENT_FREE;
 		if (packet->state != VK_SENT_FLYING || !recovery->params.detect_loss)
 			continue;
-		if (sent->acked_next - 1 - n < recovery->threshold &&
-		    packet->sent_ns + delay_ns > now_ns) {
-			if (packet->sent_ns + delay_ns < sent->loss_ns)
-				sent->loss_ns = packet->sent_ns + delay_ns;
+		/* Of what was only passed by those ahead nobody knows before a probe would be due;
+		 * and those ahead, while they are sent, put the probe off. */
+		due_ns = packet->sent_ns + (n < told ? delay_ns : pause_ns);
+		if ((n >= told || told - 1 - n < recovery->threshold) && due_ns > now_ns) {
+			if (due_ns < sent->loss_ns)
+				sent->loss_ns = due_ns;
 			continue;
 		}
 		packet->state = VK_SENT_LOST;
@@ -334,6 +361,18 @@ static uint64_t sample(struct vk_recovery *recovery, const struct vk_ack_view *a
 	return recovery->rtt.min_ns;
 }
 
+/* Of numbers that went to what nobody answers the class is not known: they count as behind. */
+static void raise_largest(struct vk_sent *sent, uint64_t largest)
+{
+	if (largest < sent->acked_next)
+		return;
+	sent->acked_next = largest + 1 < sent->next ? largest + 1 : sent->next;
+	if (sent->acked_next > sent->oldest &&
+	    sent->packets[(sent->acked_next - 1) & sent->mask].flags & VK_SENT_AHEAD)
+		return;
+	sent->behind_next = sent->acked_next;
+}
+
 int vk_recovery_ack(struct vk_recovery *recovery, const struct vk_ack_view *ack, uint64_t came_ns,
 		    uint64_t now_ns, const struct vk_recovery_events *events)
 {
@@ -344,9 +383,9 @@ int vk_recovery_ack(struct vk_recovery *recovery, const struct vk_ack_view *ack,
 	if (!honest(sent, ack))
 		return -EPROTO;
 	rtt_ns = sample(recovery, ack, came_ns);
-	if (ack->largest >= sent->acked_next)
-		sent->acked_next = ack->largest + 1 < sent->next ? ack->largest + 1 : sent->next;
+	raise_largest(sent, ack->largest);
 	walk(recovery, ack, &harvest, events);
+	learn(recovery, sent, &harvest);
 	detect(recovery, ack->space, came_ns, &harvest, events);
 	if (harvest.acked_sent_ns > recovery->first_ns)
 		recovery->first_ns = harvest.acked_sent_ns;

@@ -26,6 +26,7 @@ enum vk_sent_flag {
 	VK_SENT_CRITICAL = 8, /* beside the window: others do not wait for it */
 	VK_SENT_MTU = 16, /* a probe of the path: its loss says nothing about congestion */
 	VK_SENT_REFUSED = 32, /* it came, and its reader had no room: neither does this */
+	VK_SENT_AHEAD = 64, /* of the class that readers take before the other of its space */
 };
 
 /* A part of what a packet carries; see enum vk_content. */
@@ -60,6 +61,7 @@ struct vk_sent {
 	uint64_t next;
 	uint64_t issued; /* all numbers in use are below it; those nobody answers are not entered */
 	uint64_t acked_next; /* largest number acknowledged, + 1; 0 = none */
+	uint64_t behind_next; /* the same, of those that are not VK_SENT_AHEAD */
 	uint64_t loss_ns; /* when the next one counts as lost by time; UINT64_MAX = none */
 	uint64_t last_ns; /* when the last eliciting one was sent */
 	uint32_t ce_count; /* last count of marks the peer told */

@@ -58,7 +58,9 @@ static void commit(struct vk_run *run, uint64_t number, const uint8_t *from, int
 	uint32_t size = vk_sealing_seal(session, space, number, data, from, whole);
 
 	if (open->class == VK_CLASS_CRITICAL)
-		flags |= VK_SENT_CRITICAL;
+		flags |= VK_SENT_CRITICAL | VK_SENT_AHEAD;
+	else if (open->class == VK_CLASS_JOB)
+		flags |= VK_SENT_AHEAD;
 	if (open->run_count && open->runs[0].kind == VK_CONTENT_MTU)
 		flags |= VK_SENT_MTU;
 	else

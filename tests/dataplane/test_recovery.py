@@ -60,9 +60,10 @@ class Recovery:
     def count(self) -> Any:
         return self.it.recovery.count
 
-    def send(self, *numbers: int, space: int = 0, size: int = SIZE) -> None:
+    def send(self, *numbers: int, space: int = 0, size: int = SIZE, ahead: bool = False) -> None:
+        """Send packets, which readers take `ahead` of the others of their space."""
         for number in numbers:
-            assert self.lib.rig_sent(self.it, space, number, size, self.now)
+            assert self.lib.rig_sent(self.it, space, number, size, ahead, self.now)
 
     def ack(self, *numbers: int, space: int = 0, delay: int = 0, ce: int = 0, late: int = 0) -> int:
         rows, below = b"", max(numbers) + 1
@@ -425,8 +426,8 @@ def test_more_packets_than_may_fly_are_refused_and_change_nothing() -> None:
     recovery = Recovery()
     most = recovery.lib.VK_SENT_MAX
     for number in range(most):
-        assert recovery.lib.rig_sent(recovery.it, 0, number, 1, START)
-    assert not recovery.lib.rig_sent(recovery.it, 0, most, 1, START)
+        assert recovery.lib.rig_sent(recovery.it, 0, number, 1, 0, START)
+    assert not recovery.lib.rig_sent(recovery.it, 0, most, 1, 0, START)
     assert recovery.check() == most
     assert recovery.it.recovery.sent[0].eliciting == most
 

@@ -86,10 +86,12 @@ void rig_free(struct rig *rig)
 	free(rig);
 }
 
-int rig_sent(struct rig *rig, uint32_t space, uint64_t number, uint32_t size, uint64_t now_ns)
+int rig_sent(struct rig *rig, uint32_t space, uint64_t number, uint32_t size, int ahead,
+	     uint64_t now_ns)
 {
+	uint32_t flags = VK_SENT_ELICITING | (ahead ? VK_SENT_AHEAD : 0);
 	struct vk_sent_packet *packet =
-		vk_recovery_sent(&rig->recovery, space, number, size, VK_SENT_ELICITING, now_ns);
+		vk_recovery_sent(&rig->recovery, space, number, size, flags, now_ns);
 
 	if (!packet)
 		return 0;

@@ -1,0 +1,58 @@
+"""Two classes share a space of packet numbers, and readers take one of them first: critical before
+system, jobs before data. vk_recovery knows what that says of losses, and what it does not."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.dataplane.test_recovery import ACK_DELAY_NS, GRANULARITY_NS, MS, sampled
+
+
+def test_what_readers_take_first_says_nothing_of_what_waits_behind_it() -> None:
+    recovery = sampled()
+    recovery.send(*range(1, 9))
+    recovery.send(*range(9, 20), ahead=True)
+    recovery.wait(12 * MS)  # longer than the time threshold
+    recovery.ack(*range(9, 20))
+    assert recovery.lost() == []
+    recovery.ack(*range(1, 20))
+    assert recovery.lost() == []
+    assert recovery.count.spurious == 0
+    assert recovery.it.recovery.threshold == 3
+
+
+def test_what_readers_take_last_says_that_what_was_ahead_is_lost() -> None:
+    recovery = sampled()
+    recovery.send(1, ahead=True)
+    recovery.send(2, 3, 4)
+    recovery.wait(10 * MS)
+    recovery.ack(2, 3, 4)
+    assert recovery.lost() == [1]
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_within_a_class_the_packet_threshold_holds(ahead: bool) -> None:
+    recovery = sampled()
+    recovery.send(1, 2, 3, 4, ahead=ahead)
+    recovery.send(5, 6, ahead=not ahead)
+    recovery.wait(10 * MS)
+    recovery.ack(2, 3, 4)
+    assert recovery.lost() == [1]
+
+
+def test_what_only_those_ahead_passed_is_lost_when_a_probe_would_be_due() -> None:
+    """Though they go on being sent, and put the probe itself off."""
+    recovery = sampled()
+    recovery.send(1)
+    sent = recovery.now
+    for number in range(2, 40):
+        recovery.send(number, ahead=True)
+        recovery.wait(2 * MS)
+        recovery.ack(*range(2, number + 1))
+        rtt = recovery.rtt
+        pto = rtt.smoothed_ns + max(4 * rtt.variance_ns, GRANULARITY_NS) + ACK_DELAY_NS
+        if recovery.lost():
+            break
+        assert recovery.it.recovery.sent[0].loss_ns == recovery.deadline == sent + pto
+        assert recovery.now < sent + pto
+    assert sent + pto <= recovery.now < sent + 30 * MS
