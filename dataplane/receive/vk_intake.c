@@ -10,6 +10,8 @@
 
 enum {
 	CRITICAL_EVERY = 16, /* frames of lower classes between two looks at critical */
+	CRITICAL_FEW = 16, /* frames of a look: behind so many more may wait */
+	CRITICAL_MOST = 512, /* frames of a look before system */
 	FEW_SESSIONS = 64, /* all that receiving reads of so few is in a cache */
 };
 
@@ -94,17 +96,24 @@ static int take_class(struct vk_run *run, uint32_t class, int budget)
 	return taken;
 }
 
-/* Critical messages are handed over at once, not behind what the other classes bring this turn. */
-static int take_critical(struct vk_run *run)
+/* Critical messages are handed over at once, not behind what the other classes bring this turn.
+ * Where more than a few wait it goes on until it has `most`, or all. */
+static int take_critical(struct vk_run *run, int most)
 {
-	int taken = take_class(run, VK_CLASS_CRITICAL, VK_RX_BATCH);
+	int taken, total = 0;
 
-	if (taken > 0) {
+	do {
+		taken = take_class(run, VK_CLASS_CRITICAL, VK_RX_BATCH);
+		if (taken < 0)
+			return taken;
+		if (!taken)
+			break;
+		total += taken;
 		run->critical_ns = run->now_ns;
 		vk_slots_flush(run);
 		sched_yield(); /* the applications may share our core: let them have it now */
-	}
-	return taken;
+	} while (total >= CRITICAL_FEW && total < most);
+	return total;
 }
 
 int vk_intake_all(struct vk_run *run)
@@ -114,10 +123,15 @@ int vk_intake_all(struct vk_run *run)
 	int budget = vk_urgent(run) ? CRITICAL_EVERY : (int)run->params.budget_frames;
 	int taken, total;
 
-	total = take_critical(run);
+	total = take_critical(run, CRITICAL_MOST);
 	if (total < 0)
 		return total;
 	for (uint32_t i = 0; i < sizeof order; i++) {
+		/* Critical and system packets share a space of numbers: of critical ones that wait
+		 * while system ones are taken, acknowledgements tell the sender that they are lost
+		 * (RFC 9002, 6.1.1). The bound leaves something to the others. */
+		int most = order[i] <= VK_CLASS_SYSTEM ? CRITICAL_MOST : VK_RX_BATCH;
+
 		for (int left = budget; left > 0; left -= CRITICAL_EVERY) {
 			taken = take_class(run, order[i],
 					   left < CRITICAL_EVERY ? left : CRITICAL_EVERY);
@@ -126,7 +140,7 @@ int vk_intake_all(struct vk_run *run)
 			if (!taken)
 				break;
 			total += taken;
-			taken = take_critical(run);
+			taken = take_critical(run, most);
 			if (taken < 0)
 				return taken;
 			total += taken;

@@ -352,3 +352,23 @@ def test_some_of_the_scenarios_have_large_messages() -> None:
 
 def most_of(traffic: Traffic) -> int:
     return traffic.size if isinstance(traffic.size, int) else traffic.size[1]
+
+
+@pytest.mark.parametrize("seed", [98912, 98914])
+def test_critical_messages_that_overtake_system_ones_make_no_losses(lab: Lab, seed: int) -> None:
+    """A slow reader takes them first, while many system packets wait in its socket."""
+    drawn = campaign.short(seed)
+    assert {"critical", "system"} <= {each.klass for each in drawn.traffic}
+    assert drawn.spurious
+    outcome = lab.run(drawn)
+    assert outcome.ok, outcome.failures
+
+
+@pytest.mark.parametrize("seed", [30352, 39774, 43724])
+def test_a_burst_of_critical_messages_is_not_overtaken_by_system_ones(lab: Lab, seed: int) -> None:
+    """More come at once to a slow reader than it takes from its socket at a time."""
+    drawn = campaign.short(seed)
+    assert {"critical", "system"} <= {each.klass for each in drawn.traffic}
+    assert drawn.spurious
+    outcome = lab.run(drawn)
+    assert outcome.ok, outcome.failures
