@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+import valkyrie
 from tests.census import NODE_PREFIX
 from tests.lab import SLOWNESS, Host, Lab, Link, wait_until
 from valkyrie.controlplane.security.identity_file import load_or_make
@@ -52,6 +53,10 @@ except ValkyrieError as error:
     sys.exit(f"error: {error}")
 """
 """``valkyrie up`` with a choice of the worker's library."""
+
+
+Streams = tuple[valkyrie.SyncStream, valkyrie.SyncStream]
+"""Both ends of a stream: of who opened it, of who accepted it."""
 
 
 @dataclass
@@ -264,3 +269,25 @@ def running(*nodes: NodeUnderTest) -> Iterator[None]:
     assert statuses == [0] * len(nodes)
     for node in nodes:
         assert node.left() == []
+
+
+@contextlib.contextmanager
+def streams(a: NodeUnderTest, b: NodeUnderTest) -> Iterator[Streams]:
+    """Open a stream between applications of two nodes, a's to b's; a message has gone over it."""
+    with (
+        valkyrie.attach_sync(a.socket) as one,
+        valkyrie.attach_sync(b.socket) as other,
+        other.listen("echo") as service,
+    ):
+        out = one.connect(b.name.removeprefix(NODE_PREFIX)).open("echo", stream=1000)
+        out.send(b"first")
+        into = service.accept(timeout=5)
+        expect(into, b"first")
+        yield out, into
+
+
+def expect(stream: valkyrie.SyncStream, payload: bytes) -> None:
+    """Receive a message, which must be this one."""
+    message = stream.recv(timeout=5)
+    assert message is not None
+    assert message.payload == payload

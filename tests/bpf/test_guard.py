@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import random
 import struct
 import time
 from collections.abc import Iterator
@@ -14,10 +13,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.bpf.bases import SEQ, SHARD, TABLE, TIME
+from tests.bpf.guarding import (
+    A6,
+    KEYS,
+    LATER,
+    MASTERS,
+    NOW,
+    A,
+    B,
+    compare,
+    entered,
+    known,
+    master_of,
+    otherwise,
+)
 from tests.bpf.model import Demands, opinion
 from tests.bpf.rig import VERDICTS, Rig, ethernet, extension, frame, ip4, ip6
 from tests.bpf.siphash import siphash
-from tests.bpf.test_classify import damaged
 from tests.census import needs
 from tests.lab import wait_until
 from valkyrie.dataplane import ffi, lib
@@ -25,13 +37,8 @@ from valkyrie.dataplane.guard import Address, Guard, Master, tick
 from valkyrie.dataplane.loader import open_classifier
 from valkyrie.dataplane.wire import Class, Session, Verdict
 
-KEYS = {6: bytes(range(16)), 7: bytes(range(16, 32))}
-MASTERS = {generation: Master(generation, key) for generation, key in KEYS.items()}
-A, B, A6 = (ipaddress.ip_address(text) for text in ("10.9.0.1", "10.9.0.3", "fd09::1"))
 C, C6 = ipaddress.ip_address("10.9.0.4"), ipaddress.ip_address("fd09::4")
 ID, OTHER = 0x08A0B0C1, 0x08A0B0C2
-NOW = tick(time.monotonic_ns())
-LATER = NOW + 100_000
 ASKING = {Class.JOB, Class.DATA}
 DEMANDS = Demands(
     frozenset({"job", "data"}), KEYS, frozenset({OTHER}), frozenset({str(C), str(C6)}), NOW
@@ -45,18 +52,13 @@ def token(
     generation: int = 7, expiry: int = LATER, session: int = ID, source: Address = A, edit: int = 0
 ) -> bytes:
     """Return a token by the key that we know, with some bits of its tag changed."""
-    master = MASTERS.get(generation, Master(generation, KEYS[7]))
-    good = master.token(session, expiry, source)
+    good = master_of(generation).token(session, expiry, source)
     return replace(good, tag=good.tag ^ edit).pack()
 
 
 def packet(*chain: bytes, stream: int = 2000, source: str = str(A), **fields: int) -> bytes:
     data = frame(0x31, stream, b"payload", b"".join(chain), **fields)
     return ethernet((ip6 if ":" in source else ip4)(data, source=source))
-
-
-def otherwise(token: bytes, at: int, value: int) -> bytes:
-    return token[:at] + bytes((token[at] ^ value,)) + token[at + 1 :]
 
 
 ROWS: list[tuple[int, bytes, str, str]] = [
@@ -123,9 +125,7 @@ ROWS: list[tuple[int, bytes, str, str]] = [
 
 
 def enter(rig: Rig) -> Guard:
-    guard = Guard(rig.program)
-    for master in MASTERS.values():
-        guard.enter(master)
+    guard = entered(rig)
     guard.demand(ASKING)
     guard.deny(OTHER)
     for address in (C, C6):
@@ -236,14 +236,11 @@ def made(
     generation: int, session: int, expiry: int, source: Address, tail: tuple[int, bytes]
 ) -> bytes:
     """Return a frame with a token that would be good if the rest of it allowed."""
-    if abs(expiry - NOW) < NEAR:
-        expiry = NOW
+    expiry = known(expiry)
     lead = Session(session, 1).pack() + token(generation, expiry, session, source)
     return packet(lead, tail[1], stream=tail[0], source=str(source))
 
 
-NEAR = 1000
-"""Ticks around now in which the model does not know what time it is."""
 generated = st.builds(
     made,
     st.sampled_from([5, 6, 7, 8]),
@@ -256,22 +253,12 @@ generated = st.builds(
 )
 
 
-def near(data: bytes) -> bool:
-    """Say whether a token's expiry is so near that the clock decides."""
-    places = (14 + 20 + 8 + 24 + 20, 14 + 40 + 8 + 24 + 20)
-    return any(0 < abs(int.from_bytes(data[at : at + 4], "big") - NOW) < NEAR for at in places)
-
-
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=generated, seed=st.integers(0, 1 << 32))
 def test_generated_tokens_and_damaged_ones_are_judged_as_the_model_does(
     rig: Rig, data: bytes, seed: int
 ) -> None:
-    rng = random.Random(seed)
-    rig.settle()
-    for each in (data, *(damaged(data, rng) for _ in range(8))):
-        assert near(each) or not rig.check(each, opinion(each, demands=DEMANDS))
-    assert rig.settle(), "something was counted twice"
+    compare(rig, data, seed, DEMANDS, 20)
 
 
 @pytest.mark.sweep
@@ -281,8 +268,7 @@ def test_no_bit_of_a_token_its_session_or_its_source_can_be_changed(rig: Rig) ->
     places = [*range(26, 30), *range(70, 74), *range(82, 98)]  # source, session id, token
     for at in places:
         for bit in range(8):
-            changed = good[:at] + bytes((good[at] ^ 1 << bit,)) + good[at + 1 :]
-            verdict = rig.judge(changed)[2]
+            verdict = rig.judge(otherwise(good, at, 1 << bit))[2]
             assert verdict.startswith("drop_"), f"byte {at} bit {bit}: {verdict}"
 
 

@@ -16,7 +16,7 @@ import pytest
 import valkyrie
 from tests.census import NODE_PREFIX
 from tests.lab import Lab, wait_until
-from tests.nodes import NodeUnderTest, make_node, running
+from tests.nodes import NodeUnderTest, expect, make_node, running, streams
 from valkyrie.controlplane.security.identity_file import load_or_make
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.application.refusal import UntrustedError
@@ -83,17 +83,9 @@ def test_nodes_that_show_what_is_demanded_talk(
         assert (session(a)["subject"], session(b)["subject"]) == ("b", "a")
         wait_until(lambda: bool(on_record(a, "peer.join")), 5.0, "it is on record")
         assert on_record(a, "peer.join")[-1]["fields"]["evidence"] == "b"
-        with (
-            valkyrie.attach_sync(a.socket) as one,
-            valkyrie.attach_sync(b.socket) as other,
-            other.listen("echo") as service,
-        ):
-            out = one.connect("b").open("echo", stream=1000)
-            into = service.accept(timeout=5)
+        with streams(a, b) as (out, into):
             out.send(b"hello")
-            message = into.recv(timeout=5)
-            assert message is not None
-            assert message.payload == b"hello"
+            expect(into, b"hello")
 
 
 def spoil(folder: Path, how: str) -> tuple[str, str]:

@@ -18,7 +18,15 @@ from pyroute2 import IPRoute
 
 import valkyrie
 from tests.lab import SLOWNESS, Lab, wait_until
-from tests.nodes import NodeUnderTest, make_node, make_pair, make_secure_pair, running
+from tests.nodes import (
+    NodeUnderTest,
+    expect,
+    make_node,
+    make_pair,
+    make_secure_pair,
+    running,
+    streams,
+)
 from valkyrie.controlplane.security.identity_file import load_or_make
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.application import appsocket
@@ -68,17 +76,9 @@ def test_nodes_shake_hands_and_then_exchange_messages(pair: Pair) -> None:
     row = session(a)
     assert int(row["local"], 16) != 0
     assert row["age_s"] >= 0
-    with (
-        valkyrie.attach_sync(a.socket) as one,
-        valkyrie.attach_sync(b.socket) as other,
-        other.listen("echo") as service,
-    ):
-        out = one.connect("b").open("echo", stream=1000)
-        into = service.accept(timeout=5)
+    with streams(a, b) as (out, into):
         out.send(b"hello")
-        message = into.recv(timeout=5)
-        assert message is not None
-        assert message.payload == b"hello"
+        expect(into, b"hello")
     for node in pair:
         kinds = node.status()["control_frames"]
         assert "malformed" not in kinds
@@ -89,13 +89,7 @@ def test_sessions_outlive_worker_and_daemon(pair: Pair) -> None:
     wait_until(lambda: joined(*pair), 5.0, "both have joined")
     a, b = pair
     before = session(a)
-    with (
-        valkyrie.attach_sync(a.socket) as one,
-        valkyrie.attach_sync(b.socket) as other,
-        other.listen("echo") as service,
-    ):
-        out = one.connect("b").open("echo", stream=1000)
-        into = service.accept(timeout=5)
+    with streams(a, b) as (out, into):
         for child in ("daemon", "worker"):
             for node in pair:
                 victim = node.pid(child)
@@ -104,9 +98,7 @@ def test_sessions_outlive_worker_and_daemon(pair: Pair) -> None:
                         process.kill()
                 wait_until(partial(anew, node, child, victim), 10.0, f"another {child}")
             out.send(child.encode())
-            message = into.recv(timeout=5)
-            assert message is not None
-            assert message.payload == child.encode()
+            expect(into, child.encode())
     after = session(a)
     if not before["cipher"]:  # else the new daemons had to prove themselves, and made a new one
         assert (after["local"], after["remote"]) == (before["local"], before["remote"])
@@ -162,15 +154,7 @@ def kill(node: NodeUnderTest) -> None:
 
 def test_the_streams_of_a_dead_peer_end_and_it_is_found_again(lab: Lab, tmp_path: Path) -> None:
     a, b = make_pair(lab, tmp_path, extra="[session]\nretry_ms = 100\nretry_max_ms = 200\n")
-    with (
-        running(a, b),
-        valkyrie.attach_sync(a.socket) as one,
-        valkyrie.attach_sync(b.socket) as other,
-        other.listen("echo") as service,
-    ):
-        out = one.connect("b").open("echo", stream=1000)
-        out.send(b"first")
-        assert service.accept(timeout=5).recv(timeout=5)
+    with running(a, b), streams(a, b) as (out, _):
         began = time.monotonic()
         freeze(b, signal.SIGSTOP)
         try:
@@ -256,9 +240,7 @@ def test_a_peer_whose_address_changes_keeps_its_session_and_its_streams(pair: Pa
         b.host.run(remove_address, b.link.index, old)
         b.host.add_address(b.link.index, new)
         out.send(b"second")
-        message = into.recv(timeout=5)
-        assert message is not None
-        assert message.payload == b"second"
+        expect(into, b"second")
         wait_until(lambda: session(a)["address"] == str(new.ip), 5.0, "the peer is elsewhere")
         into.send(b"third")
         assert out.recv(timeout=5)
@@ -348,16 +330,7 @@ def test_a_daemon_that_was_killed_takes_a_sealed_session_over_and_makes_it_anew(
     lab: Lab, tmp_path: Path
 ) -> None:
     a, b = make_secure_pair(lab, tmp_path)
-    with (
-        running(a, b),
-        valkyrie.attach_sync(a.socket) as one,
-        valkyrie.attach_sync(b.socket) as other,
-        other.listen("echo") as service,
-    ):
-        out = one.connect("b").open("echo", stream=1000)
-        out.send(b"first")
-        into = service.accept(timeout=5)
-        assert into.recv(timeout=5)
+    with running(a, b), streams(a, b) as (out, into):
         before = session(a)
         pid = a.pid("daemon")
         os.kill(pid, signal.SIGKILL)
@@ -365,31 +338,18 @@ def test_a_daemon_that_was_killed_takes_a_sealed_session_over_and_makes_it_anew(
         wait_until(lambda: joined(a, b) and bool(session(a)["mode"]), 5.0, "it is made anew")
         assert session(a)["local"] != before["local"]
         out.send(b"second")
-        message = into.recv(timeout=5)
-        assert message is not None
-        assert message.payload == b"second"
+        expect(into, b"second")
 
 
 def test_a_session_is_rotated_and_killed_on_demand(lab: Lab, tmp_path: Path) -> None:
     a, b = make_secure_pair(lab, tmp_path)
-    with (
-        running(a, b),
-        valkyrie.attach_sync(a.socket) as one,
-        valkyrie.attach_sync(b.socket) as other,
-        other.listen("echo") as service,
-    ):
-        out = one.connect("b").open("echo", stream=1000)
-        out.send(b"first")
-        into = service.accept(timeout=5)
-        assert into.recv(timeout=5)
+    with running(a, b), streams(a, b) as (out, into):
         before = session(a)
         for node, peer in ((a, "b"), (b, "a"), (a, "b")):
             reply = node.ask(appsocket.Rotate(peer))
             assert (reply.code, reply.document["rotated"]) == (0, True), reply.message
             out.send(peer.encode())
-            message = into.recv(timeout=5)
-            assert message is not None
-            assert message.payload == peer.encode()
+            expect(into, peer.encode())
         wait_until(lambda: joined(a, b), 5.0, "both have the last one")
         assert session(a)["local"] != before["local"]
         assert a.ask(appsocket.Rotate("c")).code == lib.VK_CODE_NO_PEER
@@ -460,16 +420,7 @@ def test_a_node_whose_daemon_stands_still_is_not_taken_for_dead(
     lab: Lab, tmp_path: Path, path: str
 ) -> None:
     a, b = make_secure_pair(lab, tmp_path, path=path)
-    with (
-        running(a, b),
-        valkyrie.attach_sync(a.socket) as one,
-        valkyrie.attach_sync(b.socket) as other,
-        other.listen("echo") as service,
-    ):
-        out = one.connect("b").open("echo", stream=1000)
-        out.send(b"first")
-        into = service.accept(timeout=5)
-        assert into.recv(timeout=5)
+    with running(a, b), streams(a, b) as (out, into):
         before = session(a)["local"]
         pid = b.pid("daemon")
         pongs = a.status()["control_frames"].get("pong", 0)

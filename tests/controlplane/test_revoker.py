@@ -19,7 +19,7 @@ import valkyrie
 from tests.controlplane.security.parties import identity, only, peer
 from tests.controlplane.test_tokens import counted
 from tests.lab import SLOWNESS, Lab, wait_until
-from tests.nodes import NodeUnderTest, make_secure_pair, running
+from tests.nodes import NodeUnderTest, make_secure_pair, running, streams
 from valkyrie.controlplane.daemon.auditor import Auditor
 from valkyrie.controlplane.daemon.credentials import Credentials
 from valkyrie.controlplane.daemon.revoker import Revoker
@@ -55,16 +55,7 @@ def test_a_peer_that_is_revoked_is_out_in_a_second_and_stays_out(lab: Lab, publi
     file = public / "a-revoked.toml"
     text = a.config.read_text().replace("[security]\n", f'[security]\nrevoked_file = "{file}"\n')
     a.config.write_text(text)
-    with (
-        running(a, b),
-        valkyrie.attach_sync(a.socket) as receiver,
-        valkyrie.attach_sync(b.socket) as sender,
-        receiver.listen("x") as service,
-    ):
-        out = sender.connect("a").open("x", stream=100)
-        out.send(b"hello")
-        into = service.accept(timeout=5)
-        assert into.recv(timeout=5)
+    with running(a, b), streams(b, a) as (_, into):
         wait_until(lambda: bool(on_record(a, "peer.join")))
         joined = on_record(a, "peer.join")[-1]["fields"]
         assert joined["mode"] == "post_quantum"

@@ -8,7 +8,6 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 import valkyrie
 from tests.census import NODE_PREFIX
 from tests.lab import SLOWNESS, Lab, wait_until
-from tests.nodes import NodeUnderTest, make_node, make_secure_pair, running
+from tests.nodes import (
+    NodeUnderTest,
+    expect,
+    make_node,
+    make_secure_pair,
+    running,
+    streams,
+)
 from valkyrie.controlplane.security import authority
 from valkyrie.controlplane.security.certificates import issue
 from valkyrie.dataplane import lib
@@ -31,7 +37,6 @@ from .test_revoker import on_record
 
 AGAIN = "[session]\nretry_ms = 100\nretry_max_ms = 200\n"
 MARKER = b"nobody on the way may read this line"
-Streams = tuple[valkyrie.SyncStream, valkyrie.SyncStream]
 
 
 @pytest.fixture
@@ -55,23 +60,6 @@ def listed(node: NodeUnderTest) -> dict[str, Any]:
     (row,) = json.loads(result.stdout)
     assert isinstance(row, dict)
     return row
-
-
-@contextmanager
-def streams(a: NodeUnderTest, b: NodeUnderTest) -> Iterator[Streams]:
-    """A stream from a to b, by both ends; a message has gone over it."""
-    with (
-        valkyrie.attach_sync(a.socket) as one,
-        valkyrie.attach_sync(b.socket) as other,
-        other.listen("ear") as service,
-    ):
-        out = one.connect("b").open("ear", stream=1000)
-        out.send(MARKER)
-        into = service.accept(timeout=5)
-        message = into.recv(timeout=5)
-        assert message is not None
-        assert message.payload == MARKER
-        yield out, into
 
 
 # ---- mtls ----
@@ -235,9 +223,7 @@ def test_zero_trust_is_proven_again_and_again_and_made_anew_and_data_goes_on(
             wait_until(lambda: row_of(a)["local"] != first, 15.0, "the session is made anew")
             wait_until(lambda: joined(a, b), 5.0, "both have the new one")
             out.send(b"still there")
-            message = into.recv(timeout=5)
-            assert message is not None
-            assert message.payload == b"still there"
+            expect(into, b"still there")
         assert ended(a) == ended(b) == []
 
 
