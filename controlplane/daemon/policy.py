@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from valkyrie.dataplane import lib
-from valkyrie.dataplane.wire import Class, stream_class
+from valkyrie.dataplane.wire import Class
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -219,21 +219,6 @@ def may_reach(grant: Grant, peer: str, address: str) -> Refusal | None:
     if _any_matches(grant.peers, peer) or _any_matches(grant.peers, address):
         return None
     return Refusal(f"rule '{grant.rule}' does not allow peer '{peer}' ({address}): see its peers")
-
-
-def may_use(grant: Grant, stream: int) -> Refusal | None:
-    """Decide whether the application may open a stream, or be opened on it."""
-    if not 0 <= stream <= STREAM_MAX:
-        return Refusal(f"a stream id is 0 to {STREAM_MAX}")
-    klass = stream_class(stream)
-    if klass not in grant.classes:
-        return Refusal(
-            f"rule '{grant.rule}' does not allow class {klass.name.lower()} (stream {stream}):"
-            " see its classes"
-        )
-    if any(stream in streams for streams in grant.streams):
-        return None
-    return Refusal(f"rule '{grant.rule}' does not allow stream {stream}: see its streams")
 
 
 def _any_matches(patterns: Iterable[str], name: str) -> bool:

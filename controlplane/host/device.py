@@ -1,7 +1,7 @@
-"""What a network device can do and does for the kernel: offloads, XDP features, poll contexts.
+"""What a network device can do and does for the kernel: offloads, XDP features.
 
 Two doors of the kernel beside rtnetlink: ethtool's ioctls and the generic netlink family "netdev".
-Reading needs no capability; switching needs CAP_NET_ADMIN.
+It needs no capability.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ import errno
 import fcntl
 import socket
 import struct
-from dataclasses import dataclass
 from enum import IntFlag
 from typing import TYPE_CHECKING, Any
 
-from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, genlmsg
+from pyroute2.netlink import NLM_F_REQUEST, genlmsg
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.generic import GenericNetlinkSocket
 
@@ -29,11 +28,10 @@ PRIVILEGE = "it needs CAP_NET_ADMIN"
 
 # linux/ethtool.h and linux/sockios.h
 _SIOCETHTOOL = 0x8946
-_ETHTOOL_GDRVINFO, _ETHTOOL_GTXCSUM, _ETHTOOL_STXCSUM = 0x03, 0x16, 0x17
-_ETHTOOL_GGRO, _ETHTOOL_SGRO = 0x2B, 0x2C
+_ETHTOOL_GDRVINFO, _ETHTOOL_GTXCSUM, _ETHTOOL_GGRO = 0x03, 0x16, 0x2B
 _DRVINFO_SIZE = 196
 # linux/netdev.h, generic netlink family "netdev"
-_NETDEV_CMD_DEV_GET, _NETDEV_CMD_NAPI_GET, _NETDEV_CMD_NAPI_SET = 1, 11, 14
+_NETDEV_CMD_DEV_GET = 1
 
 
 class XdpFeature(IntFlag):
@@ -47,15 +45,6 @@ class XdpFeature(IntFlag):
     OFFLOAD = 16
     RX_FRAGMENTS = 32
     XMIT_FRAGMENTS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Napi:
-    """A poll context of an interface; ``pid`` is its kernel thread, 0 = none."""
-
-    id: int
-    pid: int
-    threaded: bool
 
 
 def refused(error: NetlinkError, what: str, hint: str = "") -> DataPlaneError:
@@ -94,14 +83,6 @@ def _ethtool_flag(name: str, command: int) -> bool:
         return False
 
 
-def _set_ethtool_flag(name: str, command: int, what: str, *, on: bool) -> None:
-    try:
-        _ethtool(name, struct.pack("II", command, on))
-    except OSError as error:
-        hint = PRIVILEGE if error.errno == errno.EPERM else ""
-        raise DataPlaneError.of(error.errno or 0, f"{what} on {name}", hint) from error
-
-
 def driver(name: str) -> str:
     """Return the name of the driver; empty when the device does not say."""
     request = struct.pack("I", _ETHTOOL_GDRVINFO).ljust(_DRVINFO_SIZE, b"\0")
@@ -121,16 +102,6 @@ def gro(name: str) -> bool:
     return _ethtool_flag(name, _ETHTOOL_GGRO)
 
 
-def set_tx_checksum(name: str, *, on: bool) -> None:
-    """Switch checksums of sent packets to the device (on) or to the kernel (off)."""
-    _set_ethtool_flag(name, _ETHTOOL_STXCSUM, "switch transmit checksums", on=on)
-
-
-def set_gro(name: str, *, on: bool) -> None:
-    """Switch generic receive offload; a veth has NAPI contexts only with it, or with XDP."""
-    _set_ethtool_flag(name, _ETHTOOL_SGRO, "switch generic receive offload", on=on)
-
-
 # ---- The netdev family ----
 
 
@@ -143,24 +114,15 @@ class _Device(genlmsg):  # type: ignore[misc]
     )
 
 
-class _Napi(genlmsg):  # type: ignore[misc]
-    prefix = "NETDEV_A_NAPI_"
-    nla_map = (
-        (1, "NETDEV_A_NAPI_IFINDEX", "uint32"),
-        (2, "NETDEV_A_NAPI_ID", "uint32"),
-        (4, "NETDEV_A_NAPI_PID", "uint32"),
-        (8, "NETDEV_A_NAPI_THREADED", "uint32"),
-    )
-
-
-def _netdev(message: Any, command: int, flags: int, **attributes: int) -> list[Any]:
-    """Ask the netdev family; NetlinkError ENOENT or EOPNOTSUPP on a kernel that has not got it."""
+def _facts(ifindex: int) -> Any:
+    """Ask about a device; NetlinkError ENOENT or EOPNOTSUPP on a kernel that does not tell."""
+    message = _Device()
     with GenericNetlinkSocket() as generic:
         generic.module_err_level = "debug"
-        generic.bind("netdev", type(message))
-        message["cmd"], message["version"] = command, 1
-        message["attrs"] = [(message.prefix + key.upper(), v) for key, v in attributes.items()]
-        return list(generic.nlm_request(message, msg_type=generic.prid, msg_flags=flags))
+        generic.bind("netdev", _Device)
+        message["cmd"], message["version"] = _NETDEV_CMD_DEV_GET, 1
+        message["attrs"] = [("NETDEV_A_DEV_IFINDEX", ifindex)]
+        return generic.nlm_request(message, msg_type=generic.prid, msg_flags=NLM_F_REQUEST)[0]
 
 
 def xdp_features(ifindex: int) -> tuple[XdpFeature, int]:
@@ -169,35 +131,10 @@ def xdp_features(ifindex: int) -> tuple[XdpFeature, int]:
     Kernels before 6.3 do not tell: nothing, 0.
     """
     try:
-        answer = _netdev(_Device(), _NETDEV_CMD_DEV_GET, NLM_F_REQUEST, ifindex=ifindex)
+        message = _facts(ifindex)
     except NetlinkError:
         return XdpFeature(0), 0
-    message = answer[0]
     return (
         XdpFeature(message.get_attr("NETDEV_A_DEV_XDP_FEATURES") or 0),
         message.get_attr("NETDEV_A_DEV_XDP_ZC_MAX_SEGS") or 0,
     )
-
-
-def napis(ifindex: int) -> list[Napi]:
-    """Return the poll contexts of an interface that is up; kernels before 6.8 do not tell."""
-    flags = NLM_F_REQUEST | NLM_F_DUMP
-    try:
-        answer = _netdev(_Napi(), _NETDEV_CMD_NAPI_GET, flags, ifindex=ifindex)
-    except NetlinkError:
-        return []
-    return [
-        Napi(
-            message.get_attr("NETDEV_A_NAPI_ID"),
-            message.get_attr("NETDEV_A_NAPI_PID") or 0,
-            bool(message.get_attr("NETDEV_A_NAPI_THREADED")),
-        )
-        for message in answer
-    ]
-
-
-def set_threaded(napi_id: int, *, on: bool) -> None:
-    """Let a poll context run in a kernel thread of its own (Napi.pid) instead of softirq."""
-    flags = NLM_F_REQUEST | NLM_F_ACK
-    with asking("switch threaded NAPI", "it needs CAP_NET_ADMIN and a kernel from 6.15 on"):
-        _netdev(_Napi(), _NETDEV_CMD_NAPI_SET, flags, id=napi_id, threaded=int(on))

@@ -239,11 +239,6 @@ class Netlink:
         messages = self._dump(lambda: self._route.link("dump"))
         return [_with_device_facts(_link_facts(message)) for message in messages]
 
-    def set_up(self, ifindex: int, *, up: bool = True) -> None:
-        """Switch an interface on or off."""
-        with asking(f"switch interface {ifindex}"):
-            self._route.link("set", index=ifindex, state="up" if up else "down")
-
     def route(self, destination: str) -> Route:
         """Return the route to an address; DataPlaneError ENETUNREACH when there is none."""
         destination = str(ip_address(destination))

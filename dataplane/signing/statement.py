@@ -11,7 +11,6 @@ from .signature import Algorithm
 _LABEL = b"valkyrie signed batch 1\0"
 """In front of what is signed: nothing else that identities sign begins so."""
 _HEAD = struct.Struct(f">BQII{HASH_SIZE}s")
-NAME_SIZE_MAX = 255
 COUNT_MAX = 1 << 20
 """Messages of a batch."""
 ALGORITHMS = (Algorithm.ED25519, Algorithm.ML_DSA_65)

@@ -129,29 +129,6 @@ def test_a_queue_is_given_and_taken_back(wire: Wire) -> None:
         link.reset_qdisc(here.index)
 
 
-def test_offloads_are_switched(wire: Wire) -> None:
-    here, _ = wire
-    run = here.host.run
-    with Asked(here.host) as link:
-        for switch, fact in ((device.set_tx_checksum, "tx_checksum"), (device.set_gro, "gro")):
-            for on in (False, True):
-                run(switch, here.name, on=on)
-                assert getattr(link.interface(here.name), fact) is on
-
-
-def test_threaded_napi_appears_with_gro(wire: Wire) -> None:
-    here, _ = wire
-    run = here.host.run
-    run(device.set_gro, here.name, on=True)
-    contexts = run(device.napis, here.index)
-    if not contexts:
-        pytest.skip("this kernel does not tell the NAPI contexts of a veth")
-    run(device.set_threaded, contexts[0].id, on=True)
-    after = run(device.napis, here.index)[0]
-    assert after.threaded
-    assert after.pid
-
-
 def test_changes_are_seen_as_they_happen(wire: Wire) -> None:
     here, there = wire
     seen: list[netlink.Change] = []

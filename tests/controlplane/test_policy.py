@@ -8,7 +8,6 @@ import pytest
 
 from valkyrie.controlplane.daemon import policy
 from valkyrie.controlplane.daemon.policy import (
-    STREAM_MAX,
     Grant,
     Operator,
     Refusal,
@@ -135,30 +134,10 @@ def test_peers_are_reached_by_name_or_address(number: int) -> None:
     assert (policy.may_reach(GRANT, peer, address) is None) is allowed
 
 
-USE = {
-    1: (5, True),
-    2: (4, False),
-    3: (100, True),
-    4: (199, True),
-    5: (200, False),
-    6: (0, False),  # critical is not granted
-    7: (1000, False),
-    8: (-1, False),
-    9: (STREAM_MAX + 1, False),
-}
-
-
-@pytest.mark.parametrize("number", USE)
-def test_streams_need_their_class_and_a_range(number: int) -> None:
-    stream, allowed = USE[number]
-    assert (policy.may_use(GRANT, stream) is None) is allowed
-
-
 def test_a_grant_of_nothing_lets_nothing_through() -> None:
     nothing = replace(GRANT, classes=frozenset(), streams=(), listen=(), peers=())
     assert policy.may_listen(nothing, "status")
     assert policy.may_reach(nothing, "worker-1", "10.9.0.1")
-    assert policy.may_use(nothing, 5)
     assert nothing.class_mask == 0
 
 
