@@ -80,18 +80,23 @@ static void wait_for_room(void)
 	check(ready ? ready : -ETIMEDOUT, "no room in the ring");
 }
 
-static void valkyrie_flush(void)
+static void send_out(const uint8_t *messages, uint32_t number)
 {
-	for (uint32_t sent = 0; sent < held;) {
+	for (uint32_t sent = 0; sent < number;) {
 		int n = vk_client_send_many(client, streams->outlet,
-					    out + (size_t)sent * message_size, NULL, message_size,
-					    held - sent);
+					    messages + (size_t)sent * message_size, NULL,
+					    message_size, number - sent);
 
 		check(n, "vk_client_send_many");
 		sent += n > 0 ? (uint32_t)n : 0;
-		if (sent < held)
+		if (sent < number)
 			wait_for_room();
 	}
+}
+
+static void valkyrie_flush(void)
+{
+	send_out(out, held);
 	held = 0;
 }
 
@@ -113,6 +118,10 @@ static void valkyrie_send(const void *message, uint32_t size)
 			check(error, "vk_client_send");
 			wait_for_room();
 		}
+		return;
+	}
+	if (held_max == 1) { /* nothing to gather: from where it lies */
+		send_out(message, 1);
 		return;
 	}
 	memcpy(out + (size_t)held * size, message, size);
