@@ -18,9 +18,13 @@ struct sim {
 	uint32_t held_count;
 	struct vk_sim_packet *reserved;
 	const struct vk_peer *peer; /* of the reservation */
+	const uint8_t *body; /* its end is lent */
+	uint32_t body_size;
 	struct {
 		const struct vk_peer *peer;
 		struct vk_sim_packet *packet;
+		const uint8_t *body;
+		uint32_t body_size;
 	} kept[VK_SIM_KEPT_MAX];
 	uint32_t kept_count;
 };
@@ -154,8 +158,14 @@ static int sim_tx_flush(struct vk_path *path)
 	kernel->moved += count;
 	kernel->kept_bytes = 0;
 	sim->kept_count = 0;
-	for (uint32_t i = 0; i < count; i++)
-		kernel->transmit(kernel->context, sim->kept[i].peer, sim->kept[i].packet);
+	for (uint32_t i = 0; i < count; i++) {
+		struct vk_sim_packet *packet = sim->kept[i].packet;
+
+		if (sim->kept[i].body_size)
+			memcpy(packet->data + packet->size - sim->kept[i].body_size,
+			       sim->kept[i].body, sim->kept[i].body_size);
+		kernel->transmit(kernel->context, sim->kept[i].peer, packet);
+	}
 	path->sent += count;
 	die_here(kernel);
 	return 0;
@@ -176,7 +186,16 @@ static uint8_t *sim_tx_reserve(struct vk_path *path, const struct vk_peer *peer,
 		return NULL;
 	sim->reserved->class = (uint16_t)class;
 	sim->peer = peer;
+	sim->body_size = 0;
 	return sim->reserved->data;
+}
+
+static void sim_tx_lend(struct vk_path *path, const uint8_t *body, uint32_t size)
+{
+	struct sim *sim = (struct sim *)path;
+
+	sim->body = body;
+	sim->body_size = size;
 }
 
 static void sim_tx_commit(struct vk_path *path, uint32_t size, int paddable)
@@ -189,6 +208,8 @@ static void sim_tx_commit(struct vk_path *path, uint32_t size, int paddable)
 	sim->reserved->size = size;
 	sim->kernel->kept_bytes += size;
 	sim->kept[sim->kept_count].peer = sim->peer;
+	sim->kept[sim->kept_count].body = sim->body;
+	sim->kept[sim->kept_count].body_size = sim->body_size;
 	sim->kept[sim->kept_count++].packet = sim->reserved;
 	sim->reserved = NULL;
 }
@@ -227,6 +248,7 @@ static const struct vk_path_ops sim_ops = {
 	.rx = sim_rx,
 	.rx_done = sim_rx_done,
 	.tx_reserve = sim_tx_reserve,
+	.tx_lend = sim_tx_lend,
 	.tx_commit = sim_tx_commit,
 	.tx_flush = sim_tx_flush,
 	.fds = sim_fds,

@@ -6,7 +6,8 @@
  * private state is built from the vk_port at worker start and from vk_port_state after a crash.
  *
  * Receive, per class:   n = rx(...);  use frames[0..n);  rx_done(...)   strictly in turns.
- * Send:   p = tx_reserve(peer, class);  write a frame at p;  tx_commit(size, pad)  ...  tx_flush.
+ * Send:   p = tx_reserve(peer, class);  write a frame at p;  [tx_lend(body, size);]
+ *         tx_commit(size, pad)  ...  tx_flush.
  */
 #include "vk_port.h"
 #ifndef VK_CDEF
@@ -54,6 +55,10 @@ struct vk_path_ops {
 	 * replaces the first. A peer that cannot be reached (not resolved, too large a payload for
 	 * the path) gets memory too: its datagrams are counted lost at commit. */
 	uint8_t *(*tx_reserve)(struct vk_path *path, const struct vk_peer *peer, uint32_t class);
+	/* tx_lend says that the last size bytes of the reserved datagram, which is not paddable,
+	 * lie at body instead and stay there until the next tx_flush has returned: the kernel
+	 * copies them, and nobody else has to. NULL: the path cannot. */
+	void (*tx_lend)(struct vk_path *path, const uint8_t *body, uint32_t size);
 	/* tx_commit queues the reserved datagram of size bytes. paddable: trailing zero bytes may
 	 * be added after it (the frame is AGG: the path then raises the header's length). Order
 	 * is kept between datagrams of one peer and class. */

@@ -11,6 +11,7 @@
 
 enum vk_udp_path_const {
 	VK_UDP_SEGMENTS_MAX = 64, /* of one super-packet: the limit of kernels before 6.9 */
+	VK_UDP_PARTS_MAX = 2 * VK_UDP_SEGMENTS_MAX, /* a datagram may be in two pieces */
 	VK_UDP_SUPERS = 128, /* super-packets being gathered or kept */
 	VK_UDP_BUFFERS = 16, /* super-packets of one recvmmsg */
 	VK_UDP_QUEUES = VK_CLASS_COUNT * VK_UDP_FAMILIES,
@@ -37,7 +38,9 @@ struct vk_udp_super {
 	uint8_t fixed; /* segment is the size of a datagram that cannot grow */
 	uint8_t closed;
 	uint8_t plain; /* the kernel refuses to segment it */
-	struct iovec parts[VK_UDP_SEGMENTS_MAX];
+	uint8_t parts_count;
+	uint8_t begins[VK_UDP_SEGMENTS_MAX]; /* by datagram: its first part, which is our memory */
+	struct iovec parts[VK_UDP_PARTS_MAX];
 };
 
 struct vk_udp_queue {
@@ -85,6 +88,7 @@ struct vk_udp_path {
 	uint32_t last[VK_CLASS_COUNT]; /* super used last, by class */
 	uint32_t kept; /* datagrams in queues */
 	uint32_t reserved; /* slot or VK_UDP_NONE */
+	struct iovec lent; /* the end of the reservation, if it is elsewhere; else of no size */
 	struct vk_udp_key key; /* of the reservation */
 	int refused; /* errno that makes the reservation a loss */
 	int segments; /* the kernel segments for us */
@@ -114,9 +118,10 @@ static inline int vk_udp_socket(const struct vk_port *port, uint32_t queue)
 /* vk_udp_drain_errors empties a socket's error queue (ICMP, local): it would wake us for ever. */
 void vk_udp_drain_errors(struct vk_udp_path *self, int fd);
 
-/* vk_udp_tx_reserve, vk_udp_tx_commit, vk_udp_tx_flush are the path's tx_reserve, tx_commit and
- * tx_flush: see vk_path_ops. */
+/* vk_udp_tx_reserve, vk_udp_tx_lend, vk_udp_tx_commit, vk_udp_tx_flush are the path's tx_reserve,
+ * tx_lend, tx_commit and tx_flush: see vk_path_ops. */
 uint8_t *vk_udp_tx_reserve(struct vk_path *path, const struct vk_peer *peer, uint32_t class);
+void vk_udp_tx_lend(struct vk_path *path, const uint8_t *body, uint32_t size);
 void vk_udp_tx_commit(struct vk_path *path, uint32_t size, int paddable);
 int vk_udp_tx_flush(struct vk_path *path);
 

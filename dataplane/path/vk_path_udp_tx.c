@@ -41,7 +41,7 @@ static void release(struct vk_udp_path *self, uint32_t index)
 	struct vk_udp_super *super = &self->supers[index];
 
 	for (uint32_t i = 0; i < super->count; i++) {
-		const uint8_t *slot = super->parts[i].iov_base;
+		const uint8_t *slot = super->parts[super->begins[i]].iov_base;
 
 		self->free_slots[self->free_slot_count++] =
 			(uint32_t)((size_t)(slot - self->slots) / self->slot_size);
@@ -125,17 +125,41 @@ static void put_address(struct vk_udp_path *self, uint32_t at, const struct vk_u
 	message->msg_controllen = size;
 }
 
+static uint32_t parts_of(const struct vk_udp_super *super, uint32_t i)
+{
+	return (i + 1u < super->count ? super->begins[i + 1] : super->parts_count) -
+	       super->begins[i];
+}
+
 /* pad makes the segments of a super-packet equal; the last may be shorter. */
 static void pad(struct vk_udp_super *super)
 {
 	for (uint32_t i = 0; i + 1 < super->count; i++) {
-		if (super->parts[i].iov_len < super->segment) {
-			vk_packet_pad(super->parts[i].iov_base, (uint32_t)super->parts[i].iov_len,
-				      super->segment);
-			super->parts[i].iov_len = super->segment;
+		struct iovec *part = &super->parts[super->begins[i]];
+
+		/* One in two pieces cannot grow: it has the size of a segment. */
+		if (part->iov_len < super->segment && parts_of(super, i) == 1) {
+			vk_packet_pad(part->iov_base, (uint32_t)part->iov_len, super->segment);
+			part->iov_len = super->segment;
 		}
 	}
 	super->closed = 1;
+}
+
+/* keep brings what is lent into the datagrams that wait for another flush. */
+static void keep(struct vk_udp_super *super)
+{
+	for (uint32_t i = super->first; i < super->count; i++) {
+		struct iovec *part = &super->parts[super->begins[i]];
+
+		if (parts_of(super, i) == 2) {
+			uint8_t *at = (uint8_t *)part->iov_base + part->iov_len;
+
+			if (part[1].iov_base != at)
+				memcpy(at, part[1].iov_base, part[1].iov_len);
+			part[1].iov_base = at;
+		}
+	}
 }
 
 /* send_plain sends what is left of the first super-packet as datagrams of their own. Returns 0 or
@@ -148,8 +172,9 @@ static int send_plain(struct vk_udp_path *self, struct vk_udp_super *super, int 
 
 		for (uint32_t i = 0; i < left; i++) {
 			put_address(self, i, &super->key, 0);
-			self->messages[i].msg_hdr.msg_iov = &super->parts[super->first + i];
-			self->messages[i].msg_hdr.msg_iovlen = 1;
+			self->messages[i].msg_hdr.msg_iov =
+				&super->parts[super->begins[super->first + i]];
+			self->messages[i].msg_hdr.msg_iovlen = parts_of(super, super->first + i);
 		}
 		self->path.syscalls_tx++;
 		sent = sendmmsg(fd, self->messages, left, MSG_DONTWAIT);
@@ -184,7 +209,7 @@ static int send_batch(struct vk_udp_path *self, struct vk_udp_queue *queue, int 
 		pad(super);
 		put_address(self, count, &super->key, super->count > 1 ? super->segment : 0);
 		self->messages[count].msg_hdr.msg_iov = super->parts;
-		self->messages[count].msg_hdr.msg_iovlen = super->count;
+		self->messages[count].msg_hdr.msg_iovlen = super->parts_count;
 		count++;
 	}
 	self->path.syscalls_tx++;
@@ -253,6 +278,8 @@ int vk_udp_tx_flush(struct vk_path *path)
 			if (queue->head != head)
 				again = 0;
 		}
+		for (uint32_t k = queue->head; k != VK_UDP_NONE; k = self->supers[k].next)
+			keep(&self->supers[k]);
 	}
 	return (int)self->kept;
 }
@@ -268,6 +295,7 @@ uint8_t *vk_udp_tx_reserve(struct vk_path *path, const struct vk_peer *peer, uin
 	self->key.family = peer->family;
 	self->key.class = (uint8_t)class;
 	self->refused = 0;
+	self->lent.iov_len = 0;
 	if (vk_udp_socket(path->port, queue_of(&self->key)) < 0)
 		self->refused = EAFNOSUPPORT;
 	else if (peer->payload_max > self->slot_size)
@@ -285,8 +313,15 @@ uint8_t *vk_udp_tx_reserve(struct vk_path *path, const struct vk_peer *peer, uin
 	return self->slots + (size_t)self->reserved * self->slot_size;
 }
 
-/* append adds a datagram to a super-packet, or returns 0 when it cannot be made equal. */
-static int append(struct vk_udp_super *super, uint8_t *data, uint32_t size, int paddable)
+void vk_udp_tx_lend(struct vk_path *path, const uint8_t *body, uint32_t size)
+{
+	vk_udp(path)->lent = (struct iovec){ (uint8_t *)(uintptr_t)body, size };
+}
+
+/* append adds a datagram to a super-packet, or returns 0 when it cannot be made equal. Its end may
+ * be lent. */
+static int append(struct vk_udp_super *super, uint8_t *data, uint32_t size,
+		  const struct iovec *lent, int paddable)
 {
 	uint32_t segment = size > super->segment ? size : super->segment;
 
@@ -302,7 +337,10 @@ static int append(struct vk_udp_super *super, uint8_t *data, uint32_t size, int 
 			super->fixed = 1;
 	}
 	super->segment = segment;
-	super->parts[super->count++] = (struct iovec){ data, size };
+	super->begins[super->count++] = super->parts_count;
+	super->parts[super->parts_count++] = (struct iovec){ data, size - lent->iov_len };
+	if (lent->iov_len)
+		super->parts[super->parts_count++] = *lent;
 	return 1;
 }
 
@@ -340,7 +378,8 @@ void vk_udp_tx_commit(struct vk_path *path, uint32_t size, int paddable)
 	self->reserved = VK_UDP_NONE;
 	self->kept++;
 	index = gathering(self, &self->key);
-	if (index != VK_UDP_NONE && append(&self->supers[index], data, size, paddable)) {
+	if (index != VK_UDP_NONE &&
+	    append(&self->supers[index], data, size, &self->lent, paddable)) {
 		self->last[self->key.class] = index;
 		return;
 	}
@@ -348,10 +387,10 @@ void vk_udp_tx_commit(struct vk_path *path, uint32_t size, int paddable)
 	super = &self->supers[index];
 	self->free_super = super->next;
 	self->free_super_count--;
-	memset(super, 0, offsetof(struct vk_udp_super, parts));
+	memset(super, 0, offsetof(struct vk_udp_super, begins));
 	super->key = self->key;
 	super->next = VK_UDP_NONE;
-	append(super, data, size, paddable);
+	append(super, data, size, &self->lent, paddable);
 	queue = &self->queues[queue_of(&self->key)];
 	if (queue->tail == VK_UDP_NONE)
 		queue->head = index;

@@ -11,6 +11,8 @@
 enum {
 	/* STREAM_ACK as an inner frame: header, feedback, all ranges and some limits. */
 	FEEDBACK_ROOM = 512,
+	/* Payload that is lent to the path instead of copied: a piece more costs about as much. */
+	LEND_MIN = 512,
 };
 
 _Static_assert((int)VK_TOKEN_BYTES == sizeof(struct vk_ext_token), "rows have room for a token");
@@ -44,18 +46,32 @@ static uint8_t *put_extensions(uint8_t *at, const struct vk_frame *frame)
 	return at;
 }
 
+/* Seals the datagram, or at least brings it together; returns its size now, 0: it must not go. */
+static uint32_t finish(const struct vk_datagram *open, uint64_t number, const uint8_t *from,
+		       uint32_t lendable)
+{
+	struct vk_path *path = open->path;
+	uint32_t size = open->used + open->lead;
+
+	if (lendable < LEND_MIN || open->session->keyring.cipher || !path->ops->tx_lend)
+		return vk_sealing_seal(open->session, vk_class_space(open->class), number,
+				       open->data - open->lead, from, size);
+	path->ops->tx_lend(path, from, lendable);
+	return size;
+}
+
 /* Hands the datagram to the path and enters it among the packets in flight. Its payload lies at
- * `from`, in it or elsewhere. */
-static void commit(struct vk_run *run, uint64_t number, const uint8_t *from, int paddable)
+ * `from`, in it or elsewhere; then so many bytes of it stay there. */
+static void commit(struct vk_run *run, uint64_t number, const uint8_t *from, uint32_t lendable,
+		   int paddable)
 {
 	struct vk_datagram *open = &run->datagram;
 	struct vk_session *session = open->session;
 	uint32_t space = vk_class_space(open->class);
 	uint32_t flags = VK_SENT_ELICITING;
 	struct vk_sent_packet *packet;
-	uint8_t *data = open->data - open->lead;
 	uint32_t whole = open->used + open->lead;
-	uint32_t size = vk_sealing_seal(session, space, number, data, from, whole);
+	uint32_t size = finish(open, number, from, lendable);
 
 	if (open->class == VK_CLASS_CRITICAL)
 		flags |= VK_SENT_CRITICAL | VK_SENT_AHEAD;
@@ -102,7 +118,7 @@ void vk_datagram_close(struct vk_run *run)
 	outer.flags = VK_FLAG_AGG | vk_sealing_flags(open->session);
 	number = vk_session_number(run, open->session, vk_class_space(open->class));
 	at = put_outer(run, &outer, sizeof(struct vk_ext_session), number);
-	commit(run, number, at, 1);
+	commit(run, number, at, 0, 1);
 }
 
 /* What may use the reserve: urgent classes, and what keeps streams going. */
@@ -194,7 +210,7 @@ static int add_alone(struct vk_run *run, const struct vk_part *part)
 	number = vk_session_number(run, open->session, vk_class_space(part->class));
 	put_extensions(put_outer(run, &frame, overhead - VK_HEADER_SIZE, number), &frame);
 	open->used = overhead + part->size;
-	commit(run, number, part->payload, 0);
+	commit(run, number, part->payload, part->stays ? part->size : 0, 0);
 	return 1;
 }
 

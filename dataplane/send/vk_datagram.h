@@ -21,6 +21,7 @@ struct vk_part {
 	struct vk_sent_run content; /* kind VK_CONTENT_NONE: nobody waits for an answer */
 	uint8_t quiet; /* the peer need not acknowledge it */
 	uint8_t forced; /* goes though the window is full */
+	uint8_t stays; /* the payload lies in a ring: nobody writes there before the next flush */
 	uint8_t shared; /* leaves room that the next part, cut to it, will fill */
 };
 

@@ -80,6 +80,7 @@ struct vk_part vk_out_part(struct vk_run *run, const struct vk_out *out, uint32_
 			.first = entry,
 			.a = 1,
 		},
+		.stays = 1,
 	};
 
 	if (again)

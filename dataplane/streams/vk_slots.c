@@ -115,6 +115,8 @@ void vk_slots_detach(struct vk_run *run, uint32_t number)
 
 	if (!slot->attached)
 		return;
+	for (uint32_t port = 0; port < run->boot->port_count; port++)
+		run->tx[port]->ops->tx_flush(run->tx[port]); /* its rings may be lent */
 	slot->attached = 0;
 	vk_schedule_remove(&run->schedule, number);
 	run->counters->gauges[VK_APPS_ATTACHED] = run->schedule.count;

@@ -128,6 +128,7 @@ class Endpoint:
             self.hook = link.host.run(self.classifier.attach, link.index, modes)
         self.state = ffi.new("struct vk_port_state *")
         self.frames = ffi.new("struct vk_rx_frame[]", lib.VK_RX_BATCH)
+        self._lent: list[Any] = []
         self.recovered = 0
         self.port: Port = self._open_port()
         self.path: Any = ffi.NULL
@@ -196,19 +197,27 @@ class Endpoint:
         peer.source_mac[0:6] = list(bytes.fromhex(here.mac.replace(":", "")))
         return peer
 
-    def commit(self, peer: Any, klass: Class, data: bytes, *, paddable: bool = False) -> bool:
-        """Queue a datagram; False when the path is full."""
+    def commit(
+        self, peer: Any, klass: Class, data: bytes, *, paddable: bool = False, lent: int = 0
+    ) -> bool:
+        """Queue a datagram; False when the path is full. Its last *lent* bytes are lent."""
         path = self.opposite
         at = path.ops.tx_reserve(path, peer, klass)
         if at == ffi.NULL:
             return False
-        ffi.memmove(at, data, len(data))
+        ffi.memmove(at, data, len(data) - lent)
+        if lent:
+            self._lent.append(ffi.new("uint8_t[]", data[len(data) - lent :]))
+            path.ops.tx_lend(path, self._lent[-1], lent)
         path.ops.tx_commit(path, len(data), paddable)
         return True
 
     def flush(self) -> int:
-        """Hand everything to the kernel; how many it did not take."""
-        return int(self.opposite.ops.tx_flush(self.opposite))
+        """Hand everything to the kernel; how many it did not take. What was lent is spoilt."""
+        kept = int(self.opposite.ops.tx_flush(self.opposite))
+        for body in self._lent:
+            ffi.buffer(body)[:] = b"\xff" * len(body)
+        return kept
 
     def flush_all(self) -> None:
         """Flush until the kernel has taken all."""

@@ -71,6 +71,22 @@ def test_datagrams_that_cannot_be_made_equal_keep_their_order(wire: tuple[Link, 
         assert [one.data for one in b.receive_all(Class.JOB, len(sent))] == sent
 
 
+@pytest.mark.parametrize("segments", [True, False])
+def test_what_is_lent_leaves_with_the_datagram_that_it_ends(
+    wire: tuple[Link, Link], *, segments: bool
+) -> None:
+    if not segments:
+        wire[0].host.disable_tx_checksum(wire[0].name)
+    with Endpoint(wire[0], "udp", "udp") as a, Endpoint(wire[1], "udp", "udp") as b:
+        sizes = [1300] * 100 + [(number * 7919) % 1300 for number in range(100)]
+        sent = [frame(Class.JOB, number, size) for number, size in enumerate(sizes)]
+        for number, data in enumerate(sent):
+            lent = number % 3 * (len(data) - lib.VK_HEADER_SIZE) // 2
+            assert a.commit(a.peer(b), Class.JOB, data, lent=lent)
+        a.flush_all()
+        assert [one.data for one in b.receive_all(Class.JOB, len(sent))] == sent
+
+
 def test_udp_sends_into_an_xdp_receiver(wire: tuple[Link, Link]) -> None:
     with Endpoint(wire[0], "xdp", "udp") as a, Endpoint(wire[1], "xdp", "udp") as b:
         for family in (4, 6):
@@ -95,13 +111,14 @@ def test_a_link_without_checksum_offload_gets_plain_datagrams(wire: tuple[Link, 
         assert a.path.sent == 300
 
 
-def test_a_full_qdisc_keeps_datagrams_and_loses_none(wire: tuple[Link, Link]) -> None:
+@pytest.mark.parametrize("lent", [0, 900])
+def test_a_full_qdisc_keeps_datagrams_and_loses_none(wire: tuple[Link, Link], lent: int) -> None:
     link = wire[0]
     link.host.set_qdisc(link.index, "pfifo", limit=0)
     with Endpoint(wire[0], "udp", "udp") as a, Endpoint(wire[1], "udp", "udp") as b:
         sent = [frame(Class.DATA, number, 1000) for number in range(100)]
         for data in sent:
-            assert a.commit(a.peer(b), Class.DATA, data)
+            assert a.commit(a.peer(b), Class.DATA, data, lent=lent)
         assert a.flush() == 100
         assert (a.path.sent, sum(a.path.lost)) == (0, 0)
         link.host.set_qdisc(link.index, "pfifo", limit=1000)
