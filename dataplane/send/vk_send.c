@@ -201,12 +201,16 @@ static enum vk_served send_ring(void *context, uint32_t number, uint32_t class, 
 	struct vk_run *run = context;
 	struct vk_run_slot *slot = &run->slots[number];
 	enum vk_served why = VK_SERVED_BUDGET, held = VK_SERVED_ALL;
-	int64_t ahead = 0;
+	int64_t ahead = 0, turn = budget;
 
 	if (!slot->capacity[class])
 		return VK_SERVED_ALL;
+	/* Of several streams some may hold nothing. Of a single one all that is looked at now is
+	 * held, and handled twice, until it has caught up. */
+	if (slot->many_peers || slot->many_streams & 1u << class)
+		turn = budget / 2 + 1;
 	if (slot->lanes[class].first) {
-		held = send_held(run, number, class, budget / 2 + 1, bytes);
+		held = send_held(run, number, class, turn, bytes);
 		if (held == VK_SERVED_PATH && !vk_outgoing_ahead(run, number, class)) {
 			say_why(run, number, class, held);
 			slot->stuck |= 1u << class;
