@@ -95,21 +95,22 @@ int vk_again_shard(struct vk_run *run, struct vk_sent_run *content, int forced)
 	return 1;
 }
 
-/* How far a large message may go on from where it stopped: whole shards only, as many as its
- * stream's credit pays for, and as the turn's budget is used up by. */
+/* How far a large message may go on from where it stopped: whole datagrams only, as many as its
+ * stream's credit pays for, and as the turn's budget is used up by. What ends within a datagram
+ * makes the next turn begin there, and end within another: each such costs 64 bytes of headers. */
 static uint32_t shards_end(struct vk_run *run, const struct vk_out *out, uint32_t number,
 			   uint32_t sent, int64_t budget)
 {
 	const struct vk_flow *flow = out->flow;
 	uint64_t paid = flow->tx_cost[flow->tx_sequence & 1] + VK_MESSAGE_COST + sent;
 	uint64_t size = out->size - sent, turn;
-	uint32_t chunk;
 
-	vk_out_shard(run, out, number, 0, &chunk);
 	if (out->message->sequence == flow->tx_sequence &&
 	    !vk_out_affordable(run, flow, vk_out_cost(out->size)))
-		size = flow->tx_limit > paid ? (flow->tx_limit - paid) / chunk * chunk : 0;
-	turn = budget > 0 ? ((uint64_t)budget + chunk - 1) / chunk * chunk : 0;
+		size = flow->tx_limit > paid ?
+			       vk_out_whole(run, out, number, flow->tx_limit - paid, 0) :
+			       0;
+	turn = budget > 0 ? vk_out_whole(run, out, number, (uint64_t)budget, 1) : 0;
 	return sent + (uint32_t)(size < turn ? size : turn);
 }
 

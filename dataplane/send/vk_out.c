@@ -195,6 +195,19 @@ struct vk_part vk_out_shard(struct vk_run *run, const struct vk_out *out, uint32
 	return part;
 }
 
+uint64_t vk_out_whole(struct vk_run *run, const struct vk_out *out, uint32_t number, uint64_t bytes,
+		      int up)
+{
+	uint32_t chunk;
+	struct vk_part part = vk_out_shard(run, out, number, 0, &chunk);
+	uint32_t room = vk_datagram_room(run, &part);
+	uint64_t first = room >= JOIN_MIN && room < chunk ? room : 0;
+
+	if (bytes < first)
+		return up && bytes ? first : 0;
+	return first + (bytes - first + (up ? chunk - 1 : 0)) / chunk * chunk;
+}
+
 /* Whether more of the ring is likely to go behind a message: then nothing is gained by leaving its
  * last datagram half empty. */
 static int follows(const struct vk_run *run, const struct vk_out *out, uint32_t number)

@@ -59,6 +59,11 @@ int vk_out_close(struct vk_run *run, const struct vk_out *out, uint32_t entry, i
 struct vk_part vk_out_shard(struct vk_run *run, const struct vk_out *out, uint32_t number,
 			    int again, uint32_t *chunk);
 
+/* vk_out_whole returns how many of the next bytes of a message fill whole datagrams, what is left
+ * of the open one first: about so many, and not less (up) or not more. */
+uint64_t vk_out_whole(struct vk_run *run, const struct vk_out *out, uint32_t number, uint64_t bytes,
+		      int up);
+
 /* vk_out_shards sends bytes [begin, end) in as few shards as it takes; returns where it stopped. */
 uint32_t vk_out_shards(struct vk_run *run, const struct vk_out *out, uint32_t number,
 		       uint32_t begin, uint32_t end, int again, int forced);

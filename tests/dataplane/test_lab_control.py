@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from valkyrie.dataplane import lib
 from valkyrie.dataplane.lab.scenario import App, Link, Node, Scenario, Traffic
 from valkyrie.dataplane.lab.trial import Lab, Outcome
 
@@ -89,6 +90,17 @@ def test_hosts_that_wake_up_late_are_not_taken_for_a_queue(lab: Lab, loss: float
 def test_the_fixed_rate_is_kept_by_a_worker_that_loses_its_core(lab: Lab, loss: float) -> None:
     calm = took_ms(run(lab, FIXED, loss=loss))
     assert took_ms(run(lab, FIXED, loss=loss, stall=0.1)) < 1.1 * calm
+
+
+@pytest.mark.parametrize("controller", [FIXED, DELAY])
+def test_what_a_turn_sends_of_large_messages_ends_with_a_datagram(
+    lab: Lab, controller: int
+) -> None:
+    outcome = run(lab, controller, stall=0.02)
+    assert outcome.ok, outcome.failures
+    shards = sum(row[lib.VK_TX_SHARDS] for row in lab.counters(0).classes)
+    # 11.6 datagrams a message, one of which is shared with the next.
+    assert shards < 12.8 * outcome.traffic[0].sent
 
 
 @pytest.mark.parametrize("controller", [FIXED, DELAY, CUBIC])
