@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "vk_outgoing.h"
 
+#include "vk_burst.h"
 #include "vk_content.h"
 #include "vk_credit.h"
 #include "vk_flows.h"
@@ -302,6 +303,7 @@ static enum vk_outcome take_now(struct vk_run *run, const struct vk_out *out,
 	}
 	vk_out_flying(entry);
 	vk_out_count(run, out);
+	vk_burst_begin(run, out);
 	return VK_WENT;
 }
 

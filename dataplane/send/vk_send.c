@@ -3,6 +3,7 @@
 #include "vk_send.h"
 
 #include "vk_again.h"
+#include "vk_burst.h"
 #include "vk_credit.h"
 #include "vk_flows.h"
 #include "vk_outgoing.h"
@@ -217,8 +218,12 @@ static enum vk_served send_ring(void *context, uint32_t number, uint32_t class, 
 			return held;
 		}
 	}
-	while (why == VK_SERVED_BUDGET && *bytes < budget && ahead < AHEAD_TURN)
+	run->burst.flow = NULL;
+	while (why == VK_SERVED_BUDGET && *bytes < budget && ahead < AHEAD_TURN) {
 		why = send_next(run, number, class, bytes, &ahead);
+		if (run->burst.flow)
+			vk_burst_go(run, number, class, budget, bytes);
+	}
 	slot->stuck &= ~(1u << class);
 	if (why == VK_SERVED_PATH || why == VK_SERVED_RATE)
 		slot->stuck |= 1u << class;

@@ -144,6 +144,13 @@ struct vk_datagram {
 	struct vk_sent_run runs[VK_SENT_RUNS_MAX]; /* what it carries */
 };
 
+/* The message that the records behind it in its ring are compared with. */
+struct vk_burst {
+	struct vk_flow *flow; /* NULL = none */
+	uint32_t size; /* bytes of its payload */
+	struct vk_message like;
+};
+
 struct vk_reassembly;
 
 struct vk_run {
@@ -175,6 +182,7 @@ struct vk_run {
 	uint32_t reply_count;
 	uint64_t reset_due_ns; /* no reset to unknown streams before */
 	struct vk_datagram datagram;
+	struct vk_burst burst;
 	uint64_t path_full; /* bit port: the kernel takes no more this turn */
 	uint32_t refused; /* enum vk_blocked: why the last part could not go */
 	struct vk_session *sessions[VK_PEERS_MAX]; /* NULL = none yet */

@@ -1,0 +1,98 @@
+"""vk_burst: messages that share what was checked for the first of them are judged as if alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.dataplane.rig import Rig, rig_of
+from valkyrie.dataplane import lib
+from valkyrie.dataplane.wire import Class, Gauge
+
+LIKE = {"type": 0, "flags": 0, "priority": 0, "correlation": 0}
+ALIKE = [LIKE] * 6
+LEVELS = [lib.VK_PRIORITY_DATA, lib.VK_PRIORITY_DATA + 1]
+CASES = {
+    "alike": ALIKE,
+    "correlations": [{**LIKE, "correlation": number} for number in range(12)],
+    "types": [*ALIKE, *[{**LIKE, "type": lib.VK_STATUS_UPDATE}] * 3, *ALIKE],
+    "priorities": [{**LIKE, "priority": LEVELS[number // 4 % 2]} for number in range(16)],
+    "flags": [*ALIKE, {**LIKE, "flags": lib.VK_FLAG_URG}, *ALIKE],
+}
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    with rig_of() as made:
+        yield made
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_message_arrives_as_it_was_put(rig: Rig, case: str) -> None:
+    ours, _ = rig.pair()
+    rig.settle()
+    for mark, head in enumerate(CASES[case]):
+        assert rig.put(ours, 8 + 8 * (mark % 5), mark, **head)
+    rig.settle()
+    got = rig.take(1, 0, Class.DATA)
+    assert [each.mark for each in got] == list(range(len(CASES[case])))
+    assert [each.sequence for each in got] == list(range(len(CASES[case])))
+    assert [each.size for each in got] == [8 + 8 * (mark % 5) for mark in range(len(got))]
+    for each, head in zip(got, CASES[case], strict=True):
+        assert each.correlation == head["correlation"]
+        assert each.type == (head["type"] or lib.VK_STREAM_DATA)
+        assert each.flags == head["flags"]
+        assert each.priority == (head["priority"] or lib.VK_PRIORITY_DATA)
+    row = rig.count(0, Class.DATA)
+    assert row["tx_messages"] == len(got)
+    assert row["tx_bytes"] == sum(each.size for each in got)
+
+
+@pytest.mark.parametrize("odd", [1, 2, 3, 4, 11, 12])
+def test_a_stream_spends_what_its_messages_cost(rig: Rig, odd: int) -> None:
+    ours, _ = rig.pair()
+    rig.settle()
+    cost = 64 + lib.VK_MESSAGE_COST
+    sent = 0
+    while sent + odd <= lib.VK_WINDOW_START // cost:
+        for _ in range(odd):
+            assert rig.put(ours, 64, sent)
+            sent += 1
+        rig.exchange(2)
+    for mark in range(sent, sent + 50):
+        assert rig.put(ours, 64, mark)
+    rig.settle()
+    assert rig.count(1, Class.DATA)["rx_delivered"] == lib.VK_WINDOW_START // cost
+
+
+def test_what_cannot_go_in_the_middle_ends_its_stream_there(rig: Rig) -> None:
+    ours, _ = rig.pair()
+    rig.settle()
+    for mark in range(20):
+        assert rig.put(ours, 64, mark, type=lib.VK_PING if mark == 7 else 0)
+    rig.settle()
+    row = rig.count(0, Class.DATA)
+    assert (row["tx_messages"], row["refused_policy"], row["refused_flow"]) == (7, 1, 12)
+
+
+@pytest.mark.parametrize("behind", [0, 600])
+def test_a_stream_that_waited_for_credit_brings_all_before_its_end(rig: Rig, behind: int) -> None:
+    ours, theirs = rig.pair()
+    rig.settle()
+    for mark in range(1200):
+        assert rig.put(ours, 64, mark)
+    rig.exchange(5)
+    for mark in range(1200, 1200 + behind):
+        assert rig.put(ours, 64, mark)
+    assert rig.put(ours, 0, 0, kind=lib.VK_RECORD_CLOSE)
+    assert rig.put(theirs, 0, 0, kind=lib.VK_RECORD_CLOSE)
+    got = []
+    rig.settle(lambda: got.extend(rig.take(1, 0, Class.DATA)))
+    data = [each.mark for each in got if each.kind == lib.VK_RECORD_DATA]
+    assert data == list(range(1200 + behind))
+    assert got[-1].kind == lib.VK_RECORD_CLOSE
+    for _ in range(30):
+        rig.wait(1)
+        rig.settle()
+    assert rig.gauge(0, Gauge.FLOWS_OPEN) == rig.gauge(1, Gauge.FLOWS_OPEN) == 0
