@@ -10,14 +10,42 @@ static struct vk_ledger *ledger_of(struct vk_run *run, const struct vk_sent_run 
 }
 
 /* An entry is done: the record need not stay. */
-static void finish(struct vk_run *run, uint32_t slot, uint32_t ring, struct vk_entry *entry)
+static void mark_done(struct vk_run *run, struct vk_entry *entry)
 {
 	entry->state = VK_ENTRY_DONE;
-	vk_shards_drop(&run->shards, entry->shards);
+	if (entry->shards)
+		vk_shards_drop(&run->shards, entry->shards);
 	entry->shards = 0;
+}
+
+static void finish(struct vk_run *run, uint32_t slot, uint32_t ring, struct vk_entry *entry)
+{
+	mark_done(run, entry);
 	run->slots[slot].consumed |= 1u << ring;
-	if (entry->flow != VK_NO_FLOW)
-		vk_flows_entry_done(run, entry->flow);
+	vk_flows_entries_done(run, entry->flow, 1);
+}
+
+/* As many of one flow as lie one behind the other are taken off it at once. */
+static void finish_messages(struct vk_run *run, const struct vk_sent_run *content)
+{
+	struct vk_ledger *ledger = ledger_of(run, content);
+	uint32_t flow = VK_NO_FLOW, done = 0;
+
+	for (uint32_t i = 0; i < content->a; i++) {
+		struct vk_entry *entry = vk_ledger_get(ledger, content->first + i);
+
+		if (!entry || entry->state == VK_ENTRY_DONE)
+			continue;
+		run->slots[content->slot].consumed |= 1u << content->ring;
+		if (entry->flow != flow) {
+			vk_flows_entries_done(run, flow, done);
+			flow = entry->flow;
+			done = 0;
+		}
+		mark_done(run, entry);
+		done++;
+	}
+	vk_flows_entries_done(run, flow, done);
 }
 
 void vk_content_done(struct vk_run *run, uint32_t slot, uint32_t ring, uint32_t number)
@@ -56,11 +84,7 @@ void vk_content_acked(struct vk_run *run, const struct vk_sent_run *content)
 
 	switch (content->kind) {
 	case VK_CONTENT_MESSAGES:
-		for (uint32_t i = 0; i < content->a; i++) {
-			entry = vk_ledger_get(ledger_of(run, content), content->first + i);
-			if (entry && entry->state != VK_ENTRY_DONE)
-				finish(run, content->slot, content->ring, entry);
-		}
+		finish_messages(run, content);
 		break;
 	case VK_CONTENT_SHARD:
 		entry = vk_ledger_get(ledger_of(run, content), content->first);

@@ -455,9 +455,17 @@ void vk_flows_expire(struct vk_run *run)
 	}
 }
 
-void vk_flows_entry_done(struct vk_run *run, uint32_t number)
+void vk_flows_entries_done(struct vk_run *run, uint32_t number, uint32_t count)
 {
-	if (run->flows[number].unacked && !--run->flows[number].unacked)
+	struct vk_flow_run *own;
+
+	if (number == VK_NO_FLOW)
+		return;
+	own = &run->flows[number];
+	if (!own->unacked)
+		return;
+	own->unacked -= count < own->unacked ? count : own->unacked;
+	if (!own->unacked)
 		vk_flows_settle(run, &run->work->flows[number]);
 }
 

@@ -70,8 +70,9 @@ int vk_flows_accept(struct vk_run *run, struct vk_flow *flow, uint32_t sequence)
 /* vk_flows_seen says whether a message came before (or is too old to tell), and notes nothing. */
 int vk_flows_seen(const struct vk_flow *flow, uint32_t sequence);
 
-/* vk_flows_entry_done notes that one more of a flow's records is acknowledged. */
-void vk_flows_entry_done(struct vk_run *run, uint32_t number);
+/* vk_flows_entries_done notes that so many more of a flow's records are acknowledged; of VK_NO_FLOW
+ * there are none. */
+void vk_flows_entries_done(struct vk_run *run, uint32_t number, uint32_t count);
 
 /* vk_services_find returns the slot that listens on a name, is attached, and may be opened the
  * stream by the peer; or -1, and `code` says why not. */
