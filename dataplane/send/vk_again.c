@@ -214,3 +214,43 @@ enum vk_outcome vk_again_held(struct vk_run *run, struct vk_flow *flow, int64_t 
 	*more = outcome == VK_HOLD && *bytes >= budget;
 	return outcome;
 }
+
+/* Whether a flow's credit pays for half of what it holds: less would be held once more, again and
+ * again. */
+static int pays_half(const struct vk_run *run, const struct vk_flow *flow)
+{
+	const struct vk_flow_run *own = &run->flows[vk_flow_number(run, flow)];
+	uint64_t head = sizeof(struct vk_message);
+	uint64_t cost = own->held_bytes + own->held_count * (VK_MESSAGE_COST - head);
+	uint64_t spent = flow->tx_cost[flow->tx_sequence & 1];
+
+	return !own->pooled && flow->tx_limit > spent && flow->tx_limit - spent >= cost / 2;
+}
+
+void vk_again_unhold(struct vk_run *run, uint32_t slot, uint32_t ring)
+{
+	struct vk_run_slot *owner = &run->slots[slot];
+	struct vk_ledger *ledger = &owner->ledgers[ring];
+	uint32_t number = owner->some_stream[ring] - 1; /* none: no flow's */
+	const struct vk_entry *entry;
+	const struct vk_flow *flow;
+	struct vk_flow_run *own;
+
+	if (number >= VK_FLOWS_MAX || owner->messages.cost_ns || owner->bytes.cost_ns)
+		return; /* a rate would be paid twice */
+	own = &run->flows[number];
+	flow = &run->work->flows[number];
+	if (flow->state != VK_ROW_LIVE || flow->app != slot || flow->class != ring ||
+	    own->closing || !own->held_count || own->held_count != ledger->next - own->held_first ||
+	    !pays_half(run, flow))
+		return;
+	entry = vk_ledger_get(ledger, own->held_first);
+	if (entry->shards || entry->kind != VK_RECORD_DATA || entry->size > VK_MTU_BASE_SIZE / 2)
+		return;
+	owner->in[ring].head = entry->at;
+	ledger->next = own->held_first;
+	own->unacked -= own->held_count;
+	run->pools[flow->peer].held -= own->held_bytes;
+	own->held_bytes = 0;
+	own->held_count = 0;
+}

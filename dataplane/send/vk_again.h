@@ -12,6 +12,11 @@
 enum vk_outcome vk_again_held(struct vk_run *run, struct vk_flow *flow, int64_t budget,
 			      int64_t *bytes, int *more);
 
+/* vk_again_unhold puts a ring's scan position back to the first record that its only stream holds,
+ * if all behind it is held, too, and credit pays for half of that: so they go as if they were met
+ * only now. What is large goes on from where it is. */
+void vk_again_unhold(struct vk_run *run, uint32_t slot, uint32_t ring);
+
 /* vk_again_entry sends one entry of a ring again; forced: though the window is full. Returns 0
  * when it cannot go now. */
 int vk_again_entry(struct vk_run *run, uint32_t slot, uint32_t ring, uint32_t entry, int forced);

@@ -206,11 +206,13 @@ static enum vk_served send_ring(void *context, uint32_t number, uint32_t class, 
 
 	if (!slot->capacity[class])
 		return VK_SERVED_ALL;
-	/* Of several streams some may hold nothing. Of a single one all that is looked at now is
-	 * held, and handled twice, until it has caught up. */
-	if (slot->many_peers || slot->many_streams & 1u << class)
-		turn = budget / 2 + 1;
 	if (slot->lanes[class].first) {
+		/* Of several streams some may hold nothing. Of a single one all that is looked at
+		 * now is held, and handled twice, until it has caught up. */
+		if (slot->many_peers || slot->many_streams & 1u << class)
+			turn = budget / 2 + 1;
+		else
+			vk_again_unhold(run, number, class);
 		held = send_held(run, number, class, turn, bytes);
 		if (held == VK_SERVED_PATH && !vk_outgoing_ahead(run, number, class)) {
 			say_why(run, number, class, held);
