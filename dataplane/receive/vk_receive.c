@@ -3,6 +3,7 @@
 
 #include "vk_credit.h"
 #include "vk_flows.h"
+#include "vk_follow.h"
 #include "vk_python.h"
 #include "vk_reassembly.h"
 #include "vk_refused.h"
@@ -411,6 +412,8 @@ static int receive_run(struct vk_run *run, uint32_t peer, uint32_t class,
 		if (at < outer->length)
 			__builtin_prefetch(outer->payload + at + VK_LINE);
 		accepted &= receive_inner(run, peer, &frame, eliciting);
+		if (at < outer->length)
+			at = vk_follow(run, peer, outer, &frame, data, at, &inner);
 		if (at > outer->length)
 			break;
 	}

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: MIT */
+#include "vk_follow.h"
+
+#include "vk_flows.h"
+#include "vk_slots.h"
+
+#include <stddef.h>
+#include <string.h>
+
+enum {
+	HEAD = VK_HEADER_SIZE + sizeof(struct vk_ext_seq),
+	/* Of the header, up to and with the stream; of SEQ, up to the number. */
+	SAME = offsetof(struct vk_header, length),
+	SAME_SEQ = 4,
+};
+
+static int is_message(const struct vk_frame *frame)
+{
+	return frame->type >= VK_TYPE_CONTROL_END &&
+	       (frame->type < VK_STREAM_OPEN || frame->type == VK_STREAM_DATA ||
+		frame->type > VK_STREAM_RESET);
+}
+
+/* The flow, when whatever follows is only to be put behind what came; NULL otherwise. */
+static struct vk_flow *flow_of(struct vk_run *run, uint32_t peer, const struct vk_frame *frame,
+			       const uint8_t *like)
+{
+	struct vk_flow *flow;
+
+	if (frame->present != 1u << VK_EXT_SEQ || vk_frame_head(like) != HEAD || frame->fragment ||
+	    !is_message(frame))
+		return NULL;
+	flow = vk_flows_find(run, peer, frame->stream);
+	if (!flow || flow->state != VK_ROW_LIVE || !vk_flow_reliable(flow) ||
+	    (flow->opener && !flow->opened) || flow->closed & VK_CLOSED_THERE ||
+	    !run->slots[flow->app].attached || !vk_priority_ok(flow->class, frame->priority) ||
+	    flow->rx.runs || flow->rx.next != frame->sequence + 1)
+		return NULL;
+	return flow;
+}
+
+/* How many bytes of payload the next frame has; -1: it is another kind, or has no room. */
+static int64_t next_size(const struct vk_run *run, const struct vk_flow *flow,
+			 const struct vk_frame *outer, const uint8_t *like, uint32_t at)
+{
+	const uint8_t *data = outer->payload + at;
+	uint64_t landed = run->flows[vk_flow_number(run, flow)].landed;
+	uint32_t size;
+
+	if (at + HEAD > outer->length || memcmp(data, like, SAME) != 0 ||
+	    memcmp(data + VK_HEADER_SIZE, like + VK_HEADER_SIZE, SAME_SEQ) != 0 ||
+	    vk_get32(data + VK_HEADER_SIZE + SAME_SEQ) != flow->rx.next)
+		return -1;
+	size = vk_get32(data + SAME);
+	if (size > outer->length - at - HEAD ||
+	    (flow->class != VK_CLASS_CRITICAL && flow->rx_cost + landed + size > flow->rx_limit))
+		return -1;
+	return size;
+}
+
+/* As for a single message, the record is in its ring before anything says so. */
+static int hand_over(struct vk_run *run, struct vk_flow *flow, const struct vk_message *message,
+		     const uint8_t *payload, uint32_t size)
+{
+	uint8_t *body = vk_slots_out(run, flow->app, flow->class, sizeof *message + size);
+
+	if (!body)
+		return 0;
+	memcpy(body, message, sizeof *message);
+	memcpy(body + sizeof *message, payload, size);
+	vk_slots_commit(run, flow->app, flow->class, sizeof *message + size, VK_RECORD_DATA);
+	flow->rx_cost += (uint64_t)size + VK_MESSAGE_COST;
+	VK_STORE_RELAXED(&flow->rx.next, message->sequence + 1);
+	flow->rx_messages++;
+	return 1;
+}
+
+static void count(struct vk_run *run, uint32_t app, uint32_t class, uint32_t messages,
+		  uint64_t bytes)
+{
+	struct vk_app_count *own = &run->counters->apps[app][class];
+	uint64_t *row = vk_count_row(run, class);
+
+	row[VK_RX_MESSAGES] += messages;
+	row[VK_RX_DELIVERED] += messages;
+	row[VK_RX_DELIVERED_BYTES] += bytes;
+	own->delivered += messages;
+	own->delivered_bytes += bytes;
+}
+
+uint32_t vk_follow(struct vk_run *run, uint32_t peer, const struct vk_frame *outer,
+		   const struct vk_frame *frame, const uint8_t *like, uint32_t at, uint32_t *inner)
+{
+	struct vk_flow *flow = flow_of(run, peer, frame, like);
+	struct vk_message message;
+	uint32_t messages = 0, app, class;
+	uint64_t bytes = 0;
+	int64_t size;
+
+	if (!flow)
+		return at;
+	app = flow->app;
+	class = flow->class;
+	message = (struct vk_message){
+		.flow = vk_flow_number(run, flow),
+		.flow_generation = flow->generation,
+		.peer = flow->peer,
+		.stream = flow->stream,
+		.type = frame->type,
+		.flags = frame->flags,
+		.priority = frame->priority,
+		.trace = frame->trace,
+	};
+	while (*inner < VK_AGG_MAX && (size = next_size(run, flow, outer, like, at)) >= 0) {
+		const uint8_t *data = outer->payload + at;
+
+		message.sequence = flow->rx.next;
+		message.correlation = vk_get32(data + offsetof(struct vk_header, correlation));
+		if (!hand_over(run, flow, &message, data + HEAD, (uint32_t)size))
+			break;
+		__builtin_prefetch(data + HEAD + size + 2 * (size_t)VK_LINE);
+		at += vk_align_run(HEAD + (uint32_t)size);
+		(*inner)++;
+		messages++;
+		bytes += (uint64_t)size;
+		if (at >= outer->length)
+			break;
+	}
+	if (messages)
+		count(run, app, class, messages, bytes);
+	return at;
+}

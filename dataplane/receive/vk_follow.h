@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef VK_FOLLOW_H
+#define VK_FOLLOW_H
+/* vk_follow.h: messages of an aggregate that follow one of their stream and differ from it only in
+ * what they say and in being the next: what was found out for it holds for them.
+ */
+#include "vk_run.h"
+
+/* vk_follow hands over the messages at outer->payload + at that go on like `frame`, which was just
+ * handled and whose header lies at `like`; counts them in *inner. Returns where it stopped: what is
+ * there is like no other, or has no room. */
+uint32_t vk_follow(struct vk_run *run, uint32_t peer, const struct vk_frame *outer,
+		   const struct vk_frame *frame, const uint8_t *like, uint32_t at, uint32_t *inner);
+#endif
