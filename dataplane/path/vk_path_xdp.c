@@ -65,8 +65,9 @@ static int idle(struct vk_xdp_path *self, uint32_t class)
 
 static void xdp_rx_done(struct vk_path *path, uint32_t class);
 
-/* prefetch brings headers close, and the rest of a packet as near as the second level: another
- * processor wrote it, and one packet after the other would wait for its lines. */
+/* prefetch brings headers close, and the rest of a packet for its one copy only: another processor
+ * wrote it, and one packet after the other would wait for its lines. That processor writes whole
+ * lines into the frame next time, and is much faster when we have not kept the old ones. */
 static void prefetch(const struct vk_port *port, uint32_t class, uint32_t index)
 {
 	const struct xdp_desc *next = vk_umem_descriptor(&port->xsks[class].rx, index);
@@ -74,8 +75,8 @@ static void prefetch(const struct vk_port *port, uint32_t class, uint32_t index)
 
 	__builtin_prefetch(start);
 	__builtin_prefetch(start + VK_LINE);
-	for (uint32_t at = 2 * VK_LINE; at < next->len; at += VK_LINE)
-		__builtin_prefetch(start + at, 0, 2);
+	for (uint32_t at = 2 * VK_LINE; at < next->len + sizeof(struct vk_meta); at += VK_LINE)
+		__builtin_prefetch(start + at, 0, 0);
 }
 
 static int locate(const struct vk_port *port, const struct xdp_desc *descriptor,
