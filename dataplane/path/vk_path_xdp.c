@@ -15,6 +15,7 @@
 enum {
 	PREFETCH = 4, /* frames ahead */
 	IDLE_REGAIN = 16, /* empty receives before the first look at a class's credit, then 2x */
+	REGAIN_NS = 1000000, /* at least between two looks */
 	IDLE_PROBE = 4096, /* empty receives between looks at the port's health */
 	RECOVER_NS = 100000000, /* bound of the wait for a dead worker's frames */
 	RECOVER_STEP_NS = 200000,
@@ -37,6 +38,17 @@ static void regain(const struct vk_port *port, uint32_t class)
 		VK_STORE_RELEASE(&lane->granted, used + 2 * half);
 }
 
+/* regain_due says whether the last look at a class's credit is old enough for another one. */
+static int regain_due(struct vk_xdp_receive *receive)
+{
+	uint64_t now_ns = vk_path_clock();
+
+	if (now_ns - receive->looked_ns < REGAIN_NS)
+		return 0;
+	receive->looked_ns = now_ns;
+	return 1;
+}
+
 /* idle is what an empty receive does now and then: wake a driver that waits for FILL, regain
  * credit, find out whether the port is gone. */
 static int idle(struct vk_xdp_path *self, uint32_t class)
@@ -50,8 +62,10 @@ static int idle(struct vk_xdp_path *self, uint32_t class)
 		recvfrom(fd, NULL, 0, MSG_DONTWAIT, NULL, NULL);
 	}
 	times = ++self->receive[class].idle;
-	/* Ever more rarely: the look takes a line away from the program's processor. */
-	if (port->lanes && times >= IDLE_REGAIN && !(times & (times - 1)))
+	/* Ever more rarely: the look takes a line away from the program's processor, which wants it
+	 * for the next packet. A worker that waits for each burst would look all the time. */
+	if (port->lanes && times >= IDLE_REGAIN && !(times & (times - 1)) &&
+	    regain_due(&self->receive[class]))
 		regain(port, class);
 	if (class != VK_CLASS_CONTROL || times % IDLE_PROBE)
 		return 0;

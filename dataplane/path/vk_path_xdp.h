@@ -19,6 +19,7 @@ struct vk_xdp_receive {
 	uint32_t consumer;
 	uint32_t held; /* frames between rx and rx_done */
 	uint32_t idle; /* empty receives */
+	uint64_t looked_ns; /* at the class's credit, to regain some */
 };
 
 /* A peer's headers, ready. */
