@@ -163,10 +163,10 @@ class Page(CountersPage):
     def _app(self, slot: int) -> AppCounts | None:
         """Return a slot's counters, if it ever had an application."""
         page = self.struct
+        if not page.app_pid[slot] and not ffi.buffer(page.apps[slot])[:].strip(b"\0"):
+            return None
         rows = {_name(klass): self.app_row(slot, klass) for klass in Class}
         classes = {klass: table for klass, table in rows.items() if any(table.values())}
-        if not classes and not page.app_pid[slot]:
-            return None
         name = text_of(page.app_name[slot])
         return AppCounts(slot, name, page.app_uid[slot], page.app_pid[slot], classes)
 
@@ -208,9 +208,10 @@ def _session(row: Any) -> Signals | None:
 
 def _port(index: int, interface: str, row: Any) -> PortCounts:
     verdicts: dict[str, dict[str, Table]] = {}
+    counts = {name: getattr(row, name) for name in _VERDICT_FIELDS}
     for klass in Class:
         for verdict in Verdict:
-            table = {name: int(getattr(row, name)[klass][verdict]) for name in _VERDICT_FIELDS}
+            table = {name: count[klass][verdict] for name, count in counts.items()}
             if any(table.values()):
                 verdicts.setdefault(_name(klass), {})[_name(verdict)] = table
     return PortCounts(
