@@ -142,11 +142,12 @@ class Relay:
         back: Conditions | None = None,
         *,
         seed: int = 1,
+        cpu: int | None = None,
         **wire: Any,
     ) -> None:
         """Join the two hosts of each pair and start to carry; all pairs share one link each way.
 
-        ``seed``: of all chances. *wire*: as Lab.wire's.
+        ``seed``: of all chances. ``cpu``: the one it keeps to. *wire*: as Lab.wire's.
         """
         self._ffi = _interface()
         self._host: Host = lab.host(f"relay{len(lab.hosts)}")
@@ -167,6 +168,8 @@ class Relay:
                 stderr=subprocess.PIPE,
                 pass_fds=(fd,),
             )
+            if cpu is not None:
+                os.sched_setaffinity(self._process.pid, {cpu})
         finally:
             os.close(fd)
         self._wait()
