@@ -341,7 +341,6 @@ def open_port(
         raise DataPlaneError.of(error.errno or errno.ENODEV, f"find {interface}", hint) from error
     name = interface.encode()
     pointer.interface = name + bytes(16 - len(name))
-    pointer.abi = lib.VK_PORT_ABI
     pointer.index, pointer.queue, pointer.udp_port = index, queue, udp_port
     pointer.rx_path, pointer.tx_path = _KINDS[rx], _KINDS[tx]
     port = Port(pointer, rx, tx)

@@ -1,25 +1,31 @@
-"""Pages of docs/ that are made from the code: written, or checked."""
+"""Files that are made from the code: written, or checked."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
 
 
-def main(page: str, source: str, document: Callable[[], str]) -> int:
-    """Write docs/``page``, or check with --check that it is current; returns the exit code."""
-    parser = argparse.ArgumentParser(description=f"Generate docs/{page} from {source}.")
-    parser.add_argument("--check", action="store_true", help="only say whether it is current")
+def main(source: str, documents: Mapping[Path, Callable[[], str]]) -> int:
+    """Write files, or check with --check that they are current; returns the exit code."""
+    names = ", ".join(str(target.relative_to(ROOT)) for target in documents)
+    parser = argparse.ArgumentParser(description=f"Generate {names} from {source}.")
+    parser.add_argument("--check", action="store_true", help="only say whether they are current")
     check: bool = parser.parse_args().check
-    target, text = ROOT / "docs" / page, document()
-    if target.exists() and target.read_text() == text:
-        return 0
-    if check:
-        print(f"docs/{page} is not what {source} say: run {sys.argv[0]}", file=sys.stderr)
-        return 1
-    target.write_text(text)
-    return 0
+    result = 0
+    for target, document in documents.items():
+        text, name = document(), target.relative_to(ROOT)
+        if target.exists() and target.read_text() == text:
+            continue
+        if check:
+            print(f"{name} is not what {source} say: run {sys.argv[0]}", file=sys.stderr)
+            result = 1
+            continue
+        target.write_text(text)
+        print(f"wrote {name}")
+    return result

@@ -55,7 +55,7 @@ def create(node: str, gid: int = -1) -> int:
             name = node.encode()[: lib.VK_NAME_MAX - 1]
             page.node = name + bytes(lib.VK_NAME_MAX - len(name))
             page.started_ns = time.time_ns()
-            page.abi = lib.VK_SHM_ABI
+            page.abi = lib.VK_COUNTERS_ABI
             page.magic = lib.VK_SHM_MAGIC  # last: readers look at it first
     except BaseException:
         os.close(fd)
@@ -116,7 +116,7 @@ class CountersPage:
             memory.close_fd()
         self.node = node
         self.struct: Any = ffi.cast("struct vk_counters *", ffi.from_buffer(self._map))
-        if self.struct.magic != lib.VK_SHM_MAGIC or self.struct.abi != lib.VK_SHM_ABI:
+        if self.struct.magic != lib.VK_SHM_MAGIC or self.struct.abi != lib.VK_COUNTERS_ABI:
             raise CountersError(errno.EPROTO, f"{_FOREIGN}: node {node!r}")
 
     def __enter__(self) -> Self:

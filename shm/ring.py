@@ -30,6 +30,8 @@ TURN_EVERY = 16
 SPIN_NS_MAX = 20_000
 """How long a blocking wait may poll before it sleeps, on a host with a processor to spare."""
 
+FOREIGN = "the other party's valkyrie has other layouts: use one version on both sides"
+
 Buffer = bytes | bytearray | memoryview
 Capacities = Sequence[int]
 
@@ -179,6 +181,8 @@ class _End:
         for fd in fds:
             capacity = ffi.new("uint32_t[]", lib.VK_RINGS_MAX)
             error = lib.vk_channel_check(fd, sealed, capacity, ffi.NULL)
+            if error == -errno.EPROTONOSUPPORT:
+                raise RingError(-error, FOREIGN)
             if error:
                 raise RingError(-error, "not a region, or one that could still be truncated")
             found.append(capacity)

@@ -64,7 +64,7 @@ int vk_channel_create(const uint32_t capacity[VK_RINGS_MAX], uint32_t ring_count
 {
 	struct vk_region header = {
 		.magic = VK_SHM_MAGIC,
-		.abi = VK_SHM_ABI,
+		.abi = VK_REGION_ABI,
 		.ring_count = (uint16_t)ring_count,
 		.generation = generation,
 	};
@@ -101,8 +101,11 @@ int vk_channel_check(int fd, int sealed, uint32_t capacity[VK_RINGS_MAX], uint32
 	}
 	if (fstat(fd, &st) || pread(fd, &header, sizeof header, 0) != (ssize_t)sizeof header)
 		return -EPROTO;
-	if (header.magic != VK_SHM_MAGIC || header.abi != VK_SHM_ABI ||
-	    !count_ok(header.capacity, header.ring_count) || !capacities_ok(header.capacity) ||
+	if (header.magic != VK_SHM_MAGIC)
+		return -EPROTO;
+	if (header.abi != VK_REGION_ABI)
+		return -EPROTONOSUPPORT;
+	if (!count_ok(header.capacity, header.ring_count) || !capacities_ok(header.capacity) ||
 	    (uint64_t)st.st_size != vk_channel_file_size(header.capacity))
 		return -EPROTO;
 	memcpy(capacity, header.capacity, sizeof header.capacity);

@@ -20,9 +20,10 @@ uint64_t vk_channel_file_size(const uint32_t capacity[VK_RINGS_MAX]);
 uint64_t vk_channel_span(const uint32_t capacity[VK_RINGS_MAX]);
 
 /* vk_channel_check reads the header of a region that somebody else made and copies its capacities.
- * Refuses (-EPROTO) a wrong magic, ABI, size or shape, and (-EPERM) a memfd that its maker could
- * still shrink: a truncation would kill whoever has it mapped. sealed = 0 skips the seals. The two
- * regions of a channel are checked one by one: compare their capacities before they are mapped. */
+ * Refuses (-EPROTO) a wrong magic, size or shape, (-EPROTONOSUPPORT) another ABI, and (-EPERM) a
+ * memfd that its maker could still shrink: a truncation would kill whoever has it mapped. sealed =
+ * 0 skips the seals. The two regions of a channel are checked one by one: compare their capacities
+ * before they are mapped. */
 int vk_channel_check(int fd, int sealed, uint32_t capacity[VK_RINGS_MAX], uint32_t *generation);
 
 /* vk_channel_map maps a region, data of every ring twice in a row. at: where a reservation of

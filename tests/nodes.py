@@ -43,16 +43,19 @@ PATIENT = "[session]\nkeepalive_ms = 60000\n"
 _UP = """
 import sys
 from pathlib import Path
+from valkyrie import bpf
 from valkyrie.controlplane.broker import broker
 from valkyrie.controlplane.config import reader
 from valkyrie.dataplane.errors import ValkyrieError
 try:
-    library = Path(sys.argv[2]) if len(sys.argv) > 2 else broker.LIBRARY
+    library = Path(sys.argv[2] or broker.LIBRARY)
+    if sys.argv[3]:
+        bpf.load = lambda name: Path(sys.argv[3], f"{name}.bpf.o").read_bytes()
     sys.exit(broker.run(reader.load(sys.argv[1]), library))
 except ValkyrieError as error:
     sys.exit(f"error: {error}")
 """
-"""``valkyrie up`` with a choice of the worker's library."""
+"""``valkyrie up`` with a choice of the worker's library and of the programs."""
 
 
 Streams = tuple[valkyrie.SyncStream, valkyrie.SyncStream]
@@ -70,6 +73,8 @@ class NodeUnderTest:
     directory: Path
     log: Path
     library: Path | None = None
+    programs: Path | None = None
+    """Where its eBPF programs are, instead of in the package."""
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -79,9 +84,8 @@ class NodeUnderTest:
 
     def up(self, **options: Any) -> None:
         """Start the node; it may not serve yet."""
-        arguments = [sys.executable, "-c", _UP, str(self.config)]
-        if self.library is not None:
-            arguments.append(str(self.library))
+        own = [str(path or "") for path in (self.library, self.programs)]
+        arguments = [sys.executable, "-c", _UP, str(self.config), *own]
         with self.log.open("ab") as log:
             self.process = self.host.popen(arguments, stdout=log, stderr=log, **options)
 

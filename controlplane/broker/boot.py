@@ -132,9 +132,8 @@ class Boot:
         self._secrets = _make_secrets()
         self.secrets = self._secrets.cast("vk_secrets")
         for shared in (self.state, self.work, self.secrets):
-            shared.magic, shared.abi = lib.VK_SHM_MAGIC, lib.VK_SHM_ABI
+            shared.magic, shared.abi = lib.VK_SHM_MAGIC, lib.VK_WORKER_ABI
         boot = self.struct
-        boot.abi = lib.VK_WORKER_ABI
         boot.state, boot.work, boot.counters = self._state.read(), self.work, self.counters
         boot.secrets = self.secrets
         boot.control_fd = boot.python_fd = boot.cpu = -1

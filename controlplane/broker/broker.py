@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from valkyrie.controlplane.config.reader import Config
+    from valkyrie.dataplane import loader
 
 log = logging.getLogger("valkyrie")
 
@@ -63,15 +64,6 @@ _LISTEN_BACKLOG = 128
 def _identity(config: Config) -> Identity:
     entry = pwd.getpwnam(config.node.user)
     return Identity(entry.pw_uid, entry.pw_gid, config.worker.cpu)
-
-
-def _open_library(path: Path) -> int:
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise DataPlaneError.of(
-            error.errno or 0, f"open the worker's library {path}", "Reinstall the package"
-        ) from error
 
 
 def _check(result: int, what: str) -> None:
@@ -120,7 +112,7 @@ class Broker:
         self._greeting = first_start.prepare(self.config)
         auditor.prepare(self.config)
         journal = Journal(directory / f"{node.name}.journal")
-        self._library = _open_library(self._library_path)
+        self._library = worker.open_library(self._library_path)
         defer(lambda: os.close(self._library))
         defer(self._selector.close)
         self.boot = Boot(node.name, self._identity.gid)
@@ -512,32 +504,46 @@ class Broker:
     # ---- Upgrade ----
 
     def _upgrade(self, _message: Message, answer: Message) -> None:
-        """Start the installed worker and programs; nothing changes until all of them are there."""
-        library = _open_library(self._library_path)
-        programs = []
-        try:
-            programs = [(each, each.next_program()) for each in self._interfaces]
-        except BaseException:
-            os.close(library)
-            raise
+        """Start the installed worker and programs; unless all of them run, the old ones go on."""
+        with contextlib.ExitStack() as unused:
+            library = worker.open_library(self._library_path)
+            unused.callback(os.close, library)
+            worker.probe(library)
+            programs = []
+            for each in self._interfaces:
+                program = each.next_program()
+                unused.callback(program.close)
+                programs.append((each, program))
+            unused.pop_all()
+        answer.text = self._swap(library, programs)
+
+    def _swap(self, library: int, programs: list[tuple[interfaces.Opened, loader.Program]]) -> str:
         self._stop_worker()
-        for each, program in programs:
-            each.replace(program)
-        started = self._start_worker(library, recover=self.boot.work.phase != lib.VK_WORKER_STOPPED)
-        status = self._await_worker(started)
-        if status is None:
-            os.close(self._library)
-            self._library = library
-            self._adopt_worker(started)
-            answer.text = f"worker {started.pid} and {len(programs)} programs are new"
-            return
-        os.close(library)
-        self._run_worker(recover=True)
-        raise DataPlaneError(
-            errno.ENOEXEC,
-            f"the new worker {children.describe(status)}; the old one's library runs again:"
-            " reinstall the package and try again",
-        )
+        recover = self.boot.work.phase != lib.VK_WORKER_STOPPED
+        old = []
+        try:
+            for each, program in programs:
+                old.append((each, each.replace(program)))
+            started = self._start_worker(library, recover=recover)
+            status = self._await_worker(started)
+            if status is not None:
+                raise worker.refused(f"the new worker {children.describe(status)}", status)
+        except OSError:
+            for each, program in old:
+                with contextlib.suppress(OSError):  # the new one stays: it fits the maps
+                    each.replace(program)
+            for each, program in programs:
+                if each.program is not program:
+                    program.close()
+            os.close(library)
+            self._run_worker(recover=True)
+            raise
+        for _, program in old:
+            program.close()
+        os.close(self._library)
+        self._library = library
+        self._adopt_worker(started)
+        return f"worker {started.pid} and {len(programs)} programs are new"
 
     def _stop_worker(self) -> None:
         running = self._worker

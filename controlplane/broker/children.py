@@ -23,6 +23,8 @@ EXIT_FAULT = 127
 """Exit status of a child that an exception ended."""
 EXIT_LIBRARY = 126
 """Exit status of a worker that could not load its library."""
+EXIT_FOREIGN = 125
+"""Exit status of a worker whose library was built with other layouts (shm/vk_abi.h)."""
 
 
 class StoppedError(ValkyrieError):
@@ -105,4 +107,6 @@ def describe(status: int) -> str:
         return "failed, as it said above"
     if status == EXIT_LIBRARY:
         return "could not load its library"
+    if status == EXIT_FOREIGN:
+        return "has a library of other layouts"
     return f"ended: {os.strerror(status)}" if status else "ended"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import select
 import signal
@@ -13,17 +14,21 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 from typing import NoReturn
 
 from valkyrie.controlplane.confinement import sandbox
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import DataPlaneError
 
-from .children import EXIT_LIBRARY, Identity, close_others
+from .children import EXIT_FOREIGN, EXIT_LIBRARY, Identity, close_others, describe, fork
 
 _ORDER = struct.Struct("<IIIi")  # struct vk_order
 _ANSWER_S = 1.0
 """How long a worker may take to answer an order before it is taken for hung."""
+_PROBE_S = 5.0
+"""How long loading a library may take."""
+FOREIGN = "it has other layouts than the running node"
 
 
 class OrderKind(IntEnum):
@@ -127,15 +132,61 @@ def _leave(why: str) -> NoReturn:
     os._exit(EXIT_LIBRARY)
 
 
-def run(boot: int, library: int, identity: Identity, parent: int, kept: Iterable[int]) -> NoReturn:
-    """In the child: load the library, give up all rights, move frames."""
+def _load(library: int) -> ctypes.CDLL:
+    """In a child: load a worker's library, or leave if it is none, or has other layouts."""
     try:
         loaded = ctypes.CDLL(f"/proc/self/fd/{library}")
         abi = loaded.vk_worker_abi()
     except (OSError, AttributeError) as error:
         _leave(str(error))
     if abi != lib.VK_WORKER_ABI:
-        _leave(f"it has ABI {abi}, wanted {lib.VK_WORKER_ABI}: stop and start the node")
+        print(f"valkyrie: the worker's library: {FOREIGN}", file=sys.stderr, flush=True)
+        os._exit(EXIT_FOREIGN)
+    return loaded
+
+
+def open_library(path: Path) -> int:
+    """Open a worker's library; the broker itself never loads it."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise DataPlaneError.of(
+            error.errno or 0, f"open the worker's library {path}", "Reinstall the package"
+        ) from error
+
+
+def refused(what: str, status: int) -> DataPlaneError:
+    """Return the error of an upgrade whose worker left with a status."""
+    hint = "reinstall the package and try again"
+    if status == EXIT_FOREIGN:
+        hint = "to change to what is installed, stop the node and start it again"
+    return DataPlaneError(
+        errno.ENOEXEC, f"{what}; the old worker and programs run on, nothing has changed: {hint}"
+    )
+
+
+def probe(library: int) -> None:
+    """Let a child load a library and leave; DataPlaneError when a worker could not run it."""
+
+    def child(_parent: int) -> NoReturn:
+        _load(library)
+        os._exit(0)
+
+    pid = fork(child)
+    pidfd = os.pidfd_open(pid)
+    try:
+        if not select.select([pidfd], [], [], _PROBE_S)[0]:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    finally:
+        os.close(pidfd)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if status:
+        raise refused(f"the installed worker {describe(status)}", status)
+
+
+def run(boot: int, library: int, identity: Identity, parent: int, kept: Iterable[int]) -> NoReturn:
+    """In the child: load the library, give up all rights, move frames."""
+    loaded = _load(library)
     if lacking := loaded.vk_worker_load():
         _leave(f"libcrypto does not offer what it needs: {os.strerror(-lacking)}")
     close_others({0, 1, 2, *kept})
@@ -148,4 +199,4 @@ def run(boot: int, library: int, identity: Identity, parent: int, kept: Iterable
             ) from error
     sandbox.enter_worker(identity, parent)
     result = loaded.vk_worker_run(ctypes.c_void_p(boot))
-    os._exit(min(abs(result), 125))
+    os._exit(min(abs(result), EXIT_FOREIGN - 1))

@@ -93,7 +93,8 @@ def _assignment(text: str) -> tuple[str, int | str]:
 def upgrade(*, node: NodeOption = DEFAULT_NODE, json: JsonOption = False) -> int:
     """Let a node run the worker and the program that are installed now, under traffic.
 
-    Wants root. Nothing is lost or delivered twice.
+    Wants root. Nothing is lost or delivered twice. When what is installed has other layouts than
+    the running node, nothing changes, and it says so: stop the node and start it then.
     """
     from valkyrie.dataplane.application import appsocket
 

@@ -147,18 +147,36 @@ class Opened:
             return loader.open_selector(reuse=self.program.maps)
         return loader.open_classifier(self.udp_port, reuse=self.program.maps)
 
-    def replace(self, program: loader.Program) -> None:
-        """Put a program in the old one's place, between two packets."""
+    def replace(self, program: loader.Program) -> loader.Program:
+        """Put a program in the old one's place, between two packets.
+
+        Returns the old one, which the caller closes; after an error that one is in its place.
+        """
+        old = self.program
+        try:
+            self._put(program)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._put(old)
+            raise
+        self.program = program
+        self.guard.renew(program)
+        return old
+
+    def _put(self, program: loader.Program) -> None:
         if self.link is not None:
             self.link.replace(program)
         else:
             for fd in (fd for pair in self.queues[0].sockets().values() for fd in pair):
                 if fd >= 0:
                     with socket.socket(fileno=os.dup(fd)) as member:
-                        member.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_EBPF, program.fd)
-        old, self.program = self.program, program
-        self.guard.renew(program)
-        old.close()
+                        try:
+                            member.setsockopt(
+                                socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_EBPF, program.fd
+                            )
+                        except OSError as error:
+                            what = f"replace the program of {self.name}'s sockets"
+                            raise DataPlaneError.of(error.errno or 0, what) from error
 
     def socket_drops(self, port: Port, klass: Class) -> int:
         """Return what the kernel dropped because a class's UDP sockets were full."""

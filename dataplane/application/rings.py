@@ -21,6 +21,10 @@ REASONS = {
     for name, reason in members("vk_blocked", "VK_BLOCKED_").items()
 }
 """Why there is no room: ``enum vk_blocked``, where none is the ring itself."""
+FOREIGN = (
+    "The node has other layouts than this library: install the node's version of valkyrie here,"
+    " or upgrade the node and restart it"
+)
 SPIN_NS_MAX = 20_000
 """How long a waiter polls before it sleeps, at most, where a CPU is to spare. A sleep and a wake
 cost 5 µs one way, so more than a few times that is lost if nothing comes."""
@@ -60,6 +64,8 @@ class Rings:
         if not error and not client.tx_capacity[Class.CONTROL]:
             lib.vk_client_close(client)
             error = -errno.EPROTO  # a worker that cannot be told what was taken
+        if error == -errno.EPROTONOSUPPORT:
+            raise DataPlaneError.of(error, "map the node's rings", FOREIGN)
         if error:
             raise DataPlaneError.of(
                 error, "map the node's rings", "Are library and node of the same version?"

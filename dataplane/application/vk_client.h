@@ -76,7 +76,7 @@ struct vk_client {
 
 /* vk_client_open checks and maps regions D and A and readies *client. Keeps the bells (still the
  * caller's to close), not the memfds; nothing is mapped after a failure. Returns 0 or -errno:
- * -EPROTO or -EPERM if the regions are none of ours (vk_channel_check). */
+ * -EPROTO, -EPROTONOSUPPORT or -EPERM if the regions are none of ours (vk_channel_check). */
 int vk_client_open(struct vk_client *client, int region_d, int region_a, int bell_self,
 		   int bell_peer, uint32_t generation);
 

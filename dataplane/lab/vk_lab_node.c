@@ -158,15 +158,13 @@ void vk_lab_node_renew(struct vk_lab *lab, uint32_t number, uint64_t known_ns)
 static void begin_memory(struct vk_lab_node_run *node)
 {
 	node->state->magic = VK_SHM_MAGIC;
-	node->state->abi = VK_SHM_ABI;
+	node->state->abi = VK_WORKER_ABI;
 	node->state->daemon_heartbeat_ns = forever_ns;
 	node->state->params = node->config->params;
 	for (uint32_t i = 0; i < VK_LAB_NODES_MAX; i++)
 		node->state->tunings[i] = node->config->tuning;
-	node->boot->abi = VK_WORKER_ABI;
 	node->boot->port_count = 1;
 	node->boot->ports[0] = (struct vk_port){
-		.abi = VK_PORT_ABI,
 		.rx_path = VK_PATH_UDP,
 		.tx_path = VK_PATH_UDP,
 		.udp_port = VK_PORT,

@@ -4,13 +4,12 @@
 /* vk_port.h: a port is one (interface, queue) of this host: the kernel objects that frames come
  * and go through. The broker opens ports (it has the capabilities and keeps every descriptor and
  * mapping), workers inherit them by fork and only move frames. The structs are the ABI between the
- * two; VK_PORT_ABI is checked when a worker library is loaded.
+ * two.
  */
 #include "vk_maps.h"
 #include "vk_counters.h"
 
 enum vk_port_const {
-	VK_PORT_ABI = 3,
 	VK_CHUNK_SIZE = 2048, /* bytes of a UMEM frame */
 	VK_FRAME_HEADROOM = 16, /* UMEM headroom on top of the kernel's XDP_PACKET_HEADROOM: the
 				 * metadata begins a cache line and shares it with the headers */
@@ -49,7 +48,6 @@ struct vk_xsk {
 };
 
 struct vk_port {
-	uint32_t abi;
 	uint32_t index; /* in vk_work.ports, vk_counters.verdicts */
 	uint32_t ifindex;
 	uint32_t queue;

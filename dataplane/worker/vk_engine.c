@@ -133,7 +133,7 @@ int vk_engine_start(struct vk_run *run, struct vk_boot *boot, uint64_t now_ns)
 	vk_credit_tune(run);
 	run->random = now_ns;
 	run->work->magic = VK_SHM_MAGIC;
-	run->work->abi = VK_SHM_ABI;
+	run->work->abi = VK_WORKER_ABI;
 	run->work->starts++;
 	run->counters->gauges[VK_WORKER_STARTS]++;
 	vk_peers_load(run);

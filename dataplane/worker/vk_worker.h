@@ -2,13 +2,10 @@
 #ifndef VK_WORKER_H
 #define VK_WORKER_H
 /* vk_worker.h: the entry points of vk_worker.so. The broker never loads this library: a forked
- * child does, so that a new worker runs the code that is installed now.
+ * child does, so that a new worker runs the code that is installed now, if it is of the broker's
+ * VK_WORKER_ABI (vk_abi.h).
  */
 #include "vk_path.h"
-
-enum vk_worker_const {
-	VK_WORKER_ABI = 5,
-};
 
 /* Where an application's regions are mapped. The broker reserves address space for every slot
  * before the first fork, so that broker and workers map a slot at the same address. */
@@ -24,7 +21,6 @@ struct vk_slot {
 
 /* Everything a worker gets from the broker by fork. */
 struct vk_boot {
-	uint32_t abi;
 	uint32_t port_count;
 	struct vk_port ports[VK_PORTS_MAX];
 	struct vk_slot slots[VK_APPS_MAX];

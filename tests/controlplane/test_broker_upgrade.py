@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -17,11 +19,13 @@ from tests.census import needs
 from tests.controlplane.test_broker import compile_library
 from tests.lab import SLOWNESS, Lab, wait_until
 from tests.nodes import NodeUnderTest, make_pair, running
+from valkyrie import bpf
 from valkyrie.controlplane.broker import broker
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.application import appsocket
 from valkyrie.dataplane.application.stream import SyncStream
 
+ROOT = Path(__file__).resolve().parents[2]
 Pair = tuple[NodeUnderTest, NodeUnderTest]
 
 
@@ -130,34 +134,106 @@ def test_an_upgrade_under_traffic_loses_and_doubles_nothing(pair: Pair) -> None:
 
 BROKEN = {
     "that is no library": "",
-    "of another ABI": "uint32_t vk_worker_abi(void) { return 77; }",
-    "that fails at once": "uint32_t vk_worker_abi(void) { return 1; }"
-    " int vk_worker_run(void *boot) { (void)boot; return -5; }",
-    "that crashes": "uint32_t vk_worker_abi(void) { return 1; }"
-    " int vk_worker_run(void *boot) { (void)boot; __builtin_trap(); }",
+    "that has no entry": "int vk_worker_other(void) { return 0; }",
+    "of other layouts": f"uint32_t vk_worker_abi(void) {{ return {lib.VK_WORKER_ABI ^ 1}; }}",
+    "that crashes when it is loaded": "uint32_t vk_worker_abi(void) { __builtin_trap(); }",
+}
+"""Libraries that are known to be of no use before anything is stopped."""
+
+_LOADS = f"uint32_t vk_worker_abi(void) {{ return {lib.VK_WORKER_ABI}; }}"
+FAILING = {
+    "that fails at once": f"{_LOADS} int vk_worker_run(void *boot) {{ (void)boot; return -5; }}",
+    "that crashes": f"{_LOADS} int vk_worker_run(void *boot) {{ (void)boot; __builtin_trap(); }}",
 }
 
 
+def replace_library(node: NodeUnderTest, source: str) -> None:
+    needs("clang-19")
+    assert node.library is not None
+    if source:
+        compile_library(node.library, source)
+    else:
+        node.library.unlink()
+        node.library.write_bytes(b"not an ELF object")
+
+
 @pytest.mark.parametrize("broken", BROKEN)
+def test_a_library_of_no_use_is_refused_before_anything_stops(pair: Pair, broken: str) -> None:
+    a, _ = pair
+    with Traffic(*pair) as traffic:
+        traffic.flows()
+        worker, program = a.pid("worker"), a.program()
+        replace_library(a, BROKEN[broken])
+        reply = a.ask(appsocket.Upgrade(), 30)
+        assert reply.code == lib.VK_CODE_FAILED
+        assert "nothing has changed" in reply.message
+        assert ("stop the node and start it" in reply.message) == (broken == "of other layouts")
+        assert (a.pid("worker"), a.program()) == (worker, program)
+        traffic.flows()
+    assert traffic.got == list(range(traffic.sent))
+
+
+@pytest.mark.parametrize("broken", FAILING)
 def test_a_new_worker_that_does_not_run_leaves_the_old_one_in_charge(
     pair: Pair, broken: str
 ) -> None:
-    needs("clang-19")
     a, _ = pair
-    assert a.library is not None
     with Traffic(*pair) as traffic:
         traffic.flows()
-        if BROKEN[broken]:
-            compile_library(a.library, BROKEN[broken])
-        else:
-            a.library.unlink()
-            a.library.write_bytes(b"not an ELF object")
+        program = a.program()
+        replace_library(a, FAILING[broken])
         reply = a.ask(appsocket.Upgrade(), 30)
         assert reply.code == lib.VK_CODE_FAILED
-        assert "the old one's library runs again" in reply.message
+        assert "the old worker and programs run on" in reply.message
+        assert a.program() == program
         traffic.flows()
     assert traffic.got == list(range(traffic.sent))
     assert a.status()["worker"]["phase"] == "running"
+
+
+OTHER_MAPS = {
+    "a table of sockets of another size": ("VK_SOCKS_MAX = 14", "VK_SOCKS_MAX = 15"),
+    "a table of sources of another size": ("VK_SOURCES_MAX = 16384", "VK_SOURCES_MAX = 8192"),
+}
+
+
+def compile_programs(directory: Path, before: str, after: str) -> None:
+    """Put the programs into a directory, built from a header with something else in it."""
+    source = directory / "source"
+    shutil.copytree(ROOT / "bpf", source)
+    header = source / "vk_maps.h"
+    assert before in header.read_text()
+    header.write_text(header.read_text().replace(before, after))
+    system = f"/usr/include/{platform.machine()}-linux-gnu"
+    flags = ["-g", "-O2", "-ffreestanding", "-target", "bpf", "-mcpu=v3", "-idirafter", system]
+    for program in ("classify", "select"):
+        made = directory / f"{program}.bpf.o"
+        command = ["clang-19", *flags, "-c", f"{program}.bpf.c", "-o", str(made)]
+        subprocess.run(command, cwd=source, check=True, timeout=60)
+
+
+@pytest.mark.parametrize("change", OTHER_MAPS)
+def test_programs_for_other_maps_are_refused_before_anything_stops(
+    lab: Lab, tmp_path: Path, change: str
+) -> None:
+    needs("clang-19")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for program in ("classify", "select"):
+        (programs / f"{program}.bpf.o").write_bytes(bpf.load(program))
+    a, b = make_pair(lab, tmp_path)
+    a.programs = programs
+    with running(a, b), Traffic(a, b) as traffic:
+        traffic.flows()
+        worker = a.pid("worker")
+        compile_programs(programs, *OTHER_MAPS[change])
+        reply = a.ask(appsocket.Upgrade(), 30)
+        assert reply.code == lib.VK_CODE_FAILED
+        assert "live map" in reply.message
+        assert "stop and start the node" in reply.message
+        assert a.pid("worker") == worker
+        traffic.flows()
+    assert traffic.got == list(range(traffic.sent))
 
 
 def test_without_a_library_nothing_is_touched(pair: Pair) -> None:

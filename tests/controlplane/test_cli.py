@@ -283,7 +283,7 @@ def counters(node: str) -> Iterator[Any]:
     memory.close_fd()
     buffer = ffi.from_buffer(mapped)
     page = ffi.cast("struct vk_counters *", buffer)
-    page.magic, page.abi = lib.VK_SHM_MAGIC, lib.VK_SHM_ABI
+    page.magic, page.abi = lib.VK_SHM_MAGIC, lib.VK_COUNTERS_ABI
     page.node = node.encode()
     try:
         yield page
@@ -354,7 +354,7 @@ def test_a_heart_that_beats_means_up(page: Any) -> None:
 
 
 def test_counters_of_another_version_are_refused(page: Any) -> None:
-    page.abi = lib.VK_SHM_ABI + 1
+    page.abi = lib.VK_COUNTERS_ABI + 1
     refused(valkyrie("stat", "--node", NODE), Exit.FAILED, "another version")
 
 

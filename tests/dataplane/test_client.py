@@ -282,6 +282,12 @@ def test_regions_of_another_generation_are_not_mapped(channel: Channel) -> None:
         Rings([*channel.memfds, channel.bell_app, channel.bell_worker], 4)
 
 
+def test_a_node_of_other_layouts_says_what_to_do(channel: Channel) -> None:
+    channel.d.abi ^= 1
+    with pytest.raises(DataPlaneError, match="install the node's version of valkyrie here"):
+        Rings([*channel.memfds, channel.bell_app, channel.bell_worker], 1)
+
+
 def test_a_node_without_ring_0_is_of_another_version() -> None:
     channel = Channel([0] + [SIZE] * 5, 1)
     with pytest.raises(DataPlaneError, match="same version"):

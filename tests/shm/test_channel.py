@@ -61,9 +61,8 @@ def test_impossible_shapes_are_not_made(sizes: tuple[int, ...], count: int) -> N
 
 FIELDS = [
     (0, "I", 0),  # 1: magic
-    (4, "H", lib.VK_SHM_ABI + 1),  # 2: ABI
-    (6, "H", 0),  # 3: a ring past the count
-    (6, "H", lib.VK_RINGS_MAX + 1),  # 4
+    (12, "H", 0),  # 3: a ring past the count
+    (12, "H", lib.VK_RINGS_MAX + 1),  # 4
     (16, "I", 0),  # 5: no ring
     (16, "I", 2 * SIZE),  # 6: larger than the file
     (16, "I", SIZE + 8),  # 7: no power of two
@@ -77,6 +76,11 @@ def test_a_header_that_is_not_right_is_refused(
 ) -> None:
     os.pwrite(region, struct.pack(form, value), offset)
     assert check(region) == -errno.EPROTO
+
+
+def test_a_region_of_other_layouts_is_told_from_one_that_is_broken(region: int) -> None:
+    os.pwrite(region, struct.pack("I", lib.VK_REGION_ABI ^ 1), 4)
+    assert check(region) == -errno.EPROTONOSUPPORT
 
 
 @pytest.mark.parametrize("size", [0, 1, PAGE - 1, PAGE, PAGE + SIZE - 1, PAGE + SIZE + 1])

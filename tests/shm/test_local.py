@@ -7,6 +7,7 @@ import fcntl
 import os
 import socket
 import stat
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -144,10 +145,13 @@ def test_regions_that_were_handed_over_can_neither_shrink_nor_be_forged(tmp_path
         channel.close()
 
 
-def region(size: int, seals: int = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW) -> int:
+def region(
+    size: int, seals: int = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW, abi: int = lib.VK_REGION_ABI
+) -> int:
     capacity = ffi.new("uint32_t[]", lib.VK_RINGS_MAX)
     capacity[0] = size
     fd = int(lib.vk_channel_create(capacity, 1, 0))
+    os.pwrite(fd, struct.pack("I", abi), 4)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
     return fd
 
@@ -170,7 +174,12 @@ HOSTILE: list[tuple[str, Callable[[], tuple[bytes, list[int]]], str]] = [
         ),
         "could not map",
     ),
-    ("8 pipes", lambda: (_HELLO, list(os.pipe())), "be truncated"),
+    (
+        "8 another version",
+        lambda: (_HELLO, [region(SIZE, abi=lib.VK_REGION_ABI ^ 1), region(SIZE)]),
+        "use one version on both sides",
+    ),
+    ("9 pipes", lambda: (_HELLO, list(os.pipe())), "be truncated"),
 ]
 
 
