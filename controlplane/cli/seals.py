@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, overload
 
 from cyclopts import Parameter
 
+from valkyrie.controlplane.config import wholefile
 from valkyrie.dataplane.errors import ConfigError
 
 from .client import DEFAULT_NODE, JsonOption, NodeOption, plain, print_json
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from valkyrie.dataplane.signing.statement import Statement
 
 SUFFIX = ".seal"
+_MODE = 0o644
 
 
 class _Contents(Sequence[bytes]):
@@ -42,6 +44,10 @@ class _Contents(Sequence[bytes]):
 def sign(
     *files: Annotated[Path, Parameter(help="Files to sign, all by one signature.")],
     post_quantum: Annotated[bool, Parameter(help="Sign by ML-DSA-65 too.", negative="")] = False,
+    fn_dsa: Annotated[
+        bool,
+        Parameter(help="Sign by FN-DSA-512 too, if the node's identity can.", negative=""),
+    ] = False,
     node: NodeOption = DEFAULT_NODE,
     json: JsonOption = False,
 ) -> int:
@@ -55,10 +61,10 @@ def sign(
     if not files:
         raise ConfigError("write the files to sign")
     with reaching_node(), valkyrie.attach_sync(node, name="valkyrie-sign") as attached:
-        seals = attached.sign(_Contents(files), post_quantum=post_quantum)
+        seals = attached.sign(_Contents(files), post_quantum=post_quantum, fn_dsa=fn_dsa)
     for path, seal in zip(files, seals, strict=True):
         written = path.with_name(path.name + SUFFIX)
-        written.write_bytes(seal.pack())
+        wholefile.write(written, seal.pack(), _MODE)
         if json:
             print_json({"file": str(path), "seal": str(written), "signer": str(seal.fingerprint)})
         else:
@@ -75,13 +81,18 @@ def verify(
     post_quantum: Annotated[
         bool, Parameter(help="Ask for a signature by ML-DSA-65 too.", negative="")
     ] = False,
+    fn_dsa: Annotated[
+        bool, Parameter(help="Ask for a signature by FN-DSA-512 too.", negative="")
+    ] = False,
     json: JsonOption = False,
 ) -> int:
     """Verify that the node of a fingerprint signed a file. Needs no node and no privilege."""
     import valkyrie
 
     packed = (seal or file.with_name(file.name + SUFFIX)).read_bytes()
-    said = valkyrie.verify(file.read_bytes(), packed, fingerprint, post_quantum=post_quantum)
+    said = valkyrie.verify(
+        file.read_bytes(), packed, fingerprint, post_quantum=post_quantum, fn_dsa=fn_dsa
+    )
     document = {"file": str(file), **_document(said)}
     if json:
         print_json(document)

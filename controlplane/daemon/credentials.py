@@ -357,8 +357,8 @@ def load(config: Config, *, make: bool = False) -> Credentials:
 
 
 def _identity(config: Config, *, make: bool) -> tuple[Identity, bool]:
-    from valkyrie.controlplane.security import fn_dsa
     from valkyrie.controlplane.security.identity_file import load_or_make, of_pem
+    from valkyrie.dataplane.signing import fn_dsa
 
     path, wanted = beside(config, config.security.identity_file), config.security.signatures
     with_fn_dsa = "fn_dsa_512" in wanted

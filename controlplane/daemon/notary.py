@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.application.appsocket import Reply
+from valkyrie.dataplane.signing.fn_dsa import EXTRA
 from valkyrie.dataplane.signing.merkle import HASH_SIZE
 from valkyrie.dataplane.signing.seal import Attestation
-from valkyrie.dataplane.signing.statement import ALGORITHMS, COUNT_MAX, Statement
+from valkyrie.dataplane.signing.signature import Algorithm
+from valkyrie.dataplane.signing.statement import COUNT_MAX, Statement, algorithms
 
 from . import policy
 from .appserver import Bucket
@@ -59,11 +61,9 @@ class Notary:
         if len(request.root) != HASH_SIZE or not 0 < request.count <= COUNT_MAX:
             message = f"a root has {HASH_SIZE} bytes, and a batch 1 to {COUNT_MAX} messages"
             return Reply(code=lib.VK_CODE_MALFORMED, message=message)
-        if self._identity is None:
-            message = (
-                "a node that is plaintext only has no identity to sign with: see security.modes"
-            )
-            return Reply(code=lib.VK_CODE_POLICY, message=message)
+        if cannot := _cannot(self._identity, request):
+            return Reply(code=lib.VK_CODE_POLICY, message=cannot)
+        assert self._identity is not None
         wait_s = self._turn(grant, connection.who.uid, now_s)
         if isinstance(wait_s, Refusal):
             return Reply(code=wait_s.code, message=wait_s.reason)
@@ -92,10 +92,8 @@ class Notary:
     ) -> bytes:
         assert connection.grant is not None
         rule, who = connection.grant.rule, connection.who
-        algorithms = ALGORITHMS if request.post_quantum else ALGORITHMS[:1]
-        statement = Statement(
-            self._node, rule, who.uid, time_ns, request.count, request.root, algorithms
-        )
+        used = algorithms(post_quantum=request.post_quantum, fn_dsa=request.fn_dsa)
+        statement = Statement(self._node, rule, who.uid, time_ns, request.count, request.root, used)
         self._audit.require(
             "message.sign",
             uid=who.uid,
@@ -105,10 +103,24 @@ class Notary:
             root=request.root.hex(),
             time_ns=time_ns,
         )
-        if request.post_quantum:  # a millisecond or more: others are served meanwhile
+        if len(used) > 1:  # a millisecond or more: others are served meanwhile
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._thread, attest, identity, statement)
         return attest(identity, statement)
+
+
+def _cannot(identity: Identity | None, request: Sign) -> str:
+    """Say why a node cannot sign so; empty: it can."""
+    if identity is None:
+        return "a node that is plaintext only has no identity to sign with: see security.modes"
+    if not request.fn_dsa or identity.able(Algorithm.FN_DSA_512):
+        return ""
+    if identity.fn_dsa is None:
+        return (
+            "the node's identity has no FN-DSA-512 key: make one that has by `valkyrie key new"
+            " --fn-dsa --replace`, or sign without it"
+        )
+    return f"FN-DSA-512 needs a package where the node runs: `pip install '{EXTRA}'` and restart it"
 
 
 def attest(identity: Identity, statement: Statement) -> bytes:

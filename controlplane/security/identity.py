@@ -18,14 +18,14 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from valkyrie.dataplane.errors import ConfigError
+from valkyrie.dataplane.signing import fn_dsa
 from valkyrie.dataplane.signing import signature as signing
 from valkyrie.dataplane.signing.fingerprint import Fingerprint
-from valkyrie.dataplane.signing.signature import CONTEXT, Algorithm
+from valkyrie.dataplane.signing.fn_dsa import FnDsaKey
+from valkyrie.dataplane.signing.signature import CONTEXT, PUBLIC_SIZES, Algorithm
 
-from . import fn_dsa
 from .codes import Failure
 from .errors import MisuseError, SecurityError
-from .fn_dsa import FnDsaKey
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -35,9 +35,6 @@ _TEXT_PREFIX = "vkid1:"
 _KEY = struct.Struct(">BH")
 
 
-PUBLIC_SIZES = signing.PUBLIC_SIZES | {Algorithm.FN_DSA_512: fn_dsa.PUBLIC_SIZE}
-SIGNATURE_SIZES = signing.SIGNATURE_SIZES | {Algorithm.FN_DSA_512: fn_dsa.SIGNATURE_SIZE}
-"""Bytes."""
 _LONG = (Algorithm.ML_DSA_65, Algorithm.FN_DSA_512)
 """Algorithms whose keys a short card has as digests."""
 _ALWAYS = _LONG[:1]
@@ -126,11 +123,7 @@ class Card:
         key = self.ed25519 if algorithm is Algorithm.ED25519 else self.keys.get(algorithm)
         if key is None:
             raise SecurityError(Failure.MALFORMED, f"the card has no key for {algorithm.name}")
-        if algorithm is Algorithm.FN_DSA_512:
-            right = fn_dsa.holds(key, signature, message, CONTEXT)
-        else:
-            right = signing.holds(algorithm, key, signature, message)
-        if not right:
+        if not signing.holds(algorithm, key, signature, message):
             what = f"a {algorithm.name} signature does not verify"
             raise SecurityError(Failure.UNPROVEN, what)
 

@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from valkyrie.controlplane.config import wholefile
 from valkyrie.dataplane.errors import ConfigError
+from valkyrie.dataplane.signing.fn_dsa import FnDsaKey
 
-from .fn_dsa import FnDsaKey
 from .identity import Identity
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
-from valkyrie.dataplane.signing.signature import Algorithm
+from valkyrie.dataplane.signing.signature import SIGNATURE_SIZES, Algorithm
 
 from .codes import Failure
 from .errors import SecurityError
 from .fragments import BODY_MAX
-from .identity import SIGNATURE_SIZES, Card, Identity
+from .identity import Card, Identity
 from .keys import KEY_SIZE, NONCE_SIZE, expand, extract
 from .modes import Cipher
 from .offer import Reader, sized

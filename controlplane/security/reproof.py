@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
 
+from valkyrie.dataplane.signing.signature import SIGNATURE_SIZES
 from valkyrie.dataplane.wire import Type
 
 from .codes import Failure
 from .envelope import Envelope
 from .errors import SecurityError
 from .handshake import INITIATOR, RESPONDER, Established
-from .identity import SIGNATURE_SIZES, Identity
+from .identity import Identity
 from .keys import expand
 from .modes import PROVEN_ANEW
 from .offer import Reader, sized

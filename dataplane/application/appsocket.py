@@ -55,6 +55,8 @@ class Sign(Request):
     count: int
     post_quantum: bool = False
     """Sign by ML-DSA-65 too."""
+    fn_dsa: bool = False
+    """Sign by FN-DSA-512 too."""
 
 
 class Status(Request):

@@ -119,15 +119,19 @@ class Node(_NodeFace[AsyncDriver]):
         """
         return Service(self._driver, service, ordered)
 
-    async def sign(self, messages: Sequence[Message], *, post_quantum: bool = False) -> list[Seal]:
+    async def sign(
+        self, messages: Sequence[Message], *, post_quantum: bool = False, fn_dsa: bool = False
+    ) -> list[Seal]:
         """Have the node sign messages, all by one signature; returns a seal for each, in order.
 
         ``valkyrie.verify`` takes message, seal and the node's fingerprint. ``post_quantum``:
-        sign by ML-DSA-65 too, which makes each seal 5 261 bytes larger. PolicyError: the rule
-        does not allow it.
+        sign by ML-DSA-65 too, which makes each seal 5 261 bytes larger. ``fn_dsa``: by FN-DSA-512
+        too, 1 563 bytes, if the node's identity has such a key; verifying takes a package then.
+        PolicyError: the rule does not allow it, or the node has not the key.
         """
         draft = _draft(messages)
-        return draft.seals(await self._driver.run(_signed(self._driver, draft, post_quantum)))
+        request = _request(draft, post_quantum=post_quantum, fn_dsa=fn_dsa)
+        return draft.seals(await self._driver.run(_signed(self._driver, request)))
 
 
 class SyncService:
@@ -180,18 +184,26 @@ class SyncNode(_NodeFace[SyncDriver]):
         driver = self._driver
         return SyncService(driver, driver.run(driver.attachment.listen(service, ordered)))
 
-    def sign(self, messages: Sequence[Message], *, post_quantum: bool = False) -> list[Seal]:
+    def sign(
+        self, messages: Sequence[Message], *, post_quantum: bool = False, fn_dsa: bool = False
+    ) -> list[Seal]:
         """Have the node sign messages, as ``Node.sign`` does."""
         draft = _draft(messages)
-        return draft.seals(self._driver.run(_signed(self._driver, draft, post_quantum)))
+        request = _request(draft, post_quantum=post_quantum, fn_dsa=fn_dsa)
+        return draft.seals(self._driver.run(_signed(self._driver, request)))
 
 
 def _draft(messages: Sequence[Message]) -> Draft:
     return Draft(messages, secrets.token_bytes(SALT_SIZE * check_batch(messages)))
 
 
-def _signed(driver: Driver, draft: Draft, post_quantum: bool) -> Verb[bytes]:
-    request = appsocket.Sign(root=draft.root, count=draft.count, post_quantum=post_quantum)
+def _request(draft: Draft, *, post_quantum: bool, fn_dsa: bool) -> appsocket.Sign:
+    return appsocket.Sign(
+        root=draft.root, count=draft.count, post_quantum=post_quantum, fn_dsa=fn_dsa
+    )
+
+
+def _signed(driver: Driver, request: appsocket.Sign) -> Verb[bytes]:
     return (yield from driver.attachment.ask(request)).attested
 
 

@@ -17,9 +17,10 @@ from valkyrie.dataplane.errors import LocalProtocolError, RemoteProtocolError, V
 
 from . import signature as signing
 from .fingerprint import Fingerprint, parse_fingerprint
+from .fn_dsa import EXTRA
 from .merkle import HASH_SIZE, Tree, leaf_hash, path_size, root_of
 from .signature import PUBLIC_SIZES, SIGNATURE_SIZES, Algorithm
-from .statement import ALGORITHMS, COUNT_MAX, Statement
+from .statement import ALGORITHMS, COUNT_MAX, Statement, algorithms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,8 +41,10 @@ REASONS = {
     "signature": "the node did not sign this: take neither message nor seal for its word",
     "message": "the node signed something else: the seal belongs to another message, or the"
     " message was changed",
-    "algorithm": "it has no post-quantum signature, which was asked for: sign with"
-    " post_quantum=True",
+    "algorithm": "it has not all signatures that were asked for: sign with post_quantum=True for"
+    " ML-DSA-65, with fn_dsa=True for FN-DSA-512",
+    "package": "it is signed by FN-DSA-512 too, which cannot be verified here:"
+    f" `pip install '{EXTRA}'`",
 }
 """Why a seal proves nothing, and what to do."""
 
@@ -86,10 +89,10 @@ class Attestation:
         statement = Statement.parse(cursor.take(size))
         exchange, ed25519 = cursor.take(_KEY_SIZE), cursor.take(_KEY_SIZE)
         count = cursor.take(1)[0]
-        if not len(_LONG) <= count <= _DIGESTS_MAX:
+        used = statement.algorithms
+        if not max(1, *map(_long_keys, used)) <= count <= _DIGESTS_MAX:
             raise ValueError("its keys cannot be")
         digests = tuple(cursor.take(HASH_SIZE) for _ in range(count))
-        used = statement.algorithms
         signatures = tuple(cursor.take(SIGNATURE_SIZES[each]) for each in used)
         keys = tuple(cursor.take(PUBLIC_SIZES[each]) for each in used if each in _LONG)
         return cls(statement, exchange, ed25519, digests, signatures, keys), cursor.rest()
@@ -107,8 +110,15 @@ class Attestation:
             key = next(long) if algorithm in _LONG else self.ed25519
             if algorithm in _LONG and hashlib.sha256(key).digest() != digests[algorithm]:
                 raise SealError("signer", f"its {algorithm.name} key is not the fingerprint's")
+            if not signing.verifies(algorithm):
+                raise SealError("package")
             if not signing.holds(algorithm, key, signature, self.statement.signed()):
                 raise SealError("signature", f"its {algorithm.name} signature does not verify")
+
+
+def _long_keys(algorithm: Algorithm) -> int:
+    """Return how many long keys an identity has at least that signs by an algorithm."""
+    return _LONG.index(algorithm) + 1 if algorithm in _LONG else 0
 
 
 class _Cursor:
@@ -222,20 +232,22 @@ def verify(
     signer: Fingerprint | str,
     *,
     post_quantum: bool = False,
+    fn_dsa: bool = False,
 ) -> Statement:
     """Return what the node of a fingerprint signed, if the message is part of that.
 
     ``seal`` is one, or its bytes; ``signer`` comes from elsewhere than the seal: the fingerprint
     as `valkyrie key show` prints it. ``post_quantum`` asks for an ML-DSA-65 signature beside the
-    Ed25519 one. Raises SealError, whose ``reason`` says why not; ConfigError: no fingerprint.
-    Needs no node, no network and no privilege.
+    Ed25519 one, ``fn_dsa`` for one by FN-DSA-512; all that there are must verify. Raises SealError,
+    whose ``reason`` says why not; ConfigError: no fingerprint. Needs no node, no network and no
+    privilege.
     """
     known = parse_fingerprint(signer) if isinstance(signer, str) else signer
     found = seal if isinstance(seal, Seal) else Seal.unpack(seal)
     statement = found.statement
     if found.fingerprint != known:
         raise SealError("signer", f"it is of {found.fingerprint}")
-    if post_quantum and Algorithm.ML_DSA_65 not in statement.algorithms:
+    if not {*algorithms(post_quantum=post_quantum, fn_dsa=fn_dsa)} <= {*statement.algorithms}:
         raise SealError("algorithm")
     _check(found.attestation)
     leaf = leaf_hash(found.salt, message)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from . import fn_dsa
+
 CONTEXT = b"valkyrie"
 """Domain of our ML-DSA and FN-DSA signatures (FIPS 204, section 5.2)."""
 
@@ -17,9 +19,22 @@ class Algorithm(IntEnum):
     """Only where an optional package is (``fn_dsa.py``)."""
 
 
-PUBLIC_SIZES = {Algorithm.ED25519: 32, Algorithm.ML_DSA_65: 1952}
-SIGNATURE_SIZES = {Algorithm.ED25519: 64, Algorithm.ML_DSA_65: 3309}
+PUBLIC_SIZES = {
+    Algorithm.ED25519: 32,
+    Algorithm.ML_DSA_65: 1952,
+    Algorithm.FN_DSA_512: fn_dsa.PUBLIC_SIZE,
+}
+SIGNATURE_SIZES = {
+    Algorithm.ED25519: 64,
+    Algorithm.ML_DSA_65: 3309,
+    Algorithm.FN_DSA_512: fn_dsa.SIGNATURE_SIZE,
+}
 """Bytes: RFC 8032, section 5.1; FIPS 204, table 2."""
+
+
+def verifies(algorithm: Algorithm) -> bool:
+    """Say whether signatures can be verified here."""
+    return algorithm is not Algorithm.FN_DSA_512 or fn_dsa.library() is not None
 
 
 _P = 2**255 - 19
@@ -34,7 +49,7 @@ _SMALL_ORDER = frozenset(
 
 
 def holds(algorithm: Algorithm, key: bytes, signature: bytes, message: bytes) -> bool:
-    """Say whether a signature is of the key's owner, by an algorithm that every identity has."""
+    """Say whether a signature is of the key's owner; ConfigError where ``verifies`` says no."""
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
@@ -45,6 +60,8 @@ def holds(algorithm: Algorithm, key: bytes, signature: bytes, message: bytes) ->
                 Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
             case Algorithm.ML_DSA_65:
                 MLDSA65PublicKey.from_public_bytes(key).verify(signature, message, CONTEXT)
+            case Algorithm.FN_DSA_512:
+                return fn_dsa.holds(key, signature, message, CONTEXT)
             case _:
                 return False
     except (InvalidSignature, ValueError):

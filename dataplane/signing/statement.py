@@ -13,8 +13,15 @@ _LABEL = b"valkyrie signed batch 1\0"
 _HEAD = struct.Struct(f">BQII{HASH_SIZE}s")
 COUNT_MAX = 1 << 20
 """Messages of a batch."""
-ALGORITHMS = (Algorithm.ED25519, Algorithm.ML_DSA_65)
-"""Those that a batch can be signed with; every identity has them. The first one always is."""
+ALGORITHMS = (Algorithm.ED25519, Algorithm.ML_DSA_65, Algorithm.FN_DSA_512)
+"""Those that a batch can be signed with. The first one always is; not every identity has the last.
+"""
+
+
+def algorithms(*, post_quantum: bool, fn_dsa: bool) -> tuple[Algorithm, ...]:
+    """Return what a batch is signed with that is asked for so."""
+    wanted = (True, post_quantum, fn_dsa)
+    return tuple(each for each, want in zip(ALGORITHMS, wanted, strict=True) if want)
 
 
 @dataclass(frozen=True, slots=True)

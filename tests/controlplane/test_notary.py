@@ -29,6 +29,8 @@ from valkyrie.controlplane.security.identity import Identity
 from valkyrie.controlplane.security.identity_file import load_or_make
 from valkyrie.dataplane.application.appsocket import Reply, Sign
 from valkyrie.dataplane.errors import DataPlaneError
+from valkyrie.dataplane.signing import fn_dsa
+from valkyrie.dataplane.signing.fn_dsa import FnDsaKey
 from valkyrie.dataplane.signing.seal import SALT_SIZE, Draft
 from valkyrie.dataplane.wire import Code
 
@@ -89,6 +91,21 @@ async def test_a_signature_is_on_record_with_who_asked_and_what_it_is_of(
         "root": DRAFT.root.hex(),
         "time_ns": TIME_NS,
     }
+
+
+async def test_a_node_without_an_fn_dsa_key_or_the_package_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    record, request = Record(), Sign(root=DRAFT.root, count=2, fn_dsa=True)
+    reply = await notary(record).sign(application(), request, 0.0, TIME_NS)
+    assert (reply.code, reply.attested) == (Code.POLICY, b"")
+    assert "`valkyrie key new --fn-dsa --replace`" in reply.message
+    monkeypatch.setattr(fn_dsa, "library", lambda: None)
+    key = FnDsaKey(bytes(fn_dsa.PRIVATE_SIZE), bytes(fn_dsa.PUBLIC_SIZE))
+    signs = notary(record, replace(NODE, fn_dsa=key))
+    reply = await signs.sign(application(), request, 0.0, TIME_NS)
+    assert "pip install" in reply.message
+    assert not record.events
 
 
 @pytest.mark.parametrize(
@@ -208,6 +225,9 @@ def test_files_are_signed_and_verified_from_the_command_line(
     with running(a, b):
         assert run(["sign", str(report), str(empty), "--node", a.socket, "--post-quantum"]) == 0
         assert run(["sign", str(tmp_path / "none"), "--node", a.socket]) == 1
+        assert run(["sign", str(report), "--node", a.socket, "--fn-dsa"]) != 0
+        assert "key new --fn-dsa" in capsys.readouterr().err
+    assert sorted(each.name for each in tmp_path.glob("*report*")) == ["report", "report.seal"]
     capsys.readouterr()
     for path in (report, empty):
         assert run(["verify", str(path), known[0], "--post-quantum", "--json"]) == 0

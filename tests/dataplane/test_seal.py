@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 from dataclasses import replace
@@ -16,10 +17,10 @@ from hypothesis import strategies as st
 
 import valkyrie
 from valkyrie.controlplane.daemon.notary import attest
-from valkyrie.controlplane.security import fn_dsa
-from valkyrie.controlplane.security.fn_dsa import FnDsaKey
 from valkyrie.controlplane.security.identity import Identity
 from valkyrie.dataplane.errors import ConfigError, LocalProtocolError, RemoteProtocolError
+from valkyrie.dataplane.signing import fn_dsa
+from valkyrie.dataplane.signing.fn_dsa import FnDsaKey
 from valkyrie.dataplane.signing.merkle import leaf_hash
 from valkyrie.dataplane.signing.seal import (
     REASONS,
@@ -31,7 +32,7 @@ from valkyrie.dataplane.signing.seal import (
     verify,
 )
 from valkyrie.dataplane.signing.signature import _SMALL_ORDER, Algorithm, holds
-from valkyrie.dataplane.signing.statement import ALGORITHMS, Statement
+from valkyrie.dataplane.signing.statement import Statement, algorithms
 
 NODE, OTHER = Identity.generate(), Identity.generate()
 KNOWN = NODE.card.fingerprint
@@ -43,16 +44,14 @@ def salts(count: int) -> bytes:
     return random.Random(7).randbytes(SALT_SIZE * count)
 
 
-def statement(draft: Draft, *, post_quantum: bool = False) -> Statement:
-    algorithms = ALGORITHMS if post_quantum else ALGORITHMS[:1]
-    return Statement("pump", "control", 1000, TIME_NS, draft.count, draft.root, algorithms)
+def statement(draft: Draft, *, post_quantum: bool = False, fn_dsa: bool = False) -> Statement:
+    used = algorithms(post_quantum=post_quantum, fn_dsa=fn_dsa)
+    return Statement("pump", "control", 1000, TIME_NS, draft.count, draft.root, used)
 
 
-def sealed(
-    messages: list[bytes] = MESSAGES, by: Identity = NODE, *, post_quantum: bool = False
-) -> list[Seal]:
+def sealed(messages: list[bytes] = MESSAGES, by: Identity = NODE, **wanted: bool) -> list[Seal]:
     draft = Draft(messages, salts(len(messages)))
-    return draft.seals(attest(by, statement(draft, post_quantum=post_quantum)))
+    return draft.seals(attest(by, statement(draft, **wanted)))
 
 
 SEALS, QUANTUM = sealed(), sealed(post_quantum=True)
@@ -125,7 +124,7 @@ def test_a_seal_of_another_node_is_refused_whatever_it_says_of_itself() -> None:
 
 def test_the_post_quantum_signature_cannot_be_taken_out() -> None:
     whole = QUANTUM[0].attestation
-    less = replace(whole.statement, algorithms=ALGORITHMS[:1])
+    less = replace(whole.statement, algorithms=(Algorithm.ED25519,))
     stripped = replace(whole, statement=less, signatures=whole.signatures[:1], keys=())
     assert reason(MESSAGES[0], replace(QUANTUM[0], attestation=stripped)) == "signature"
     verify(MESSAGES[0], QUANTUM[0], KNOWN, post_quantum=True)
@@ -201,6 +200,83 @@ def test_a_seal_takes_what_the_documentation_says() -> None:
         seals = sealed([b""] * count)
         assert {len(seal.pack()) for seal in seals} == {size}
     assert len(QUANTUM[0].pack()) - len(SEALS[0].pack()) == 5261
+
+
+# FN-DSA-512, by an optional package
+
+needed = pytest.mark.skipif(fn_dsa.library() is None, reason="py-fn-dsa is not installed")
+
+
+@functools.cache
+def third() -> Identity:
+    return replace(NODE, fn_dsa=FnDsaKey.generate())
+
+
+@needed
+@pytest.mark.parametrize("post_quantum", [False, True])
+def test_a_seal_by_fn_dsa_says_so_and_every_changed_byte_is_found(post_quantum: bool) -> None:
+    known = third().card.fingerprint
+    seal = sealed(by=third(), post_quantum=post_quantum, fn_dsa=True)[0]
+    found = verify(MESSAGES[0], seal.pack(), known, post_quantum=post_quantum, fn_dsa=True)
+    assert Algorithm.FN_DSA_512 in found.algorithms
+    plain = sealed(by=third(), post_quantum=post_quantum)[0].pack()
+    data = seal.pack()
+    assert len(data) - len(plain) == 1563
+    for at in range(0, len(data), 7):
+        changed = bytearray(data)
+        changed[at] ^= 0x10
+        with pytest.raises(SealError):
+            verify(MESSAGES[0], bytes(changed), known)
+
+
+@needed
+def test_the_fn_dsa_signature_is_asked_for_and_cannot_be_taken_out() -> None:
+    known = third().card.fingerprint
+    with pytest.raises(SealError, match="fn_dsa=True") as refused:
+        verify(MESSAGES[0], sealed(by=third())[0], known, fn_dsa=True)
+    assert refused.value.reason == "algorithm"
+    whole = sealed(by=third(), fn_dsa=True)[0]
+    weaker = replace(whole.statement, algorithms=(Algorithm.ED25519,))
+    forged = replace(
+        whole.attestation,
+        statement=weaker,
+        signatures=whole.attestation.signatures[:1],
+        keys=(),
+    )
+    with pytest.raises(SealError) as refused:
+        verify(MESSAGES[0], replace(whole, attestation=forged), known)
+    assert refused.value.reason == "signature"
+
+
+@needed
+def test_an_fn_dsa_signature_of_another_key_or_without_a_digest_is_none() -> None:
+    known = third().card.fingerprint
+    whole = sealed(by=third(), fn_dsa=True)[0]
+    other = replace(NODE, fn_dsa=FnDsaKey.generate())
+    theirs = sealed(by=other, fn_dsa=True)[0].attestation
+    mixed = replace(whole.attestation, keys=theirs.keys, signatures=theirs.signatures)
+    with pytest.raises(SealError) as refused:
+        verify(MESSAGES[0], replace(whole, attestation=mixed), known)
+    assert refused.value.reason == "signer"
+    short = replace(whole.attestation, digests=whole.attestation.digests[:1])
+    with pytest.raises(SealError) as refused:
+        Seal.unpack(replace(whole, attestation=short).pack())
+    assert refused.value.reason == "malformed"
+
+
+@needed
+def test_without_the_package_a_seal_by_fn_dsa_is_refused_and_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    message = b"of this test"  # what was verified before is not verified again
+    known = third().card.fingerprint
+    (seal,) = sealed([message], third(), fn_dsa=True)
+    (plain,) = sealed([message], third(), post_quantum=True)
+    monkeypatch.setattr(fn_dsa, "library", lambda: None)
+    with pytest.raises(SealError, match=r"pip install 'valkyrie\[fn-dsa\]'") as refused:
+        verify(message, seal.pack(), known)
+    assert refused.value.reason == "package"
+    verify(message, plain.pack(), known, post_quantum=True)
 
 
 def test_what_is_no_batch_is_refused() -> None:

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from valkyrie.controlplane.security.errors import MisuseError, SecurityError
-from valkyrie.controlplane.security.identity import SIGNATURE_SIZES, Card, Identity
+from valkyrie.controlplane.security.identity import Card, Identity
 from valkyrie.dataplane.errors import ConfigError
 from valkyrie.dataplane.signing.fingerprint import SIZE, Fingerprint, parse_fingerprint
-from valkyrie.dataplane.signing.signature import Algorithm
+from valkyrie.dataplane.signing.signature import SIGNATURE_SIZES, Algorithm
 
 ALICE, BOB = Identity.generate(), Identity.generate()
 
