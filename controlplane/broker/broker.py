@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from valkyrie import dataplane
 from valkyrie.controlplane.config.reader import environment, rules
 from valkyrie.controlplane.confinement import privileges, rights, sandbox
-from valkyrie.controlplane.daemon import archive, auditor, daemon, first_start, guarding
+from valkyrie.controlplane.daemon import archive, auditor, daemon, first_start, guarding, listed
 from valkyrie.controlplane.host import interfaces
 from valkyrie.controlplane.host.journal import Journal
 from valkyrie.controlplane.host.netlink import Netlink
@@ -412,6 +412,7 @@ class Broker:
             Kind.READY: self._ready,
             **dict.fromkeys(guarding.KINDS, self._guard),
             **dict.fromkeys(archive.KINDS, archive.handler(self.config)),
+            **dict.fromkeys(listed.KINDS, listed.handler(self.config)),
         }.get(message.kind)
         try:
             if handler is None:

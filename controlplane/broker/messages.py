@@ -66,11 +66,14 @@ class Kind(IntEnum):
     AUDIT_MOVE = 16
     """Put that file in the place of the audit log, which begins with record ``first``, and remove
     what is too old."""
-    VIOLATION = 17
+    LISTED = 17
+    """Remember which signed lists of revoked certificates there were: ``text``, JSON of
+    ``daemon/listed.py``."""
+    VIOLATION = 18
     """A slot broke the rules of its rings and was cut off."""
-    WORKER = 18
+    WORKER = 19
     """A worker started: its process is ``first``, ``second`` have died so far."""
-    STOPPING = 19
+    STOPPING = 20
     """Say good-bye to the applications and leave."""
 
 

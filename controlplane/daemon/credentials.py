@@ -390,8 +390,18 @@ def _read_secrets(config: Config) -> tuple[bytes, ...]:
 def _read_crl(config: Config, roots: Sequence[x509.Certificate]) -> CrlFile:
     from valkyrie.controlplane.security.crl import CrlFile
 
+    from . import listed
+
     path, stale = beside(config, config.security.crl_file), config.security.crl_stale
-    return CrlFile(path, roots, dt.datetime.now(dt.UTC), obeyed=stale == "refuse")
+    kept = listed.state_path(config)
+    return CrlFile(
+        path,
+        roots,
+        dt.datetime.now(dt.UTC),
+        obeyed=stale == "refuse",
+        known=listed.read(kept),
+        kept=str(kept),
+    )
 
 
 def _read_providers(config: Config) -> Providers:

@@ -42,6 +42,7 @@ from .appserver import Answer, AppServer, Connection
 from .archive import Archive
 from .auditor import FLUSH_S, Auditor, Opens
 from .credentials import beside
+from .listed import Memory
 from .notary import Notary
 from .policy import Grant, Refusal
 from .revoker import Revoker
@@ -271,7 +272,8 @@ class Daemon:
             return None
         name = self.config.security.certificate_file
         certificate = beside(self.config, name) if name else None
-        return Revoker(known, self.audit, self.links, certificate)
+        memory = Memory(known.crl, self.broker) if known.crl is not None else None
+        return Revoker(known, self.audit, self.links, certificate, memory)
 
     # ---- Life ----
 

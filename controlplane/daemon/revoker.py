@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from valkyrie.controlplane.security.certificates import node_name, renewal_time
+from valkyrie.controlplane.security.crl import RollbackError
 from valkyrie.controlplane.security.errors import MisuseError
 from valkyrie.controlplane.security.modes import Mode
 from valkyrie.controlplane.security.tls_files import parse_chain
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from .auditor import Auditor
     from .credentials import Credentials
+    from .listed import Memory
 
 log = logging.getLogger("valkyrie")
 
@@ -43,8 +45,10 @@ class Revoker:
         audit: Auditor,
         links: Links,
         certificate: Path | None = None,
+        memory: Memory | None = None,
     ) -> None:
         """Begin with what was revoked when the credentials were read."""
+        self._memory = memory
         self._credentials = credentials
         self._audit = audit
         self._links = links
@@ -59,6 +63,8 @@ class Revoker:
         """Look for ever."""
         while True:
             self.look(dt.datetime.now(dt.UTC))
+            if self._memory is not None:
+                await self._memory.look()
             await asyncio.sleep(LOOK_S)
 
     def look(self, now: dt.datetime) -> None:
@@ -87,7 +93,15 @@ class Revoker:
 
     def _read_lists(self, now: dt.datetime) -> None:
         file = self._credentials.crl
-        if file is not None and file.poll(now):
+        if file is None:
+            return
+        try:
+            changed = file.poll(now)
+        except RollbackError as error:  # raised once for each change
+            self._audit.note("crl.rollback", reason=str(error))
+            log.error("%s", error)  # noqa: TRY400  # nothing is broken here
+            return
+        if changed:
             self._audit.note("crl.read", entries=len(file.lists.serials), until=file.until)
             log.info(
                 "%d certificates are revoked by list, good until %s UTC",

@@ -1,11 +1,13 @@
 """What authorities have revoked, by their own signed word: a file of X.509 CRLs in PEM.
 
 Each list is signed by one of the node's roots and says until when it is to be believed. A file that
-is no good takes the place of none that was; an older list never takes the place of a newer one.
+is no good takes the place of none that was; an older list never takes the place of a newer one, and
+not of one that an earlier daemon has had: ``CrlFile.known`` is what to remember.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -20,13 +22,25 @@ from .certificates import SKEW, UNREADABLE
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    Issued = tuple[dt.datetime, int]
+    """When a list was signed, and its number."""
 
 SIZE_MAX = 16 << 20
 LISTS_MAX = 16
 _BLOCK = re.compile(rb"-----BEGIN X509 CRL-----[^-]*-----END X509 CRL-----\s*")
 _FETCH = "fetch the authority's new one"
+
+
+class RollbackError(ConfigError):
+    """A list is older than one that the node has had, or gone: somebody put back an old file."""
+
+
+def root_id(root: x509.Certificate) -> str:
+    """Return what lists of a root are remembered by."""
+    return hashlib.sha256(root.public_bytes(Encoding.DER)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +51,8 @@ class SignedLists:
     """With the reasons."""
     until: dt.datetime | None = None
     """When the first of them is too old; None: there is none."""
-    issued: dict[bytes, tuple[dt.datetime, int]] = field(default_factory=dict)
-    """When, and as which number, by the root's name and key."""
+    issued: dict[str, Issued] = field(default_factory=dict)
+    """When, and as which number, by ``root_id``."""
 
     def stale(self, now: dt.datetime) -> bool:
         """Say whether one of them is too old to be believed."""
@@ -92,7 +106,7 @@ def _read(
         raise ConfigError(f"{name}: the list of {issuer} is of the future: set the clock")
     if any(each.critical for each in crl.extensions):
         raise ConfigError(f"{name}: the list of {issuer} is of a kind that is not known here")
-    key = root.public_bytes(Encoding.DER)
+    key = root_id(root)
     if key in found.issued:
         raise ConfigError(f"{name}: has two lists of {issuer}")
     found.issued[key] = (crl.last_update_utc, _number(crl))
@@ -126,15 +140,35 @@ class CrlFile:
     """The file as it is at the moment; ``poll`` is cheap enough to be called all the time."""
 
     def __init__(
-        self, path: Path, roots: Sequence[x509.Certificate], now: dt.datetime, *, obeyed: bool
+        self,
+        path: Path,
+        roots: Sequence[x509.Certificate],
+        now: dt.datetime,
+        *,
+        obeyed: bool,
+        known: Mapping[str, Issued] | None = None,
+        kept: str = "",
     ) -> None:
-        """Read it; ConfigError when it is no good. ``obeyed``: a stale one refuses everybody."""
+        """Read it; ConfigError when it is no good. ``obeyed``: a stale one refuses everybody.
+
+        ``known``: the newest lists that the node has had, by ``root_id``, and ``kept`` is the file
+        that has them. When these are older no certificate is believed until there are newer ones;
+        ``poll`` raises RollbackError then.
+        """
         self._path = path
-        self._roots = list(roots)
+        self._roots = {root_id(each): each for each in roots}
+        self._kept = kept
         self.obeyed = obeyed
         self._seen: tuple[int, int, int] | None = None
+        self._rolled_back = ""
         self.lists = SignedLists()
-        self.poll(now)
+        self.known = {key: issued for key, issued in (known or {}).items() if key in self._roots}
+        """The newest that there were, of today's roots."""
+        try:
+            self.poll(now)
+        except RollbackError as error:
+            self._rolled_back = str(error)
+            self._seen = None
 
     def poll(self, now: dt.datetime) -> bool:
         """Read the file if it is another one than before; returns whether it was.
@@ -157,18 +191,27 @@ class CrlFile:
         self._seen = seen
         if len(data) > SIZE_MAX:
             raise ConfigError(f"{self._path}: has more than {SIZE_MAX} bytes")
-        lists = parse_lists(data, str(self._path), self._roots, now)
-        for key, issued in self.lists.issued.items():
-            if lists.issued.get(key, issued) < issued or key not in lists.issued:
-                raise ConfigError(
-                    f"{self._path}: a list is missing, or older than the one before, which stays:"
-                    f" {_FETCH}"
-                )
-        self.lists = lists
+        lists = parse_lists(data, str(self._path), list(self._roots.values()), now)
+        for key, had in self.known.items():
+            if key not in lists.issued or lists.issued[key] < had:
+                raise RollbackError(self._older(key, lists.issued.get(key), had))
+        self.lists, self.known, self._rolled_back = lists, self.known | lists.issued, ""
         return True
+
+    def _older(self, key: str, found: Issued | None, had: Issued) -> str:
+        issuer = self._roots[key].subject.rfc4514_string()
+        state = f"is older, of {_when(found)}" if found is not None else "is missing"
+        held = "what it says stays" if self.lists.issued else "no certificate is believed till then"
+        forget = f", or, if the authority began anew, remove {self._kept}" if self._kept else ""
+        return (
+            f"{self._path}: the list of {issuer} {state}, and this node has had the one of"
+            f" {_when(had)}; {held}: {_FETCH}{forget}"
+        )
 
     def distrust(self, now: dt.datetime) -> str:
         """Return why no certificate is to be believed now; empty: they are."""
+        if self._rolled_back:
+            return self._rolled_back
         if not self.obeyed or not self.lists.stale(now):
             return ""
         return f"the list of revoked certificates was good until {self.until} UTC: {_FETCH}"
@@ -177,3 +220,7 @@ class CrlFile:
     def until(self) -> str:
         """When the lists are too old, for people."""
         return f"{self.lists.until:%Y-%m-%d %H:%M}" if self.lists.until else "for ever"
+
+
+def _when(issued: Issued) -> str:
+    return f"{issued[0]:%Y-%m-%d %H:%M:%S} UTC (number {issued[1]})"

@@ -126,6 +126,42 @@ def test_who_is_on_the_authoritys_list_is_out_in_a_second(lab: Lab, public: Path
         wait_until(lambda: "revoked" in str(on_record(a, "peer.refuse")), 5.0, "it is not let in")
 
 
+def test_an_older_list_is_refused_by_a_node_and_a_daemon_that_start_anew(
+    lab: Lab, public: Path
+) -> None:
+    a, b = certified(lab, public)
+    cert("crl", public / "ca")
+    file = public / "ca" / "revoked.pem"
+    old = file.read_bytes()
+    cert("revoke", public / "ca", public / "b.pem")
+    new = file.read_bytes()
+    lists = 'crl_file = "ca/revoked.pem"\n'
+    a.config.write_text(a.config.read_text().replace("[security]\n", f"[security]\n{lists}"))
+    kept = public / "audit-a-lists.json"
+    with running(a, b):
+        wait_until(kept.exists, 5.0, "the list is remembered")
+        assert kept.stat().st_mode & 0o777 == 0o600
+        wait_until(lambda: "revoked" in str(on_record(a, "peer.refuse")), 5.0, "b is not let in")
+        put(file, old)
+        wait_until(lambda: len(on_record(a, "crl.rollback")) == 1, 5.0, "the daemon notices")
+        os.kill(a.pid("daemon"), signal.SIGKILL)
+        wait_until(lambda: len(on_record(a, "crl.rollback")) == 2, 10.0, "and the next one")
+    with running(a, b):
+        wait_until(lambda: len(on_record(a, "crl.rollback")) == 3, 10.0, "and the next node")
+        wait_until(lambda: "this node has had" in str(on_record(a, "peer.refuse")), 10.0)
+        assert str(kept) in a.said()
+        assert not on_record(a, "peer.join")
+        put(file, new)
+        wait_until(lambda: bool(on_record(a, "crl.read")), 5.0, "the newest is taken")
+
+
+def put(file: Path, data: bytes) -> None:
+    """Put bytes into a file at once."""
+    fresh = file.with_suffix(".new")
+    fresh.write_bytes(data)
+    fresh.replace(file)
+
+
 def test_a_certificate_that_is_due_is_renewed_under_a_running_node(lab: Lab, public: Path) -> None:
     a, b = certified(lab, public)
     above = authority.load(public / "ca")

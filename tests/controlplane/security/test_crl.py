@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from valkyrie.controlplane.security.certificates import Authority, make_crl, make_root
 from valkyrie.controlplane.security.claim import Claim
-from valkyrie.controlplane.security.crl import CrlFile, SignedLists, parse_lists
+from valkyrie.controlplane.security.crl import CrlFile, RollbackError, SignedLists, parse_lists
 from valkyrie.controlplane.security.errors import SecurityError
 from valkyrie.controlplane.security.modes import Mode
 from valkyrie.controlplane.security.revocation import Revocations
@@ -164,6 +164,40 @@ def test_a_node_does_not_begin_with_a_list_that_is_no_good(
         path.write_bytes(wrong)
     with pytest.raises(ConfigError, match=str(path)):
         CrlFile(path, [ROOT.certificate], NOW, obeyed=True)
+
+
+@pytest.mark.parametrize("obeyed", [True, False])
+def test_an_older_list_than_an_earlier_daemon_had_refuses_all_certificates(
+    tmp_path: Path, obeyed: bool
+) -> None:
+    path = tmp_path / "crl.pem"
+    path.write_bytes(pem(5, now=NOW + DAY))
+    before = CrlFile(path, [ROOT.certificate], NOW + DAY, obeyed=obeyed)
+    path.write_bytes(pem(now=NOW))
+    again = CrlFile(
+        path, [ROOT.certificate], NOW + DAY, obeyed=obeyed, known=before.known, kept="/state"
+    )
+    assert "this node has had the one of 2030-01-01" in again.distrust(NOW + DAY)
+    assert "remove /state" in again.distrust(NOW + DAY)
+    with pytest.raises(RollbackError, match="no certificate is believed till then"):
+        again.poll(NOW + DAY)
+    assert not again.poll(NOW + DAY)  # said once
+    path.write_bytes(pem(5, now=NOW + DAY))
+    assert again.poll(NOW + DAY)
+    assert again.distrust(NOW + DAY) == ""
+    assert again.known == before.known
+
+
+def test_lists_of_roots_that_are_gone_are_not_missed(tmp_path: Path) -> None:
+    path = tmp_path / "crl.pem"
+    path.write_bytes(pem(5) + pem(7, by=OTHER))
+    both = CrlFile(path, [ROOT.certificate, OTHER.certificate], NOW, obeyed=True)
+    path.write_bytes(pem(5))
+    assert CrlFile(path, [ROOT.certificate], NOW, obeyed=True, known=both.known).distrust(NOW) == ""
+    missing = CrlFile(
+        path, [ROOT.certificate, OTHER.certificate], NOW, obeyed=True, known=both.known
+    )
+    assert "the list of CN=other is missing" in missing.distrust(NOW)
 
 
 def test_a_list_that_is_too_old_refuses_all_certificates_or_none(tmp_path: Path) -> None:
