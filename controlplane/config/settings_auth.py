@@ -17,7 +17,7 @@ class Auth(Settings, frozen=True, kw_only=True):
     """A way to prove on whose behalf a node asks, which `show` and `demand` of [[peer]] name. What
     is shown is sealed within the handshake. Files are looked for beside the configuration, and are
     for their owner only (mode 0600), but for certificates and roots. One that belongs to
-    `node.user` can be replaced while the node runs.
+    `node.user` can be replaced while the node runs; after others have changed, start it again.
     """
 
     name: Annotated[

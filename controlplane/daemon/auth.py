@@ -49,6 +49,12 @@ class Providers:
 
     provers: dict[str, Prover] = field(default_factory=dict)
     verifiers: dict[str, Verifier] = field(default_factory=dict)
+    currents: list[Current[Prover] | Current[Verifier]] = field(default_factory=list)
+    """What both are made of."""
+
+    def look(self) -> str:
+        """Take over files that have changed; returns why others could not be, empty: all were."""
+        return "; ".join(dict.fromkeys(why for each in self.currents if (why := each.look())))
 
 
 def read(tables: list[Auth], beside: Callable[[str], Path], user: int) -> Providers:
@@ -62,11 +68,13 @@ def read(tables: list[Auth], beside: Callable[[str], Path], user: int) -> Provid
         if has(auth, SHOWS[auth.kind]):
             show = Current(partial(_prover, auth, paths, user), _only(paths, SHOWS, auth), user)
             found.provers[auth.name] = CurrentProver(show)
+            found.currents.append(show)
         if has(auth, DEMANDS[auth.kind]):
             demand = Current(
                 partial(_verifier, auth, paths, user), _only(paths, DEMANDS, auth), user
             )
             found.verifiers[auth.name] = CurrentVerifier(demand)
+            found.currents.append(demand)
     return found
 
 
@@ -206,6 +214,9 @@ def _token(path: Path, user: int) -> bytes:
 
 # ---- Files that change ----
 
+_NOT_OURS = (
+    ", and is read when the node starts only: start it again, or let the file belong to node.user"
+)
 Kind = TypeVar("Kind")
 _Stamp = tuple[int, int, int] | None
 
@@ -234,27 +245,37 @@ class Current(Generic[Kind]):
 
     def __call__(self) -> Kind:
         """Return it; SecurityError if there never was any."""
-        try:
-            self._look()
-        except (ConfigError, OSError) as error:
-            if str(error) != self._said:  # once, not at every handshake
-                self._said = str(error)
-                log.warning("%s: what was there before stays", error)
+        self.look()
         if self._made is None:
             raise SecurityError(Failure.CREDENTIAL, f"cannot be used: {self._said}")
         return self._made
+
+    def look(self) -> str:
+        """Make it anew if files have changed; returns why that could not be, or nothing."""
+        try:
+            if self._look():
+                self._said = ""
+        except ConfigError as error:
+            said = str(error)
+            if isinstance(error.__cause__, PermissionError):
+                said += _NOT_OURS
+            if said != self._said:  # once, not at every handshake
+                self._said = said
+                log.warning("%s: what was there before stays", said)
+        return self._said
 
     @property
     def made(self) -> Kind | None:
         """What was made last; None: nothing yet."""
         return self._made
 
-    def _look(self) -> None:
+    def _look(self) -> bool:
         seen = [_stamp(file) for file in self._files]
         if seen == self._seen:
-            return
+            return False
         self._seen = seen
         self._made = self._make()
+        return True
 
 
 def _stamp(path: Path) -> _Stamp:
@@ -262,7 +283,9 @@ def _stamp(path: Path) -> _Stamp:
         found = path.stat()
     except FileNotFoundError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be looked at: {error.strerror}") from error
+    return found.st_ctime_ns, found.st_size, found.st_ino  # of a `chown`, too
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,7 @@ class Credentials:
             "fingerprint": str(self.local.identity.card.fingerprint) if protected else "",
             "modes": [mode.name.lower() for mode in modes],
             "require_pq": self.local.policy.require_pq,
+            "unread": self.providers.look() if self.providers is not None else "",
         }
 
 

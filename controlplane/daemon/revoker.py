@@ -56,6 +56,7 @@ class Revoker:
         self._seen = _stamp(certificate)
         self._reminded: dict[str, dt.datetime] = {}
         self._said: dict[str, str] = {}
+        self._unread = ""
         self._applied = 0
         """To so many peers; more can come, and a list that is new is applied to all."""
 
@@ -69,7 +70,7 @@ class Revoker:
 
     def look(self, now: dt.datetime) -> None:
         """Do what the files say now."""
-        for step in (self._read_own, self._read_lists, self._renew):
+        for step in (self._read_own, self._read_lists, self._read_shown, self._renew):
             try:
                 step(now)
             except (ConfigError, OSError) as error:
@@ -110,6 +111,14 @@ class Revoker:
             )
             self._reminded.pop("crl.due", None)
             self._reminded.pop("crl.stale", None)
+
+    def _read_shown(self, _now: dt.datetime) -> None:
+        """Look at the files of [[auth]] now: at the next handshake nobody may be there to read."""
+        providers = self._credentials.providers
+        why = providers.look() if providers is not None else ""
+        if why and why != self._unread:
+            self._audit.note("credentials.unreadable", reason=why)
+        self._unread = why
 
     def _apply(self, revocations: Revocations) -> None:
         for index, peer in enumerate(self._credentials.peers):

@@ -171,6 +171,33 @@ def test_a_token_that_was_put_in_the_place_of_an_old_one_is_shown_without_a_rest
         wait_until(lambda: joined(a, b), 10.0, "both have joined")
 
 
+def test_a_file_of_roots_that_changes_is_told_of_at_once_and_read_after_a_restart(
+    lab: Lab, public: Path
+) -> None:
+    write_files(public)
+    a, b = make(lab, public, HMAC)
+    assert (public / "secrets").stat().st_uid == 0
+    with running(a, b):
+        wait_until(lambda: joined(a, b), 5.0, "both have joined")
+        assert a.status()["security"]["unread"] == ""
+        fresh = public / "next"
+        private(fresh, (public / "secrets").read_text() + "# more\n")
+        fresh.replace(public / "secrets")
+        wait_until(lambda: bool(on_record(a, "credentials.unreadable")), 5.0, "it is on record")
+        (row,) = on_record(a, "credentials.unreadable")
+        assert "start it again" in row["fields"]["reason"]
+        assert str(public / "secrets") in a.status()["security"]["unread"]
+        uid = pwd.getpwnam("nobody").pw_uid
+        os.chown(public / "secrets", uid, -1)
+        wait_until(lambda: a.status()["security"]["unread"] == "", 5.0, "it can be read now")
+        assert joined(a, b)
+        os.chown(public / "secrets", 0, -1)
+        wait_until(lambda: a.status()["security"]["unread"] != "", 5.0, "and not any more")
+    with running(a, b):
+        wait_until(lambda: joined(a, b), 5.0, "both have joined")
+        assert a.status()["security"]["unread"] == ""
+
+
 def test_a_session_is_over_when_what_was_shown_for_it_has_expired(lab: Lab, tmp_path: Path) -> None:
     write_files(tmp_path)
     private(tmp_path / "a.jwt", token("a", tmp_path, seconds=-20))  # 30 s are for clocks

@@ -45,6 +45,7 @@ def test_the_first_start_makes_an_identity_and_says_its_fingerprint(node: NodeUn
             "fingerprint": fingerprint,
             "modes": ["post_quantum", "noise"],
             "require_pq": False,
+            "unread": "",
         }
     assert key_file(node).stat().st_mode & 0o777 == 0o600
     with running(node):
