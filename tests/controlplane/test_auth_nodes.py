@@ -22,6 +22,7 @@ from valkyrie.dataplane import lib
 from valkyrie.dataplane.application.refusal import UntrustedError
 
 from .test_auth import BOTH, HMAC, JWT, KINDS, private, token, write_files
+from .test_cli import valkyrie as command
 from .test_links import joined, session
 
 QUICK = "[session]\nretry_ms = 100\nretry_max_ms = 2000\n"
@@ -196,6 +197,54 @@ def test_a_file_of_roots_that_changes_is_told_of_at_once_and_read_after_a_restar
     with running(a, b):
         wait_until(lambda: joined(a, b), 5.0, "both have joined")
         assert a.status()["security"]["unread"] == ""
+
+
+def on_both(nodes: tuple[NodeUnderTest, NodeUnderTest], event: str) -> list[list[dict[str, Any]]]:
+    """Return the fields of an event in both logs."""
+    return [[row["fields"] for row in on_record(node, event)] for node in nodes]
+
+
+LAZY = "eager = false\n"
+"""Of [session]: nobody asks but who has something to send."""
+
+
+def test_one_who_demands_and_asks_has_it_on_record_once(lab: Lab, tmp_path: Path) -> None:
+    write_files(tmp_path)
+    nodes = make(lab, tmp_path, LAZY + HMAC, said=('demand = "x"\n', 'show = "x"\n'))
+    a, b = nodes
+    with running(a, b):
+        with streams(a, b) as (out, into):
+            out.send(b"hello")
+            expect(into, b"hello")
+        assert command("session", "kill", "b", "--node", a.socket).returncode == 0
+        wait_until(lambda: all(on_both(nodes, "peer.leave")), 5.0, "both have left")
+        ours, theirs = on_both(nodes, "peer.join")
+        assert [row["evidence"] for row in ours] == ["b"]
+        assert [row.get("evidence") for row in theirs] == [None]
+        assert [len(rows) for rows in on_both(nodes, "peer.leave")] == [1, 1]
+        assert on_both(nodes, "peer.refuse") == [[], []]
+
+
+def test_who_shows_nothing_to_one_who_asks_joins_and_is_turned_away_once(
+    lab: Lab, tmp_path: Path
+) -> None:
+    write_files(tmp_path)
+    nodes = make(lab, tmp_path, LAZY + HMAC, said=('demand = "x"\n', ""))
+    a, b = nodes
+    with running(a, b), valkyrie.attach_sync(a.socket) as one:
+        with pytest.raises(UntrustedError):
+            one.connect("b").open("echo", stream=1000)
+        wait_until(lambda: bool(on_record(b, "peer.leave")), 5.0, "it was turned away")
+        wait_until(lambda: bool(on_record(a, "peer.refuse")), 5.0, "it is on record")
+        assert [len(rows) for rows in on_both(nodes, "peer.join")] == [0, 1]
+        ours, theirs = on_both(nodes, "peer.leave")
+        assert ours == []
+        assert [row["code"] for row in theirs] == [lib.VK_CODE_CREDENTIAL]
+        ours, theirs = on_both(nodes, "peer.refuse")
+        assert ["has shown nothing" in row["reason"] for row in ours] == [True]
+        assert theirs == []
+        assert b.said().count("peer 'a' has joined") == 1
+        assert b.said().count("peer 'a' has left") == 1
 
 
 def test_a_session_is_over_when_what_was_shown_for_it_has_expired(lab: Lab, tmp_path: Path) -> None:
