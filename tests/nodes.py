@@ -75,6 +75,8 @@ class NodeUnderTest:
     library: Path | None = None
     programs: Path | None = None
     """Where its eBPF programs are, instead of in the package."""
+    prelude: str = ""
+    """Python that its process runs before anything else."""
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -85,7 +87,7 @@ class NodeUnderTest:
     def up(self, **options: Any) -> None:
         """Start the node; it may not serve yet."""
         own = [str(path or "") for path in (self.library, self.programs)]
-        arguments = [sys.executable, "-c", _UP, str(self.config), *own]
+        arguments = [sys.executable, "-c", self.prelude + _UP, str(self.config), *own]
         with self.log.open("ab") as log:
             self.process = self.host.popen(arguments, stdout=log, stderr=log, **options)
 

@@ -8,6 +8,7 @@ system calls it does not need (``vk_confine.h``). What a kernel lacks is left op
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 import sys
@@ -30,6 +31,18 @@ Mode = Literal["strict", "lenient"]
 CONFINE = {"strict": lib.VK_CONFINE_STRICT, "lenient": lib.VK_CONFINE_LENIENT}
 """``enum vk_confine`` by ``node.sandbox``."""
 
+LATE = (
+    "_strptime",
+    "concurrent.futures.thread",
+    "cryptography.hazmat.backends.openssl.backend",
+    "encodings.idna",
+    "linecache",
+    "tokenize",
+    "traceback",
+    "unicodedata",
+)
+"""What others import only when it is used: times, threads, keys, names of hosts, errors."""
+
 _SECCOMP = {"0": "none", "1": "strict mode", "2": "filter"}  # linux/seccomp.h, by /proc/PID/status
 
 
@@ -49,7 +62,12 @@ def enter_daemon(
     reads: Iterable[Path] = (),
     writes: Iterable[Path] = (),
 ) -> None:
-    """In a daemon: keep sockets, Python's own files, and these; see ``landlock.restrict``."""
+    """In a daemon: keep sockets, Python's own files, and these; see ``landlock.restrict``.
+
+    It imports nothing late: the user it is may not be able to reach Python, in a home for example.
+    """
+    for module in LATE:
+        importlib.import_module(module)
     privileges.drop(identity.uid, identity.gid, parent)
     landlock.restrict([*python_paths(), *reads], writes)
     result = lib.vk_confine_daemon(CONFINE[mode])
@@ -58,7 +76,7 @@ def enter_daemon(
 
 
 def python_paths() -> list[Path]:
-    """Return where Python finds its modules: a daemon may import late."""
+    """Return where Python finds its modules: errors show lines of them."""
     found = {Path(each) for each in sys.path if each.startswith("/")}
     return sorted(found | {Path(valkyrie.__file__).parent})
 

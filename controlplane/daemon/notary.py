@@ -7,7 +7,7 @@ is enough for all and the daemon's work does not grow with them.
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures.thread import ThreadPoolExecutor  # now: a daemon may not read it later
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from valkyrie.dataplane import lib
