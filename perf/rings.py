@@ -161,6 +161,11 @@ def _ask(channel: Channel, count: int) -> list[int]:
 
 
 def _trips(count: int, *, loop: bool) -> float:
+    """Return the median round trip (µs) of three pairs: how one begins may last."""
+    return median(_trip(count, loop=loop) for _ in range(3))
+
+
+def _trip(count: int, *, loop: bool) -> float:
     if loop:
         times = _pair(
             lambda channel: asyncio.run(_answer_async(channel, count)),
