@@ -121,15 +121,16 @@ static void read_control(struct msghdr *message, struct vk_packet_run *run,
 	}
 }
 
-/* receive fills a class's inbox from one socket and returns how many packets came. */
-static uint32_t receive(struct vk_udp_path *self, uint32_t queue)
+/* receive fills a class's inbox from one socket, with at most so many packets; returns how many
+ * came. */
+static uint32_t receive(struct vk_udp_path *self, uint32_t queue, int most)
 {
 	uint32_t class = queue / VK_UDP_FAMILIES;
 	struct vk_udp_inbox *inbox = &self->inboxes[class];
 	int fd = vk_udp_socket(self->path.port, queue), count;
 	int64_t ahead_ns = 0;
 
-	for (int i = 0; i < VK_UDP_BUFFERS; i++) {
+	for (int i = 0; i < most; i++) {
 		self->vectors[i] =
 			(struct iovec){ inbox->buffers + (size_t)i * BUFFER_SIZE, BUFFER_SIZE };
 		self->messages[i].msg_hdr = (struct msghdr){
@@ -142,8 +143,8 @@ static uint32_t receive(struct vk_udp_path *self, uint32_t queue)
 		};
 	}
 	self->path.syscalls_rx++;
-	count = recvmmsg(fd, self->messages, VK_UDP_BUFFERS, MSG_DONTWAIT, NULL);
-	if (count < VK_UDP_BUFFERS)
+	count = recvmmsg(fd, self->messages, (unsigned int)most, MSG_DONTWAIT, NULL);
+	if (count < most)
 		self->ready &= ~(1U << queue); /* epoll tells again */
 	inbox->count = count > 0 ? (uint32_t)count : 0;
 	if (count > 0) {
@@ -170,12 +171,15 @@ static uint32_t receive(struct vk_udp_path *self, uint32_t queue)
 	return inbox->count;
 }
 
-/* receive_more looks for packets of a class whose inbox is empty. */
-static int receive_more(struct vk_udp_path *self, uint32_t class)
+/* receive_more looks for packets of a class whose inbox is empty: no more than frames are asked
+ * for, as each takes its time. */
+static int receive_more(struct vk_udp_path *self, uint32_t class, int most)
 {
 	struct vk_udp_inbox *inbox = &self->inboxes[class];
 	uint32_t mask = 3U << class * VK_UDP_FAMILIES;
 
+	if (most > VK_UDP_BUFFERS)
+		most = VK_UDP_BUFFERS;
 	if (!(self->ready & mask)) {
 		if (self->asked & 1U << class)
 			look(self);
@@ -184,7 +188,7 @@ static int receive_more(struct vk_udp_path *self, uint32_t class)
 	for (uint32_t i = 0; i < VK_UDP_FAMILIES && self->ready & mask; i++) {
 		uint32_t queue = class * VK_UDP_FAMILIES + (inbox->turn++ & 1);
 
-		if (self->ready & 1U << queue && receive(self, queue))
+		if (self->ready & 1U << queue && receive(self, queue, most))
 			return 1;
 	}
 	return 0;
@@ -208,7 +212,7 @@ static int udp_rx(struct vk_path *path, uint32_t class, struct vk_rx_frame *fram
 				inbox->next++;
 		}
 		/* Frames handed out lie in the buffers: nothing is received over them. */
-	} while (!count && !path->draining && receive_more(self, class));
+	} while (!count && !path->draining && receive_more(self, class, max));
 	return count;
 }
 

@@ -3,6 +3,7 @@
 
 #include "vk_peers.h"
 #include "vk_receive.h"
+#include "vk_send.h"
 #include "vk_session.h"
 #include "vk_slots.h"
 
@@ -10,6 +11,7 @@
 
 enum {
 	CRITICAL_EVERY = 16, /* frames of lower classes between two looks at critical */
+	CRITICAL_PRESSING = 8, /* the same while it presses */
 	CRITICAL_FEW = 16, /* frames of a look: behind so many more may wait */
 	CRITICAL_MOST = 512, /* frames of a look before system */
 	FEW_SESSIONS = 64, /* all that receiving reads of so few is in a cache */
@@ -112,6 +114,7 @@ static int take_critical(struct vk_run *run, int most)
 		run->critical_ns = run->now_ns;
 		vk_slots_flush(run);
 		sched_yield(); /* the applications may share our core: let them have it now */
+		vk_send_critical(run); /* what they answer */
 	} while (total >= CRITICAL_FEW && total < most);
 	return total;
 }
@@ -121,20 +124,20 @@ int vk_intake_all(struct vk_run *run)
 	static const uint8_t order[] = { VK_CLASS_CONTROL, VK_CLASS_SYSTEM, VK_CLASS_JOB,
 					 VK_CLASS_DATA, VK_CLASS_LOGS };
 	int budget = vk_urgent(run) ? CRITICAL_EVERY : (int)run->params.budget_frames;
-	int taken, total;
+	int taken, total, every;
 
 	total = take_critical(run, CRITICAL_MOST);
 	if (total < 0)
 		return total;
+	every = vk_pressing(run) ? CRITICAL_PRESSING : CRITICAL_EVERY;
 	for (uint32_t i = 0; i < sizeof order; i++) {
 		/* Critical and system packets share a space of numbers: of critical ones that wait
 		 * while system ones are taken, acknowledgements tell the sender that they are lost
 		 * (RFC 9002, 6.1.1). The bound leaves something to the others. */
 		int most = order[i] <= VK_CLASS_SYSTEM ? CRITICAL_MOST : VK_RX_BATCH;
 
-		for (int left = budget; left > 0; left -= CRITICAL_EVERY) {
-			taken = take_class(run, order[i],
-					   left < CRITICAL_EVERY ? left : CRITICAL_EVERY);
+		for (int left = budget; left > 0; left -= every) {
+			taken = take_class(run, order[i], left < every ? left : every);
 			if (taken < 0)
 				return taken;
 			if (!taken)
@@ -144,6 +147,8 @@ int vk_intake_all(struct vk_run *run)
 			if (taken < 0)
 				return taken;
 			total += taken;
+			if (vk_pressing(run))
+				vk_send_critical(run);
 		}
 	}
 	return total;

@@ -7,7 +7,8 @@
 #include "vk_run.h"
 
 /* vk_intake_all takes frames of all classes: critical is looked at again after at most 16 frames of
- * a lower class. Returns how many frames were taken, or -errno when a port is gone. */
+ * a lower class, and what applications answer is sent at once. Returns how many frames were taken,
+ * or -errno when a port is gone. */
 int vk_intake_all(struct vk_run *run);
 
 /* vk_intake_rest handles what the paths have taken from the kernel already, and no more. */

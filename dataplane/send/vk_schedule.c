@@ -59,6 +59,23 @@ static void pass_on(struct vk_schedule *schedule, uint32_t class)
 		schedule->app_turn[class] = 0;
 }
 
+/* Whether a turn that is to be short has had its bytes. */
+static int is_over(const struct vk_schedule *schedule)
+{
+	return schedule->cut && schedule->shared >= schedule->turn_max;
+}
+
+/* What an application may send now: of its own and its class's budget, within a short turn. */
+static int64_t budget_of(const struct vk_schedule *schedule, uint32_t class, int64_t own,
+			 int64_t all)
+{
+	int64_t budget = own < all ? own : all, left = schedule->turn_max - schedule->shared;
+
+	if (schedule->cut && class != VK_CLASS_CRITICAL && left < budget)
+		budget = left;
+	return budget;
+}
+
 /* Serves the application whose turn it is in a class. Returns 1 when more waits that only needs
  * another turn. What the path stopped before its first byte has had no turn. */
 static int serve_app(struct turn *turn, uint32_t class, int *stopped)
@@ -79,9 +96,12 @@ static int serve_app(struct turn *turn, uint32_t class, int *stopped)
 		return !*stopped;
 	}
 	schedule->app_resume[class] = 1;
-	why = turn->serve(turn->context, app, class, *own < *all ? *own : *all, &bytes);
+	why = turn->serve(turn->context, app, class, budget_of(schedule, class, *own, *all),
+			  &bytes);
 	*all -= bytes;
 	schedule->turn_bytes += bytes;
+	if (class != VK_CLASS_CRITICAL)
+		schedule->shared += bytes;
 	if (why == VK_SERVED_GONE)
 		return 0;
 	*own -= bytes;
@@ -112,6 +132,15 @@ static void stop_here(struct vk_schedule *schedule, uint32_t class, int resume)
 	schedule->app_resume[class] = schedule->place_resume;
 }
 
+/* The next turn begins where this one was cut. */
+static void cut_here(struct vk_schedule *schedule, uint32_t class)
+{
+	uint32_t past = schedule->budget[class] <= 0; /* the next class, then */
+
+	schedule->class_turn = (class - VK_CLASS_SYSTEM + past) % SHARING;
+	schedule->resume = !past;
+}
+
 /* Serves a class while it has budget. Returns 1 when more waits. */
 static int serve_class(struct turn *turn, uint32_t class, int resumed)
 {
@@ -132,8 +161,14 @@ static int serve_class(struct turn *turn, uint32_t class, int resumed)
 	do {
 		uint32_t visits = schedule->count;
 
-		for (more = 0; visits && schedule->count && *budget > 0; visits--)
+		for (more = 0; visits && schedule->count && *budget > 0; visits--) {
 			more |= serve_app(turn, class, &stopped);
+			if (is_over(schedule)) {
+				if (!stopped && !schedule->stopped)
+					cut_here(schedule, class);
+				return 1;
+			}
+		}
 	} while (more && *budget > 0);
 	sent = schedule->turn_bytes - sent;
 	if (stopped && !sent)
@@ -159,7 +194,7 @@ int64_t vk_schedule_turn(struct vk_schedule *schedule,
 	int more = 1;
 
 	schedule->quantum[VK_CLASS_CRITICAL] = VK_CRITICAL_QUANTUM;
-	schedule->turn_bytes = 0;
+	schedule->turn_bytes = schedule->shared = 0;
 	schedule->stopped = 0;
 	schedule->idle = 0;
 	for (uint32_t round = 0; more && round < VK_ROUNDS_MAX; round++) {
@@ -167,7 +202,7 @@ int64_t vk_schedule_turn(struct vk_schedule *schedule,
 
 		schedule->resume = 0;
 		more = serve_class(&turn, VK_CLASS_CRITICAL, 0);
-		for (uint32_t i = 0; i < SHARING; i++)
+		for (uint32_t i = 0; i < SHARING && !is_over(schedule); i++)
 			more |= serve_class(&turn, VK_CLASS_SYSTEM + (first + i) % SHARING,
 					    resume && !i);
 		if (schedule->stopped || schedule->turn_bytes >= turn_max)

@@ -42,7 +42,9 @@ struct vk_schedule {
 	int64_t app_quantum[VK_APPS_MAX];
 	int64_t app_budget[VK_APPS_MAX][VK_CLASS_COUNT];
 	int64_t turn_bytes;
+	int64_t shared; /* of these, bytes of classes below critical */
 	int64_t turn_max; /* bytes; 0 = VK_TURN_BYTES */
+	uint32_t cut; /* 1: a turn ends at turn_max, and not at the end of a round */
 	uint32_t stopped; /* the path stopped a class in this turn */
 	uint32_t place; /* in apps, of the application it stopped first in a class */
 	uint8_t place_resume; /* that one had begun its turn */

@@ -18,6 +18,7 @@
 enum {
 	REPORTS_A_TURN = 256, /* of one application */
 	HELD_TURN = 16384, /* bytes a stream sends of what it holds before the next one does */
+	CRITICAL_TURN = 4096, /* bytes of an application's, between two parts of a turn */
 	AHEAD_TURN = 131072, /* bytes of records that are looked at in one go and held */
 };
 
@@ -243,6 +244,20 @@ static enum vk_served send_ring(void *context, uint32_t number, uint32_t class, 
 	return why;
 }
 
+void vk_send_critical(struct vk_run *run)
+{
+	for (uint32_t i = run->schedule.count; i-- > 0 && !run->path_full;) {
+		uint32_t number = run->schedule.apps[i];
+		const struct vk_run_slot *slot = &run->slots[number];
+		int64_t bytes = 0;
+
+		if (slot->capacity[VK_CLASS_CRITICAL] && !(slot->stuck & 1u << VK_CLASS_CRITICAL) &&
+		    VK_LOAD_RELAXED(&slot->peer->tail[VK_CLASS_CRITICAL]) !=
+			    slot->in[VK_CLASS_CRITICAL].head)
+			send_ring(run, number, VK_CLASS_CRITICAL, CRITICAL_TURN, &bytes);
+	}
+}
+
 /* What applications say they have taken. */
 static void take_reports(struct vk_run *run, uint32_t number)
 {
@@ -284,6 +299,7 @@ uint64_t vk_send_all(struct vk_run *run)
 	for (uint32_t i = 0; i < run->schedule.count; i++)
 		vk_slots_policy(run, run->schedule.apps[i]);
 	run->schedule.turn_max = vk_urgent(run) ? VK_TURN_BYTES_URGENT : VK_TURN_BYTES;
+	run->schedule.cut = vk_pressing(run);
 	sent = vk_schedule_turn(&run->schedule, send_ring, run);
 	vk_datagram_close(run);
 	vk_session_end_turn(run);

@@ -10,6 +10,9 @@
 /* vk_send_replies sends the control frames that receiving queued. */
 void vk_send_replies(struct vk_run *run);
 
+/* vk_send_critical sends critical messages that wait, between two parts of a turn. */
+void vk_send_critical(struct vk_run *run);
+
 /* vk_send_all takes one turn; returns how many bytes of records went. run->due_ns becomes the time
  * at which a rate lets the next one go, UINT64_MAX if nobody waits for that. */
 uint64_t vk_send_all(struct vk_run *run);

@@ -23,6 +23,7 @@ enum vk_run_const {
 	VK_NO_FLOW = 0xffffffff,
 	VK_LEASE_NS = 2000000000, /* a daemon silent for longer is gone */
 	VK_URGENT_NS = 100000000, /* how long one critical message keeps turns short */
+	VK_PRESSING_NS = 1000000, /* how long it makes them shorter still */
 	VK_TICK_NS = 100000000, /* heartbeat and time-outs */
 };
 
@@ -231,6 +232,12 @@ static inline uint64_t *vk_count_row(struct vk_run *run, uint32_t class)
 static inline int vk_urgent(const struct vk_run *run)
 {
 	return run->now_ns - run->critical_ns < VK_URGENT_NS;
+}
+
+/* vk_pressing says whether one came or went just now: the next one may be right behind. */
+static inline int vk_pressing(const struct vk_run *run)
+{
+	return run->now_ns - run->critical_ns < VK_PRESSING_NS;
 }
 
 /* vk_reply_put queues a control frame; when the queue is full the peer's retry asks again. */

@@ -100,6 +100,51 @@ def test_classes_share_by_their_quanta_however_little_the_path_takes(room: int, 
         assert abs(sent / total - wanted) < 0.05 * wanted + 0.005, klass
 
 
+SHORT = 8192
+
+
+@pytest.mark.parametrize("critical", [0, 100, 60_000])
+@pytest.mark.parametrize("room", [1500, 1 << 40])
+@pytest.mark.parametrize("size", [100, 1400])
+def test_classes_share_by_their_quanta_however_short_turns_are(
+    critical: int, room: int, size: int
+) -> None:
+    senders = Senders()
+    senders.add(0)
+    senders.schedule.cut, senders.schedule.turn_max = 1, SHORT
+    for klass in SHARING:
+        senders.endless[0, klass] = size
+    for _ in range(6000):
+        senders.room = room
+        senders.waiting[0, Class.CRITICAL] = [critical] if critical and room > critical else []
+        senders.turn()
+    total = sum(by_class(senders).values())
+    for klass, sent in by_class(senders).items():
+        wanted = QUANTA[klass] / sum(QUANTA.values())
+        assert abs(sent / total - wanted) < 0.05 * wanted + 0.005, klass
+
+
+def test_applications_share_a_class_by_their_weights_however_short_turns_are() -> None:
+    senders = Senders()
+    senders.schedule.cut, senders.schedule.turn_max = 1, SHORT
+    for app, weight in enumerate((100, 300)):
+        senders.add(app, weight)
+        senders.endless[app, Class.LOGS] = 1000
+    for _ in range(2000):
+        senders.turn()
+    assert 2.9 < senders.sent[1, Class.LOGS] / senders.sent[0, Class.LOGS] < 3.1
+
+
+def test_a_short_turn_ends_within_an_applications_share() -> None:
+    senders = Senders()
+    senders.add(0)
+    senders.endless[0, Class.LOGS] = 1000
+    assert senders.turn() > 2 * SHORT
+    senders.schedule.cut, senders.schedule.turn_max = 1, SHORT
+    for _ in range(20):
+        assert SHORT <= senders.turn() < SHORT + 1000
+
+
 @pytest.mark.parametrize("room", [1500, 9000, 1 << 40])
 @pytest.mark.parametrize("size", [100, 1400, 60_000])
 def test_by_default_a_class_gets_at_least_four_times_as_much_as_logs(room: int, size: int) -> None:
