@@ -215,16 +215,18 @@ enum vk_outcome vk_again_held(struct vk_run *run, struct vk_flow *flow, int64_t 
 	return outcome;
 }
 
-/* Whether a flow's credit pays for half of what it holds: less would be held once more, again and
- * again. */
-static int pays_half(const struct vk_run *run, const struct vk_flow *flow)
+/* Whether a flow's credit pays for half of what it holds, and for the first message: with less it
+ * would be held once more, again and again. */
+static int pays_half(const struct vk_run *run, const struct vk_flow *flow,
+		     const struct vk_entry *first)
 {
 	const struct vk_flow_run *own = &run->flows[vk_flow_number(run, flow)];
-	uint64_t head = sizeof(struct vk_message);
-	uint64_t cost = own->held_bytes + own->held_count * (VK_MESSAGE_COST - head);
+	const uint64_t head = sizeof(struct vk_message);
+	uint64_t half = (own->held_bytes + own->held_count * (VK_MESSAGE_COST - head)) / 2;
+	uint64_t least = first->size + (VK_MESSAGE_COST - head);
 	uint64_t spent = flow->tx_cost[flow->tx_sequence & 1];
 
-	return !own->pooled && flow->tx_limit > spent && flow->tx_limit - spent >= cost / 2;
+	return !own->pooled && flow->tx_limit >= spent + (half > least ? half : least);
 }
 
 void vk_again_unhold(struct vk_run *run, uint32_t slot, uint32_t ring)
@@ -241,11 +243,11 @@ void vk_again_unhold(struct vk_run *run, uint32_t slot, uint32_t ring)
 	own = &run->flows[number];
 	flow = &run->work->flows[number];
 	if (flow->state != VK_ROW_LIVE || flow->app != slot || flow->class != ring ||
-	    own->closing || !own->held_count || own->held_count != ledger->next - own->held_first ||
-	    !pays_half(run, flow))
+	    own->closing || !own->held_count || own->held_count != ledger->next - own->held_first)
 		return;
 	entry = vk_ledger_get(ledger, own->held_first);
-	if (entry->shards || entry->kind != VK_RECORD_DATA || entry->size > VK_MTU_BASE_SIZE / 2)
+	if (!pays_half(run, flow, entry) || entry->shards || entry->kind != VK_RECORD_DATA ||
+	    entry->size > VK_MTU_BASE_SIZE / 2)
 		return;
 	owner->in[ring].head = entry->at;
 	ledger->next = own->held_first;
