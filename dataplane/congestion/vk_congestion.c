@@ -96,6 +96,19 @@ uint64_t vk_congestion_rate(const struct vk_congestion *congestion)
 	return vk_max(congestion->rate[0], congestion->rate[1]);
 }
 
+/* Of rounds and not of acknowledgements: those that waited longest come in a heap, and seem few. */
+static void note_late(struct vk_congestion *congestion, const struct vk_congestion_ack *ack)
+{
+	uint64_t *mean = &congestion->late_ns;
+
+	congestion->late_round_ns = vk_max(congestion->late_round_ns, ack->late_ns);
+	if (!congestion->round.ended)
+		return;
+	*mean = (*mean * (VK_CONGESTION_LATE_ROUNDS - 1) + congestion->late_round_ns) /
+		VK_CONGESTION_LATE_ROUNDS;
+	congestion->late_round_ns = 0;
+}
+
 /* A round is one flight: what is sent while it lasts is acknowledged in the next. Told by time and
  * not by number, because three packet-number spaces share a path. */
 static void note_round(struct vk_congestion *congestion, const struct vk_congestion_ack *ack)
@@ -154,6 +167,7 @@ void vk_congestion_sent(struct vk_congestion *congestion, uint64_t bytes, uint64
 void vk_congestion_acked(struct vk_congestion *congestion, const struct vk_congestion_ack *ack)
 {
 	note_round(congestion, ack);
+	note_late(congestion, ack);
 	note_base(congestion, ack);
 	note_rate(congestion, ack);
 	ops_of(congestion)->acked(congestion, ack);

@@ -40,6 +40,7 @@ enum vk_congestion_const {
 	VK_FIXED_SCALE = 1024, /* the whole window, see vk_fixed */
 	VK_DELAY_TARGET_FLOOR_NS =
 		100000, /* below, it is the hosts that are late and not a queue */
+	VK_CONGESTION_LATE_ROUNDS = 8, /* that the mean of the longest waits of rounds tells of */
 };
 
 /* What a path has shown, whoever controls. */
@@ -125,6 +126,8 @@ struct vk_congestion {
 	uint64_t spell_ns; /* when this spell began */
 	uint64_t rate[2]; /* highest delivery rate of these rounds and those before, bytes/s */
 	uint64_t rate_rounds; /* round.count at which these began */
+	uint64_t late_ns; /* how long acknowledgements wait for us, of most rounds the longest */
+	uint64_t late_round_ns; /* the longest of this round */
 	union vk_controller_state state;
 	/* Parameters; may be set at any time. */
 	uint64_t fixed_window; /* bytes; 0 = twice the bandwidth-delay product measured */
@@ -147,6 +150,7 @@ struct vk_congestion_ack {
 	uint64_t rtt_smoothed_ns;
 	uint64_t rate; /* delivery-rate sample, bytes/s; 0 = none */
 	uint64_t in_flight; /* before this ACK */
+	uint64_t late_ns; /* how long this host had it before it was looked at */
 	int app_limited; /* the sender had nothing to send, or no credit, when the packet went */
 	uint64_t largest_number;
 };

@@ -13,6 +13,10 @@
  * it is, and would yield first, does not end up with nothing. The queue of a long buffer stays near
  * a quarter, and the link is busy all the time.
  *
+ * A host that is late lets its link run empty, unless a queue lasts until it comes: for so long as
+ * acknowledgements wait for it, by the kernel's stamps, the queue may be longer, but not by more
+ * than another quarter of the base RTT.
+ *
  * Why flows become equal: those at one bottleneck cross their targets in the same round, shrink by
  * the same factor, and grow by the same number of datagrams, for n is the same too. Each cycle of
  * ten or twenty rounds takes a fifth off their difference. Why one that comes late sees the same
@@ -31,6 +35,7 @@
 
 enum {
 	TARGET_DIVISOR = 4, /* of the base RTT */
+	LATE_DIVISOR = 4, /* of it as well: the most that a late host adds to the target */
 	/* In 32nds of the target: 48 at the least window, 2 less for each doubling, 16 at least. */
 	SCALE_ONE = 32,
 	SCALE_MOST = 48,
@@ -71,6 +76,12 @@ static uint64_t logarithm(uint64_t value)
 	return whole * 1024 + ((value - (1ull << whole)) * 1024 >> whole);
 }
 
+/* How late this host is with what it sends: for so long a queue has to keep the link busy. */
+static uint64_t late_ns(const struct vk_congestion *congestion)
+{
+	return vk_min(congestion->late_ns, vk_congestion_base(congestion) / LATE_DIVISOR);
+}
+
 /* The queueing delay that is allowed. */
 static uint64_t target_ns(const struct vk_congestion *congestion)
 {
@@ -81,7 +92,7 @@ static uint64_t target_ns(const struct vk_congestion *congestion)
 			 vk_min(doublings * SCALE_STEP, (SCALE_MOST - SCALE_LEAST) * 1024);
 	uint64_t target = vk_max(base_ns / TARGET_DIVISOR, congestion->target_floor_ns);
 
-	return vk_scale(target, scale, SCALE_ONE * 1024);
+	return vk_scale(target, scale, SCALE_ONE * 1024) + late_ns(congestion);
 }
 
 /* Whether so long an RTT is that of a queue, be it a short one. */
@@ -129,10 +140,11 @@ static void decrease(struct vk_congestion *congestion, uint64_t window)
 	delay->settle = SETTLE_ROUNDS;
 }
 
-/* To what the path holds without a queue, and a little less. */
+/* To what the path holds without a queue, and a little less; what waits for this host is none. */
 static void shrink(struct vk_congestion *congestion, uint64_t rtt_ns)
 {
-	uint64_t base_ns = vk_congestion_base(congestion), window = congestion->window, to;
+	uint64_t base_ns = vk_congestion_base(congestion) + late_ns(congestion);
+	uint64_t window = congestion->window, to;
 
 	to = vk_scale(vk_min(congestion->state.delay.before, window), base_ns,
 		      vk_max(rtt_ns, base_ns));

@@ -296,7 +296,7 @@ static void tell_lost(struct vk_recovery *recovery, const struct harvest *harves
 
 static void tell_acked(struct vk_recovery *recovery, const struct vk_ack_view *ack,
 		       const struct harvest *harvest, uint64_t in_flight, uint64_t rtt_ns,
-		       uint64_t now_ns)
+		       uint64_t late_ns, uint64_t now_ns)
 {
 	uint64_t span_ns = recovery->delivered_ns - harvest->delivered_ns;
 	uint64_t sent_ns = harvest->acked_sent_ns - harvest->first_ns;
@@ -308,6 +308,7 @@ static void tell_acked(struct vk_recovery *recovery, const struct vk_ack_view *a
 		.rtt_min_ns = recovery->rtt.min_ns,
 		.rtt_smoothed_ns = recovery->rtt.smoothed_ns,
 		.in_flight = in_flight,
+		.late_ns = late_ns,
 		.app_limited = harvest->app_limited,
 		.largest_number = ack->largest,
 	};
@@ -398,7 +399,7 @@ int vk_recovery_ack(struct vk_recovery *recovery, const struct vk_ack_view *ack,
 	if (!harvest.acked_bytes)
 		return 0;
 	recovery->pto_count = 0; /* RFC 9002, 6.2.1: "reset when an acknowledgment is received" */
-	tell_acked(recovery, ack, &harvest, in_flight, rtt_ns, now_ns);
+	tell_acked(recovery, ack, &harvest, in_flight, rtt_ns, now_ns - came_ns, now_ns);
 	vk_recovery_pace(recovery, now_ns);
 	return 0;
 }

@@ -80,6 +80,12 @@ def test_a_worker_that_loses_its_core_does_not_take_the_path_for_shorter(
     assert took_ms(run(lab, DELAY, stall=0.01, seed=seed)) < 1.5 * calm
 
 
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_a_late_worker_keeps_a_queue_that_lasts_until_it_comes(lab: Lab, seed: int) -> None:
+    calm = took_ms(run(lab, DELAY, loss=0.01, seed=seed))
+    assert took_ms(run(lab, DELAY, loss=0.01, stall=0.02, seed=seed)) < 1.03 * calm
+
+
 @pytest.mark.parametrize("loss", [0, 0.01])
 def test_hosts_that_wake_up_late_are_not_taken_for_a_queue(lab: Lab, loss: float) -> None:
     calm = took_ms(run(lab, DELAY, loss=loss))
