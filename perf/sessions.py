@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.dataplane.native import INCLUDES, PARTS
+from tests.dataplane.native import INCLUDES, PARTS, find
 from valkyrie.controlplane.daemon.state import State, Way
 from valkyrie.controlplane.security.modes import Cipher
 from valkyrie.controlplane.sessions.keyring import Keyring
@@ -49,7 +49,7 @@ def program() -> Path:
     """Build and return the worker's half."""
     binary = BUILD / "sessions"
     binary.parent.mkdir(parents=True, exist_ok=True)
-    sources = [ROOT / "perf" / "sessions.c", *(ROOT / part for part in PARTS)]
+    sources = [ROOT / "perf" / "sessions.c", *(find(part) for part in PARTS)]
     flags = ["-O2", "-std=gnu11", *INCLUDES]
     subprocess.run(["cc", *flags, "-o", binary, *sources, "-lcrypto"], check=True, timeout=300)
     return binary

@@ -2,6 +2,7 @@
 #include "vk_peer_index.h"
 
 #include "vk_pages.h"
+#include "vk_shm.h"
 
 #include <errno.h>
 #include <string.h>
@@ -34,6 +35,8 @@ static void *map_table(size_t size)
 		madvise(at, size, MADV_HUGEPAGE);
 	return at;
 }
+
+static const size_t addresses_size = VK_PEERS_MAX * sizeof(uint8_t[16]);
 
 static void unmap_tables(struct vk_peer_index *index)
 {
@@ -132,17 +135,30 @@ static void drop_id(struct vk_peer_index *index, uint32_t session, uint32_t peer
 	index->ids[at].peer = 0;
 }
 
-int vk_peer_index_put(struct vk_peer_index *index, const struct vk_peer_entry *entry)
+static int note_address(struct vk_peer_index *index, uint32_t peer, const uint8_t address[16])
+{
+	if (!index->addresses)
+		index->addresses = vk_pages_map(addresses_size);
+	if (!index->addresses)
+		return -ENOMEM;
+	memcpy(index->addresses[peer], address, sizeof index->addresses[peer]);
+	return 0;
+}
+
+int vk_peer_index_put(struct vk_peer_index *index, const struct vk_peer_entry *entry,
+		      const uint8_t address[16])
 {
 	struct vk_peer_entry now = *entry;
 	struct vk_peer_entry *there = NULL;
 	int error;
 
-	now.hash = vk_peer_hash(now.family, now.address);
+	now.hash = vk_peer_hash(now.family, address);
 	if (index->entries)
 		there = &index->entries[place_of(index, now.hash, now.peer)];
 	if (!there || !there->peer) {
-		error = vk_peer_index_room(index, index->count + 1);
+		error = now.family == 4 ? 0 : note_address(index, now.peer - 1, address);
+		if (!error)
+			error = vk_peer_index_room(index, index->count + 1);
 		if (error)
 			return error;
 		index->count++;
@@ -159,13 +175,14 @@ int vk_peer_index_put(struct vk_peer_index *index, const struct vk_peer_entry *e
 	return 0;
 }
 
-void vk_peer_index_drop(struct vk_peer_index *index, const struct vk_peer_entry *entry)
+void vk_peer_index_drop(struct vk_peer_index *index, const struct vk_peer_entry *entry,
+			const uint8_t address[16])
 {
 	uint32_t mask = mask_of(index), at;
 
 	if (!index->entries)
 		return;
-	at = place_of(index, vk_peer_hash(entry->family, entry->address), entry->peer);
+	at = place_of(index, vk_peer_hash(entry->family, address), entry->peer);
 	if (!index->entries[at].peer)
 		return;
 	if (index->entries[at].joined && index->entries[at].session)
@@ -192,7 +209,7 @@ const struct vk_peer_entry *vk_peer_index_at(const struct vk_peer_index *index, 
 		const struct vk_peer_entry *entry = &index->entries[at];
 
 		if (entry->hash == hash && entry->family == family &&
-		    !memcmp(entry->address, address, sizeof entry->address))
+		    (family == 4 || !memcmp(index->addresses[entry->peer - 1], address, 16)))
 			return entry;
 	}
 	return NULL;
@@ -213,5 +230,6 @@ void vk_peer_index_free(struct vk_peer_index *index)
 {
 	if (index->entries)
 		unmap_tables(index);
+	vk_pages_unmap(index->addresses, addresses_size);
 	*index = (struct vk_peer_index){ .entries = NULL };
 }

@@ -2,16 +2,16 @@
 #ifndef VK_PEER_INDEX_H
 #define VK_PEER_INDEX_H
 /* vk_peer_index.h: live peers by their address, and by the id of the session on the frames that
- * they send. All that tells whether a frame may be taken stands in the entry itself, half a cache
- * line, so that finding one of a million costs one miss, and a batch's misses overlap: it hashes
- * all of a batch's sources first, which prefetches. Open addressing, load <= 1/2; grows with the
- * peers. Entries stay where they are until one is added or dropped.
+ * they send. All that tells whether a frame may be taken stands in the entry itself, four to a
+ * cache line, so that finding one of a million costs one miss, and a batch's misses overlap: it
+ * hashes all of a batch's sources first, which prefetches. An entry has no address: hashes of two
+ * IPv4 addresses differ, and IPv6 ones are compared where they lie. Open addressing, load <= 1/2;
+ * grows with the peers. Entries stay where they are until one is added or dropped.
  */
 #include <stdint.h>
 
 struct vk_peer_entry {
-	uint8_t address[16]; /* IPv4 in the first four bytes, else zeros */
-	uint32_t hash;
+	uint32_t hash; /* vk_peer_hash */
 	uint32_t peer; /* + 1; 0 = empty */
 	uint32_t session; /* vk_peer.session_local */
 	uint16_t udp_port;
@@ -28,6 +28,7 @@ struct vk_peer_id {
 struct vk_peer_index {
 	struct vk_peer_entry *entries; /* 1 << bits; NULL = nothing was ever put */
 	struct vk_peer_id *ids; /* as many */
+	uint8_t (*addresses)[16]; /* by peer, of those with IPv6; NULL = there was none */
 	uint32_t bits;
 	uint32_t count; /* of entries */
 };
@@ -35,13 +36,15 @@ struct vk_peer_index {
 /* vk_peer_index_room makes room for so many peers in one go. Returns 0, or -ENOMEM. */
 int vk_peer_index_room(struct vk_peer_index *index, uint32_t count);
 
-/* vk_peer_index_put enters a peer at an address, or what has changed of it but the address; its
- * hash is filled in. Of two peers at one address the one is found that was there first. Returns 0,
- * or -ENOMEM. */
-int vk_peer_index_put(struct vk_peer_index *index, const struct vk_peer_entry *entry);
+/* vk_peer_index_put enters a peer at an address (IPv4 in the first four bytes), or what has changed
+ * of it but the address; its hash is filled in. Of two peers at one address the one is found that
+ * was there first. Returns 0, or -ENOMEM. */
+int vk_peer_index_put(struct vk_peer_index *index, const struct vk_peer_entry *entry,
+		      const uint8_t address[16]);
 
-/* vk_peer_index_drop takes the peer of an entry (address, family, session) out. */
-void vk_peer_index_drop(struct vk_peer_index *index, const struct vk_peer_entry *entry);
+/* vk_peer_index_drop takes the peer of an entry at an address out. */
+void vk_peer_index_drop(struct vk_peer_index *index, const struct vk_peer_entry *entry,
+			const uint8_t address[16]);
 
 /* vk_peer_index_at returns the entry of an address by its hash; NULL = nobody is there. */
 const struct vk_peer_entry *vk_peer_index_at(const struct vk_peer_index *index, uint32_t hash,
@@ -53,14 +56,21 @@ int vk_peer_index_session(const struct vk_peer_index *index, uint32_t session);
 /* vk_peer_index_free gives all memory back. */
 void vk_peer_index_free(struct vk_peer_index *index);
 
-/* vk_peer_hash returns an address's hash. */
+/* vk_peer_hash returns an address's hash, of which the table takes the top bits. No step of IPv4's
+ * loses anything, so that two addresses never share a hash. */
 static inline uint32_t vk_peer_hash(uint32_t family, const uint8_t address[16])
 {
 	uint64_t a, b;
+	uint32_t ip4;
 
+	if (family == 4) {
+		__builtin_memcpy(&ip4, address, 4);
+		ip4 *= 0x9e3779b9u; /* Fibonacci hashing */
+		return (ip4 ^ ip4 >> 16) * 0x85ebca6bu;
+	}
 	__builtin_memcpy(&a, address, 8);
 	__builtin_memcpy(&b, address + 8, 8);
-	a = a * 0x9e3779b97f4a7c15u ^ b ^ family; /* Fibonacci hashing */
+	a = a * 0x9e3779b97f4a7c15u ^ b;
 	a = (a ^ a >> 32) * 0x9e3779b97f4a7c15u;
 	return (uint32_t)(a >> 32);
 }
@@ -73,6 +83,6 @@ static inline void vk_peer_index_prefetch(const struct vk_peer_index *index, uin
 }
 
 #ifndef VK_CDEF
-_Static_assert(sizeof(struct vk_peer_entry) == 32, "two entries a cache line");
+_Static_assert(sizeof(struct vk_peer_entry) == 16, "four entries a cache line");
 #endif
 #endif

@@ -126,23 +126,21 @@ static void clamp_peer(struct vk_run *run, struct vk_peer *peer)
 static struct vk_peer_entry entry_of(const struct vk_run *run, uint32_t number)
 {
 	const struct vk_peer *peer = &run->peers[number];
-	struct vk_peer_entry entry = {
+
+	return (struct vk_peer_entry){
 		.peer = number + 1,
 		.session = peer->session_local,
 		.udp_port = peer->udp_port,
 		.family = peer->family,
 		.joined = peer->joined,
 	};
-
-	memcpy(entry.address, peer->address, sizeof entry.address);
-	return entry;
 }
 
 void vk_peers_renamed(struct vk_run *run, uint32_t peer)
 {
 	struct vk_peer_entry now = entry_of(run, peer);
 
-	if (vk_peer_index_put(&run->peer_index, &now))
+	if (vk_peer_index_put(&run->peer_index, &now, run->peers[peer].address))
 		run->peers_left = run->peer_count;
 }
 
@@ -160,11 +158,11 @@ static void take_row(struct vk_run *run, uint32_t number)
 	now = entry_of(run, number);
 	is_live = peer->state == VK_ROW_LIVE;
 	if (was_live && (!is_live || before.family != now.family ||
-			 memcmp(before.address, now.address, sizeof now.address)))
-		vk_peer_index_drop(&run->peer_index, &before);
+			 memcmp(was.address, peer->address, sizeof was.address)))
+		vk_peer_index_drop(&run->peer_index, &before, was.address);
 	if (!is_live)
 		return;
-	if (vk_peer_index_put(&run->peer_index, &now))
+	if (vk_peer_index_put(&run->peer_index, &now, peer->address))
 		run->peers_left = run->peer_count;
 	adopt_numbers(run, number);
 }
