@@ -262,6 +262,18 @@ int vk_slots_pending(struct vk_run *run)
 	return 0;
 }
 
+int vk_slots_asleep(const struct vk_run *run)
+{
+	for (uint32_t i = 0; i < run->schedule.count; i++) {
+		const struct vk_run_slot *slot = &run->slots[run->schedule.apps[i]];
+		uint32_t sleeping = VK_LOAD_RELAXED(&slot->peer->sleeping);
+
+		if (!sleeping || sleeping == slot->rang)
+			return 0;
+	}
+	return 1;
+}
+
 void vk_slots_sleep(struct vk_run *run)
 {
 	for (uint32_t i = 0; i < run->schedule.count; i++) {

@@ -46,6 +46,9 @@ void vk_slots_flush(struct vk_run *run);
 /* vk_slots_pending says whether any application has a record for the worker. */
 int vk_slots_pending(struct vk_run *run);
 
+/* vk_slots_asleep says whether all applications sleep, and none was woken. */
+int vk_slots_asleep(const struct vk_run *run);
+
 /* vk_slots_sleep and vk_slots_wake announce to all applications that the worker sleeps, or not. */
 void vk_slots_sleep(struct vk_run *run);
 void vk_slots_wake(struct vk_run *run);

@@ -210,12 +210,15 @@ static int spin_pays(const struct vk_run *run)
 	return run->params.spin_ns && __builtin_popcountll(run->idle_short) >= SPIN_SHORT_MIN;
 }
 
+/* Applications may share our core: those that are awake get it. While all of ours sleep, nobody
+ * does: to yield is to give away a time slice, and daemons of any node take a whole one. */
 static int spin(struct vk_run *run, uint64_t begin_ns, uint32_t *kept)
 {
 	while (run->now_ns - begin_ns < run->params.spin_ns) {
 		int done;
 
-		sched_yield();
+		if (!vk_slots_asleep(run))
+			sched_yield();
 		done = turn(run, kept);
 		if (done)
 			return done;
