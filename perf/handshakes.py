@@ -22,6 +22,7 @@ from valkyrie.controlplane.security.messages import HelloAck, Negotiate, Piece, 
 from valkyrie.controlplane.security.modes import Mode, Policy
 from valkyrie.controlplane.security.offer import Offer, choose
 from valkyrie.controlplane.security.trust import Peer, Pins
+from valkyrie.dataplane import lib
 from valkyrie.dataplane.application.node import SyncNode, SyncService
 from valkyrie.dataplane.control import Message, parse_control
 from valkyrie.dataplane.wire import PORT, Type
@@ -41,6 +42,10 @@ KEY_SIZE = 32
 """Bytes of the first message of Noise XX: a key of X25519, any bytes are one."""
 DEADLINE_NS = 60_000_000_000
 STREAM = 1_000
+SLICE_NS = 10_000_000
+"""Of the program that offers: whoever wakes takes the core from it."""
+MARK = b"HANDSHAK"
+"""Stands where an attempt's number is to be."""
 Row = dict[str, Any]
 KNOWN = """
 [[peer]]
@@ -57,41 +62,57 @@ class Asker:
         policy = Policy(modes=frozenset({Mode.NOISE}), min_mode=Mode.NOISE)
         self._offer = Local(identity, Pins({}), policy).offer(Peer("b"), os.urandom, bytes(8))
         self._hello = self._offer.pack()
+        self._first = whole(Type.HELLO, int.from_bytes(MARK, "big"), self._hello).pack()
         self._to = (address, PORT)
         self._sockets = [host.socket() for _ in range(PORTS)]
         for each in self._sockets:
             each.setblocking(False)
-        self._choice = b""
+        self._size = 0
+        self._known: list[tuple[int, bytes]] = []
+        self._replies: list[bytes] = []
 
     def run(self) -> None:
         """Offer for ever."""
         begin, sent = time.monotonic(), 0
         while True:
             while sent < (time.monotonic() - begin) * RATE:
-                attempt = int.from_bytes(os.urandom(8), "big")
-                hello = whole(Type.HELLO, attempt, self._hello)
-                self._sockets[sent % PORTS].sendto(hello.pack(), self._to)
+                hello = self._first.replace(MARK, os.urandom(8))
+                self._sockets[sent % PORTS].sendto(hello, self._to)
                 sent += 1
             time.sleep(BATCH_S)  # one core is all hosts': it is not to be taken for each message
             for each in self._sockets:
                 with contextlib.suppress(BlockingIOError):
                     while True:
-                        for message in self._follow(each.recv(2048)):
-                            each.sendto(message.pack(), self._to)
+                        for data in self._follow(each.recv(2048)):
+                            each.sendto(data, self._to)
 
-    def _follow(self, data: bytes) -> list[Message]:
-        """Return what follows what came."""
+    def _follow(self, data: bytes) -> list[bytes]:
+        """Return what follows what came: the first time as a node, later by what differs."""
+        if not self._replies:
+            self._learn(data)
+        if len(data) != self._size:
+            return []
+        replies = self._replies
+        for at, known in self._known:
+            now = data[at : at + len(known)]
+            replies = [each.replace(known, now) for each in replies]
+        return replies
+
+    def _learn(self, data: bytes) -> None:
         came = parse_control(data)
         if not isinstance(came, Message) or came.type != Type.HELLO_ACK:
-            return []
+            return
         piece = parse(came)
         answer = HelloAck.parse(piece.data)
-        self._choice = self._choice or choose(self._offer, Offer.parse(answer.offer)).pack()
-        body = Negotiate(self._hello, answer, self._choice).pack()
+        choice = choose(self._offer, Offer.parse(answer.offer)).pack()
+        body = Negotiate(self._hello, answer, choice).pack()
         keys = Piece(piece.attempt, 0, KEY_SIZE, os.urandom(KEY_SIZE), piece.cookie).pack()
-        return [
-            whole(Type.NEGOTIATE, piece.attempt, body, piece.cookie),
-            Message(Type.KEY_EXCHANGE, keys),
+        differ = (piece.attempt.to_bytes(8, "big"), piece.cookie, answer.cookie)
+        self._size = len(data)
+        self._known = [(data.index(each), each) for each in differ if any(each)]
+        self._replies = [
+            whole(Type.NEGOTIATE, piece.attempt, body, piece.cookie).pack(),
+            Message(Type.KEY_EXCHANGE, keys).pack(),
         ]
 
 
@@ -102,7 +123,9 @@ def offered(host: Host, address: str, identity: Identity) -> Iterator[None]:
     pid = os.fork()
     if pid == 0:
         try:
-            os.nice(5)  # it stands for another host, whose cores are not ours
+            # It stands for another host, whose cores are not ours.
+            os.nice(5)
+            lib.vk_slice_set(SLICE_NS)
             asker.run()
         finally:
             os._exit(1)
