@@ -34,18 +34,24 @@ def _child(work: Any) -> int:
 
 
 class Flood:
-    """Log messages from a to b as fast as rings take them, by two applications in C."""
+    """Log messages from a to b as fast as rings take them, by two applications in C.
+
+    They stay on their hosts' cores. Where the scheduler may move them from one host to the other,
+    as no two hosts' schedulers do, a critical message finds all of them on its core now and then.
+    """
 
     def __init__(self, name: str) -> None:
         reader, writer = os.pipe()
 
         def receive() -> None:
+            pair.pin(1)
             with valkyrie.attach_sync(f"{name}-b", ring_size=RING_BYTES) as node:
                 service = node.listen("flood")
                 os.close(writer)
                 blast.accept(service).receive(1 << 60, deadline_ns=FLOOD_DEADLINE_NS)
 
         def send() -> None:
+            pair.pin(0)
             with valkyrie.attach_sync(f"{name}-a", ring_size=RING_BYTES) as node:
                 stream = node.connect("b").open("flood", stream=10_000)
                 blast.begin(stream).send(SIZE, 1 << 60, batch=128, deadline_ns=FLOOD_DEADLINE_NS)

@@ -17,7 +17,8 @@ RING_BYTES = 4_194_304
 SERVICE = "perf"
 
 
-def _pin(cpu: int) -> None:
+def pin(cpu: int) -> None:
+    """Stay on one core: that of host a is 0, that of host b is 1."""
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[cpu % (os.cpu_count() or 1)]})
 
 
@@ -30,7 +31,7 @@ def run(name: str, receiver: Receiver, sender: Sender) -> tuple[Any, Any]:
     pid = os.fork()
     if pid == 0:
         os.close(reader)
-        _pin(1)
+        pin(1)
         try:
             with valkyrie.attach_sync(f"{name}-b", ring_size=RING_BYTES) as node:
                 service = node.listen(SERVICE)
@@ -44,7 +45,7 @@ def run(name: str, receiver: Receiver, sender: Sender) -> tuple[Any, Any]:
         if not results.readline():
             raise RuntimeError(f"the receiving application of node {name}-b ended")
         before = os.sched_getaffinity(0)
-        _pin(0)
+        pin(0)
         try:
             with valkyrie.attach_sync(f"{name}-a", ring_size=RING_BYTES) as node:
                 sent = sender(node)
