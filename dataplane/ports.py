@@ -53,20 +53,21 @@ class Rings:
     """Sizes of a port's AF_XDP rings in entries, powers of two; frames have 2 KiB.
 
     A class that nobody empties keeps its RX ring's frames and no more. Larger rings bridge longer
-    stalls of the worker (ring / packet rate), smaller ones stay in the processor's cache.
+    stalls of the worker (ring / packet rate), smaller ones stay in the processor's caches: all
+    frames take turns, and from about 3500 on each packet costs more (docs/PERFORMANCE.md).
     """
 
     rx: Mapping[Class, int] = field(
         default_factory=lambda: {
             Class.CONTROL: 64,
             Class.CRITICAL: 512,
-            Class.SYSTEM: 256,
+            Class.SYSTEM: 128,
             Class.JOB: 256,
             Class.DATA: 2048,
-            Class.LOGS: 512,
+            Class.LOGS: 256,
         }
     )
-    reserve: int = 448
+    reserve: int = 64
     """RX frames beyond the RX rings: what the kernel can have in hand while all classes stall. A
     zero-copy driver takes as many as its own RX ring has entries: give it those on top."""
     tx: int = 2048
