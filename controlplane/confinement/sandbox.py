@@ -31,6 +31,9 @@ Mode = Literal["strict", "lenient"]
 CONFINE = {"strict": lib.VK_CONFINE_STRICT, "lenient": lib.VK_CONFINE_LENIENT}
 """``enum vk_confine`` by ``node.sandbox``."""
 
+NICE = 10
+"""Of a daemon: what it does can wait for as long as data wants the core, but not for ever."""
+
 LATE = (
     "_strptime",
     "concurrent.futures.thread",
@@ -64,8 +67,10 @@ def enter_daemon(
 ) -> None:
     """In a daemon: keep sockets, Python's own files, and these; see ``landlock.restrict``.
 
-    It imports nothing late: the user it is may not be able to reach Python, in a home for example.
+    It goes behind who handles data (``NICE``). It imports nothing late: the user it is may not be
+    able to reach Python, in a home for example.
     """
+    os.nice(NICE)
     for module in LATE:
         importlib.import_module(module)
     privileges.drop(identity.uid, identity.gid, parent)
