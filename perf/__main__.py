@@ -40,6 +40,7 @@ CLOSE_UPS = {
     "transport": "flows through the relay, and the kernel's TCP there, under loss and long delay",
     "sessions": "1 to 1 000 000 sessions in a worker: finding, receiving, installing, memory",
     "isolation": "critical messages under a flood of logs, against calm",
+    "joining": "what one handshake costs, by mode, against TLS 1.3",
     "handshakes": "a session's data while 1 000 handshakes a second are offered, against calm",
 }
 """Parts of Valkyrie beside the nearest thing to a limit; each module's ``run`` gives rows."""
