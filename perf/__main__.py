@@ -34,6 +34,7 @@ CLOSE_UPS = {
     "classifier": "the XDP program against a bare parse-and-drop program",
     "rings": "shared-memory rings, C and Python, against a one-slot ping-pong and a pipe",
     "receive": "XDP to application ring against a minimal AF_XDP receive-and-drop",
+    "flood": "refused packets a second against a bare drop, on a veth",
     "dpdk": "XDP to application ring against DPDK's testpmd on AF_XDP",
     "hosts": "two hosts, messages a second and round trips, on both paths",
     "relay": "the relay between two hosts: rate, delay and loss, against what was asked of it",

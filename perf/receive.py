@@ -70,6 +70,11 @@ def _compile(directory: Path) -> ctypes.CDLL:
 
 def _packet(source: Link, target: Link, payload_size: int) -> bytes:
     frame = make_frame(Type.STREAM_DATA, STREAM, bytes(payload_size)).pack()
+    return headed(source, target, frame)
+
+
+def headed(source: Link, target: Link, frame: bytes) -> bytes:
+    """Return a frame as it is on the wire from one host to the other: Ethernet, IPv4, UDP."""
     udp = struct.pack("!HHHH", lib.VK_PORT, lib.VK_PORT, 8 + len(frame), 0)
     ip = struct.pack("!BBHHHBBH", 0x45, 0, 28 + len(frame), 0, 0, 64, 17, 0)
     ip += source.v4.ip.packed + target.v4.ip.packed
