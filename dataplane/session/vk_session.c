@@ -442,21 +442,37 @@ static int resend_class(struct vk_run *run, struct vk_session *session, uint32_t
 	return 1;
 }
 
+static void ping_alone(struct vk_run *run, const struct vk_session *session)
+{
+	uint32_t stream = session->ack_stream[session->probe_space];
+	struct vk_part ping = {
+		.frame = { .type = VK_PING, .stream = stream },
+		.peer = session->peer,
+		.class = vk_stream_class(stream),
+		.forced = 1,
+	};
+
+	ping.frame.priority = vk_priority_lowest(ping.class);
+	if (vk_datagram_add(run, &ping, 1))
+		vk_count_row(run, ping.class)[VK_TX_CONTROL]++;
+	vk_datagram_close(run);
+}
+
 /* RFC 9002, 6.2.4: "When a PTO timer expires, a sender MUST send at least one ack-eliciting packet
  * in the packet number space as a probe." The oldest content in flight, or a PING. */
 static void probe(struct vk_run *run, struct vk_session *session)
 {
 	const struct vk_sent *sent = &session->recovery.sent[session->probe_space];
-	struct vk_part ping = {
-		.frame = { .type = VK_PING, .stream = session->ack_stream[session->probe_space] },
-		.peer = session->peer,
-		.class = vk_stream_class(session->ack_stream[session->probe_space]),
-		.forced = 1,
-	};
-	/* Another is small then, which a path lets through that no longer carries large ones. */
-	uint32_t small = session->recovery.pto_count > 1 || session->mtu.bursts;
 
-	for (uint64_t n = sent->oldest; n != sent->next && session->probes > small; n++) {
+	/* One is small then, as a path may carry nothing large now; and first: it may take one. */
+	if (session->recovery.pto_count > 1 || session->mtu.bursts) {
+		struct vk_path *path = run->tx[run->peers[session->peer].port_index];
+
+		session->probes--;
+		ping_alone(run, session);
+		path->ops->tx_flush(path); /* or it would be padded to the size of what follows */
+	}
+	for (uint64_t n = sent->oldest; n != sent->next && session->probes; n++) {
 		struct vk_sent_packet *packet = vk_sent_get(sent, n);
 		struct vk_sent_run runs[VK_SENT_RUNS_MAX];
 		uint64_t before = session->recovery.count.sent;
@@ -472,12 +488,8 @@ static void probe(struct vk_run *run, struct vk_session *session)
 		/* What it carried may be known by now: then it takes another. */
 		session->probes -= session->recovery.count.sent != before;
 	}
-	ping.frame.priority = vk_priority_lowest(ping.class);
-	while (session->probes) {
-		session->probes--;
-		if (vk_datagram_add(run, &ping, 1))
-			vk_count_row(run, ping.class)[VK_TX_CONTROL]++;
-	}
+	for (; session->probes; session->probes--)
+		ping_alone(run, session);
 }
 
 void vk_session_send_all(struct vk_run *run)

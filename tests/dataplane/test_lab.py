@@ -172,6 +172,12 @@ def test_short_scenarios_lose_and_repeat_nothing_whatever_links_do(first: int) -
     assert not found, found[:5]
 
 
+@pytest.mark.parametrize("seed", [152633, 187105])
+def test_a_full_path_that_no_longer_carries_large_datagrams_is_found_out(seed: int) -> None:
+    found = list(campaign.run(range(seed, seed + 1), campaign.short))
+    assert not found, found
+
+
 def wild(seed: int, without: scenario.Without) -> Scenario:
     return Scenario(
         seed=seed,
