@@ -8,7 +8,6 @@ on a veth costs it more than half of its rate.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
@@ -20,12 +19,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.lab import laboratory, wait_until
+from tests.lab import wait_until
 from valkyrie.dataplane.loader import attached_to
 from valkyrie.dataplane.ports import Rings
 
 from .contestant import MissingError
-from .receive import SIZES, Bench, _packet
+from .receive import SIZES, Bench, _packet, ready
 
 PROGRAM = "dpdk-testpmd"
 START_S = 20.0
@@ -106,17 +105,13 @@ def run(quick: bool) -> list[Row]:  # every scenario is called run(quick)
         raise MissingError("DPDK testpmd wants two cores")
     rounds, duration_ns = (3, 300_000_000) if quick else (7, 1_000_000_000)
     rows: list[Row] = []
-    with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        lab = stack.enter_context(laboratory())
-        bench = Bench(directory, *lab.wire(lab.host("a"), lab.host("b")))
-        stack.callback(bench.close)
+    with ready() as bench, tempfile.TemporaryDirectory() as directory:
         for name, payload_size in SIZES.items():
             packet = _packet(bench.source, bench.target, payload_size)
             ours, theirs = [], []
             for _ in range(rounds):
                 ours.append(bench.ours(packet, duration_ns, Rings()))
-                log = directory / "testpmd.log"
+                log = Path(directory, "testpmd.log")
                 theirs.append(_testpmd(bench, program, packet, duration_ns, log))
             rows.append(
                 {

@@ -8,7 +8,6 @@ Sender and receiving driver share a core, so the figures are of both.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,13 +16,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.lab import Link, laboratory
+from tests.lab import Link
 from valkyrie.dataplane.guard import Guard, Master, tick
 from valkyrie.dataplane.loader import Program, XdpMode, open_classifier
 from valkyrie.dataplane.wire import Class, Session, Token, Type, make_frame
 
+from .classifier import XDP_DROP
 from .kernel import compiled
-from .receive import Bench, headed
+from .receive import Bench, headed, ready
 
 MASTER = Master(1, bytes(range(16)))
 SESSION = 77
@@ -87,7 +87,7 @@ def _guarded() -> Iterator[Program]:
     with open_classifier() as program:
         guard = Guard(program)
         guard.enter(MASTER)
-        guard.demand([Class(Class.DATA)])
+        guard.demand({Class.DATA})
         yield program
 
 
@@ -95,11 +95,7 @@ def run(quick: bool) -> list[Row]:  # every scenario is called run(quick)
     """Return the rows: packets a second dropped, against a bare drop of the same packets."""
     rounds, duration_s = (3, 0.2) if quick else (7, 0.4)
     rows: list[Row] = []
-    with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        lab = stack.enter_context(laboratory())
-        bench = Bench(directory, *lab.wire(lab.host("a"), lab.host("b")))
-        stack.callback(bench.close)
+    with ready() as bench:
         makers: list[Callable[[], contextlib.AbstractContextManager[Program]]] = [
             lambda: Program("parse_drop", image=compiled("parse_drop")),
             _guarded,
@@ -110,6 +106,7 @@ def run(quick: bool) -> list[Row]:  # every scenario is called run(quick)
             for _ in range(rounds):
                 for make, found in zip(makers, rates, strict=True):
                     with make() as program, _dropping(bench, program):
+                        assert program.test_run(packet).result == XDP_DROP, name
                         found.append(_rate(bench, packet, duration_s))
             bare, ours = map(median, rates)
             rows.append(

@@ -6,20 +6,16 @@ core and back, libcrypto. Nothing that carries messages can be faster than what 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.lab import laboratory
-
 from .contestant import BUILD, ROOT
-from .receive import Bench, _packet
+from .receive import _packet, ready
 
 Row = dict[str, Any]
 COPIED = (64, 1024, 65_000)
@@ -84,11 +80,7 @@ def _memory_and_ciphers(rounds: int, seconds: float) -> Iterator[Row]:
 
 
 def _af_xdp(rounds: int, duration_ns: int) -> Iterator[Row]:
-    with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        lab = stack.enter_context(laboratory())
-        bench = Bench(directory, *lab.wire(lab.host("a"), lab.host("b")))
-        stack.callback(bench.close)
+    with ready() as bench:
         measures: Mapping[str, Callable[[bytes, int], float]] = {
             "receive and drop": bench.baseline,
             "send only": bench.transmit,

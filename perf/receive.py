@@ -209,15 +209,20 @@ class Bench:
         self.redirect.close()
 
 
+@contextlib.contextmanager
+def ready() -> Iterator[Bench]:
+    """Make a bench, with hosts and a folder that are gone behind it."""
+    with tempfile.TemporaryDirectory() as directory, laboratory() as lab:
+        bench = Bench(Path(directory), *lab.wire(lab.host("a"), lab.host("b")))
+        with contextlib.closing(bench):
+            yield bench
+
+
 def run(quick: bool) -> list[Row]:
     """Return the rows of the receive benchmark; ``quick`` takes about fifteen seconds."""
     rounds, duration_ns = (5, 200_000_000) if quick else (9, 500_000_000)
     rows: list[Row] = []
-    with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        lab = stack.enter_context(laboratory())
-        bench = Bench(directory, *lab.wire(lab.host("a"), lab.host("b")))
-        stack.callback(bench.close)
+    with ready() as bench:
         for name, payload_size in SIZES.items():
             packet = _packet(bench.source, bench.target, payload_size)
             bare: list[float] = []

@@ -1,6 +1,8 @@
-"""The truth table: packets numbered, each with the verdict the format gives it."""
+"""The truth table: packets numbered, each with the verdict the format gives it; and damage."""
 
 from __future__ import annotations
+
+import random
 
 from tests.bpf.rig import ethernet, extension, frame, ip4, ip6
 
@@ -98,3 +100,14 @@ TABLE: list[tuple[int, bytes, str, str]] = [
 
 ONE_PER_VERDICT = [3, 13, 16, 25, 30, 36, 41, 42, 45, 47, 62, 63, 64, 65, 72, 76, 80]
 """Numbers of the packets that the sweep takes apart, at least one for every verdict."""
+
+
+def damaged(packet: bytes, rng: random.Random) -> bytes:
+    """Return the packet with up to three bytes changed, and sometimes cut."""
+    changed = bytearray(packet)
+    for _ in range(rng.randint(1, 3)):
+        at = rng.randrange(12, len(changed))
+        changed[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, changed[at] ^ 1 << rng.randrange(8)))
+    if rng.random() < 0.1:
+        del changed[rng.randrange(14, len(changed)) :]
+    return bytes(changed)

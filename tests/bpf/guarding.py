@@ -6,9 +6,9 @@ import ipaddress
 import random
 import time
 
+from tests.bpf.bases import damaged
 from tests.bpf.model import Demands, opinion
 from tests.bpf.rig import Rig
-from tests.bpf.test_classify import damaged
 from valkyrie.dataplane.guard import Guard, Master, tick
 
 KEYS = {6: bytes(range(16)), 7: bytes(range(16, 32))}

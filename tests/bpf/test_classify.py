@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.bpf.bases import ONE_PER_VERDICT, TABLE
+from tests.bpf.bases import ONE_PER_VERDICT, TABLE, damaged
 from tests.bpf.model import opinion
 from tests.bpf.rig import VERDICTS, Rig, ethernet, extension, frame, ip4, ip6, meta_difference
 from tests.census import needs
@@ -128,17 +128,6 @@ packets = st.builds(
 )
 EDITS = 9
 """Damaged copies of every generated packet that are tried too."""
-
-
-def damaged(packet: bytes, rng: random.Random) -> bytes:
-    """Return the packet with up to three bytes changed, and sometimes cut."""
-    changed = bytearray(packet)
-    for _ in range(rng.randint(1, 3)):
-        at = rng.randrange(12, len(changed))
-        changed[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, changed[at] ^ 1 << rng.randrange(8)))
-    if rng.random() < 0.1:
-        del changed[rng.randrange(14, len(changed)) :]
-    return bytes(changed)
 
 
 @pytest.mark.sweep

@@ -153,6 +153,14 @@ def test_status_says_what_keeps_each_process_in(lab: Lab, tmp_path: Path) -> Non
             assert os.stat(f"/proc/{process.pid}/mem").st_uid == 0  # not dumpable
 
 
+def test_a_daemon_goes_behind_the_worker(lab: Lab, tmp_path: Path) -> None:
+    a, b = lab.wire(lab.host("a"), lab.host("b"))
+    node = make_node(a, tmp_path, {"b": str(b.v4.ip)})
+    with running(node):
+        nice = {who: os.getpriority(os.PRIO_PROCESS, node.pid(who)) for who in ("worker", "daemon")}
+    assert nice["daemon"] == nice["worker"] + sandbox.NICE
+
+
 def test_a_process_that_has_gone_has_no_sandbox() -> None:
     assert sandbox.describe(-1) == {}
 
