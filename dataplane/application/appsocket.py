@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import msgspec
 
+from valkyrie.dataplane.errors import LocalProtocolError
+
 PACKET_SIZE_MAX = 262_144
 """Bytes of the largest request or reply."""
 
@@ -142,6 +144,23 @@ _replies = msgspec.json.Decoder(Reply)
 def encode(message: Request | Reply) -> bytes:
     """Return the packet for a request or reply."""
     return msgspec.json.encode(message)
+
+
+def encode_request(request: Request) -> bytes:
+    """Return the packet for a request that the node can read.
+
+    It would end the connection, and all that the application has, for one that it cannot. Raises
+    TypeError for arguments of wrong types, LocalProtocolError where they are too long.
+    """
+    packet = encode(request)
+    what = type(request).__name__.lower()
+    try:
+        _requests.decode(packet)
+    except msgspec.ValidationError as error:
+        raise TypeError(f"{what}: {error}") from None
+    if len(packet) > PACKET_SIZE_MAX:
+        raise LocalProtocolError(f"{what}: {len(packet)} bytes, at most {PACKET_SIZE_MAX} go")
+    return packet
 
 
 def decode_request(packet: bytes) -> AnyRequest:

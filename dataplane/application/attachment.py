@@ -9,6 +9,8 @@ returns its result. Time is CLOCK_MONOTONIC in nanoseconds and always an argumen
 from __future__ import annotations
 
 import errno
+import math
+import operator
 from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -22,7 +24,7 @@ from .events import Events, Incoming, Room, Turn
 from .flow import Flow
 from .loan import Buffer, Loan
 from .message import Batch, Message, Placed, batch_of
-from .outgoing import Large, Outgoing, size_of
+from .outgoing import Large, Outgoing
 from .refusal import (
     ApplicationGoneError,
     RefusedError,
@@ -32,7 +34,7 @@ from .refusal import (
     WouldBlockError,
     refusal,
 )
-from .rings import Payload, gone
+from .rings import Payload, gone, size_of
 
 T = TypeVar("T")
 
@@ -42,7 +44,8 @@ OPEN_RETRY_NS = 50_000_000
 OPEN_TIMEOUT_NS = 2 * NS_PER_S
 OPEN_IDS_MAX = 64
 """Stream ids that ``open`` tries before it says that the class is full."""
-TOKEN_MAX = 0xFFFF_FFFF
+TOKEN_MAX = STREAM_MAX = 0xFFFF_FFFF
+TIMEOUT_MAX_S = 1e9
 CODE_MAX = 0xFFFF_FFFF
 FRAGMENT: int = lib.VK_CLIENT_FRAGMENT
 
@@ -64,8 +67,12 @@ Verb = Generator[Wait | Ask, Any, T]
 
 
 def deadline(now_ns: int, timeout: float | None) -> int | None:
-    """Return when a timeout in seconds ends."""
-    return None if timeout is None else now_ns + int(timeout * NS_PER_S)
+    """Return when a timeout in seconds ends; None: never, or beyond anybody's patience."""
+    if timeout is None:
+        return None
+    if math.isnan(timeout):  # TypeError for what is no number
+        raise ValueError("a timeout is seconds, or None for no limit, not NaN")
+    return None if timeout > TIMEOUT_MAX_S else now_ns + int(timeout * NS_PER_S)
 
 
 class Attachment(Events):
@@ -104,7 +111,8 @@ class Attachment(Events):
     ) -> Verb[None]:
         """Send a message, with the keyword arguments of ``Flow.send_as`` if there are any."""
         deadline_ns = deadline(now_ns, timeout)
-        if flow.in_fragments(size_of(payload)):
+        size = size_of(payload)
+        if flow.in_fragments(size):
             yield from self._send_large(flow, Large(payload, options or {}), now_ns, deadline_ns)
             return
         while True:
@@ -114,7 +122,7 @@ class Attachment(Events):
                 else:
                     flow.send(payload)
             except WouldBlockError:
-                now_ns = yield from self.wait_room(flow, len(payload), now_ns, deadline_ns)
+                now_ns = yield from self.wait_room(flow, size, now_ns, deadline_ns)
             else:
                 return
 
@@ -243,6 +251,7 @@ class Attachment(Events):
         self, flow: Flow, count_max: int, timeout: float | None, now_ns: int
     ) -> Verb[list[Message]]:
         """Return all messages that are there (at least one, at most count_max; [] at the end)."""
+        _check_count(count_max)
         first = yield from self.receive(flow, timeout, now_ns)
         if first is None:
             return []
@@ -255,6 +264,7 @@ class Attachment(Events):
         self, flow: Flow, count_max: int, timeout: float | None, now_ns: int
     ) -> Verb[Batch]:
         """Return messages as they lie in the ring; an empty batch after the last one."""
+        _check_count(count_max)
         deadline_ns = deadline(now_ns, timeout)
         while True:
             batch = self._batch(flow, count_max)
@@ -300,12 +310,14 @@ class Attachment(Events):
         peer: int,
         service: str,
         stream: int | None,
-        klass: str | None,
+        klass: str | Class | None,
         now_ns: int,
         *,
         ordered: bool | None = None,
     ) -> Verb[Flow]:
         """Open a stream to a service at a peer: a given id, or the next free one of a class."""
+        if not isinstance(service, str):
+            raise TypeError(f"a service is a name, not {service!r}")
         if not 0 < len(service.encode()) <= lib.VK_SERVICE_NAME_MAX:
             raise LocalProtocolError(
                 f"service name {service!r}: 1 to {lib.VK_SERVICE_NAME_MAX} bytes of UTF-8"
@@ -313,6 +325,8 @@ class Attachment(Events):
         if (stream is None) == (klass is None):
             raise LocalProtocolError('say which stream: either stream=100 or cls="job"')
         if stream is not None:
+            if not 0 <= operator.index(stream) <= STREAM_MAX:  # TypeError for what is no integer
+                raise LocalProtocolError(f"stream {stream}: ids are 0 to {STREAM_MAX}")
             return (yield from self._open_one(peer, service, stream, now_ns, ordered))
         for candidate in self._candidates(peer, class_of(klass)):
             try:
@@ -320,7 +334,8 @@ class Attachment(Events):
             except StreamInUseError:
                 continue
         raise refusal(
-            Code.STREAM_IN_USE, f"no free stream of class {klass} to this peer: close some"
+            Code.STREAM_IN_USE,
+            f"no free stream of class {class_of(klass).name.lower()} to this peer: close some",
         )
 
     def _candidates(self, peer: int, klass: Class) -> list[int]:
@@ -532,10 +547,15 @@ class Attachment(Events):
         return reply
 
 
-def class_of(name: str | None) -> Class:
-    """Return the class of a name; raises LocalProtocolError."""
+def _check_count(count_max: int) -> None:
+    if operator.index(count_max) < 1:
+        raise LocalProtocolError(f"max={count_max}: ask for 1 message or more")
+
+
+def class_of(name: str | Class | None) -> Class:
+    """Return the class of a name, or the class itself; raises LocalProtocolError."""
     for klass in FIRST_STREAMS:
-        if klass.name.lower() == name:
+        if name is klass or name == klass.name.lower():
             return klass
     names = ", ".join(klass.name.lower() for klass in FIRST_STREAMS)
     raise LocalProtocolError(f"no class {name!r}: one of {names}")

@@ -50,12 +50,14 @@ class Link:
 
 def socket_path(node: str) -> str:
     """Return the path of a node's application socket; a name with a slash is a path."""
+    if not isinstance(node, str):
+        raise TypeError(f"a node is given by its name or its socket's path, not {node!r}")
     return node if "/" in node else f"{appsocket.SOCKET_DIRECTORY}/{node}.sock"
 
 
 def exchange(sock: socket.socket, request: appsocket.Request) -> tuple[appsocket.Reply, list[int]]:
     """Send a request on a blocking socket; returns the reply and its descriptors."""
-    sock.sendall(appsocket.encode(request))
+    sock.sendall(appsocket.encode_request(request))
     packet, descriptors, _, _ = socket.recv_fds(
         sock, appsocket.PACKET_SIZE_MAX, DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
     )
@@ -144,6 +146,13 @@ class Driver:
     def turn_soon(self) -> None:
         """Look at the rings again before waiting."""
 
+    def check(self) -> None:
+        """Raise what keeps the daemon from being asked."""
+        if self.attachment.failure is not None and self.closed:
+            raise self.attachment.failure
+        if self.lost:
+            raise lost_error()
+
     def close(self) -> None:
         """Leave the node."""
         if not self.closed:
@@ -188,8 +197,7 @@ class SyncDriver(Driver):
         return time.monotonic_ns()
 
     def _ask(self, request: appsocket.Request) -> appsocket.Reply:
-        if self.lost:
-            raise lost_error()
+        self.check()
         try:
             return exchange(self.link.socket, request)[0]
         except OSError as error:
@@ -298,13 +306,13 @@ class AsyncDriver(Driver):
                     future.set_result(None)
 
     async def _ask(self, request: appsocket.Request) -> appsocket.Reply:
+        packet = appsocket.encode_request(request)
         async with self._asking:
-            if self.lost or self.closed:
-                raise lost_error()
+            self.check()
             future: asyncio.Future[appsocket.Reply] = self._loop.create_future()
             self._replies.append(future)
             try:
-                await self._loop.sock_sendall(self.link.socket, appsocket.encode(request))
+                await self._loop.sock_sendall(self.link.socket, packet)
             except OSError as error:
                 self._replies.remove(future)
                 self._lose()

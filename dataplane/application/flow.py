@@ -18,7 +18,7 @@ from valkyrie.dataplane.wire import Class, Code, Flag, Type
 from .fragments import ContradictionError, Fragments, Joined, own
 from .message import Batch, Message
 from .refusal import CODE_NAMES, RefusedError, StreamResetError, WouldBlockError
-from .rings import Payload, Rings, span
+from .rings import Payload, Rings, buffer_of, size_of, span
 
 QUEUE_MESSAGES_MAX = 8192
 """Messages of a stream without a window that wait for its reader. More than that: best effort
@@ -26,6 +26,7 @@ loses the oldest, and otherwise the class's ring is left alone until the reader 
 QUEUE_SIZE_MAX = 16 * 1024 * 1024
 """Bytes of payload that wait likewise."""
 CORRELATION_MAX = 0xFFFF_FFFF
+PRIORITY_MAX = 0xFF
 SEQUENCE_MAX = 0xFFFF_FFFF
 LIFETIME_US_MAX = 0xFFFF_FFFF
 NO_FLOW = 0xFFFF_FFFF
@@ -238,7 +239,7 @@ class Flow:
 
     def send(self, payload: Payload) -> None:
         """Send a plain message, or raise WouldBlockError."""
-        data = payload if type(payload) is bytes else ffi.from_buffer("uint8_t[]", payload)
+        data = payload if type(payload) is bytes else buffer_of(payload)
         size = len(data)
         error = _send(self._client, self.outlet, data, size)
         if error:
@@ -281,10 +282,16 @@ class Flow:
         number = type_number(kind)
         lifetime_us = 0 if lifetime is None else self._lifetime_us(lifetime)
         head = self.head
+        try:
+            head.correlation, head.priority = correlation, priority
+        except (OverflowError, TypeError):
+            self.undescribe()
+            raise LocalProtocolError(
+                f"correlation={correlation!r}, priority={priority!r}: a correlation is 0 to "
+                f"{CORRELATION_MAX}, a priority 0 to {PRIORITY_MAX}"
+            ) from None
         head.type = number
-        head.correlation = correlation
         head.flags = flags
-        head.priority = priority
         head.code = lifetime_us
         head.time_ns = time.time_ns() if stamp or lifetime_us else 0
 
@@ -297,7 +304,7 @@ class Flow:
         """Send a message with a descriptor of its own (``describe``), or raise WouldBlockError."""
         last = flags & _EOS
         if last and not self.outlet.closed:
-            self._check_room_for_last(len(payload))
+            self._check_room_for_last(size_of(payload))
         self.describe(flags=flags, **descriptor)
         try:
             self.send(payload)

@@ -12,12 +12,7 @@ from valkyrie.dataplane.wire import Flag
 
 from .flow import Flow, LargeError, type_number
 from .refusal import WouldBlockError
-from .rings import Payload
-
-
-def size_of(payload: Payload) -> int:
-    """Return the bytes of a payload, whatever the items of a view are."""
-    return payload.nbytes if isinstance(payload, memoryview) else len(payload)
+from .rings import Payload, buffer_of
 
 
 class Large:
@@ -25,7 +20,7 @@ class Large:
 
     def __init__(self, payload: Payload, descriptor: dict[str, Any]) -> None:
         """Take a payload, and the keyword arguments of ``Flow.describe``."""
-        self._data = ffi.from_buffer("uint8_t[]", payload)  # keeps the payload alive
+        self._data = buffer_of(payload)  # keeps the payload alive
         self._descriptor = descriptor
         self.size = len(self._data)
         self.sent = 0
@@ -70,9 +65,19 @@ class Outgoing:
             self.count = length // size
             self._sizes: array[int] | None = None
         else:
-            buffer = b"".join(payloads)
+            if size:
+                raise LocalProtocolError(
+                    "size cuts one buffer into messages: leave it out where each is given apart"
+                )
+            try:
+                self.count = len(payloads)
+                buffer = b"".join(payloads)
+            except TypeError as error:
+                raise TypeError(
+                    "send_many takes one buffer and a size, or a sequence as a list of payloads, "
+                    f"each bytes, bytearray or memoryview: {error}"
+                ) from None
             self._sizes = array("I", map(len, payloads))
-            self.count = len(payloads)
         self._size = size
         self._data = ffi.from_buffer("uint8_t[]", buffer)  # keeps the buffer alive
         self._size_data = ffi.from_buffer("uint32_t[]", self._sizes) if self._sizes else ffi.NULL

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from valkyrie.dataplane.wire import Class
+
 from .driver import AsyncDriver, SyncDriver
 from .stream import Stream, SyncStream
 
@@ -33,7 +35,7 @@ class Peer(_PeerFace):
         service: str,
         stream: int | None = None,
         *,
-        cls: str | None = None,
+        cls: str | Class | None = None,
         ordered: bool | None = None,
     ) -> Stream:
         """Open a stream to a service: a given id, or the next free id of a class by name.
@@ -61,7 +63,7 @@ class SyncPeer(_PeerFace):
         service: str,
         stream: int | None = None,
         *,
-        cls: str | None = None,
+        cls: str | Class | None = None,
         ordered: bool | None = None,
     ) -> SyncStream:
         """Open a stream to a service, as ``Peer.open`` does."""

@@ -33,6 +33,28 @@ Payload = bytes | bytearray | memoryview
 """What a message may be sent from."""
 
 
+def size_of(payload: Payload) -> int:
+    """Return the bytes of a payload, whatever the items of a view are; TypeError if it is none."""
+    if isinstance(payload, (bytes, bytearray)):
+        return len(payload)
+    return len(buffer_of(payload))
+
+
+def buffer_of(payload: Payload) -> Any:
+    """Return the bytes of a payload for C, which keep it alive; TypeError if it is none."""
+    try:
+        return ffi.from_buffer("uint8_t[]", payload)
+    except TypeError:
+        raise no_payload(payload) from None
+
+
+def no_payload(payload: object) -> TypeError:
+    """Return the error for what cannot be sent."""
+    hint = ": encode it first" if isinstance(payload, str) else ""
+    kind = type(payload).__name__
+    return TypeError(f"a payload is bytes, bytearray or a memoryview, not {kind}{hint}")
+
+
 def spare_cpu() -> bool:
     """Say whether this process may use more CPUs than the one it spins on."""
     return len(os.sched_getaffinity(0)) > 1

@@ -1,0 +1,125 @@
+"""What an application is told when it asks for what makes no sense."""
+
+from __future__ import annotations
+
+import array
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import valkyrie
+from valkyrie.dataplane.application.attachment import TIMEOUT_MAX_S, deadline
+from valkyrie.dataplane.errors import LocalProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.dataplane.double import DoubleNode
+
+Nodes = tuple["DoubleNode", "DoubleNode"]
+
+
+@pytest.fixture
+def stream(nodes: Nodes) -> Iterator[valkyrie.SyncStream]:
+    with (
+        valkyrie.attach_sync(nodes[1].path) as right,
+        right.listen("echo"),
+        valkyrie.attach_sync(nodes[0].path) as left,
+        left.connect("right").open("echo", cls=valkyrie.Class.JOB) as opened,
+    ):
+        assert opened.class_name == "job"
+        yield opened
+
+
+Wrong = dict[str, tuple["Callable[[Any], object]", type[Exception], str]]
+
+CALLS: Wrong = {
+    "send text": (lambda s: s.send("hello"), TypeError, "not str: encode it"),
+    "send a number": (lambda s: s.send(5), TypeError, "not int"),
+    "send text with options": (lambda s: s.send("x", eos=True), TypeError, "not str: encode"),
+    "request by text": (lambda s: s.request("x"), TypeError, "not str: encode it"),
+    "send many texts": (lambda s: s.send_many(["x"]), TypeError, "list of payloads"),
+    "send what a generator gives": (lambda s: s.send_many(iter([b"x"])), TypeError, "a list"),
+    "cut a list": (lambda s: s.send_many([b"xx"], 1), LocalProtocolError, "size cuts one buffer"),
+    "correlation": (lambda s: s.send(b"", correlation=-1), LocalProtocolError, "0 to 4294967295"),
+    "priority": (lambda s: s.send(b"", priority=256), LocalProtocolError, "0 to 255"),
+    "timeout in words": (lambda s: s.recv(timeout="5"), TypeError, "real number"),
+    "timeout that is no number": (lambda s: s.recv(timeout=float("nan")), ValueError, "NaN"),
+    "no messages": (lambda s: s.recv_many(0), LocalProtocolError, "1 message or more"),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_wrong_argument_is_named_and_the_stream_goes_on(
+    stream: valkyrie.SyncStream, call: str
+) -> None:
+    wrong, kind, says = CALLS[call]
+    with pytest.raises(kind, match=says):
+        wrong(stream)
+    stream.send(b"fine")
+    assert stream.counts.sent == 1
+
+
+def test_a_payload_counts_in_bytes_whatever_its_items_are(stream: valkyrie.SyncStream) -> None:
+    large: Any = array.array("d", bytes(80_000))
+    stream.send(large, stamp=True)
+    assert stream.counts.sent_bytes == 80_000
+
+
+OPENS: Wrong = {
+    "below": (lambda p: p.open("echo", -1), LocalProtocolError, "ids are 0 to 4294967295"),
+    "above": (lambda p: p.open("echo", 1 << 32), LocalProtocolError, "ids are 0 to"),
+    "text": (lambda p: p.open("echo", "100"), TypeError, "integer"),
+    "no name": (lambda p: p.open(5, 100), TypeError, "a service is a name, not 5"),
+    "control": (lambda p: p.open("echo", cls=valkyrie.Class.CONTROL), LocalProtocolError, "class"),
+}
+
+
+@pytest.mark.parametrize("case", OPENS)
+def test_a_stream_that_cannot_be_is_not_opened(nodes: Nodes, case: str) -> None:
+    wrong, kind, says = OPENS[case]
+    with valkyrie.attach_sync(nodes[0].path) as node:
+        peer = node.connect("right")
+        with pytest.raises(kind, match=says):
+            wrong(peer)
+        assert nodes[0].opens == 0
+
+
+NODES: Wrong = {
+    "peer": (lambda n: n.connect(5), TypeError, "connect: Expected `str`, got `int`"),
+    "long peer": (lambda n: n.connect("x" * 300_000), LocalProtocolError, "at most 262144"),
+    "service": (lambda n: n.listen(5), TypeError, "listen: Expected `str`"),
+}
+
+
+@pytest.mark.parametrize("case", NODES)
+def test_a_request_that_the_node_could_not_read_is_not_sent(nodes: Nodes, case: str) -> None:
+    wrong, kind, says = NODES[case]
+    with valkyrie.attach_sync(nodes[0].path) as node:
+        with pytest.raises(kind, match=says):
+            wrong(node)
+        assert node.connect("right").family == 4
+        assert not node.lost
+
+
+def test_a_node_is_a_name_or_a_path() -> None:
+    wrong: Any = 5
+    with pytest.raises(TypeError, match="not 5"), valkyrie.attach_sync(wrong):
+        pass
+
+
+def test_a_timeout_beyond_patience_is_none() -> None:
+    assert deadline(7, None) is deadline(7, TIMEOUT_MAX_S * 2) is deadline(7, float("inf")) is None
+    assert deadline(7, 1.5) == 1_500_000_007
+
+
+def test_an_attachment_that_was_left_says_so(nodes: Nodes) -> None:
+    with valkyrie.attach_sync(nodes[0].path) as node:
+        peer = node.connect("right")
+    for call in (
+        lambda: node.connect("right"),
+        lambda: node.listen("x"),
+        lambda: peer.open("x", 5),
+    ):
+        with pytest.raises(valkyrie.NodeGoneError, match="was closed: attach again"):
+            call()
