@@ -584,5 +584,13 @@ static inline __attribute__((always_inline)) int vk_type_known(uint32_t type)
 	       (type >= VK_STREAM_OPEN && type <= VK_FILE_COMPLETE) ||
 	       (type >= VK_METRICS_REPORT && type <= VK_ALERT_NOTIFICATION);
 }
+
+/* vk_type_message says whether a type is assigned to what applications say to each other: neither
+ * to handshakes nor to what keeps streams going. */
+static inline __attribute__((always_inline)) int vk_type_message(uint32_t type)
+{
+	return vk_type_known(type) && type >= VK_TYPE_CONTROL_END &&
+	       (type < VK_STREAM_OPEN || type == VK_STREAM_DATA || type > VK_STREAM_RESET);
+}
 #endif /* VK_CDEF */
 #endif

@@ -14,13 +14,6 @@ enum {
 	SAME_SEQ = 4,
 };
 
-static int is_message(const struct vk_frame *frame)
-{
-	return frame->type >= VK_TYPE_CONTROL_END &&
-	       (frame->type < VK_STREAM_OPEN || frame->type == VK_STREAM_DATA ||
-		frame->type > VK_STREAM_RESET);
-}
-
 /* The flow, when whatever follows is only to be put behind what came; NULL otherwise. */
 static struct vk_flow *flow_of(struct vk_run *run, uint32_t peer, const struct vk_frame *frame,
 			       const uint8_t *like)
@@ -28,7 +21,7 @@ static struct vk_flow *flow_of(struct vk_run *run, uint32_t peer, const struct v
 	struct vk_flow *flow;
 
 	if (frame->present != 1u << VK_EXT_SEQ || vk_frame_head(like) != HEAD || frame->fragment ||
-	    !is_message(frame))
+	    !vk_type_message(frame->type))
 		return NULL;
 	flow = vk_flows_find(run, peer, frame->stream);
 	if (!flow || flow->state != VK_ROW_LIVE || !vk_flow_reliable(flow) ||

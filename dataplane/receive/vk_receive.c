@@ -359,9 +359,7 @@ static int receive_close(struct vk_run *run, uint32_t peer, const struct vk_fram
 /* Returns whether the frame was accepted: 0 = the peer has to send it again. */
 static int receive_inner(struct vk_run *run, uint32_t peer, struct vk_frame *frame, int *eliciting)
 {
-	if (frame->type >= VK_TYPE_CONTROL_END &&
-	    (frame->type < VK_STREAM_OPEN || frame->type == VK_STREAM_DATA ||
-	     frame->type > VK_STREAM_RESET)) {
+	if (vk_type_message(frame->type)) {
 		*eliciting = 1;
 		return receive_message(run, peer, frame);
 	}

@@ -23,12 +23,6 @@ static const uint8_t *body_of(struct vk_run *run, uint32_t slot, uint32_t ring, 
 	return in->data + (at & (in->capacity - 1)) + sizeof(struct vk_record);
 }
 
-int vk_out_type_ok(uint8_t type)
-{
-	return vk_type_known(type) && type >= VK_TYPE_CONTROL_END &&
-	       (type < VK_STREAM_OPEN || type > VK_STREAM_RESET || type == VK_STREAM_DATA);
-}
-
 int vk_out_read(struct vk_run *run, uint32_t slot, uint32_t ring, const struct vk_entry *entry,
 		struct vk_message *message, struct vk_out *out)
 {
@@ -42,7 +36,7 @@ int vk_out_read(struct vk_run *run, uint32_t slot, uint32_t ring, const struct v
 				.size = entry->size - (uint32_t)sizeof *message,
 				.slot = slot,
 				.ring = ring };
-	if (message->type && !vk_out_type_ok(message->type))
+	if (message->type && !vk_type_message(message->type))
 		message->type = 0;
 	return out->flow->state == VK_ROW_LIVE;
 }

@@ -29,9 +29,6 @@ static inline void vk_out_flying(struct vk_entry *entry)
 	entry->again = 1;
 }
 
-/* vk_out_type_ok says whether an application may send messages of a type. */
-int vk_out_type_ok(uint8_t type);
-
 /* vk_out_read reads an entry's record again; 0 when its flow is gone. */
 int vk_out_read(struct vk_run *run, uint32_t slot, uint32_t ring, const struct vk_entry *entry,
 		struct vk_message *message, struct vk_out *out);

@@ -244,7 +244,7 @@ static enum vk_counter refuse_data(const struct vk_run *run, const struct vk_flo
 		return VK_REFUSED_POLICY;
 	if (size > VK_SHARDED_MAX)
 		return VK_REFUSED_SIZE;
-	if (!vk_out_type_ok(type))
+	if (!vk_type_message(type))
 		return VK_REFUSED_POLICY;
 	return run->peers[flow->peer].state == VK_ROW_LIVE ? VK_COUNTER_COUNT :
 							     VK_DROP_TX_UNREACHABLE;
