@@ -4,15 +4,7 @@
 #include "vk_flows.h"
 #include "vk_slots.h"
 
-#include <stddef.h>
 #include <string.h>
-
-enum {
-	HEAD = VK_HEADER_SIZE + sizeof(struct vk_ext_seq),
-	/* Of the header, up to and with the stream; of SEQ, up to the number. */
-	SAME = offsetof(struct vk_header, length),
-	SAME_SEQ = 4,
-};
 
 /* The flow, when whatever follows is only to be put behind what came; NULL otherwise. */
 static struct vk_flow *flow_of(struct vk_run *run, uint32_t peer, const struct vk_frame *frame,
@@ -20,7 +12,7 @@ static struct vk_flow *flow_of(struct vk_run *run, uint32_t peer, const struct v
 {
 	struct vk_flow *flow;
 
-	if (frame->present != 1u << VK_EXT_SEQ || vk_frame_head(like) != HEAD || frame->fragment ||
+	if (frame->present != 1u << VK_EXT_SEQ || vk_frame_head(like) != VK_MESSAGE_HEAD || frame->fragment ||
 	    !vk_type_message(frame->type))
 		return NULL;
 	flow = vk_flows_find(run, peer, frame->stream);
@@ -40,12 +32,12 @@ static int64_t next_size(const struct vk_run *run, const struct vk_flow *flow,
 	uint64_t landed = run->flows[vk_flow_number(run, flow)].landed;
 	uint32_t size;
 
-	if (at + HEAD > outer->length || memcmp(data, like, SAME) != 0 ||
-	    memcmp(data + VK_HEADER_SIZE, like + VK_HEADER_SIZE, SAME_SEQ) != 0 ||
-	    vk_get32(data + VK_HEADER_SIZE + SAME_SEQ) != flow->rx.next)
+	if (at + VK_MESSAGE_HEAD > outer->length || memcmp(data, like, VK_LENGTH_AT) != 0 ||
+	    memcmp(data + VK_HEADER_SIZE, like + VK_HEADER_SIZE, sizeof(struct vk_ext)) != 0 ||
+	    vk_get32(data + VK_SEQUENCE_AT) != flow->rx.next)
 		return -1;
-	size = vk_get32(data + SAME);
-	if (size > outer->length - at - HEAD ||
+	size = vk_get32(data + VK_LENGTH_AT);
+	if (size > outer->length - at - VK_MESSAGE_HEAD ||
 	    (flow->class != VK_CLASS_CRITICAL && flow->rx_cost + landed + size > flow->rx_limit))
 		return -1;
 	return size;
@@ -108,11 +100,11 @@ uint32_t vk_follow(struct vk_run *run, uint32_t peer, const struct vk_frame *out
 		const uint8_t *data = outer->payload + at;
 
 		message.sequence = flow->rx.next;
-		message.correlation = vk_get32(data + offsetof(struct vk_header, correlation));
-		if (!hand_over(run, flow, &message, data + HEAD, (uint32_t)size))
+		message.correlation = vk_get32(data + VK_CORRELATION_AT);
+		if (!hand_over(run, flow, &message, data + VK_MESSAGE_HEAD, (uint32_t)size))
 			break;
-		__builtin_prefetch(data + HEAD + size + 2 * (size_t)VK_LINE);
-		at += vk_align_run(HEAD + (uint32_t)size);
+		__builtin_prefetch(data + VK_MESSAGE_HEAD + size + 2 * (size_t)VK_LINE);
+		at += vk_align_run(VK_MESSAGE_HEAD + (uint32_t)size);
 		(*inner)++;
 		messages++;
 		bytes += (uint64_t)size;

@@ -3,15 +3,7 @@
 
 #include "vk_flows.h"
 
-#include <stddef.h>
 #include <string.h>
-
-enum {
-	HEAD = VK_HEADER_SIZE + sizeof(struct vk_ext_seq),
-	LENGTH_AT = offsetof(struct vk_header, length),
-	CORRELATION_AT = offsetof(struct vk_header, correlation),
-	SEQUENCE_AT = VK_HEADER_SIZE + 4,
-};
 
 /* What a burst has come to. */
 struct tally {
@@ -69,18 +61,19 @@ static int enter(struct vk_ledger *ledger, uint64_t at, const struct vk_record *
 }
 
 /* Writes a frame with the head of the one before it; returns where it ends. */
-static uint32_t write(uint8_t *data, uint32_t used, uint32_t at, const uint8_t head[HEAD],
-		      const struct vk_message *message, const uint8_t *payload, uint32_t size)
+static uint32_t write(uint8_t *data, uint32_t used, uint32_t at,
+		      const uint8_t head[VK_MESSAGE_HEAD], const struct vk_message *message,
+		      const uint8_t *payload, uint32_t size)
 {
 	uint8_t *frame = data + at;
 
 	memset(data + used, 0, at - used);
-	memcpy(frame, head, HEAD);
-	vk_put32(frame + LENGTH_AT, size);
-	vk_put32(frame + CORRELATION_AT, message->correlation);
-	vk_put32(frame + SEQUENCE_AT, message->sequence);
-	memcpy(frame + HEAD, payload, size);
-	return at + HEAD + size;
+	memcpy(frame, head, VK_MESSAGE_HEAD);
+	vk_put32(frame + VK_LENGTH_AT, size);
+	vk_put32(frame + VK_CORRELATION_AT, message->correlation);
+	vk_put32(frame + VK_SEQUENCE_AT, message->sequence);
+	memcpy(frame + VK_MESSAGE_HEAD, payload, size);
+	return at + VK_MESSAGE_HEAD + size;
 }
 
 /* The messages are on their way for the first time. As in vk_out_count which of the sums of cost
@@ -112,7 +105,7 @@ void vk_burst_go(struct vk_run *run, uint32_t slot, uint32_t ring, int64_t budge
 	struct vk_ledger *ledger = &run->slots[slot].ledgers[ring];
 	struct vk_datagram *open = &run->datagram;
 	struct vk_flow *flow = run->burst.flow;
-	uint8_t head[HEAD];
+	uint8_t head[VK_MESSAGE_HEAD];
 	struct tally tally = { 0 };
 	struct vk_record record;
 	const uint8_t *body;
@@ -122,7 +115,7 @@ void vk_burst_go(struct vk_run *run, uint32_t slot, uint32_t ring, int64_t budge
 		return;
 	}
 	run->burst.flow = NULL;
-	memcpy(head, open->data + open->used - run->burst.size - HEAD, HEAD);
+	memcpy(head, open->data + open->used - run->burst.size - VK_MESSAGE_HEAD, VK_MESSAGE_HEAD);
 	tally.cost = flow->tx_cost[flow->tx_sequence & 1];
 	while (*bytes < budget && open->inner < VK_AGG_MAX && vk_rx_peek(in, &record, &body) > 0) {
 		uint32_t at = VK_OUTER_SIZE + vk_align_run(open->used - VK_OUTER_SIZE);
@@ -133,8 +126,8 @@ void vk_burst_go(struct vk_run *run, uint32_t slot, uint32_t ring, int64_t budge
 		memcpy(&message, body, sizeof message);
 		if (!is_alike(&record, &message, &run->burst.like,
 			      flow->tx_sequence + tally.count) ||
-		    size > open->limit || at + HEAD + size > open->limit || cost > flow->tx_limit ||
-		    !enter(ledger, in->head, &record, &message))
+		    size > open->limit || at + VK_MESSAGE_HEAD + size > open->limit ||
+		    cost > flow->tx_limit || !enter(ledger, in->head, &record, &message))
 			break;
 		open->used = write(open->data, open->used, at, head, &message,
 				   body + sizeof message, size);

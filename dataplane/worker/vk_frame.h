@@ -6,6 +6,18 @@
  */
 #include "vk_wire.h"
 
+#ifndef VK_CDEF
+#include <stddef.h>
+
+/* Places in the frame of a message that has no extension but SEQ, from the frame's start. */
+enum vk_frame_place {
+	VK_LENGTH_AT = offsetof(struct vk_header, length),
+	VK_CORRELATION_AT = offsetof(struct vk_header, correlation),
+	VK_SEQUENCE_AT = VK_HEADER_SIZE + offsetof(struct vk_ext_seq, sequence),
+	VK_MESSAGE_HEAD = VK_HEADER_SIZE + sizeof(struct vk_ext_seq), /* bytes before its payload */
+};
+#endif
+
 /* A parsed frame: the header in host order, the extensions it carries, where its payload is. */
 struct vk_frame {
 	uint8_t type;
