@@ -81,8 +81,6 @@ static uint32_t write(uint8_t *data, uint32_t used, uint32_t at,
 static void count(struct vk_run *run, uint32_t slot, uint32_t ring, struct vk_flow *flow,
 		  const struct tally *tally)
 {
-	struct vk_app_count *own = &run->counters->apps[slot][ring];
-	uint64_t *row = vk_count_row(run, ring);
 	uint32_t first = flow->tx_sequence, next = first + tally->count;
 
 	if (tally->count % 2 == 0) {
@@ -91,11 +89,7 @@ static void count(struct vk_run *run, uint32_t slot, uint32_t ring, struct vk_fl
 	}
 	flow->tx_cost[next & 1] = tally->cost;
 	VK_STORE_RELEASE(&flow->tx_sequence, next);
-	flow->tx_messages += tally->count;
-	row[VK_TX_MESSAGES] += tally->count;
-	row[VK_TX_BYTES] += tally->bytes;
-	own->sent += tally->count;
-	own->sent_bytes += tally->bytes;
+	vk_out_sent(run, slot, ring, flow, tally->count, tally->bytes);
 	run->flows[vk_flow_number(run, flow)].unacked += tally->count;
 }
 

@@ -103,24 +103,31 @@ int vk_out_affordable(struct vk_run *run, const struct vk_flow *flow, uint64_t c
 	return 0;
 }
 
+void vk_out_sent(struct vk_run *run, uint32_t slot, uint32_t ring, struct vk_flow *flow,
+		 uint32_t messages, uint64_t bytes)
+{
+	struct vk_app_count *own = &run->counters->apps[slot][ring];
+	uint64_t *row = vk_count_row(run, ring);
+
+	flow->tx_messages += messages;
+	row[VK_TX_MESSAGES] += messages;
+	row[VK_TX_BYTES] += bytes;
+	own->sent += messages;
+	own->sent_bytes += bytes;
+}
+
 void vk_out_count(struct vk_run *run, const struct vk_out *out)
 {
-	struct vk_app_count *count = &run->counters->apps[out->slot][out->ring];
-	uint64_t *row = vk_count_row(run, out->ring);
 	uint64_t *cost = out->flow->tx_cost;
 	uint32_t sequence = out->message->sequence;
 
 	if (sequence != out->flow->tx_sequence) {
-		row[VK_TX_AGAIN]++; /* a worker before this one sent it */
+		vk_count_row(run, out->ring)[VK_TX_AGAIN]++; /* a worker before this one sent it */
 		return;
 	}
 	cost[(sequence + 1) & 1] = cost[sequence & 1] + vk_out_cost(out->size);
 	VK_STORE_RELEASE(&out->flow->tx_sequence, sequence + 1);
-	out->flow->tx_messages++;
-	row[VK_TX_MESSAGES]++;
-	row[VK_TX_BYTES] += out->size;
-	count->sent++;
-	count->sent_bytes += out->size;
+	vk_out_sent(run, out->slot, out->ring, out->flow, 1, out->size);
 }
 
 int vk_out_open(struct vk_run *run, const struct vk_out *out, uint32_t entry, int forced)

@@ -42,6 +42,10 @@ int vk_out_fits(const struct vk_run *run, const struct vk_part *part);
 /* vk_out_affordable says whether a flow's credit pays for a cost. */
 int vk_out_affordable(struct vk_run *run, const struct vk_flow *flow, uint64_t cost);
 
+/* vk_out_sent counts messages of a flow that are on their way for the first time. */
+void vk_out_sent(struct vk_run *run, uint32_t slot, uint32_t ring, struct vk_flow *flow,
+		 uint32_t messages, uint64_t bytes);
+
 /* vk_out_count: the message is on its way for the first time, its cost is spent. Which of the two
  * sums holds is told by the sequence's last bit, so that one store changes both (a worker may die
  * here). */
