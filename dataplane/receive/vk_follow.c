@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "vk_follow.h"
 
-#include "vk_flows.h"
-#include "vk_slots.h"
+#include "vk_handover.h"
 
 #include <string.h>
 
@@ -12,8 +11,8 @@ static struct vk_flow *flow_of(struct vk_run *run, uint32_t peer, const struct v
 {
 	struct vk_flow *flow;
 
-	if (frame->present != 1u << VK_EXT_SEQ || vk_frame_head(like) != VK_MESSAGE_HEAD || frame->fragment ||
-	    !vk_type_message(frame->type))
+	if (frame->present != 1u << VK_EXT_SEQ || vk_frame_head(like) != VK_MESSAGE_HEAD ||
+	    frame->fragment || !vk_type_message(frame->type))
 		return NULL;
 	flow = vk_flows_find(run, peer, frame->stream);
 	if (!flow || flow->state != VK_ROW_LIVE || !vk_flow_reliable(flow) ||
@@ -29,7 +28,6 @@ static int64_t next_size(const struct vk_run *run, const struct vk_flow *flow,
 			 const struct vk_frame *outer, const uint8_t *like, uint32_t at)
 {
 	const uint8_t *data = outer->payload + at;
-	uint64_t landed = run->flows[vk_flow_number(run, flow)].landed;
 	uint32_t size;
 
 	if (at + VK_MESSAGE_HEAD > outer->length || memcmp(data, like, VK_LENGTH_AT) != 0 ||
@@ -37,8 +35,7 @@ static int64_t next_size(const struct vk_run *run, const struct vk_flow *flow,
 	    vk_get32(data + VK_SEQUENCE_AT) != flow->rx.next)
 		return -1;
 	size = vk_get32(data + VK_LENGTH_AT);
-	if (size > outer->length - at - VK_MESSAGE_HEAD ||
-	    (flow->class != VK_CLASS_CRITICAL && flow->rx_cost + landed + size > flow->rx_limit))
+	if (size > outer->length - at - VK_MESSAGE_HEAD || vk_handover_overrun(run, flow, size))
 		return -1;
 	return size;
 }
@@ -47,30 +44,12 @@ static int64_t next_size(const struct vk_run *run, const struct vk_flow *flow,
 static int hand_over(struct vk_run *run, struct vk_flow *flow, const struct vk_message *message,
 		     const uint8_t *payload, uint32_t size)
 {
-	uint8_t *body = vk_slots_out(run, flow->app, flow->class, sizeof *message + size);
-
-	if (!body)
+	if (!vk_handover_put(run, flow, message, VK_RECORD_DATA, payload, size))
 		return 0;
-	memcpy(body, message, sizeof *message);
-	memcpy(body + sizeof *message, payload, size);
-	vk_slots_commit(run, flow->app, flow->class, sizeof *message + size, VK_RECORD_DATA);
 	flow->rx_cost += (uint64_t)size + VK_MESSAGE_COST;
 	VK_STORE_RELAXED(&flow->rx.next, message->sequence + 1);
 	flow->rx_messages++;
 	return 1;
-}
-
-static void count(struct vk_run *run, uint32_t app, uint32_t class, uint32_t messages,
-		  uint64_t bytes)
-{
-	struct vk_app_count *own = &run->counters->apps[app][class];
-	uint64_t *row = vk_count_row(run, class);
-
-	row[VK_RX_MESSAGES] += messages;
-	row[VK_RX_DELIVERED] += messages;
-	row[VK_RX_DELIVERED_BYTES] += bytes;
-	own->delivered += messages;
-	own->delivered_bytes += bytes;
 }
 
 uint32_t vk_follow(struct vk_run *run, uint32_t peer, const struct vk_frame *outer,
@@ -86,16 +65,7 @@ uint32_t vk_follow(struct vk_run *run, uint32_t peer, const struct vk_frame *out
 		return at;
 	app = flow->app;
 	class = flow->class;
-	message = (struct vk_message){
-		.flow = vk_flow_number(run, flow),
-		.flow_generation = flow->generation,
-		.peer = flow->peer,
-		.stream = flow->stream,
-		.type = frame->type,
-		.flags = frame->flags,
-		.priority = frame->priority,
-		.trace = frame->trace,
-	};
+	message = vk_handover_describe(run, flow, frame);
 	while (*inner < VK_AGG_MAX && (size = next_size(run, flow, outer, like, at)) >= 0) {
 		const uint8_t *data = outer->payload + at;
 
@@ -111,7 +81,7 @@ uint32_t vk_follow(struct vk_run *run, uint32_t peer, const struct vk_frame *out
 		if (at >= outer->length)
 			break;
 	}
-	if (messages)
-		count(run, app, class, messages, bytes);
+	vk_count_row(run, class)[VK_RX_MESSAGES] += messages;
+	vk_handover_count(run, app, class, messages, bytes);
 	return at;
 }

@@ -2,56 +2,20 @@
 #include "vk_receive.h"
 
 #include "vk_credit.h"
-#include "vk_flows.h"
 #include "vk_follow.h"
+#include "vk_handover.h"
 #include "vk_python.h"
 #include "vk_reassembly.h"
 #include "vk_refused.h"
 #include "vk_rekey.h"
 #include "vk_sealing.h"
 #include "vk_session.h"
-#include "vk_slots.h"
 #include "vk_tokens.h"
-
-#include <string.h>
 
 enum {
 	RESET_EVERY_NS = 1000000, /* one reset a millisecond to streams that nobody knows */
 	SEQUENCED = 1u << VK_EXT_SEQ | 1u << VK_EXT_SHARD,
 };
-
-static struct vk_message describe(const struct vk_run *run, const struct vk_flow *flow,
-				  const struct vk_frame *frame)
-{
-	return (struct vk_message){
-		.flow = vk_flow_number(run, flow),
-		.flow_generation = flow->generation,
-		.peer = flow->peer,
-		.stream = flow->stream,
-		.sequence = frame->sequence,
-		.correlation = frame->correlation,
-		.type = frame->type,
-		.flags = frame->flags,
-		.priority = frame->priority,
-		.trace = frame->trace,
-		.time_ns = frame->time_ns,
-	};
-}
-
-/* Puts a record into the ring of the flow's class; 1 = it is there. */
-static int put(struct vk_run *run, const struct vk_flow *flow, const struct vk_message *message,
-	       uint8_t kind, const uint8_t *payload, uint32_t size)
-{
-	uint8_t *body = vk_slots_out(run, flow->app, flow->class, sizeof *message + size);
-
-	if (!body)
-		return 0;
-	memcpy(body, message, sizeof *message);
-	if (size)
-		memcpy(body + sizeof *message, payload, size);
-	vk_slots_commit(run, flow->app, flow->class, sizeof *message + size, kind);
-	return 1;
-}
 
 /* Tells the opener of a stream that it is open, before anything else of it; 0 = no room. */
 static int tell_opened(struct vk_run *run, struct vk_flow *flow)
@@ -67,7 +31,7 @@ static int tell_opened(struct vk_run *run, struct vk_flow *flow)
 	if (!flow->opener || flow->opened)
 		return 1;
 	flow->answered = 1;
-	flow->opened = (uint8_t)put(run, flow, &message, VK_RECORD_OPENED, NULL, 0);
+	flow->opened = (uint8_t)vk_handover_put(run, flow, &message, VK_RECORD_OPENED, NULL, 0);
 	if (flow->opened)
 		vk_credit_limit(run, flow);
 	return flow->opened;
@@ -77,8 +41,7 @@ static int tell_opened(struct vk_run *run, struct vk_flow *flow)
 static int deliver(struct vk_run *run, struct vk_flow *flow, const struct vk_frame *frame,
 		   const uint8_t *payload, uint32_t size)
 {
-	struct vk_message message = describe(run, flow, frame);
-	struct vk_app_count *count = &run->counters->apps[flow->app][flow->class];
+	struct vk_message message = vk_handover_describe(run, flow, frame);
 	uint64_t *row = vk_count_row(run, flow->class);
 
 	if (vk_flow_reliable(flow))
@@ -87,16 +50,13 @@ static int deliver(struct vk_run *run, struct vk_flow *flow, const struct vk_fra
 		row[VK_DROP_APP_GONE]++;
 		return 0;
 	}
-	if (!put(run, flow, &message, VK_RECORD_DATA, payload, size)) {
+	if (!vk_handover_put(run, flow, &message, VK_RECORD_DATA, payload, size)) {
 		row[VK_DROP_APP_RING]++;
-		count->dropped++;
+		run->counters->apps[flow->app][flow->class].dropped++;
 		return 0;
 	}
 	flow->rx_cost += (uint64_t)size + VK_MESSAGE_COST;
-	row[VK_RX_DELIVERED]++;
-	row[VK_RX_DELIVERED_BYTES] += size;
-	count->delivered++;
-	count->delivered_bytes += size;
+	vk_handover_count(run, flow->app, flow->class, 1, size);
 	return 1;
 }
 
@@ -108,13 +68,6 @@ static void note_message(struct vk_run *run, struct vk_flow *flow, uint32_t sequ
 	flow->rx_messages++;
 	if (flow->closed & VK_CLOSED_THERE)
 		vk_flows_settle(run, flow);
-}
-
-/* Whether a new message is one too many for the stream's window. */
-static int overrun(struct vk_run *run, const struct vk_flow *flow, uint32_t size)
-{
-	return flow->class != VK_CLASS_CRITICAL && vk_flow_reliable(flow) &&
-	       flow->rx_cost + run->flows[vk_flow_number(run, flow)].landed + size > flow->rx_limit;
 }
 
 static int receive_shard(struct vk_run *run, struct vk_flow *flow, struct vk_frame *frame)
@@ -144,7 +97,7 @@ static int receive_shard(struct vk_run *run, struct vk_flow *flow, struct vk_fra
 		return 1;
 	case VK_SHARD_TAKEN:
 		row[VK_RX_SHARDS]++;
-		if (overrun(run, flow, vk_reassembly_stored(run->reassembly))) {
+		if (vk_handover_overrun(run, flow, vk_reassembly_stored(run->reassembly))) {
 			vk_flows_break(run, flow, VK_CODE_FLOW_CONTROL);
 			return 1;
 		}
@@ -215,7 +168,7 @@ static int receive_reliable(struct vk_run *run, struct vk_flow *flow, struct vk_
 	}
 	if (frame->present & 1u << VK_EXT_SHARD)
 		return receive_shard(run, flow, frame);
-	if (overrun(run, flow, frame->length)) {
+	if (vk_handover_overrun(run, flow, frame->length)) {
 		row[VK_DROP_REASSEMBLY]++;
 		vk_flows_break(run, flow, VK_CODE_FLOW_CONTROL);
 		return 0;
@@ -299,8 +252,8 @@ static int receive_open(struct vk_run *run, uint32_t peer, const struct vk_frame
 		answer(run, peer, frame, VK_STREAM_RESET, VK_CODE_STREAMS_FULL);
 		return 0;
 	}
-	message = describe(run, flow, frame);
-	if (!put(run, flow, &message, VK_RECORD_OPEN, frame->payload, frame->length)) {
+	message = vk_handover_describe(run, flow, frame);
+	if (!vk_handover_put(run, flow, &message, VK_RECORD_OPEN, frame->payload, frame->length)) {
 		if (flow->state == VK_ROW_LIVE)
 			vk_flows_close(run, flow); /* the opener asks again */
 		return 0;
@@ -347,8 +300,9 @@ static int receive_close(struct vk_run *run, uint32_t peer, const struct vk_fram
 	if (!flow || flow->state != VK_ROW_LIVE || flow->closed & VK_CLOSED_THERE ||
 	    frame->correlation != flow->token)
 		return 1;
-	message = describe(run, flow, frame);
-	if (!tell_opened(run, flow) || !put(run, flow, &message, VK_RECORD_CLOSE, NULL, 0))
+	message = vk_handover_describe(run, flow, frame);
+	if (!tell_opened(run, flow) ||
+	    !vk_handover_put(run, flow, &message, VK_RECORD_CLOSE, NULL, 0))
 		return 0;
 	flow->rx_final = frame->sequence;
 	flow->closed |= VK_CLOSED_THERE;
