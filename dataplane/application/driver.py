@@ -11,6 +11,7 @@ import time
 from collections import deque
 from pathlib import Path
 from typing import TypeVar
+from weakref import WeakSet
 
 from valkyrie.dataplane.errors import DataPlaneError, RemoteProtocolError
 
@@ -18,7 +19,7 @@ from . import appsocket
 from .attachment import Ask, Attachment, Verb, Wait
 from .events import Room
 from .refusal import NodeGoneError, refusal
-from .rings import Rings
+from .rings import Rings, shared
 
 T = TypeVar("T")
 
@@ -42,6 +43,10 @@ class Link:
     def close(self) -> None:
         """Give everything back; the node ends the streams."""
         self.rings.close()
+        self.drop()
+
+    def drop(self) -> None:
+        """Close this process's descriptors."""
         self.socket.close()
         for bell in self._bells:
             os.close(bell)
@@ -142,6 +147,7 @@ class Driver:
         self.lost = False
         """The node closed the socket, which was the lease, or does not answer."""
         self.closed = False
+        _drivers.add(self)
 
     def turn_soon(self) -> None:
         """Look at the rings again before waiting."""
@@ -160,17 +166,43 @@ class Driver:
             self.link.close()
             self.attachment.fail(NodeGoneError("this attachment was closed: attach again"))
 
+    def orphan(self) -> None:
+        """Leave the attachment to the process that this one is a fork of; touch nothing of it."""
+        if not self.closed:
+            self.closed = True
+            self.rings.orphan()
+            self.link.drop()
+            self.attachment.fail(
+                NodeGoneError("this process was forked, and its parent is attached: attach here")
+            )
+
+
+_drivers: WeakSet[Driver] = WeakSet()
+
+
+def _forked() -> None:
+    """In a child: both processes would write into the same rings."""
+    for driver in list(_drivers):
+        driver.orphan()
+
+
+os.register_at_fork(after_in_child=_forked)
+
 
 class SyncDriver(Driver):
     """Waits by blocking the calling thread."""
 
     def __init__(self, link: Link) -> None:
         super().__init__(link)
+        self._running = False
         self.rings.lease(link.socket.fileno())
 
     def run(self, verb: Verb[T], *, pump: bool = True) -> T:
         """Return the result of a verb; pump: take records in after every wait."""
         answer: object = None
+        if self._running:
+            raise shared()
+        self._running = True
         try:
             while True:
                 step = verb.send(answer)
@@ -183,6 +215,7 @@ class SyncDriver(Driver):
             return result
         finally:
             verb.close()  # an error in between: the verb cleans up
+            self._running = False
 
     def _wait(self, wait: Wait, pump: bool) -> int:
         attachment = self.attachment

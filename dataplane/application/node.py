@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Generator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import DataPlaneError, LocalProtocolError
@@ -43,6 +43,10 @@ class _NodeFace(Generic[D]):
     def strays(self) -> int:
         """Messages that came for streams this application does not have (any more)."""
         return self._driver.attachment.strays
+
+    def __repr__(self) -> str:
+        state = "left" if self._driver.closed else "lost" if self.lost else "attached"
+        return f"<{type(self).__name__} slot {self._driver.link.slot} {state}>"
 
 
 class Service:
@@ -207,32 +211,69 @@ def _signed(driver: Driver, request: appsocket.Sign) -> Verb[bytes]:
     return (yield from driver.attachment.ask(request)).attested
 
 
-@asynccontextmanager
-async def attach(
+class _Attaching:
+    """Who is to attach to what, until ``with`` or ``async with`` does."""
+
+    _HOW = ""
+
+    def __init__(self, node: str, name: str, ring_size: int) -> None:
+        self._asked = node, name, ring_size
+        self._stack: list[Any] = []
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(f"no {name!r} before attaching: write `{self._HOW}(...) as node:`")
+
+
+class _AsyncAttaching(_Attaching, AbstractAsyncContextManager[Node, None]):
+    _HOW = "async with valkyrie.attach"
+
+    async def __aenter__(self) -> Node:
+        self._stack.append(AsyncDriver(await asyncio.to_thread(link, *self._asked)))
+        return Node(self._stack[-1])
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.pop().close()
+
+
+class _SyncAttaching(_Attaching, AbstractContextManager[SyncNode, None]):
+    _HOW = "with valkyrie.attach_sync"
+
+    def __enter__(self) -> SyncNode:
+        self._stack.append(SyncDriver(link(*self._asked)))
+        return SyncNode(self._stack[-1])
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.pop().close()
+
+
+def attach(
     node: str = "valkyrie", *, name: str = "", ring_size: int = 0
-) -> AsyncIterator[Node]:
-    """Attach to a node of this host by name, or by the path of its socket.
+) -> AbstractAsyncContextManager[Node, None]:
+    """Attach to a node of this host by name, or by the path of its socket, for an ``async with``.
 
     ``name`` is what status shows and policies match; ``ring_size`` is bytes a class and
     direction, a power of two (0: the policy's default).
     """
-    driver = AsyncDriver(await asyncio.to_thread(link, node, name, ring_size))
-    try:
-        yield Node(driver)
-    finally:
-        driver.close()
+    return _AsyncAttaching(node, name, ring_size)
 
 
-@contextmanager
 def attach_sync(
     node: str = "valkyrie", *, name: str = "", ring_size: int = 0
-) -> Iterator[SyncNode]:
-    """Attach to a node of this host, as ``attach`` does, for code without asyncio."""
-    driver = SyncDriver(link(node, name, ring_size))
-    try:
-        yield SyncNode(driver)
-    finally:
-        driver.close()
+) -> AbstractContextManager[SyncNode, None]:
+    """Attach to a node of this host, as ``attach`` does, for a ``with`` and without asyncio."""
+    return _SyncAttaching(node, name, ring_size)
 
 
 def prefer_latency() -> bool:

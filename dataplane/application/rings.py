@@ -129,6 +129,10 @@ class Rings:
         self.client.self.closed = 1
         self.client.generation ^= 0xFFFFFFFF  # no call touches the rings or bells any more
 
+    def orphan(self) -> None:
+        """Leave the rings to the process that this one is a fork of."""
+        self.client.generation ^= 0xFFFFFFFF  # likewise
+
     # Sending
 
     def put(self, kind: int, head: Any, payload: bytes = EMPTY) -> int:
@@ -177,6 +181,8 @@ class Rings:
             )
         if error == -errno.EACCES:
             return PolicyError(Code.POLICY, f"the policy gives this application no {name} class")
+        if error == -errno.EDEADLK:
+            return shared()
         return gone(error)
 
     def reason(self, ring: int) -> str:
@@ -292,6 +298,8 @@ class Rings:
     def wait(self, timeout_ns: int) -> bool:
         """Block until something is ready (False: timeout; negative timeout: for ever)."""
         result = int(lib.vk_client_wait(self.client, timeout_ns))
+        if result == -errno.EDEADLK:
+            raise shared()
         if result < 0 and result != -errno.EINTR:
             raise DataPlaneError.of(result, "wait for the node's bell")
         return result > 0
@@ -305,6 +313,13 @@ def span(size: int) -> int:
     """Return the bytes of a ring that a message of size bytes takes, with its descriptor."""
     align: int = lib.VK_RECORD_ALIGN
     return -(-(int(OVERHEAD) + size) // align) * align
+
+
+def shared() -> LocalProtocolError:
+    """Return the error for two threads that were met at one attachment."""
+    return LocalProtocolError(
+        "two threads use one attachment at a time: let each attach for itself, or share a lock"
+    )
 
 
 def gone(error: int) -> NodeGoneError:

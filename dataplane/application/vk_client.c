@@ -128,6 +128,21 @@ int vk_client_put(struct vk_client *client, uint32_t kind, const struct vk_messa
 	return 0;
 }
 
+/* enter notices, without a lock's price, when two threads send or wait at a time: -EDEADLK. Python
+ * gives its own lock away for longer than it takes another core to see the store. */
+static int enter(struct vk_client *client)
+{
+	if (VK_LOAD_RELAXED(&client->busy))
+		return -EDEADLK;
+	VK_STORE_RELAXED(&client->busy, 1);
+	return 0;
+}
+
+static void leave(struct vk_client *client)
+{
+	VK_STORE_RELAXED(&client->busy, 0);
+}
+
 /* unready says why no message may begin; 0 = one may. */
 static int unready(const struct vk_outlet *outlet)
 {
@@ -141,6 +156,8 @@ int vk_client_send(struct vk_client *client, struct vk_outlet *outlet, const uin
 {
 	int error = unready(outlet);
 
+	if (enter(client))
+		return -EDEADLK;
 	if (!error)
 		error = vk_outlet_short(outlet, size) ?
 				-ENOBUFS :
@@ -151,11 +168,12 @@ int vk_client_send(struct vk_client *client, struct vk_outlet *outlet, const uin
 		outlet->sent++;
 		outlet->sent_bytes += size;
 	}
+	leave(client);
 	return error;
 }
 
-int vk_client_send_many(struct vk_client *client, struct vk_outlet *outlet, const uint8_t *payloads,
-			const uint32_t *sizes, uint32_t size, uint32_t count)
+static int send_many(struct vk_client *client, struct vk_outlet *outlet, const uint8_t *payloads,
+		     const uint32_t *sizes, uint32_t size, uint32_t count)
 {
 	struct vk_tx *tx = &client->tx[vk_stream_class(outlet->head.stream)];
 	uint64_t bytes = 0;
@@ -189,6 +207,18 @@ int vk_client_send_many(struct vk_client *client, struct vk_outlet *outlet, cons
 	return (int)sent;
 }
 
+int vk_client_send_many(struct vk_client *client, struct vk_outlet *outlet, const uint8_t *payloads,
+			const uint32_t *sizes, uint32_t size, uint32_t count)
+{
+	int result = enter(client);
+
+	if (!result) {
+		result = send_many(client, outlet, payloads, sizes, size, count);
+		leave(client);
+	}
+	return result;
+}
+
 /* fragment_of returns the head of the fragment that is [at, end) of size bytes. */
 static struct vk_message fragment_of(const struct vk_outlet *outlet, uint32_t size, uint32_t at,
 				     uint32_t end)
@@ -217,8 +247,8 @@ uint32_t vk_client_fragment(const struct vk_client *client, uint32_t ring, int l
 	return most < VK_CLIENT_FRAGMENT ? most : VK_CLIENT_FRAGMENT;
 }
 
-int64_t vk_client_send_part(struct vk_client *client, struct vk_outlet *outlet,
-			    const uint8_t *payload, uint32_t size, uint32_t at)
+static int64_t send_part(struct vk_client *client, struct vk_outlet *outlet, const uint8_t *payload,
+			 uint32_t size, uint32_t at)
 {
 	uint32_t ring = vk_stream_class(outlet->head.stream), begin = at;
 	int error = 0;
@@ -253,6 +283,18 @@ int64_t vk_client_send_part(struct vk_client *client, struct vk_outlet *outlet,
 	outlet->sent_bytes += begin - at;
 	outlet->sent += begin == size;
 	return begin > at ? (int64_t)(begin - at) : error;
+}
+
+int64_t vk_client_send_part(struct vk_client *client, struct vk_outlet *outlet,
+			    const uint8_t *payload, uint32_t size, uint32_t at)
+{
+	int64_t result = enter(client);
+
+	if (!result) {
+		result = send_part(client, outlet, payload, size, at);
+		leave(client);
+	}
+	return result;
 }
 
 int vk_client_report(struct vk_client *client, struct vk_inlet *inlet)
@@ -448,7 +490,7 @@ static int sleep_on_bell(struct vk_client *client, int64_t timeout_ns)
 	return n;
 }
 
-int vk_client_wait(struct vk_client *client, int64_t timeout_ns)
+static int wait_ready(struct vk_client *client, int64_t timeout_ns)
 {
 	int64_t begin, end;
 	int n;
@@ -472,4 +514,15 @@ int vk_client_wait(struct vk_client *client, int64_t timeout_ns)
 	}
 	vk_spin_slept(&client->spin, vk_spin_clock() - begin);
 	return 1;
+}
+
+int vk_client_wait(struct vk_client *client, int64_t timeout_ns)
+{
+	int result = enter(client);
+
+	if (!result) {
+		result = wait_ready(client, timeout_ns);
+		leave(client);
+	}
+	return result;
 }

@@ -3,7 +3,8 @@
 #define VK_CLIENT_H
 /* vk_client.h: the application's end of its channel (vk_shm.h): one call moves one message or a
  * batch of them between Python and the rings. Region D is read-only here and never trusted: what
- * is read from it is copied once and checked, and a broken rule is -EPROTO. One thread at a time.
+ * is read from it is copied once and checked, and a broken rule is -EPROTO. One thread at a time:
+ * whoever sends or waits while another one does gets -EDEADLK where it is noticed.
  */
 #include "vk_channel.h"
 #include "vk_spin.h"
@@ -69,6 +70,7 @@ struct vk_client {
 	uint32_t sleeps; /* counts our sleeps */
 	uint32_t paused; /* bit r: records in ring r do not count as something to wake for */
 	uint32_t need[VK_RINGS_MAX]; /* bytes of room in TX ring r to wake for; 0 = do not care */
+	uint32_t busy; /* 1: a thread sends or waits */
 	struct vk_spin spin;
 	uint64_t bells; /* rung */
 	uint64_t waits; /* that ended in a sleep */

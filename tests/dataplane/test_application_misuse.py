@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import array
+import os
+import socket
+import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import valkyrie
+from tests.lab import SLOWNESS, wait_until
 from valkyrie.dataplane.application.attachment import TIMEOUT_MAX_S, deadline
 from valkyrie.dataplane.errors import LocalProtocolError
 
@@ -17,6 +22,7 @@ if TYPE_CHECKING:
     from tests.dataplane.double import DoubleNode
 
 Nodes = tuple["DoubleNode", "DoubleNode"]
+SOON_S = 5.0 * SLOWNESS
 
 
 @pytest.fixture
@@ -123,3 +129,74 @@ def test_an_attachment_that_was_left_says_so(nodes: Nodes) -> None:
     ):
         with pytest.raises(valkyrie.NodeGoneError, match="was closed: attach again"):
             call()
+
+
+@pytest.mark.parametrize("attach", [valkyrie.attach, valkyrie.attach_sync])
+def test_what_is_not_entered_says_how_to(nodes: Nodes, attach: Callable[..., Any]) -> None:
+    with pytest.raises(AttributeError, match=r"with valkyrie.attach\w*\(...\) as node"):
+        attach(nodes[0].path).connect("right")
+
+
+def test_a_node_shows_whether_it_is_attached(nodes: Nodes) -> None:
+    with valkyrie.attach_sync(nodes[0].path) as node:
+        assert repr(node) == "<SyncNode slot 0 attached>"
+    assert repr(node) == "<SyncNode slot 0 left>"
+
+
+def in_a_child(work: Callable[[], object]) -> str:
+    """Return what a fork of this process says of its work."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        said = "nothing"
+        try:
+            work()
+        except BaseException as error:  # the parent wants to know any
+            said = repr(error)
+        os.write(writing, said.encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        said = pipe.read().decode()
+    os.waitpid(child, 0)
+    return said
+
+
+def test_a_fork_has_no_part_in_the_attachment_and_does_it_no_harm(
+    nodes: Nodes, stream: valkyrie.SyncStream
+) -> None:
+    def leave() -> None:
+        with stream:
+            pass
+
+    for work in (lambda: stream.send(b"x"), stream.recv, stream.flush):
+        assert "NodeGoneError" in in_a_child(work)
+    assert in_a_child(leave) == "nothing"
+    with valkyrie.attach_sync(nodes[0].path) as node:
+        again = "this process was forked, and its parent is attached"
+        assert again in in_a_child(lambda: print(node.connect("right")))
+        assert node.connect("right").name == "right"
+    stream.send(b"from the parent")
+    stream.flush(SOON_S)
+
+
+def test_two_threads_at_one_attachment_are_told_of_each_other(stream: valkyrie.SyncStream) -> None:
+    def read() -> None:
+        with suppress(valkyrie.NodeGoneError):
+            stream.recv(timeout=SOON_S)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    wait_until(lambda: stream._flow.rings.client.busy, SOON_S)
+    calls: tuple[Callable[[], None], ...] = (
+        lambda: stream.send(b"x"),
+        lambda: stream.send_many([b"x"]),
+        stream.flush,
+    )
+    for call in calls:
+        with pytest.raises(LocalProtocolError, match="two threads"):
+            call()
+    stream._driver.rings.end()
+    stream._driver.link.socket.shutdown(socket.SHUT_RDWR)
+    reader.join(SOON_S)
+    assert not reader.is_alive()
