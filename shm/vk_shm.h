@@ -307,7 +307,10 @@ struct vk_work {
 	uint32_t pid;
 	uint32_t starts;
 	uint32_t flow_count;
-	uint8_t pad[96];
+	/* Where the search for a free flow goes on. Another worker goes on there too: a number that
+	 * was free a moment ago may stand in records that its application has not read yet. */
+	uint32_t flow_cursor;
+	uint8_t pad[92];
 	struct vk_packet packets[VK_PEERS_MAX];
 	struct vk_port_state ports[VK_PORTS_MAX];
 	uint32_t flow_index[VK_FLOW_BUCKETS]; /* flow + 1; 0 = empty, 0xffffffff = deleted */

@@ -230,9 +230,9 @@ static struct vk_flow *take_free(struct vk_run *run)
 	if (run->work->flow_count >= VK_FLOWS_MAX)
 		return NULL;
 	for (;;) {
-		struct vk_flow *flow = &run->work->flows[run->flow_cursor];
+		struct vk_flow *flow = &run->work->flows[run->work->flow_cursor];
 
-		run->flow_cursor = (run->flow_cursor + 1) % VK_FLOWS_MAX;
+		run->work->flow_cursor = (run->work->flow_cursor + 1) % VK_FLOWS_MAX;
 		if (flow->state == VK_ROW_FREE)
 			return flow;
 	}

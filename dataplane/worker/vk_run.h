@@ -173,7 +173,6 @@ struct vk_run {
 	uint32_t peers_left; /* rows to be looked at, whether or not they have changed: ... */
 	uint32_t peers_next; /* ... from here on, all around */
 	uint32_t last_flow;
-	uint32_t flow_cursor; /* where the search for a free flow goes on */
 	uint32_t flow_high; /* no live flow at or above */
 	uint32_t flow_deleted; /* tombstones in the index */
 	struct vk_run_slot slots[VK_APPS_MAX];
