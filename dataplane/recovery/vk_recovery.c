@@ -25,7 +25,7 @@ struct harvest {
 	uint64_t first_ns;
 	int app_limited;
 	int spurious;
-	uint64_t late[2]; /* lowest number taken for lost that came, + 1; [1] = VK_SENT_AHEAD */
+	uint64_t late[2]; /* lowest number taken for lost that came, + 1; as vk_sent.told_next */
 	uint64_t lost_bytes;
 	uint64_t lost_sent_ns; /* of the newest packet lost */
 	uint64_t lost_first_ns;
@@ -54,6 +54,12 @@ void vk_recovery_free(struct vk_recovery *recovery)
 {
 	for (uint32_t s = 0; s < VK_SPACE_COUNT; s++)
 		vk_sent_free(&recovery->sent[s]);
+}
+
+/* Which of its space's two classes a packet is of. */
+static uint32_t ahead(uint32_t flags)
+{
+	return !!(flags & VK_SENT_AHEAD);
 }
 
 /* The sum that a packet in flight counts in. */
@@ -132,7 +138,7 @@ static void take_acked(struct vk_recovery *recovery, uint32_t space, uint64_t nu
 	struct vk_sent *sent = &recovery->sent[space];
 
 	if (packet->state == VK_SENT_LOST) {
-		uint64_t *late = &harvest->late[!!(packet->flags & VK_SENT_AHEAD)];
+		uint64_t *late = &harvest->late[ahead(packet->flags)];
 
 		harvest->spurious = 1;
 		recovery->count.spurious++;
@@ -142,8 +148,8 @@ static void take_acked(struct vk_recovery *recovery, uint32_t space, uint64_t nu
 		sent->eliciting--;
 		*flying(recovery, packet) -= packet->size;
 	}
-	if (!(packet->flags & VK_SENT_AHEAD) && number >= sent->behind_next)
-		sent->behind_next = number + 1;
+	if (number >= sent->told_next[ahead(packet->flags)])
+		sent->told_next[ahead(packet->flags)] = number + 1;
 	recovery->delivered += packet->size;
 	harvest->acked_bytes += packet->size;
 	if (packet->sent_ns >= harvest->acked_sent_ns) {
@@ -182,24 +188,14 @@ static void walk(struct vk_recovery *recovery, const struct vk_ack_view *ack,
 	}
 }
 
-/* The number below which a packet with such flags can be lost for what came behind it. Readers take
- * critical packets before system ones and jobs before data, however many of these wait: what is
- * ahead says nothing of what is behind. What is behind says that what was ahead did not come; of
- * more jobs than a turn takes that is not true, and the threshold learns. */
-static uint64_t told_next(const struct vk_sent *sent, uint32_t flags)
-{
-	return flags & VK_SENT_AHEAD ? sent->acked_next : sent->behind_next;
-}
-
 /* They were reordered by so much: the threshold learns (RFC 9002, 6.1.1). */
 static void learn(struct vk_recovery *recovery, const struct vk_sent *sent,
 		  const struct harvest *harvest)
 {
-	for (uint32_t ahead = 0; ahead < 2; ahead++) {
-		uint64_t next = told_next(sent, ahead ? VK_SENT_AHEAD : 0);
-		uint64_t distance = next + 1 - harvest->late[ahead];
+	for (uint32_t i = 0; i < 2; i++) {
+		uint64_t distance = sent->told_next[i] + 1 - harvest->late[i];
 
-		if (harvest->late[ahead] && distance >= recovery->threshold)
+		if (harvest->late[i] && distance >= recovery->threshold)
 			recovery->threshold = distance < THRESHOLD_MAX ? (uint32_t)distance + 1 :
 									 THRESHOLD_MAX;
 	}
@@ -243,17 +239,29 @@ static void tally(struct vk_recovery *recovery, const struct vk_sent_packet *pac
 	recovery->count.lost_bytes += packet->size;
 }
 
+/* How long a packet is waited for. What was sent in its class behind it and came says that it is
+ * lost, by number too; of what only the other class has passed it is told by time alone. Readers
+ * take critical packets before system ones and jobs before data, however many of these wait: who
+ * is ahead says nothing of who is behind before a probe would be due, which those ahead put off
+ * while they are sent. Who is behind came last, but a reader that had more jobs than it takes in a
+ * turn looked at data in between. */
+static uint64_t patience_ns(const struct vk_recovery *recovery, const struct vk_sent_packet *packet,
+			    int passed)
+{
+	return passed || ahead(packet->flags) ? loss_delay_ns(recovery) : pto_ns(recovery);
+}
+
 /* Declares lost what is old or far enough behind; forgets what was lost long ago. */
 static void detect(struct vk_recovery *recovery, uint32_t space, uint64_t now_ns,
 		   struct harvest *harvest, const struct vk_recovery_events *events)
 {
 	struct vk_sent *sent = &recovery->sent[space];
-	uint64_t delay_ns = loss_delay_ns(recovery), pause_ns = pto_ns(recovery);
+	uint64_t pause_ns = pto_ns(recovery);
 
 	sent->loss_ns = UINT64_MAX;
 	for (uint64_t n = sent->oldest; n < sent->acked_next; n++) {
 		struct vk_sent_packet *packet = &sent->packets[n & sent->mask];
-		uint64_t told = told_next(sent, packet->flags), due_ns;
+		uint64_t told = sent->told_next[ahead(packet->flags)], due_ns;
 
 		if (packet->flags & VK_SENT_SKIPPED && n + VK_SENT_MIN < sent->acked_next)
 			packet->flags = 0;
@@ -261,9 +269,7 @@ static void detect(struct vk_recovery *recovery, uint32_t space, uint64_t now_ns
 			packet->state = VK_SENT_FREE;
 		if (packet->state != VK_SENT_FLYING || !recovery->params.detect_loss)
 			continue;
-		/* Of what was only passed by those ahead nobody knows before a probe would be due;
-		 * and those ahead, while they are sent, put the probe off. */
-		due_ns = packet->sent_ns + (n < told ? delay_ns : pause_ns);
+		due_ns = packet->sent_ns + patience_ns(recovery, packet, n < told);
 		if ((n >= told || told - 1 - n < recovery->threshold) && due_ns > now_ns) {
 			if (due_ns < sent->loss_ns)
 				sent->loss_ns = due_ns;
@@ -365,13 +371,14 @@ static uint64_t sample(struct vk_recovery *recovery, const struct vk_ack_view *a
 /* Of numbers that went to what nobody answers the class is not known: they count as behind. */
 static void raise_largest(struct vk_sent *sent, uint64_t largest)
 {
+	uint32_t flags = 0;
+
 	if (largest < sent->acked_next)
 		return;
 	sent->acked_next = largest + 1 < sent->next ? largest + 1 : sent->next;
-	if (sent->acked_next > sent->oldest &&
-	    sent->packets[(sent->acked_next - 1) & sent->mask].flags & VK_SENT_AHEAD)
-		return;
-	sent->behind_next = sent->acked_next;
+	if (sent->acked_next > sent->oldest)
+		flags = sent->packets[(sent->acked_next - 1) & sent->mask].flags;
+	sent->told_next[ahead(flags)] = sent->acked_next;
 }
 
 int vk_recovery_ack(struct vk_recovery *recovery, const struct vk_ack_view *ack, uint64_t came_ns,

@@ -61,7 +61,7 @@ struct vk_sent {
 	uint64_t next;
 	uint64_t issued; /* all numbers in use are below it; those nobody answers are not entered */
 	uint64_t acked_next; /* largest number acknowledged, + 1; 0 = none */
-	uint64_t behind_next; /* the same, of those that are not VK_SENT_AHEAD */
+	uint64_t told_next[2]; /* the same, [1] of those that are VK_SENT_AHEAD, [0] of others */
 	uint64_t loss_ns; /* when the next one counts as lost by time; UINT64_MAX = none */
 	uint64_t last_ns; /* when the last eliciting one was sent */
 	uint32_t ce_count; /* last count of marks the peer told */
