@@ -213,14 +213,20 @@ static uint64_t loss_delay_ns(const struct vk_recovery *recovery)
 							    recovery->params.granularity_ns;
 }
 
-/* RFC 9002, 6.2.1: "smoothed_rtt + max(4*rttvar, kGranularity) + max_ack_delay". */
-static uint64_t pto_ns(const struct vk_recovery *recovery)
+/* RFC 9002, 6.2.1: "smoothed_rtt + max(4*rttvar, kGranularity)". */
+static uint64_t answer_ns(const struct vk_recovery *recovery)
 {
 	uint64_t spread_ns = 4 * recovery->rtt.variance_ns;
 
 	if (spread_ns < recovery->params.granularity_ns)
 		spread_ns = recovery->params.granularity_ns;
-	return recovery->rtt.smoothed_ns + spread_ns + recovery->params.max_ack_delay_ns;
+	return recovery->rtt.smoothed_ns + spread_ns;
+}
+
+/* RFC 9002, 6.2.1: "[...] + max_ack_delay". */
+static uint64_t pto_ns(const struct vk_recovery *recovery)
+{
+	return answer_ns(recovery) + recovery->params.max_ack_delay_ns;
 }
 
 static void tally(struct vk_recovery *recovery, const struct vk_sent_packet *packet,
@@ -244,11 +250,15 @@ static void tally(struct vk_recovery *recovery, const struct vk_sent_packet *pac
  * take critical packets before system ones and jobs before data, however many of these wait: who
  * is ahead says nothing of who is behind before a probe would be due, which those ahead put off
  * while they are sent. Who is behind came last, but a reader that had more jobs than it takes in a
- * turn looked at data in between. */
+ * turn looked at data in between, and its turns go with no round trip. */
 static uint64_t patience_ns(const struct vk_recovery *recovery, const struct vk_sent_packet *packet,
 			    int passed)
 {
-	return passed || ahead(packet->flags) ? loss_delay_ns(recovery) : pto_ns(recovery);
+	uint64_t delay_ns = loss_delay_ns(recovery), turns_ns = answer_ns(recovery);
+
+	if (!passed && !ahead(packet->flags))
+		return pto_ns(recovery);
+	return passed || delay_ns > turns_ns ? delay_ns : turns_ns;
 }
 
 /* Declares lost what is old or far enough behind; forgets what was lost long ago. */
