@@ -68,6 +68,8 @@ class Events:
         self._tokens: dict[int, Flow] = {}
         self._token = first_token
         self._next_stream: dict[tuple[int, Class], int] = {}
+        self._former: dict[tuple[int, int], Flow] = {}
+        """By number and generation: not read to their ends, and another stream has their number."""
         self._paused: dict[int, Flow] = {}
         self._limits: dict[int, _Event] = {}
         """What may be put for flows that are not known yet, by number."""
@@ -107,15 +109,27 @@ class Events:
         return True
 
     def _limit(self, event: _Event) -> None:
-        flow = self.flows.get(event.flow)
-        if flow is None or flow.generation != event.flow_generation:
+        flow = self._known(event.flow, event.flow_generation)
+        if flow is None:
             self._limits[event.flow] = event  # the record that names it is in another ring
             return
         flow.outlet.limit = event.time_ns
         self.woken.add(Room(flow.ring))
 
+    def _known(self, number: int, generation: int) -> Flow | None:
+        flow = self.flows.get(number)
+        if flow is not None and flow.generation == generation:
+            return flow
+        return self._former.get((number, generation))
+
     def _keep(self, flow: Flow) -> None:
-        """Note that a flow's number is known."""
+        """Note that a flow's number is known.
+
+        Whose number it was may have records left, in a ring of another class.
+        """
+        former = self.flows.get(flow.number)
+        if former is not None and former is not flow:
+            self._former[former.number, former.generation] = former
         self.flows[flow.number] = flow
         limit = self._limits.pop(flow.number, None)
         if limit is not None:
@@ -163,8 +177,15 @@ class Events:
         return True
 
     def _adopt(self, entry: tuple[int, ...]) -> Flow | None:
-        """Return the stream that is being opened and whose answer a message overtook, if any."""
+        """Return whose message it is, if anybody's.
+
+        It is of a stream that is being opened, and overtook the answer, or of one whose number is
+        another's by now.
+        """
         event = _Event(entry)
+        former = self._former.get((event.flow, event.flow_generation))
+        if former is not None:
+            return former
         flow = self.streams.get((event.peer, event.stream))
         if flow is None or flow.number >= 0:
             self.strays += 1
@@ -183,8 +204,8 @@ class Events:
         elif event.kind == lib.VK_RECORD_OPEN:
             self._incoming(ring, event, payload)
         else:
-            flow = self.flows.get(event.flow)
-            if flow is None or flow.generation != event.flow_generation:
+            flow = self._known(event.flow, event.flow_generation)
+            if flow is None:
                 return
             if event.kind == lib.VK_RECORD_CLOSE:
                 flow.finish(event.sequence)
@@ -212,8 +233,7 @@ class Events:
             self.woken.add(flow)
 
     def _incoming(self, ring: int, event: _Event, payload: bytes) -> None:
-        known = self.flows.get(event.flow)
-        if known is not None and known.generation == event.flow_generation:
+        if self._known(event.flow, event.flow_generation) is not None:
             return  # told before: a worker that died tells again
         name = payload.decode("utf-8", "replace")
         service = self.services.get(name)
@@ -246,6 +266,7 @@ class Events:
     def _forget(self, flow: Flow) -> None:
         if self.flows.get(flow.number) is flow:
             del self.flows[flow.number]
+        self._former.pop((flow.number, flow.generation), None)
         if self.streams.get((flow.peer, flow.stream)) is flow:
             del self.streams[flow.peer, flow.stream]
         self._resume(flow)
@@ -262,6 +283,7 @@ class Events:
         if self.failure is None:
             self.failure = error
             self.woken.update(self.flows.values())
+            self.woken.update(self._former.values())
             self.woken.update(self.streams.values())
             self.woken.update(self.services.values())
             self.woken.update(self._flushes.values())

@@ -225,10 +225,10 @@ def _limit_s(scenario: Scenario, bytes_all: int) -> float:
     asked = max(t.streams * t.messages if t.reply else 0 for t in scenario.traffic)
     last_ms = max((e.at_ms + e.for_ms for e in scenario.events), default=0)
     sending_ms = bytes_all * 8 / (min(rates, default=1000) * 1000)
-    # A link leaves its bad state by packets, and a silent sender probes once in two seconds: as
-    # often as it enters it, which is by packets, too.
+    # A link leaves its bad state by packets, and a silent sender probes twice in two seconds, and
+    # hears of it over such a link: as often as it enters it, which is by packets, too.
     bad_ms = max(
-        (10_000 + bytes_all / MTU_MIN * each.bad_enter * 100) / each.bad_leave
+        (10_000 + bytes_all / MTU_MIN * each.bad_enter * 500) / each.bad_leave
         if each.bad_enter
         else 0
         for each in links

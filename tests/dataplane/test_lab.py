@@ -183,6 +183,16 @@ def narrow(drawn: Scenario) -> bool:
     return any(0 < each.mtu < drawn.nodes[0].mtu for each in links)
 
 
+def parallel(drawn: Scenario) -> bool:
+    """Say whether jobs meet data, and losses that are none are counted."""
+    return {"job", "data"} <= {each.klass for each in drawn.traffic} and bool(drawn.spurious)
+
+
+def killed(drawn: Scenario) -> bool:
+    """Say whether a worker dies and another one goes on."""
+    return any(each.kind == "kill-worker" for each in drawn.events)
+
+
 FOUND = {
     30352: (urgent, "a burst of critical messages is not overtaken by system ones"),
     39774: (urgent, "a burst of critical messages is not overtaken by system ones"),
@@ -191,6 +201,10 @@ FOUND = {
     98914: (urgent, "critical messages that overtake system ones make no losses"),
     152633: (narrow, "a full path that carries nothing large any more is found out"),
     187105: (narrow, "a full path that carries nothing large any more is found out"),
+    295734: (parallel, "a reader that looks at data between jobs makes no losses"),
+    311070: (killed, "the number of a stream that has ended is not another's at once"),
+    369243: (parallel, "a reader that looks at data between jobs makes no losses"),
+    386315: (killed, "the number of a stream that has ended is not another's at once"),
 }
 """Drawn scenarios that went wrong once: what has to be in them, and what holds now."""
 

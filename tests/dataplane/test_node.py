@@ -481,6 +481,28 @@ def test_a_stream_told_twice_comes_in_once(core: Core) -> None:
     assert service in attached.woken
 
 
+def test_a_stream_is_read_to_its_end_though_its_number_is_anothers(core: Core) -> None:
+    attached, channel = core
+    service = attached.services["echo"] = events.Incoming("echo")
+    channel.put(Class.JOB, lib.VK_RECORD_OPEN, record(5), b"echo")
+    attached.pump()
+    new = {"flow_generation": 10, "stream": 1000}
+    channel.put(Class.DATA, lib.VK_RECORD_OPEN, record(5, **new), b"echo")
+    channel.put(Class.DATA, lib.VK_RECORD_DATA, record(5, **new), b"new")
+    attached.pump()  # which may look at rings in any order
+    channel.put(Class.JOB, lib.VK_RECORD_DATA, record(5), b"old")
+    channel.put(Class.JOB, lib.VK_RECORD_CLOSE, record(5, sequence=1), b"")
+    attached.pump()
+    old, newer = service.waiting
+    for flow, payload in ((old, b"old"), (newer, b"new")):
+        message = attached.take(flow)
+        assert message is not None
+        assert message.payload == payload
+    assert attached.take(old) is None
+    assert attached.strays == 0
+    assert attached.flows == {5: newer}
+
+
 def test_a_message_may_overtake_the_answer_to_an_open(core: Core) -> None:
     attached, channel = core
     verb = attached.open(2, "echo", 100, None, now_ns=0)
