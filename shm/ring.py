@@ -14,17 +14,15 @@ import time
 import weakref
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
 from types import TracebackType
-from typing import Any, Self, overload
+from typing import Any, NoReturn, Self, overload
 
+from ._end import End
 from ._shm import ffi, lib
 from .errors import RingClosedError, RingError
 
 BATCH_MAX = 4096
 """Messages in one zero-copy batch."""
-READ_AHEAD = 64
-"""Messages that ``recv`` copies out of the ring at once."""
 TURN_EVERY = 16
 """Waits in an event loop that polling may answer before the loop has a turn."""
 SPIN_NS_MAX = 20_000
@@ -48,8 +46,8 @@ class Batch(Sequence[memoryview]):
     def __init__(
         self,
         view: memoryview,
-        begins: list[int],
-        ends: list[int],
+        begins: Sequence[int],
+        ends: Sequence[int],
         done: Callable[[], None] | None = None,
     ) -> None:
         self._view, self._begins, self._ends = view, begins, ends
@@ -120,7 +118,7 @@ def _unmap(region: Any, capacity: Any) -> None:
     lib.vk_channel_unmap(region, capacity, 0)
 
 
-class _End:
+class _End(End):
     """What both directions share: the two regions, the bell, and waiting."""
 
     def __init__(
@@ -144,8 +142,6 @@ class _End:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._spun = 0
         self._waiters: list[asyncio.Future[None]] = []
-        self._ready: list[bytes] = []
-        self._lent = False
         with contextlib.ExitStack() as undo:
             undo.callback(os.close, bell)
             try:
@@ -170,6 +166,7 @@ class _End:
                 raise RingError(-result, "the other end's ring indices are impossible")
             self._other = region
             self._pipe = pipe
+            self._begin(int(ffi.cast("uintptr_t", pipe)))
             undo.pop_all()
         self._begins = array("I", bytes(4 * BATCH_MAX))
         self._ends = array("I", bytes(4 * BATCH_MAX))
@@ -230,6 +227,7 @@ class _End:
         self._settle()
         lib.vk_pipe_close(self._pipe)
         self._pipe = None
+        self._begin(0)
         _unmap(self._own, self._capacity)
         self._own = self._other = None
         self._window = None
@@ -248,37 +246,30 @@ class _End:
 
     def _use(self) -> Any:
         if self._pipe is None:
-            raise RingError(errno.EBADF, "this end of the channel is closed")
+            self._fail(-errno.EBADF)
         return self._pipe
 
-    def _count(self, count: int) -> int:
-        if count >= 0:
-            return count
-        if count == -errno.EPIPE:
+    def _fail(self, error: int) -> NoReturn:
+        if error == -errno.EPIPE:
             raise RingClosedError(errno.EPIPE, "the other end of the channel is gone")
-        if count == -errno.EMSGSIZE:
-            raise RingError(errno.EMSGSIZE, f"at most {self.message_size_max} bytes fit this ring")
-        raise RingError(-count, "the other end broke the ring's rules: close the channel")
+        raise RingError(-error, self._meaning(error))
 
-    def wait(self, timeout_s: float | None = None, *, room: int = 0) -> bool:
-        """Block until a message is there, or until *room* bytes can be sent; False on time-out.
+    def _meaning(self, error: int) -> str:
+        if error == -errno.EBADF:
+            return "this end of the channel is closed"
+        if error == -errno.EMSGSIZE:
+            return f"at most {self.message_size_max} bytes fit this ring"
+        if error == -errno.EBUSY:
+            return "release the last batch first"
+        return "the other end broke the ring's rules: close the channel"
 
-        The other party's end counts as a message: the next call says what happened.
-        """
-        if self._ready and not room:
-            return True
-        pipe = self._use()
-        timeout_ns = -1 if timeout_s is None else max(0, int(timeout_s * 1e9))
-        end = time.monotonic_ns() + timeout_ns
-        while (result := lib.vk_pipe_wait(pipe, room, timeout_ns)) == -errno.EINTR:
-            if timeout_ns >= 0:  # Python runs signal handlers between two calls
-                timeout_ns = max(0, end - time.monotonic_ns())
-        return bool(self._count(result))
+    def _count(self, count: int) -> int:
+        if count < 0:
+            self._fail(count)
+        return count
 
     async def wait_async(self, *, room: int = 0) -> None:
         """Wait in the event loop until a message is there, or until *room* bytes can be sent."""
-        if self._ready and not room:
-            return
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._loop = loop
@@ -317,22 +308,6 @@ class _End:
 class Producer(_End):
     """The sending direction of a channel's end."""
 
-    def send(self, message: bytes) -> bool:
-        """Send one message; False when the ring has no room now.
-
-        Raises RingClosedError when the other end is gone, RingError when it broke the rules or
-        the message can never fit.
-        """
-        went = lib.vk_pipe_send(self._pipe or self._use(), message, len(message))
-        return went == 1 or bool(self._count(went))
-
-    def send_many(self, messages: Sequence[bytes]) -> int:
-        """Send messages in order, waking the receiver once; returns how many there was room for."""
-        sizes = array("I", map(len, messages))
-        joined, count = b"".join(messages), len(sizes)
-        found = ffi.from_buffer("uint32_t[]", sizes)
-        return self._count(lib.vk_pipe_send_many(self._use(), joined, found, count))
-
     def send_buffer(self, buffer: Buffer, size_each: int) -> int:
         """Send a buffer as messages of *size_each* bytes; returns how many went."""
         data = ffi.from_buffer("uint8_t[]", buffer)
@@ -350,59 +325,25 @@ class Producer(_End):
 class Consumer(_End):
     """The receiving direction of a channel's end."""
 
-    def _take(self, most: int) -> tuple[list[int], list[int]]:
-        if self._lent:
-            raise RingError(errno.EBUSY, "release the last batch first")
-        count = self._count(lib.vk_pipe_recv_many(self._use(), most, *self._found))
-        return self._begins[:count].tolist(), self._ends[:count].tolist()
-
-    def _read_ahead(self) -> bool:
-        begins, ends = self._take(READ_AHEAD)
-        if not begins:
-            return False
-        first, window = begins[0], self._window
-        assert window is not None
-        data = bytes(window[first : ends[-1]])
-        self._ready = [data[a - first : b - first] for a, b in zip(begins, ends, strict=True)]
-        self._ready.reverse()
-        lib.vk_pipe_release(self._pipe)
-        return True
-
-    def recv(self, timeout_s: float | None = 0) -> bytes | None:
-        """Return the next message; None if none came within the time (None: wait for ever).
-
-        Raises RingClosedError when the other end is gone and everything was received.
-        """
-        if self._ready:
-            return self._ready.pop()
-        while not self._read_ahead():
-            if timeout_s == 0 or not self.wait(timeout_s):
-                return None
-        return self._ready.pop()
-
     async def recv_async(self) -> bytes:
         """Return the next message, waiting for it in the event loop."""
-        while not self._ready and not self._read_ahead():
+        while (message := self.recv()) is None:
             await self.wait_async()
-        return self._ready.pop()
+        return message
 
     def recv_many(self, most: int = BATCH_MAX) -> Batch:
         """Return what is there, at most *most* messages, without copying; may be empty.
 
-        A batch must be released before anything else is received.
+        A batch must be released before anything else is received. Where messages are small,
+        ``recv_list`` takes less time: a view costs more than a copy of a few hundred bytes.
         """
-        if self._ready:  # read ahead by recv: they come first
-            ready, self._ready = self._ready[::-1], []
-            ends = list(accumulate(map(len, ready)))
-            begins = [end - len(message) for end, message in zip(ends, ready, strict=True)]
-            return Batch(memoryview(b"".join(ready)), begins, ends)
-        begins, ends = self._take(min(most, BATCH_MAX))
+        pipe, most = self._use(), min(most, BATCH_MAX)
+        count = self._count(lib.vk_pipe_recv_many(pipe, most, *self._found))
         assert self._window is not None
-        self._lent = bool(begins)
-        return Batch(self._window, begins, ends, self._return if begins else None)
+        done = self._return if count else None
+        return Batch(self._window, self._begins[:count], self._ends[:count], done)
 
     def _return(self) -> None:
-        self._lent = False
         if self._pipe is not None:
             lib.vk_pipe_release(self._pipe)
 

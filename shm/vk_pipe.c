@@ -23,6 +23,7 @@ static int ended(const struct vk_pipe *pipe)
 	return pipe->gone || VK_LOAD_ACQUIRE(&pipe->tx.peer->closed);
 }
 
+/* Like vk_pipe_put, when the other party was seen to be there. */
 static int put(struct vk_pipe *pipe, const uint8_t *data, uint32_t size)
 {
 	uint8_t *body = vk_tx_reserve(&pipe->tx, size);
@@ -37,7 +38,12 @@ static int put(struct vk_pipe *pipe, const uint8_t *data, uint32_t size)
 	return 1;
 }
 
-static void publish(struct vk_pipe *pipe)
+int vk_pipe_put(struct vk_pipe *pipe, const uint8_t *data, uint32_t size)
+{
+	return ended(pipe) ? -EPIPE : put(pipe, data, size);
+}
+
+void vk_pipe_publish(struct vk_pipe *pipe)
 {
 	vk_tx_publish(&pipe->tx);
 	vk_bell_ring(pipe->tx.peer, pipe->bell, &pipe->rang);
@@ -45,10 +51,10 @@ static void publish(struct vk_pipe *pipe)
 
 int vk_pipe_send(struct vk_pipe *pipe, const uint8_t *data, uint32_t size)
 {
-	int went = ended(pipe) ? -EPIPE : put(pipe, data, size);
+	int went = vk_pipe_put(pipe, data, size);
 
 	if (went > 0)
-		publish(pipe);
+		vk_pipe_publish(pipe);
 	return went;
 }
 
@@ -64,7 +70,7 @@ int64_t vk_pipe_send_many(struct vk_pipe *pipe, const uint8_t *data, const uint3
 			data += sizes[sent++];
 	}
 	if (sent)
-		publish(pipe);
+		vk_pipe_publish(pipe);
 	return sent || went > 0 ? (int64_t)sent : went;
 }
 
@@ -79,7 +85,7 @@ int64_t vk_pipe_send_fixed(struct vk_pipe *pipe, const uint8_t *data, uint32_t s
 			sent++;
 	}
 	if (sent)
-		publish(pipe);
+		vk_pipe_publish(pipe);
 	return sent || went > 0 ? (int64_t)sent : went;
 }
 
@@ -91,6 +97,8 @@ int64_t vk_pipe_recv_many(struct vk_pipe *pipe, uint32_t max, uint32_t *begins, 
 	const uint8_t *body;
 	uint32_t n = 0;
 
+	if (pipe->lent)
+		return -EBUSY;
 	/* Mapped twice: a batch may run over the end of the ring and stays contiguous. */
 	while (n < max) {
 		found = vk_rx_peek(&pipe->rx, &record, &body);
@@ -101,13 +109,35 @@ int64_t vk_pipe_recv_many(struct vk_pipe *pipe, uint32_t max, uint32_t *begins, 
 		vk_rx_advance(&pipe->rx, &record);
 		n++;
 	}
+	pipe->lent = n > 0;
 	if (n || found > 0)
 		return n;
 	return found < 0 ? found : over ? -EPIPE : 0;
 }
 
+int64_t vk_pipe_recv(struct vk_pipe *pipe, const uint8_t **body)
+{
+	struct vk_record record;
+	int found, over;
+
+	if (pipe->lent)
+		return -EBUSY;
+	found = vk_rx_peek(&pipe->rx, &record, body);
+	if (!found) { /* what came before the end was published before it */
+		over = ended(pipe);
+		found = over ? vk_rx_peek(&pipe->rx, &record, body) : 0;
+		if (!found)
+			return over ? -EPIPE : -EAGAIN;
+	}
+	if (found < 0)
+		return found;
+	vk_rx_advance(&pipe->rx, &record);
+	return record.size;
+}
+
 void vk_pipe_release(struct vk_pipe *pipe)
 {
+	pipe->lent = 0;
 	vk_rx_release(&pipe->rx);
 	vk_bell_ring(pipe->rx.peer, pipe->bell, &pipe->rang);
 }

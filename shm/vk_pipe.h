@@ -16,6 +16,7 @@ struct vk_pipe {
 	uint32_t sleeps;
 	int bell; /* our end of a socket pair; the other party has the other end */
 	int gone; /* the other end of the bell is closed */
+	int lent; /* what vk_pipe_recv_many found has not been released */
 	struct vk_spin spin;
 };
 
@@ -29,6 +30,11 @@ int vk_pipe_open(struct vk_pipe *pipe, struct vk_region *own, const struct vk_re
  * -EMSGSIZE if it never fits, -EPIPE if the other party is gone, -EPROTO if it broke the rules. */
 int vk_pipe_send(struct vk_pipe *pipe, const uint8_t *data, uint32_t size);
 
+/* vk_pipe_put is vk_pipe_send without telling the receiver: for many at once, with one
+ * vk_pipe_publish behind them. Setting tx.tail back instead takes them out again. */
+int vk_pipe_put(struct vk_pipe *pipe, const uint8_t *data, uint32_t size);
+void vk_pipe_publish(struct vk_pipe *pipe);
+
 /* vk_pipe_send_many sends n messages that lie one after the other at data, sizes[i] bytes each;
  * publishes and wakes once. Returns how many went (fewer when the ring is full or one never fits),
  * or an error like vk_pipe_send if none did. */
@@ -40,11 +46,17 @@ int64_t vk_pipe_send_fixed(struct vk_pipe *pipe, const uint8_t *data, uint32_t s
 
 /* vk_pipe_recv_many finds up to max messages: begins[i] to ends[i] from where the ring's data
  * begins, below 2 * capacity, valid until vk_pipe_release. Returns how many; when there is none, 0,
- * -EPIPE if none will come any more, -EPROTO if the other party broke the rules. */
+ * -EPIPE if none will come any more, -EPROTO if the other party broke the rules; -EBUSY if those of
+ * the last call were not released. */
 int64_t vk_pipe_recv_many(struct vk_pipe *pipe, uint32_t max, uint32_t *begins, uint32_t *ends);
 
-/* vk_pipe_release gives what vk_pipe_recv_many found back to the sender and wakes it if it waits
- * for room. */
+/* vk_pipe_recv finds the next message: its size, and *body, valid until vk_pipe_release; when there
+ * is none, -EAGAIN, or an error like those of vk_pipe_recv_many. Those found since the last release
+ * are released together; setting rx.head back instead lets them be found again. */
+int64_t vk_pipe_recv(struct vk_pipe *pipe, const uint8_t **body);
+
+/* vk_pipe_release gives what vk_pipe_recv_many or vk_pipe_recv found back to the sender, and wakes
+ * it if it waits for room. */
 void vk_pipe_release(struct vk_pipe *pipe);
 
 /* vk_pipe_ready says whether there is a message, or, when room is not 0, whether a message of room

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -144,14 +145,9 @@ class LocalSingle:
     """A channel between two applications of one host, message by message."""
 
     def __init__(self, order: Order) -> None:
-        self._channel = _channel(order)
-        self._try = self._channel.send
-        self.receive = self._channel.recv
-
-    def send(self, message: bytearray) -> None:
-        """Send, waiting for room."""
-        while not self._try(bytes(message)):
-            self._channel.wait(room=len(message))
+        channel = _channel(order)
+        self.send = functools.partial(channel.send, timeout_s=None)
+        self.receive = channel.recv
 
     def flush(self) -> None:
         """Nothing is held back."""

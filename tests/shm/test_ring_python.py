@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+import tracemalloc
+from array import array
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -131,15 +135,17 @@ def test_no_view_outlives_the_memory_it_shows() -> None:
     assert bytes(piece) == b"there"
 
 
-def test_recv_after_reading_ahead_gives_batches_in_order(ends: Pair) -> None:
+def test_whatever_call_takes_them_messages_come_in_order(ends: Pair) -> None:
     here, there = ends
     here.send_many([b"a", b"b", b"c"])
     assert there.recv() == b"a"
     here.send(b"d")
-    with there.recv_many() as ahead:
-        assert ahead.copy() == [b"b", b"c"]
-    with there.recv_many() as rest:
-        assert rest.copy() == [b"d"]
+    with there.recv_many(2) as two:
+        assert two.copy() == [b"b", b"c"]
+    here.send_many([b"e", b"f"])
+    assert there.recv_list(2) == [b"d", b"e"]
+    assert there.recv_list() == [b"f"]
+    assert there.recv_list() == []
     with there.recv_many() as nothing:
         assert list(nothing) == []
 
@@ -152,6 +158,99 @@ def test_waiting_ends_with_a_message_or_with_the_time(ends: Pair) -> None:
     thread.start()
     assert there.recv(None) == b"late"
     thread.join()
+
+
+def test_sending_waits_for_room_when_it_is_told_to(ends: Pair) -> None:
+    here, there = ends
+    assert here.send_many([bytes(64)] * 100) < 100
+    assert here.send(bytes(64), timeout_s=0.01) is False
+    thread = threading.Timer(0.02, there.recv_list)
+    thread.start()
+    assert here.send(b"in the end" * 7, None)
+    thread.join()
+    assert there.recv() == b"in the end" * 7
+
+
+def test_messages_may_be_any_bytes_in_one_piece(ends: Pair) -> None:
+    here, there = ends
+    messages: list[Any] = [bytearray(b"abc"), memoryview(b"abc"), array("B", b"abc"), b"abc"]
+    for message in messages:
+        assert here.send(message)
+        assert there.recv() == b"abc"
+    assert here.send_many((bytearray(b"abc"), memoryview(b"abc"))) == 2
+    assert there.recv_list() == [b"abc", b"abc"]
+    with pytest.raises(BufferError):
+        here.send(memoryview(b"abc")[::2])
+
+
+def test_of_a_list_with_something_else_in_it_nothing_goes(ends: Pair) -> None:
+    here, there = ends
+    with pytest.raises(TypeError, match="bytes-like"):
+        here.send_many([b"one", "two", b"three"])  # type: ignore[list-item]
+    assert there.recv() is None
+    assert here.send(b"next")
+    assert there.recv() == b"next"
+
+
+@pytest.mark.parametrize(
+    ("call", "complaint"),
+    [
+        (lambda end: end.send(), "missing argument 'message'"),
+        (lambda end: end.send(b"", 0, 0), "at most 2 arguments, not 3"),
+        (lambda end: end.send(b"", message=b""), "two values for argument 'message'"),
+        (lambda end: end.recv(timeout=1), "no such argument 'timeout'"),
+        (lambda end: end.send("text"), "bytes-like"),
+        (lambda end: end.recv("soon"), "must be real number"),
+        (lambda end: end.recv_list(2.5), "integer"),
+        (lambda end: end.wait(room="much"), "int"),
+    ],
+)
+def test_a_call_that_is_wrong_says_so(
+    ends: Pair, call: Callable[[Channel], object], complaint: str
+) -> None:
+    with pytest.raises(TypeError, match=complaint):
+        call(ends[0])
+
+
+def test_a_closed_end_says_so_whatever_is_asked_of_it(ends: Pair) -> None:
+    here, _ = ends
+    here.close()
+    calls: list[Callable[[], object]] = [
+        lambda: here.send(b""),
+        lambda: here.send_many([b""]),
+        here.recv,
+        here.recv_list,
+        here.recv_many,
+        here.wait,
+    ]
+    for call in calls:
+        with pytest.raises(RingError, match="this end of the channel is closed"):
+            call()
+
+
+def test_calls_keep_nothing(ends: Pair) -> None:
+    here, there = ends
+    message = bytearray(b"x" * 1000)
+    references = sys.getrefcount(message), sys.getrefcount(None)
+
+    def many() -> None:
+        for _ in range(1000):
+            here.send(message)
+            here.send_many([message])
+            there.recv_list(2)
+            there.recv(timeout_s=0)
+
+    many()
+    tracemalloc.start()
+    many()
+    before = tracemalloc.get_traced_memory()[0]
+    many()
+    after = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert after - before < 1000
+    assert sys.getrefcount(message) == references[0]
+    assert abs(sys.getrefcount(None) - references[1]) < 500
+    message.append(1)  # nobody holds its memory
 
 
 @pytest.mark.parametrize("spin_ns_max", [0, 100_000])
