@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
-from . import shapes
+from . import bulk, shapes
+from .bulk import BulkEnd
 from .result import Result, say, wait_for_the_end
 from .shapes import End
 
@@ -41,8 +43,16 @@ def order() -> Order:
     return Order(role, shape, transport, address, int(size), *map(float, numbers))
 
 
-def carry_out(asked: Order, end: End) -> Result:
+def carry_out(asked: Order, end: End | BulkEnd) -> Result:
     """Do what is asked over *end*."""
+    if asked.shape == "stream" and isinstance(end, BulkEnd):
+        if asked.listens:
+            return bulk.take_in(end, asked.size)
+        return bulk.stream_out(end, asked.size, asked.warm_s, asked.run_s)
+    return _one_by_one(asked, cast("End", end))
+
+
+def _one_by_one(asked: Order, end: End) -> Result:
     if asked.listens:
         if asked.two_way:
             return shapes.answer(end)
@@ -54,7 +64,7 @@ def carry_out(asked: Order, end: End) -> Result:
     return shapes.stream_out(end, asked.size, asked.warm_s, asked.run_s)
 
 
-def run(make: Callable[[Order], End]) -> None:
+def run(make: Callable[[Order], End | BulkEnd]) -> None:
     """Run a side whose end *make* gives, listening or connected; a listener says so by itself.
 
     A listener whose library accepts by itself is ready when *make* returns; others call ``ready``

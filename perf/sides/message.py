@@ -16,7 +16,7 @@ HEAD = struct.Struct("<QQ")
 PHASE_SHIFT = 56
 NUMBER_MASK = (1 << PHASE_SHIFT) - 1
 WARM, RUN, END = range(3)
-LOOK = 16
+LOOK = 64
 """Of a stream, one message in so many is looked at: the rest is only counted. Of large ones all."""
 LARGE = 8192
 SAMPLE = 64

@@ -31,15 +31,16 @@ async def _say_end(end: AsyncEnd, message: bytearray) -> None:
 async def stream_out(end: AsyncEnd, order: Order) -> Result:
     """Send as fast as the end takes messages."""
     message, result, meter = blank(order.size), Result(), Meter()
+    each = range(look_every(order.size))
     for phase, seconds in ((WARM, order.warm_s), (RUN, order.run_s)):
         word, until_ns = phase << PHASE_SHIFT, now_ns() + round(seconds * 1e9)
         meter.start()
         number = 0
         while now_ns() < until_ns:
-            for _ in range(look_every(order.size)):
-                HEAD.pack_into(message, 0, word | number, 0)
+            HEAD.pack_into(message, 0, word | number, 0)
+            for _ in each:
                 await end.send(bytes(message))
-                number += 1
+            number += len(each)
         result.messages = number
     await end.flush()
     meter.stop(result)

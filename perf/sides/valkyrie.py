@@ -7,19 +7,16 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import valkyrie
 
+from .bulk import HELD_MAX, BulkEnd, held
 from .main import Order, ready, run
 from .shapes import End
 
 RING_BYTES = 4 << 20
-HELD_BYTES_MAX = 65_536
-HELD_MAX = 256
-"""Messages that one call carries, like ``recv_many``'s own limit."""
 OPEN_S = 10.0
 AHEAD = 500
 """Streams that are opened before the receiver has accepted them; it refuses more than 1024."""
@@ -98,23 +95,27 @@ class Single:
 
 
 class Batch:
-    """A stream, many messages a call; payloads are looked at where they lie in the ring."""
+    """A stream, many messages a call; at a fixed rate, what is due together."""
 
     def __init__(self, order: Order) -> None:
-        self._open(order)
-        self._size = order.size
-        self._count_max = max(min(HELD_BYTES_MAX // order.size, HELD_MAX), 1)
-        self._held = bytearray()
-        self._lent: Any = None
-        self._views: Iterator[memoryview] = iter(())
-
-    def _open(self, order: Order) -> None:
         (self._stream,) = open_streams(order)
+        self.send_many = self._stream.send_many
+        self._size = order.size
+        self._held = bytearray()
+        self._came: list[bytes] = []
+
+    def receive_many(self, timeout_s: float) -> list[bytes]:
+        """Return the payloads that are there, copied."""
+        try:
+            with self._stream.recv_many(HELD_MAX, timeout_s) as batch:
+                return list(map(bytes, batch))
+        except TimeoutError:
+            return []
 
     def send(self, message: bytearray) -> None:
         """Hold the message until there are enough."""
         self._held += message
-        if len(self._held) >= self._size * self._count_max:
+        if len(self._held) >= self._size * held(self._size):
             self.flush()
 
     def flush(self) -> None:
@@ -124,21 +125,10 @@ class Batch:
             self._held = bytearray()
 
     def receive(self, timeout_s: float) -> Any:
-        """Return the next payload; it is valid until the next call."""
-        for view in self._views:
-            return view
-        if self._lent is not None:
-            self._lent.release()
-            self._lent = None
-        try:
-            self._lent = self._take(timeout_s)
-        except TimeoutError:
-            return None
-        self._views = iter(self._lent)
-        return next(self._views, None)
-
-    def _take(self, timeout_s: float) -> Any:
-        return self._stream.recv_many(HELD_MAX, timeout_s)
+        """Return the next payload."""
+        if not self._came:
+            self._came = self.receive_many(timeout_s)[::-1]
+        return self._came.pop() if self._came else None
 
 
 class LocalSingle:
@@ -146,36 +136,38 @@ class LocalSingle:
 
     def __init__(self, order: Order) -> None:
         channel = _channel(order)
-        self.send = functools.partial(channel.send, timeout_s=None)
+        self._send = channel.send
         self.receive = channel.recv
+
+    def send(self, message: bytearray) -> None:
+        """Send, waiting for room."""
+        self._send(message, None)
 
     def flush(self) -> None:
         """Nothing is held back."""
 
 
-class LocalBatch(Batch):
+class LocalBatch:
     """A channel, many messages a call."""
 
-    def _open(self, order: Order) -> None:
+    def __init__(self, order: Order) -> None:
         self._channel = _channel(order)
 
-    def flush(self) -> None:
-        """Send what is held, waiting for room."""
-        rest = memoryview(self._held)
+    def send_many(self, messages: bytearray, size: int) -> None:
+        """Send all, waiting for room."""
+        rest = memoryview(messages)
         while rest:
-            rest = rest[self._channel.send_buffer(rest, self._size) * self._size :]
+            rest = rest[self._channel.send_buffer(rest, size) * size :]
             if rest:
-                self._channel.wait(room=self._size)
-        self._held = bytearray()
+                self._channel.wait(room=size)
 
-    def _take(self, timeout_s: float) -> Any:
-        while not (batch := self._channel.recv_many(HELD_MAX)):
-            if not self._channel.wait(timeout_s):
-                break
-        return batch
+    def receive_many(self, timeout_s: float) -> list[bytes]:
+        """Return what is there."""
+        messages: list[bytes] = self._channel.recv_list(HELD_MAX, timeout_s)
+        return messages
 
 
-ENDS: dict[str, Callable[[Order], End]] = {
+ENDS: dict[str, Callable[[Order], End | BulkEnd]] = {
     "single": Single,
     "batch": Batch,
     "local": LocalSingle,
