@@ -12,7 +12,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include <structmember.h>
+#include <string.h>
 
 #include "vk_pipe.h"
 
@@ -400,6 +400,63 @@ static PyMethodDef end_methods[] = {
 	{ NULL, NULL, 0, NULL },
 };
 
+/* A copy of each piece, or NULL and an exception. The offset of piece n, a uint64_t, stands at
+ * places[n * stride], its size, a uint32_t, size_at bytes behind that. */
+static PyObject *pieces(const Py_buffer *data, const Py_buffer *places, Py_ssize_t stride,
+			Py_ssize_t size_at)
+{
+	const Py_ssize_t count = places->len / stride;
+	PyObject *list = PyList_New(count);
+
+	for (Py_ssize_t n = 0; list && n < count; n++) {
+		const char *place = (const char *)places->buf + n * stride;
+		PyObject *piece = NULL;
+		const uint64_t all = (uint64_t)data->len;
+		uint64_t offset;
+		uint32_t size;
+
+		memcpy(&offset, place, sizeof offset);
+		memcpy(&size, place + size_at, sizeof size);
+		if (offset <= all && size <= all - offset)
+			piece = PyBytes_FromStringAndSize((const char *)data->buf + offset,
+							  (Py_ssize_t)size);
+		else
+			PyErr_SetString(PyExc_ValueError, "a piece lies outside of the data");
+		if (!piece)
+			Py_CLEAR(list);
+		else
+			PyList_SetItem(list, n, piece);
+	}
+	return list;
+}
+
+static PyObject *module_cut(PyObject *self, PyObject *args)
+{
+	Py_buffer data, places;
+	Py_ssize_t stride, size_at;
+	PyObject *list = NULL;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "y*y*nn:cut", &data, &places, &stride, &size_at))
+		return NULL;
+	if (stride < (Py_ssize_t)sizeof(uint64_t) || size_at < 0 ||
+	    size_at > stride - (Py_ssize_t)sizeof(uint32_t))
+		PyErr_SetString(PyExc_ValueError, "no place for a size within the stride");
+	else
+		list = pieces(&data, &places, stride, size_at);
+	PyBuffer_Release(&places);
+	PyBuffer_Release(&data);
+	return list;
+}
+
+static PyMethodDef module_methods[] = {
+	{ "cut", module_cut, METH_VARARGS,
+	  "cut(data, places, stride, size_at, /)\n--\n\n"
+	  "Return copies of pieces of *data*. Every *stride* bytes *places* has the offset of one\n"
+	  "(uint64), and *size_at* bytes behind that its size (uint32)." },
+	{ NULL, NULL, 0, NULL },
+};
+
 static PyType_Slot end_slots[] = {
 	{ Py_tp_doc, "One end of a channel; one thread at a time." },
 	{ Py_tp_methods, end_methods },
@@ -428,6 +485,7 @@ static PyModuleDef_Slot module_slots[] = { { Py_mod_exec, module_exec }, { 0, NU
 static struct PyModuleDef module = {
 	PyModuleDef_HEAD_INIT,
 	.m_name = "valkyrie.shm._end",
+	.m_methods = module_methods,
 	.m_slots = module_slots,
 };
 

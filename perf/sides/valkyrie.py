@@ -108,7 +108,8 @@ class Batch:
         """Return the payloads that are there, copied."""
         try:
             with self._stream.recv_many(HELD_MAX, timeout_s) as batch:
-                return list(map(bytes, batch))
+                payloads: list[bytes] = batch.payloads()
+                return payloads
         except TimeoutError:
             return []
 

@@ -177,6 +177,7 @@ def test_a_batch_shows_the_ring_and_gives_it_back_in_order(channel: Channel, rin
     assert second[3].tobytes() == bytes([5]) * 10
     assert list(second.sizes) == [10] * 4
     assert [copy.payload[0] for copy in second.messages()] == [2, 3, 4, 5]
+    assert second.payloads() == [copy.payload for copy in second.messages()]
     with pytest.raises(TypeError):
         first[0][0] = 1
     second.release()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import struct
 import sys
 import threading
 import tracemalloc
@@ -16,6 +17,7 @@ import pytest
 
 from tests.lab import wait_until
 from valkyrie.shm import Channel, RingClosedError, RingError, ffi, lib
+from valkyrie.shm._end import cut
 from valkyrie.shm.local import pair
 
 SIZE = 4096
@@ -370,3 +372,19 @@ def test_ringing_never_blocks_though_the_other_end_never_listens(ends: Pair) -> 
         assert here.send(b"")
         assert there.recv() == b""
     assert lib.vk_pipe_wake(there._pipe, 1) == 0
+
+
+def test_data_is_cut_where_its_places_say_and_nowhere_else() -> None:
+    place = struct.Struct("=QII")
+
+    def cut_at(*places: tuple[int, int]) -> list[bytes]:
+        return cut(b"abcdef", b"".join(place.pack(a, 7, n) for a, n in places), place.size, 12)
+
+    assert cut_at() == []
+    assert cut_at((0, 6), (2, 3), (6, 0)) == [b"abcdef", b"cde", b""]
+    for offset, size in ((0, 7), (6, 1), (7, 0), ((1 << 64) - 1, 2)):
+        with pytest.raises(ValueError, match="outside"):
+            cut_at((0, 1), (offset, size))
+    for stride, size_at in ((7, 0), (16, 13), (16, -1), (0, 0)):
+        with pytest.raises(ValueError, match="stride"):
+            cut(b"", bytes(16), stride, size_at)
