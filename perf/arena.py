@@ -67,6 +67,18 @@ def usage(pids: Sequence[int]) -> Usage:
     return Usage(cpu_ns, switches)
 
 
+def resident_kib(pid: int) -> int:
+    """Return a process's share of what is resident: a page that n have counts a n-th.
+
+    The most that was ever resident is no use: a process inherits that from who started it.
+    """
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1])
+    return 0
+
+
 def descendants(pid: int) -> list[int]:
     """Return *pid* and the processes under it."""
     found = [pid]
@@ -80,8 +92,10 @@ def descendants(pid: int) -> list[int]:
 class Arena:
     """The hosts of one contestant; two joined by a wire, or one."""
 
-    def __init__(self, place: str, pinning: Pinning | None = None) -> None:
+    def __init__(self, place: str, pinning: Pinning | None = None, *, mtu: int = 1500) -> None:
         self.place = place
+        self.mtu = mtu
+        """Of the wire between two hosts."""
         self.pinning = pinning or Pinning()
         self.lab = Lab()
         self._files = tempfile.TemporaryDirectory(prefix="valkyrie-perf-")
@@ -100,7 +114,7 @@ class Arena:
         """Make the second host and the wire, once; returns the sender's end and the receiver's."""
         if self.wire is None:
             self.hosts["receiver"] = self.lab.host("b")
-            self.wire = self.lab.wire(self.lab.host("a"), self.lab.host("b"))
+            self.wire = self.lab.wire(self.lab.host("a"), self.lab.host("b"), mtu=self.mtu)
         return self.wire
 
     def adopt(self, wire: tuple[Link, Link]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Self
@@ -17,6 +17,8 @@ from .match import Run, play
 from .scenario import Profile, Scenario
 from .syscalls import Counter, UncountableError
 
+ENOUGH = 3
+"""Repetitions, before the last one that there is time for counts system calls instead."""
 SPREAD_MAX = 0.15
 """A figure whose quartiles lie further apart than this share of its median is called noisy."""
 
@@ -72,6 +74,7 @@ class Standing:
     syscalls_by_part: dict[str, float] = field(default_factory=dict)
     switches_per_message: float = 0.0
     memory_kib: float = 0.0
+    memory_kib_by_part: dict[str, float] = field(default_factory=dict)
     ratio: Figure | None = None
     """The reference's figure against this one's, run by run: above 1 the reference is ahead."""
     reference: str = ""
@@ -107,15 +110,18 @@ def standing(runs: Sequence[Run], reference: Sequence[Run], scenario: Scenario) 
     expected = sum(run.received + run.lost for run in good)
     found.lost_share = sum(run.lost for run in good) / max(expected, 1)
     found.cpu_ns_per_message = median(run.cpu_ns_per_message for run in good)
-    found.cpu_ns_by_part = {
-        part: median(run.cpu_ns_by_part.get(part, 0.0) for run in good)
-        for part in good[0].cpu_ns_by_part
-    }
+    found.cpu_ns_by_part = _by_part([run.cpu_ns_by_part for run in good])
     found.switches_per_message = median(run.switches_per_message for run in good)
     found.memory_kib = median(run.memory_kib for run in good)
+    found.memory_kib_by_part = _by_part([run.memory_kib_by_part for run in good])
     found.ratio = Figure.of(_ratios(good, reference, scenario))
     found.noisy = _doubts(found, good, scenario)
     return found
+
+
+def _by_part(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return medians, part by part."""
+    return {part: median(run.get(part, 0.0) for run in runs) for part in runs[0]}
 
 
 def _ratios(runs: Iterable[Run], reference: Iterable[Run], scenario: Scenario) -> list[float]:
@@ -139,6 +145,34 @@ def _doubts(found: Standing, runs: Sequence[Run], scenario: Scenario) -> str:
     return "; ".join(doubts)
 
 
+class Rounds:
+    """Repetitions, as many as fit into a budget of seconds; the first is there in any case.
+
+    ``last`` says whether no further one will follow, as far as the longest tells.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        budget_s: float | None,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._count, self._budget_s, self._now_s = count, budget_s, now_s
+        self.last = False
+
+    def __iter__(self) -> Iterator[int]:
+        begin_s = last_s = self._now_s()
+        longest_s = 0.0
+        for repetition in range(self._count):
+            left_s = (self._budget_s or float("inf")) - (last_s - begin_s)
+            if repetition and left_s < longest_s:
+                return
+            self.last = repetition == self._count - 1 or left_s < 2 * longest_s
+            yield repetition
+            now_s = self._now_s()
+            longest_s, last_s = max(longest_s, now_s - last_s), now_s
+
+
 class Suite:
     """Arenas and runs of one invocation."""
 
@@ -156,6 +190,8 @@ class Suite:
         """(scenario, contestant) -> the run that counted system calls."""
         self.notes: list[str] = []
         """What could not be measured, and why."""
+        self.durations_s: dict[str, float] = {}
+        """How long each part of the run took."""
         self._counter: Counter | None = None
 
     def _arena(self, contestant: Contestant) -> Arena | None:
@@ -188,15 +224,14 @@ class Suite:
         The order turns by one place with every repetition, so nobody is always the first.
         """
         able = self.able(scenario)
-        begin, budget_s = time.monotonic(), self._profile.budget_s
-        for repetition in range(self._profile.repetitions):
-            if repetition and budget_s and time.monotonic() - begin > budget_s:
+        rounds = Rounds(self._profile.repetitions + 1, self._profile.budget_s)
+        for repetition in rounds:
+            if repetition >= min(ENOUGH, self._profile.repetitions) and rounds.last:
+                self._count(scenario, able)
                 break
             turn = repetition % max(len(able), 1)
             for contestant in able[turn:] + able[:turn]:
                 self.runs.append(self.play(contestant, scenario, repetition))
-        if not budget_s or time.monotonic() - begin < budget_s:
-            self._count(scenario, able)
 
     def _count(self, scenario: Scenario, able: Sequence[Contestant]) -> None:
         """Let everybody run once more, for system calls only."""

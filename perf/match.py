@@ -8,11 +8,11 @@ import resource
 import select
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .arena import Arena, usage
+from .arena import Arena, descendants, resident_kib, usage
 from .contestant import ROOT, Contestant
 from .histogram import PERCENTILES, Histogram
 from .scenario import Profile, Scenario
@@ -58,7 +58,9 @@ class Run:
     """System calls a message; only of runs that count them, of which nothing else is used."""
     switches_per_message: float = 0.0
     memory_kib: int = 0
-    """The most that was resident of both sides together."""
+    """Resident of both sides and their helpers behind the last message; shared pages once."""
+    memory_kib_by_part: dict[str, int] = field(default_factory=dict)
+    """Of that: ``sender``, ``receiver``, and each kind of helper."""
     foreign_share: float = 0.0
     """Share of the cores' time that went to processes that are not part of the run."""
     error: str = ""
@@ -109,7 +111,7 @@ class _Side:
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
                 cwd=ROOT,
             )
-        self._role = role
+        self.role = role
         self._rest = b""
 
     def line(self, timeout_s: float) -> str:
@@ -119,11 +121,11 @@ class _Side:
         while b"\n" not in self._rest:
             left_s = deadline - time.monotonic()
             if left_s <= 0 or not select.select([fd], [], [], left_s)[0]:
-                raise RunError(f"the {self._role} said nothing within {timeout_s:g} s")
+                raise RunError(f"the {self.role} said nothing within {timeout_s:g} s")
             came = os.read(fd, 1 << 16)
             if not came:
                 log = self._log.read_text(errors="replace").strip().splitlines()
-                raise RunError(f"the {self._role} ended: {log[-1] if log else 'no message'}")
+                raise RunError(f"the {self.role} ended: {log[-1] if log else 'no message'}")
             self._rest += came
         line, _, self._rest = self._rest.partition(b"\n")
         return line.decode()
@@ -131,7 +133,7 @@ class _Side:
     def wait_until_ready(self) -> None:
         """Return when a sender may start."""
         if (word := self.line(READY_S)) != "ready":
-            raise RunError(f"the {self._role} begins with {word!r} instead of 'ready'")
+            raise RunError(f"the {self.role} begins with {word!r} instead of 'ready'")
 
     def result(self, timeout_s: float) -> Result:
         """Return the figures."""
@@ -148,6 +150,16 @@ class _Side:
             self.process.wait()
         assert self.process.stdout is not None
         self.process.stdout.close()
+
+
+def _resident(arena: Arena, sides: Sequence[_Side]) -> dict[str, int]:
+    """Return KiB by part, while both sides still wait to be let go."""
+    found = {
+        side.role: sum(map(resident_kib, descendants(side.process.pid))) for side in reversed(sides)
+    }
+    for pid, part in arena.helpers.items():
+        found[part] = found.get(part, 0) + resident_kib(pid)
+    return found
 
 
 def play(
@@ -183,6 +195,7 @@ def play(
         here = receiver.result(limit_s)
         # Helpers are seen from outside: their share of the warm-up is taken off by time.
         spent = watch.stop(profile.run_s / (profile.run_s + profile.warm_s))
+        run.memory_kib_by_part = _resident(arena, sides)
     except (RunError, OSError, ValueError) as error:
         run.error = str(error)
         return run
@@ -196,7 +209,7 @@ def play(
         run.syscalls_by_part = {"sender": calls[0], "receiver": calls[1], **spent.syscalls}
     run.cpu_ns_per_message = sum(run.cpu_ns_by_part.values())
     run.switches_per_message = there.switches + here.switches + spent.switches
-    run.memory_kib = there.memory_kib + here.memory_kib
+    run.memory_kib = sum(run.memory_kib_by_part.values())
     _fill(run, there, here, scenario)
     return run
 

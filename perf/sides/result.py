@@ -27,8 +27,6 @@ class Result:
     """User and system time of all threads of the process."""
     switches: int = 0
     """Of context, wanted or not."""
-    memory_kib: int = 0
-    """The most that was resident."""
     histogram: list[list[int]] = field(default_factory=list)
     """Latencies in ns, buckets of ``histogram.Histogram``."""
 
@@ -56,7 +54,6 @@ class Meter:
         spent_s = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
         result.cpu_ns = round(spent_s * 1e9)
         result.switches = after.ru_nvcsw - before.ru_nvcsw + after.ru_nivcsw - before.ru_nivcsw
-        result.memory_kib = after.ru_maxrss
 
 
 def say(line: str) -> None:

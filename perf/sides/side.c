@@ -26,7 +26,7 @@ enum {
 };
 
 struct result {
-	uint64_t messages, lost, corrupt, disordered, elapsed_ns, cpu_ns, switches, memory_kib;
+	uint64_t messages, lost, corrupt, disordered, elapsed_ns, cpu_ns, switches;
 	uint64_t buckets[BUCKETS];
 };
 
@@ -85,7 +85,6 @@ static void meter_stop(uint64_t end_ns)
 	result.elapsed_ns = end_ns - begin_ns;
 	result.cpu_ns = cpu_ns(&now) - cpu_ns(&used);
 	result.switches = (uint64_t)(now.ru_nvcsw - used.ru_nvcsw + now.ru_nivcsw - used.ru_nivcsw);
-	result.memory_kib = (uint64_t)now.ru_maxrss;
 }
 
 static void record(uint64_t value_ns)
@@ -295,8 +294,8 @@ static void print(void)
 
 	printf("{\"messages\": %lu, \"lost\": %lu, \"corrupt\": %lu, \"disordered\": %lu, ",
 	       result.messages, result.lost, result.corrupt, result.disordered);
-	printf("\"elapsed_ns\": %lu, \"cpu_ns\": %lu, \"switches\": %lu, \"memory_kib\": %lu, ",
-	       result.elapsed_ns, result.cpu_ns, result.switches, result.memory_kib);
+	printf("\"elapsed_ns\": %lu, \"cpu_ns\": %lu, \"switches\": %lu, ",
+	       result.elapsed_ns, result.cpu_ns, result.switches);
 	printf("\"histogram\": [");
 	for (int i = 0; i < BUCKETS; i++) {
 		if (result.buckets[i]) {
