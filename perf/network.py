@@ -148,6 +148,7 @@ class Network:
         cpus: tuple[int | None, int | None] = (0, 1),
         modes: Sequence[str] = PLAINTEXT,
         extra: Mapping[str, str] | None = None,
+        mtu: int = 1500,
     ) -> None:
         """Make hosts and configurations; nodes are called ``<name>-a`` and ``<name>-b``.
 
@@ -160,7 +161,7 @@ class Network:
         self.directory = directory = Path(self._directory.name)
         directory.chmod(0o755)  # daemons look there for revocations
         a, b = (lab.host(name) for name in HOSTS)
-        self.wire: tuple[Link, Link] = lab.wire(a, b)
+        self.wire: tuple[Link, Link] = lab.wire(a, b, mtu=mtu)
         self.stranger: tuple[Link, Link] = lab.wire(lab.host("c"), b, names=("vk0", "vk1"))
         interfaces = {
             "a": INTERFACE.format(name="vk0", path=path),

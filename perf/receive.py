@@ -37,6 +37,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SIZES = {"66 B": 0, "1400 B": 1334}
 """Packet on the link -> payload behind Ethernet, IPv4, UDP and frame header."""
 STREAM = 2000
+MOST_NS = 30_000_000_000
+"""A sender that is killed before."""
 BASELINE_RINGS = Rings(rx={Class.CONTROL: 2048}, reserve=2048)
 RINGS = {
     "default rings": Rings(),
@@ -180,6 +182,36 @@ class Bench:
             with _child(lambda: send(where, data, *more, ctypes.byref(result))):
                 wait_until(lambda: result.elapsed_ns, 30.0, "the measurement")
         return result.packets * 1e9 / result.elapsed_ns
+
+    def carried(self, packet: bytes, duration_ns: int) -> float:
+        """Measure the smallest receiver with the smallest sender that a socket allows."""
+        port: Any = {"tx": "xdp", "rings": BASELINE_RINGS, "mode": XdpMode.NATIVE}
+        with contextlib.ExitStack() as stack:
+            sends = stack.enter_context(Program("redirect", image=compiled("redirect")))
+            for link, program in ((self.target, self.redirect), (self.source, sends)):
+                hook = link.host.run(program.attach, link.index, (XdpMode.NATIVE,))
+                stack.callback(link.host.run, hook.close)
+            target = stack.enter_context(self._port(self.redirect, BASELINE_RINGS))
+            source = stack.enter_context(
+                self.source.host.run(
+                    lambda: open_port(self.source.name, rx="xdp", classifier=sends, **port)
+                )
+            )
+            here, there = (
+                ctypes.c_void_p(int(ffi.cast("uintptr_t", each.struct)))
+                for each in (source, target)
+            )
+            data = ctypes.create_string_buffer(packet, len(packet))
+            memory = mmap.mmap(-1, 2 * mmap.PAGESIZE)
+            sent, came = (Result.from_buffer(memory, at) for at in (0, mmap.PAGESIZE))
+            duration = ctypes.c_uint64(duration_ns)
+            more = ctypes.c_uint32(len(packet)), ctypes.c_uint64(MOST_NS), self.cpus[0]
+            drop, send = self.library.receive_drop, self.library.receive_transmit
+            with _child(lambda: drop(there, duration, self.cpus[-1], ctypes.byref(came))):
+                wait_until(lambda: came.ready, what="the receiver")
+                with _child(lambda: send(here, data, *more, ctypes.byref(sent))):
+                    wait_until(lambda: came.elapsed_ns, 30.0, "the measurement")
+        return came.packets * 1e9 / came.elapsed_ns
 
     def ours(self, packet: bytes, duration_ns: int, rings: Rings) -> float:
         """Measure the classifier and the path."""

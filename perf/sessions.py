@@ -29,6 +29,10 @@ from .contestant import BUILD, ROOT
 Row = dict[str, Any]
 COUNTS = (1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 BASE = 1_000
+FEW = 16
+"""Sessions in use: a batch of a worker."""
+IDLE = (1_000, 100_000)
+"""Sessions beside them."""
 USED_MAX = 250_000
 """Sessions that are in use at a time: of 11 KiB each, and memory is bounded."""
 TIMEOUT_S = 600
@@ -76,11 +80,23 @@ def _worker(rounds: int, repetitions: int) -> Iterator[Row]:
         name = f"receive sealed, of {count:,} ({used:,} in use)"
         yield _row(name, figures["receive_ns"], "ns", base["receive_ns"])
     most = found[COUNTS[-1]]
+    yield _row("sessions installed and found at random", COUNTS[-1], "sess.")
     yield _row("memory of one that is installed", most["installed_bytes"], "bytes")
     yield _row("memory of one in use, besides", most["used_bytes"], "bytes")
     yield _row("kept in use when all are idle", most["kept"], "")
     yield _row("first frame of one, which makes it", most["first_ns"], "ns")
     yield _row("worker takes an installed one in", most["taken_ns"], "ns")
+
+
+def _beside(binary: Path, rounds: int, repetitions: int) -> Iterator[Row]:
+    """Yield what a worker receives of a few sessions beside so many that say nothing."""
+    rates = {}
+    for count in (FEW, *IDLE):
+        runs = [ask(binary, count, FEW, rounds)["receive_ns"] for _ in range(repetitions)]
+        rates[count] = 1e9 / median(runs)
+    for count in IDLE:
+        row = _row(f"received a second beside {count:,} idle", rates[count], "msg/s", rates[FEW])
+        yield {**row, "ratio": round(rates[count] / rates[FEW], 3)}
 
 
 def install(count: int) -> dict[str, float]:
@@ -113,7 +129,9 @@ def install(count: int) -> dict[str, float]:
 
 def run(quick: bool) -> list[Row]:  # every scenario is called run(quick)
     """Return the rows."""
-    rows = list(_worker(100_000 if quick else 400_000, 1 if quick else 3))
+    rounds, repetitions = (100_000, 1) if quick else (400_000, 3)
+    rows = list(_worker(rounds, repetitions))
+    rows += _beside(program(), rounds, repetitions)
     count = 100_000 if quick else COUNTS[-1]
     spent = install(count)
     rows.append(_row(f"daemon enters {count:,} peers", 1e9 / spent["peer"], "peers/s"))

@@ -29,7 +29,7 @@ def _nodes(path: str, modes: Sequence[str]) -> Callable[[Arena], None]:
         name = f"perf-{os.getpid()}-{next(_numbers)}"
         of = arena.pinning.core
         cpus = of("sender", arena.place), of("receiver", arena.place)
-        network = Network(arena.lab, path, name=name, cpus=cpus, modes=modes)
+        network = Network(arena.lab, path, name=name, cpus=cpus, modes=modes, mtu=arena.mtu)
         arena.adopt(network.wire)
         arena.closing.callback(network.stop)
         network.start()

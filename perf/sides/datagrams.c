@@ -12,13 +12,13 @@
 
 enum {
 	BATCH = 64,
-	DATAGRAM_MAX = 1472,
+	DATAGRAM_MAX = 8972,
 	TRAIN_MAX = 65000, /* bytes of a train: below what an IP packet carries */
 	BUFFER = 8 << 20,
 };
 
 static int fd, gso, unconnected;
-static uint8_t out[BATCH * DATAGRAM_MAX], in[BATCH][DATAGRAM_MAX], train[65536];
+static uint8_t out[BATCH * DATAGRAM_MAX], in[BATCH * DATAGRAM_MAX], train[65536];
 static struct iovec out_parts[BATCH], in_parts[BATCH];
 static struct mmsghdr out_batch[BATCH], in_batch[BATCH];
 static struct sockaddr_in sender;
@@ -45,7 +45,7 @@ static void datagrams_open(const struct side_order *order)
 		out_parts[i] = (struct iovec){ out + (size_t)i * datagram, datagram };
 		out_batch[i].msg_hdr.msg_iov = &out_parts[i];
 		out_batch[i].msg_hdr.msg_iovlen = 1;
-		in_parts[i] = (struct iovec){ in[i], DATAGRAM_MAX };
+		in_parts[i] = (struct iovec){ in + (size_t)i * datagram, datagram };
 		in_batch[i].msg_hdr.msg_iov = &in_parts[i];
 		in_batch[i].msg_hdr.msg_iovlen = 1;
 	}
@@ -140,7 +140,7 @@ static const uint8_t *datagrams_receive(uint32_t *size, int timeout_ms)
 		next_in = 0;
 	}
 	*size = in_batch[next_in].msg_len;
-	return in[next_in++];
+	return in + (size_t)next_in++ * datagram;
 }
 
 const struct side_transport side_transport = {

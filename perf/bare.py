@@ -1,0 +1,96 @@
+"""Bulk over each path, against the same packets on the same path with nothing around them.
+
+Messages of 64 KiB, reliable, in the clear, in full packets. Beside them stand packets of that size
+that carry nothing but their payload and lose what is lost: kernel UDP by GSO and GRO, and for
+AF_XDP the smallest sender and receiver that sockets allow. Kernel TCP is there for what a stream
+costs the kernel. All take turns between two hosts of a core each. Frames of AF_XDP hold 2 KiB, so
+larger packets than those of 1500 bytes are not offered there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from statistics import median
+from typing import Any
+
+from .arena import Arena
+from .contestant import Contestant
+from .match import RunError, play
+from .peers import CONTESTANTS
+from .receive import headed, ready
+from .scenario import Profile, Scenario
+
+Row = dict[str, Any]
+MESSAGE = 65_000
+HEADERS = 28
+"""Of IPv4 and UDP."""
+GIGA = 1e9
+BY_NAME = {one.name: one for one in CONTESTANTS}
+MTUS = (1500, 9000)
+XDP_PACKET = b"raw!"
+"""In place of a Valkyrie header: nobody looks at it."""
+
+
+def _arena(stack: ExitStack, one: Contestant, mtu: int) -> Arena:
+    arena = Arena(one.place, mtu=mtu)
+    stack.callback(arena.close)
+    one.side()
+    one.prepare(arena)
+    arena.join()
+    return arena
+
+
+def _gigabits(arena: Arena, one: Contestant, size: int, profile: Profile, turn: int) -> float:
+    """Return the payload that arrives, in Gbit/s."""
+    scenario = Scenario("bare", "Bulk", "network", "stream", size)
+    run = play(arena, one, scenario, profile, turn)
+    if run.error:
+        raise RunError(f"{one.title}: {run.error}")
+    return run.rate * size * 8 / GIGA
+
+
+def _kernel(mtu: int, profile: Profile) -> Iterator[Row]:
+    """Yield the rows of the kernel path."""
+    sizes = {"valkyrie-c-udp": MESSAGE, "udp-gso-c": mtu - HEADERS, "tcp-buffered-c": MESSAGE}
+    found: dict[str, list[float]] = {name: [] for name in sizes}
+    with ExitStack() as stack:
+        arenas = {name: _arena(stack, BY_NAME[name], mtu) for name in sizes}
+        for turn in range(profile.repetitions):
+            for name, size in sizes.items():
+                found[name].append(_gigabits(arenas[name], BY_NAME[name], size, profile, turn))
+    ours, datagrams, tcp = (median(found[name]) for name in sizes)
+    yield _row(f"udp, MTU {mtu}, against datagrams of the kernel", ours, datagrams)
+    yield _row(f"udp at MTU {mtu} against TCP, writes of 64 KiB", ours, tcp)
+
+
+def _xdp(profile: Profile) -> Row:
+    """Return the row of AF_XDP, at an MTU of 1500."""
+    payload = MTUS[0] - HEADERS
+    one, ours, bare = BY_NAME["valkyrie-c-xdp"], [], []
+    with ExitStack() as stack:
+        arena, bench = _arena(stack, one, MTUS[0]), stack.enter_context(ready())
+        packet = headed(bench.source, bench.target, XDP_PACKET.ljust(payload, b"."))
+        for turn in range(profile.repetitions):
+            ours.append(_gigabits(arena, one, MESSAGE, profile, turn))
+            packets = bench.carried(packet, round(profile.run_s * 1e9))
+            bare.append(packets * payload * 8 / GIGA)
+    return _row(f"xdp, MTU {MTUS[0]}, against packets of two sockets", median(ours), median(bare))
+
+
+def _row(metric: str, value: float, baseline: float) -> Row:
+    return {
+        "scenario": "bare",
+        "metric": metric,
+        "value": round(value, 2),
+        "unit": "Gbit/s",
+        "baseline": round(baseline, 2),
+        "ratio": round(value / baseline, 3),
+    }
+
+
+def run(quick: bool) -> list[Row]:  # every scenario is called run(quick)
+    """Return the rows of both paths."""
+    profile = Profile("bare", 0.5, 0.4 if quick else 1.0, 3 if quick else 7, ())
+    kernel = [row for mtu in MTUS for row in _kernel(mtu, profile)]
+    return [*kernel, _xdp(profile)]
