@@ -3,7 +3,7 @@
 scripts/bench [--quick | --full]        the suite and the close-ups; ends with an HTML page
 scripts/bench compare OLD NEW           what changed between two reports; exit 1 if worse
 scripts/bench render REPORT             all that is made from a report, again
-scripts/bench readme [REPORT]           the README's figures from the kept report
+scripts/bench readme [REPORT]           README and docs/FIGURES.md from the kept report
 scripts/bench explain SCENARIO          where a message's time and cost go, on both paths
 scripts/bench schema                    docs/report.schema.json, what a report is
 """
@@ -20,13 +20,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import charts, explain, load, markdown, page, regression, report, scale, schema, tables
+from . import explain, kept, load, markdown, page, regression, report, scale, schema, tables
 from .arena import PINS
 from .comparison import Suite
 from .contestant import BUILD, Contestant, MissingError
 from .curve import Curve
 from .match import Run
 from .peers import CONTESTANTS
+from .plan import Plan, seconds
 from .scenario import PROFILES, SCENARIOS, Profile, Scenario
 
 CLOSE_UPS = {
@@ -37,10 +38,12 @@ CLOSE_UPS = {
     "flood": "refused packets a second against a bare drop, on a veth",
     "dpdk": "XDP to application ring against DPDK's testpmd on AF_XDP",
     "hosts": "two hosts, messages a second and round trips, on both paths",
+    "bare": "bulk over each path, against the same packets with nothing around them",
     "relay": "the relay between two hosts: rate, delay and loss, against what was asked of it",
     "transport": "flows through the relay, and the kernel's TCP there, under loss and long delay",
     "sessions": "1 to 1 000 000 sessions in a worker: finding, receiving, installing, memory",
     "isolation": "critical messages under a flood of logs, against calm",
+    "single": "a stream that opens, a log line, a file of 1 MB, against TCP and UDP in the clear",
     "joining": "what one handshake costs, by mode, against TLS 1.3",
     "handshakes": "a session's data while 1 000 handshakes a second are offered, against calm",
 }
@@ -118,25 +121,28 @@ def _compete(
     scenarios: Sequence[Scenario],
     chosen: Sequence[load.Sweep | scale.Scale],
     contestants: Sequence[Contestant],
+    plan: Plan,
 ) -> tuple[Suite, list[Curve]]:
     curves = []
     with Suite(contestants, profile, _say) as suite:
         for scenario in scenarios:
-            print(f"\n{scenario.title}")
-            suite.compete(scenario)
+            with plan.part(scenario.name) as fits:
+                if fits:
+                    print(f"\n{scenario.title}")
+                    suite.compete(scenario)
         for one in chosen:
-            print(f"\n{one.title}")
-            if isinstance(one, scale.Scale):
-                curves.append(scale.measure(suite, one, profile))
-            else:
-                curves.append(load.measure(suite, one, profile))
+            with plan.part(one.name) as fits:
+                if fits:
+                    print(f"\n{one.title}")
+                    measure: Any = scale.measure if isinstance(one, scale.Scale) else load.measure
+                    curves.append(measure(suite, one, profile))
     for name, why in suite.missing.items():
         print(f"missing: {name}: {why}")
     return suite, curves
 
 
 def _close_ups(
-    names: Iterable[str], notes: list[str], *, quick: bool, document: str
+    names: Iterable[str], notes: list[str], plan: Plan, *, quick: bool, document: str
 ) -> list[dict[str, Any]]:
     """Run close-ups, and note which cannot be run and why.
 
@@ -144,14 +150,16 @@ def _close_ups(
     """
     rows: list[dict[str, Any]] = []
     for name in names:
-        print(f"\n{name}: {CLOSE_UPS[name]}")
         extra = {"command": document} if document and name == "transport" else {}
-        try:
-            found = importlib.import_module(f"perf.{name}").run(quick, **extra)
-        except MissingError as error:
-            notes.append(f"missing: {name}: {error}")
-            print(f"  {notes[-1]}")
-            continue
+        found: list[dict[str, Any]] = []
+        with plan.part(name) as fits:
+            if fits:
+                print(f"\n{name}: {CLOSE_UPS[name]}", flush=True)
+                try:
+                    found = importlib.import_module(f"perf.{name}").run(quick, **extra)
+                except MissingError as error:
+                    notes.append(f"missing: {name}: {error}")
+                    print(f"  {notes[-1]}")
         for row in found:
             values = (markdown.number(row[word]) for word in ("value", "baseline", "ratio"))
             value, baseline, ratio = values
@@ -182,11 +190,17 @@ def _run(options: argparse.Namespace) -> int:
     words = options.only or [""]
     contestants = [one for one in CONTESTANTS if any(word in one.name for word in words)]
     chosen = [one for name, one in CURVES.items() if name in wanted]
-    suite, drawn = _compete(profile, scenarios, chosen, contestants)
+    names = [name for name in CLOSE_UPS if name in wanted]
+    named = [*((one.name, one) for one in (*scenarios, *chosen)), *((name, name) for name in names)]
+    parts = [(name, seconds(part, profile, contestants)) for name, part in named]
+    plan = Plan(parts, None if options.scenario else profile.limit_s)
+    print("\n".join(plan.lines()))
+    suite, drawn = _compete(profile, scenarios, chosen, contestants, plan)
     command = _command(options)
     document = command if options.performance else ""
-    names = (name for name in CLOSE_UPS if name in wanted)
-    rows = _close_ups(names, suite.notes, quick=quick, document=document)
+    rows = _close_ups(names, suite.notes, plan, quick=not profile.long, document=document)
+    suite.notes += plan.notes()
+    suite.durations_s = plan.durations_s
     made = report.build(
         suite, scenarios, contestants, profile, command=command, rows=rows, curves=drawn
     )
@@ -194,15 +208,13 @@ def _run(options: argparse.Namespace) -> int:
     report.save(made, path)
     if options.keep:
         shutil.copyfile(path, report.BASELINE)
-        markdown.write_readme(made)
+        kept.write(made)
     return _render(path)
 
 
 def _render(path: Path) -> int:
     document = report.load(path)
-    curves = (line for curve in document["curves"] for line in charts.markdown(document, curve))
-    whole = "\n".join([markdown.full(document), *curves]) + "\n"
-    path.with_suffix(".md").write_text(whole, "utf-8")
+    path.with_suffix(".md").write_text(kept.whole(document), "utf-8")
     html = path.with_suffix(".html")
     html.write_text(page.render(document), "utf-8")
     path.with_suffix(".csv").write_text(tables.csv_text(document), "utf-8")
@@ -243,7 +255,7 @@ def _schema() -> int:
 
 
 def _readme(path: Path) -> int:
-    markdown.write_readme(report.load(path))
+    kept.write(report.load(path))
     return 0
 
 

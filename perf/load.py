@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from .comparison import Suite
+from .comparison import Rounds, Suite
 from .contestant import Contestant
 from .curve import Curve, Line, Point
 from .markdown import number
@@ -76,7 +76,7 @@ def measure(suite: Suite, sweep: Sweep, profile: Profile) -> Curve:
     """Let contestants sweep in turn; every repetition finds anew what is carried."""
     found: dict[str, list[list[Run]]] = defaultdict(list)
     able = suite.able(sweep.closed(), sweep.contestants)
-    for repetition in range(max(profile.curve_repetitions, 1)):
+    for repetition in Rounds(max(profile.curve_repetitions, 1), profile.curve_budget_s):
         turn = repetition % max(len(able), 1)
         for one in able[turn:] + able[:turn]:
             found[one.name].append(_climb(suite, one, sweep, repetition))

@@ -1,16 +1,12 @@
-"""Reports as Markdown: whole, and the short table of the README."""
+"""Reports as Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from . import machine
 from .report import Document, main_figure, of_scenario
-
-README = Path(__file__).resolve().parent.parent / "README.md"
-BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 
 
 def number(value: float | None) -> str:
@@ -88,7 +84,8 @@ def _scenario(document: Document, scenario: dict[str, Any]) -> Iterator[str]:
 
 def full(document: Document) -> str:
     """Return the whole report."""
-    lines = ["# Benchmarks", "", _head(document), "", *missing(document)]
+    lines = ["# Benchmarks", "", head(document), "", *missing(document)]
+    lines += ["", "### What is asked, and what was found", "", *asked(document)]
     for scenario in document["scenarios"]:
         lines += _scenario(document, scenario)
     if document["rows"]:
@@ -98,7 +95,7 @@ def full(document: Document) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _head(document: Document) -> str:
+def head(document: Document) -> str:
     return (
         f"`{document['command']}`, {document['date'][:10]}, {machine.sentence(document['machine'])}"
         f", revision {document['machine']['revision']}."
@@ -110,6 +107,37 @@ def missing(document: Document) -> list[str]:
     names = titles(document)
     lines = [f"- missing: {names[name]}: {why}" for name, why in document["missing"].items()]
     return lines + [f"- {note}" for note in document["notes"]]
+
+
+def cells_of(target: dict[str, Any]) -> tuple[str, ...]:
+    """Return the cells of a target: what, asked, measured, verdict, which figure it is."""
+    word = "at least" if target["at_least"] else "at most"
+    unit = "" if target["unit"] == "times" else f" {target['unit']}"
+    times = " ×" if target["unit"] == "times" else ""
+    found = target["measured"]
+    return (
+        target["what"],
+        f"{word} {number(target['asked'])}{unit}{times}",
+        "-" if found is None else f"{number(found)}{unit}{times}",
+        target["verdict"],
+        target["source"],
+    )
+
+
+ASKED_HEAD = ("", "asked", "measured", "", "which figure")
+
+
+def asked(document: Document) -> Iterator[str]:
+    """Yield tables of what is asked, a group each."""
+    groups = list(dict.fromkeys(target["group"] for target in document["targets"]))
+    for group in groups:
+        yield from (f"**{group}**", "", f"| {' | '.join(ASKED_HEAD)} |", "|---|---:|---:|---|---|")
+        for target in document["targets"]:
+            if target["group"] == group:
+                what, wanted, found, verdict, source = cells_of(target)
+                strong = f"**{verdict}**" if verdict == "miss" else verdict
+                yield f"| {what} | {wanted} | {found} | {strong} | {source} |"
+        yield ""
 
 
 def _rows(document: Document) -> Iterator[str]:
@@ -145,46 +173,3 @@ def _shares(document: Document) -> Iterator[str]:
     yield "|---|---|---:|---:|---:|---|"
     for cells in shares(document):
         yield f"| {' | '.join(cells)} |"
-
-
-def _best(document: Document, scenario: dict[str, Any], language: str) -> Iterator[str]:
-    """Yield the README's line of a scenario and a language: our best beside the best peer."""
-    known = {one["name"]: one for one in document["contestants"]}
-    able = [
-        one
-        for one in of_scenario(document, scenario["name"])
-        if main_figure(one, scenario) and known[one["contestant"]]["language"] == language
-    ]
-    ours = next((one for one in able if known[one["contestant"]]["ours"]), None)
-    peer = next((one for one in able if not known[one["contestant"]]["ours"]), None)
-    if ours is None or peer is None:
-        return
-    mine, theirs = (main_figure(one, scenario) for one in (ours, peer))
-    assert mine is not None
-    assert theirs is not None
-    ahead = mine["median"] / theirs["median"]
-    if scenario["figure"] != "rate":
-        ahead = 1 / ahead
-    yield (
-        f"| {scenario['title']}, {language} | {known[ours['contestant']]['title']} "
-        f"| {figure(ours, scenario)} | {known[peer['contestant']]['title']} "
-        f"| {figure(peer, scenario)} | {ahead:.2f} |"
-    )
-
-
-def summary(document: Document) -> str:
-    """Return the README's tables: for each scenario and language our best and the best peer."""
-    lines = [_head(document), ""]
-    lines += ["| | Valkyrie | | best of the others | | ahead by |", "|---|---|---:|---|---:|---:|"]
-    for scenario in document["scenarios"]:
-        for language in ("C", "Python"):
-            lines += _best(document, scenario, language)
-    lines += ["", *missing(document)]
-    return "\n".join([*lines, "", *_rows(document)] if document["rows"] else lines)
-
-
-def write_readme(document: Document) -> None:
-    """Replace what stands between the README's markers."""
-    text = README.read_text("utf-8")
-    begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
-    README.write_text(f"{text[:begin]}\n{summary(document)}\n{text[end:]}", "utf-8")

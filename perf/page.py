@@ -20,7 +20,10 @@ table { border-collapse: collapse; width: 100%; font-size: 13px }
 th, td { padding: 3px 8px; border-bottom: 1px solid #e3e7e9; text-align: right;
          vertical-align: top }
 th:first-child, td:first-child, td.text { text-align: left }
-tr.ours td { font-weight: 600 } .doubt { color: #a33b1f } details { margin: .6em 0 }
+tr.ours td { font-weight: 600 } tr.pass td:nth-child(4) { color: #0b6e4f }
+tr.miss td:nth-child(3), tr.miss td:nth-child(4) { color: #a33b1f; font-weight: 600 }
+tr.not td { color: #77838a } h3 { font-size: 1em; margin: 1.2em 0 .3em }
+.doubt { color: #a33b1f } details { margin: .6em 0 }
 .facts td { text-align: left }
 """
 PERCENTS = (0, 10, 25, 50, 75, 90, 95, 99, 99.5, 99.9, 99.95, 99.99)
@@ -105,6 +108,30 @@ def _scenario(document: Document, scenario: dict[str, Any]) -> Iterator[str]:
     yield "</details>"
 
 
+def _asked(document: Document) -> Iterator[str]:
+    """Yield what is asked, with what was found: of each group a table."""
+    targets = document["targets"]
+    counts = {word: sum(one["verdict"] == word for one in targets) for word in ("pass", "miss")}
+    yield "<h2>What is asked, and what was found</h2>"
+    yield f"<p>{counts['pass']} passed, {counts['miss']} missed, the others not in this run.</p>"
+    for group in dict.fromkeys(one["group"] for one in targets):
+        rows = [
+            (one["verdict"].split()[0], markdown.cells_of(one))
+            for one in targets
+            if one["group"] == group
+        ]
+        yield f"<h3>{escape(group)}</h3>"
+        yield from table(markdown.ASKED_HEAD, rows)
+
+
+def _durations(document: Document) -> Iterator[str]:
+    """Yield how long the parts of the run took."""
+    if found := document["durations_s"]:
+        total = sum(found.values())
+        each = ", ".join(f"{name} {spent:.0f}" for name, spent in found.items())
+        yield f"<p>The run took {total / 60:.1f} minutes; seconds by part: {escape(each)}.</p>"
+
+
 def _machine(document: Document) -> Iterator[str]:
     facts = {**document["machine"]}
     versions = facts.pop("versions")
@@ -139,6 +166,7 @@ def render(document: Document) -> str:
         for name, why in document["missing"].items():
             parts.append(f"<li>{escape(names[name])}: {escape(why)}</li>")
         parts.append("</ul>")
+    parts += _asked(document)
     for scenario in document["scenarios"]:
         parts += _scenario(document, scenario)
     for curve in document["curves"]:
@@ -160,5 +188,6 @@ def render(document: Document) -> str:
     if document["shares"]:
         parts.append("<h2>Shares of what the machine can do</h2>")
         parts += table(markdown.SHARES_HEAD, [("", row) for row in markdown.shares(document)])
+    parts += _durations(document)
     parts += _machine(document)
     return "\n".join(parts) + "</html>\n"

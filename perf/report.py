@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from . import limits, machine
+from .asked import GROUPS
 from .comparison import Suite
 from .contestant import Contestant
 from .curve import Curve
 from .scenario import Profile, Scenario
+from .targets import judged
 
 FORMAT = 1
 BASELINE = Path(__file__).with_name("baseline.json")
@@ -46,7 +48,7 @@ def build(
     ours = [contestant.name for contestant in contestants if contestant.ours]
     for run in runs:
         del run["histogram"], run["syscalls_by_part"]  # the standings have them
-    return {
+    made = {
         "format": FORMAT,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
@@ -65,7 +67,18 @@ def build(
         "rows": list(rows),
         "curves": [asdict(curve) for curve in curves],
         "shares": limits.shares(standings, rows, ours),
+        "durations_s": dict(suite.durations_s),
     }
+    return {**made, "targets": targets(made)}
+
+
+def targets(document: Document) -> list[dict[str, Any]]:
+    """Return what is asked, with what was found."""
+    return [
+        asdict(judged(target, group, document))
+        for group, asked in GROUPS.items()
+        for target in asked
+    ]
 
 
 def load(path: Path) -> Document:
@@ -79,11 +92,8 @@ def load(path: Path) -> Document:
     wanted = {field.name for field in fields(Scenario) if field.default is MISSING}
     if any(wanted - scenario.keys() for scenario in document["scenarios"]):
         raise ReportError(f"{path} has scenarios without {sorted(wanted)}: make a new one")
-    return {
-        "curves": [],
-        "notes": [],
-        **document,
-    }  # reports that were made before there were curves
+    whole = {"curves": [], "notes": [], "durations_s": {}, **document}  # of older reports
+    return {"targets": targets(whole), **whole}
 
 
 def save(document: Document, path: Path) -> None:

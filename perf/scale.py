@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .comparison import Suite
+from .comparison import Rounds, Suite
 from .curve import Curve, Line, Point
 from .markdown import number
 from .match import Run
-from .scenario import Profile, Scenario
+from .scenario import NODES, Profile, Scenario
 
 GROWTH = 1.25
 """Cost has grown when it is so many times the least at smaller values, there and beyond."""
@@ -36,11 +36,14 @@ class Scale:
             return Scenario(self.name, self.title, self.place, "stream", value)
         return Scenario(self.name, self.title, self.place, self.varied, self.size, count=value)
 
+    def within(self, profile: Profile) -> list[int]:
+        """Return what is varied, as far as a profile goes."""
+        return [value for value in self.values if self.at(value).count <= profile.count_max]
+
 
 KIB = 1024
 SMALL = (16, 64, 256, KIB, 4 * KIB, 16 * KIB, 65_000)
 LARGE = (256 * KIB, 1 << 20, 4 << 20, 16 << 20, 64 << 20)
-NODES = ("valkyrie-c-udp", "valkyrie-c-xdp")
 SCALES = (
     Scale(
         "size",
@@ -111,9 +114,9 @@ def growth(points: Sequence[tuple[float, float]]) -> Growth | None:
 
 def measure(suite: Suite, scale: Scale, profile: Profile) -> Curve:
     """Let contestants take turns at every value that they can do."""
-    values = [value for value in scale.values if scale.at(value).count <= profile.count_max]
+    values = scale.within(profile)
     runs: dict[str, dict[int, list[Run]]] = defaultdict(lambda: defaultdict(list))
-    for repetition in range(max(profile.curve_repetitions, 1)):
+    for repetition in Rounds(max(profile.curve_repetitions, 1), profile.curve_budget_s):
         for value in values:
             scenario = scale.at(value)
             for one in suite.able(scenario, scale.contestants):

@@ -45,6 +45,10 @@ SCENARIOS = (
 )
 
 
+NODES = ("valkyrie-c-udp", "valkyrie-c-xdp")
+"""Valkyrie between two hosts, from C, on both paths."""
+
+
 @dataclass(frozen=True)
 class Profile:
     """How long and how often, and of what."""
@@ -59,7 +63,13 @@ class Profile:
     count_max: int = 50_000
     """Of streams in curves: to open one takes longer than a run."""
     budget_s: float | None = None
-    """No further repetition of a scenario begins after so long; the first is always whole."""
+    """No repetition of a scenario begins that would end later; the first is always whole."""
+    curve_budget_s: float | None = None
+    """The same of a curve."""
+    limit_s: float | None = None
+    """No part of a run begins that would end later than so long behind its begin."""
+    long: bool = False
+    """Close-ups take their time."""
     pin: str = "hosts"
     """What is pinned: ``arena.PINS`` says what there is."""
     cores: tuple[int, ...] = ()
@@ -76,7 +86,16 @@ PROFILES = {
         ("net-64", "net-rtt", "tls-64", "ipc-64", "ipc-rtt"),
         0,
         budget_s=24,
+        limit_s=175,
     ),
-    "default": Profile("default", 0.1, 0.4, 5, EVERY),
-    "full": Profile("full", 0.3, 1.0, 9, EVERY, 3, 200_000),
+    "default": Profile(
+        *("default", 0.1, 0.3, 5, EVERY), budget_s=50, curve_budget_s=45, limit_s=1_200
+    ),
+    "full": Profile(
+        *("full", 0.3, 1.0, 9, EVERY, 3, 200_000),
+        budget_s=110,
+        curve_budget_s=110,
+        limit_s=5_400,
+        long=True,
+    ),
 }

@@ -14,6 +14,7 @@ from .curve import Curve
 from .match import Run
 from .report import FORMAT
 from .scenario import Profile, Scenario
+from .targets import Verdict
 
 SCHEMA = Path(__file__).resolve().parent.parent / "docs" / "report.schema.json"
 
@@ -97,6 +98,8 @@ class Report:
     rows: list[Row]
     curves: list[Curve]
     shares: list[Share]
+    durations_s: dict[str, float]
+    targets: list[Verdict]
 
 
 MAY_LACK = {"histogram", "syscalls_by_part"}

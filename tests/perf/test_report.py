@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from perf import markdown, page, regression, report
+from perf import kept, markdown, page, regression, report, targets
 from perf.comparison import Figure, Standing, Suite
 from perf.peers import CONTESTANTS
 from perf.scenario import PROFILES, SCENARIOS, Scenario
@@ -93,7 +93,7 @@ def test_markdown_tells_losses_failures_doubts_and_who_is_missing() -> None:
 
 
 def test_the_summary_says_so_where_somebody_else_is_ahead() -> None:
-    assert "| ZeroMQ (C), tcp | 1,000/s | 0.50 |" in markdown.summary(document())
+    assert "| ZeroMQ (C), tcp | 1,000/s | 0.50 |" in kept.summary(document())
 
 
 def test_contestants_and_scenarios_have_names_of_their_own() -> None:
@@ -109,11 +109,46 @@ def test_every_scenario_has_somebody_who_can_answer_it(scenario: Scenario) -> No
 def test_the_readme_gets_the_table_of_a_kept_report_and_nothing_else_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{markdown.BEGIN}\nold\n{markdown.END}\nafter\n")
-    monkeypatch.setattr(markdown, "README", readme)
+    readme, figures = tmp_path / "README.md", tmp_path / "FIGURES.md"
+    readme.write_text(f"before\n{kept.BEGIN}\nold\n{kept.END}\nafter\n")
+    monkeypatch.setattr(kept, "README", readme)
+    monkeypatch.setattr(kept, "FIGURES", figures)
     made = document()
     for _ in range(2):
-        markdown.write_readme(made)
-    table = markdown.summary(made)
-    assert readme.read_text() == f"before\n{markdown.BEGIN}\n{table}\n{markdown.END}\nafter\n"
+        kept.write(made)
+    table = kept.summary(made)
+    assert readme.read_text() == f"before\n{kept.BEGIN}\n{table}\n{kept.END}\nafter\n"
+    assert figures.read_text() == kept.whole(made)
+
+
+def test_the_readme_and_the_page_of_figures_are_those_of_the_kept_report() -> None:
+    made = report.load(report.BASELINE)
+    shown = kept.README.read_text("utf-8").split(kept.BEGIN)[1].split(kept.END)[0]
+    assert shown.strip() == kept.summary(made).strip(), "run scripts/bench readme"
+    assert kept.FIGURES.read_text("utf-8") == kept.whole(made), "run scripts/bench readme"
+
+
+def test_what_is_asked_is_judged_by_what_was_measured() -> None:
+    made = document()
+    verdicts = {one["what"]: one for one in report.targets(made)}
+    found = verdicts["64 B, of ZeroMQ in C"]
+    assert (found["measured"], found["verdict"]) == (0.5, "miss")
+    assert verdicts["64 B, fastest path"]["verdict"] == "miss"
+    assert verdicts["64 KiB"] | {"measured": None} == verdicts["64 KiB"]
+    assert verdicts["dispatch of a job"]["verdict"] == "not measured"
+
+
+def test_targets_are_met_at_the_figure_itself_from_either_side() -> None:
+    for at_least, passes in ((True, (5.0, 6.0)), (False, (5.0, 4.0))):
+        for found in (4.0, 5.0, 6.0):
+            target = targets.Target("", 5.0, "", lambda _, found=found: found, "", at_least)  # type: ignore[misc]
+            verdict = targets.judged(target, "", {}).verdict
+            assert verdict == ("pass" if found in passes else "miss")
+
+
+def test_what_was_missed_stands_in_the_readme_and_on_the_page() -> None:
+    made = document()
+    made["targets"] = report.targets(made)
+    assert "64 B, of ZeroMQ in C: 0.5 ×, asked at least 2.5 ×" in kept.summary(made)
+    assert '<tr class="miss"><td>64 B, of ZeroMQ in C</td>' in page.render(made)
+    assert "| 64 B, of ZeroMQ in C | at least 2.5 × | 0.5 × | **miss** |" in markdown.full(made)
