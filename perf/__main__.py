@@ -48,7 +48,12 @@ CLOSE_UPS = {
     "handshakes": "a session's data while 1 000 handshakes a second are offered, against calm",
 }
 """Parts of Valkyrie beside the nearest thing to a limit; each module's ``run`` gives rows."""
-QUICK_CLOSE_UPS = ("limits", "classifier", "rings")
+PARTS = {
+    "quick": ("limits", "classifier", "rings", "single", "joining"),
+    "default": tuple(name for name in CLOSE_UPS if name != "transport"),
+    "full": tuple(CLOSE_UPS),
+}
+"""Close-ups of a profile; flows through the relay alone would take a default run's time."""
 CURVES = {one.name: one for one in (*load.SWEEPS, *scale.SCALES)}
 
 
@@ -126,14 +131,12 @@ def _compete(
     curves = []
     with Suite(contestants, profile, _say) as suite:
         for scenario in scenarios:
-            with plan.part(scenario.name) as fits:
+            with plan.part(scenario.name, scenario.title) as fits:
                 if fits:
-                    print(f"\n{scenario.title}")
                     suite.compete(scenario)
         for one in chosen:
-            with plan.part(one.name) as fits:
+            with plan.part(one.name, one.title) as fits:
                 if fits:
-                    print(f"\n{one.title}")
                     measure: Any = scale.measure if isinstance(one, scale.Scale) else load.measure
                     curves.append(measure(suite, one, profile))
     for name, why in suite.missing.items():
@@ -152,9 +155,8 @@ def _close_ups(
     for name in names:
         extra = {"command": document} if document and name == "transport" else {}
         found: list[dict[str, Any]] = []
-        with plan.part(name) as fits:
+        with plan.part(name, f"{name}: {CLOSE_UPS[name]}") as fits:
             if fits:
-                print(f"\n{name}: {CLOSE_UPS[name]}", flush=True)
                 try:
                     found = importlib.import_module(f"perf.{name}").run(quick, **extra)
                 except MissingError as error:
@@ -182,10 +184,8 @@ def _command(options: argparse.Namespace) -> str:
 
 def _run(options: argparse.Namespace) -> int:
     profile = options.profile
-    quick = profile.name == "quick"
     curves = CURVES if profile.curve_repetitions else {}
-    close_ups = QUICK_CLOSE_UPS if quick else CLOSE_UPS
-    wanted = options.scenario or [*profile.scenarios, *curves, *close_ups]
+    wanted = options.scenario or [*profile.scenarios, *curves, *PARTS[profile.name]]
     scenarios = [scenario for scenario in SCENARIOS if scenario.name in wanted]
     words = options.only or [""]
     contestants = [one for one in CONTESTANTS if any(word in one.name for word in words)]
@@ -209,7 +209,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.keep:
         shutil.copyfile(path, report.BASELINE)
         kept.write(made)
-    return _render(path)
+    return _render(path) or int(bool(plan.failed))
 
 
 def _render(path: Path) -> int:

@@ -210,7 +210,7 @@ HOST = (
 COST = (
     *(
         ask(
-            f"CPU a message, {scenario}, {language}, the cheapest other's of ours",
+            f"CPU a message, {scenario}, {language}: the cheapest other over ours",
             1,
             "times",
             cost(scenario, language),
@@ -226,8 +226,27 @@ COST = (
         close_up("sessions", "memory of one that is installed"),
         "sessions",
     ),
-    ask("rate kept with 9 000 reliable streams", 0.8, "times", kept("streams", NODES), "streams"),
-    ask("rate kept with 50 000 streams of logs", 0.8, "times", kept("logs", NODES), "logs"),
+    ask(
+        "rate kept on one stream, most streams open",
+        0.8,
+        "times",
+        kept("open", NODES),
+        "50 000 others that say nothing, by --full 200 000 (open)",
+    ),
+    ask(
+        "rate kept on reliable streams drawn at random",
+        0.8,
+        "times",
+        kept("streams", NODES),
+        "9 000 against one (streams)",
+    ),
+    ask(
+        "rate kept on streams of logs drawn at random",
+        0.8,
+        "times",
+        kept("logs", NODES),
+        "50 000 against one, by --full 200 000 (logs)",
+    ),
     ask(
         "rate kept beside 100 000 idle sessions",
         0.8,

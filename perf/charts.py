@@ -8,7 +8,7 @@ from typing import Any
 
 from .markdown import number
 from .report import Document
-from .scale import GROWTH
+from .scale import GROWTH, growth
 from .svg import Axis, Curve, plot
 
 HOW = {
@@ -16,7 +16,8 @@ HOW = {
     "a slow message is late, however late its sender comes to send it. The last points ask for "
     "more than the closed loop carried.",
     "cost": "The time a message takes is that of the slowest on its way, one divided by the rate."
-    f" Cost has grown when it is more than {GROWTH} times the least before, for good.",
+    f" Cost has grown when it is more than {GROWTH} times the least before, for good: "
+    "a ring marks the first point where it has.",
 }
 DRAWN = {
     "latency": (
@@ -38,6 +39,13 @@ def _value(point: dict[str, Any], word: str) -> float:
     return float(point["latency_ns"].get(word, 0)) / 1e3
 
 
+def _mark(line: dict[str, Any]) -> float | None:
+    """Return where the cost of a message starts to grow."""
+    costs = [(point["x"], _value(point, "time")) for point in line["points"] if point["rate"]]
+    found = growth(costs)
+    return found.beyond if found else None
+
+
 def html(document: Document, curve: dict[str, Any]) -> Iterator[str]:
     """Yield heading, plots, what the lines show, and all points."""
     known = {one["name"]: one for one in document["contestants"]}
@@ -48,6 +56,7 @@ def html(document: Document, curve: dict[str, Any]) -> Iterator[str]:
                 known[line["contestant"]]["title"],
                 [(point["x"], _value(point, word)) for point in line["points"]],
                 known[line["contestant"]]["ours"],
+                _mark(line) if word == "time" else None,
             )
             for line in curve["lines"]
         ]

@@ -118,7 +118,7 @@ def run(quick: bool) -> list[Row]:  # every scenario is called run(quick)
 
     Calm and flood take turns; medians of the rounds, as a host stands still now and then.
     """
-    count, rounds = (3_000, 1) if quick else (10_000, 5)
+    count, rounds = (5_000, 3) if quick else (10_000, 5)
     rows = []
     for path in PATHS:
         found = _rounds(path, count, rounds)

@@ -115,10 +115,13 @@ def cells_of(target: dict[str, Any]) -> tuple[str, ...]:
     unit = "" if target["unit"] == "times" else f" {target['unit']}"
     times = " ×" if target["unit"] == "times" else ""
     found = target["measured"]
+    close = found is not None and target["verdict"] == "miss"
+    exact = close and number(found) == number(target["asked"])
+    measured = f"{found:.4g}" if exact else number(found)
     return (
         target["what"],
         f"{word} {number(target['asked'])}{unit}{times}",
-        "-" if found is None else f"{number(found)}{unit}{times}",
+        "-" if found is None else f"{measured}{unit}{times}",
         target["verdict"],
         target["source"],
     )
@@ -127,16 +130,31 @@ def cells_of(target: dict[str, Any]) -> tuple[str, ...]:
 ASKED_HEAD = ("", "asked", "measured", "", "which figure")
 
 
+def groups(document: Document) -> Iterator[tuple[str, list[dict[str, Any]], list[str]]]:
+    """Yield each group of targets: its lines, and what else it has that this run did not measure.
+
+    Figures of the design documents are lines all of them, measured or not.
+    """
+    targets = document["targets"]
+    whole = targets[0]["group"] if targets else ""
+    for group in dict.fromkeys(one["group"] for one in targets):
+        every = [one for one in targets if one["group"] == group]
+        lines = [one for one in every if group == whole or one["verdict"] != "not measured"]
+        yield group, lines, [one["what"] for one in every if one not in lines]
+
+
 def asked(document: Document) -> Iterator[str]:
     """Yield tables of what is asked, a group each."""
-    groups = list(dict.fromkeys(target["group"] for target in document["targets"]))
-    for group in groups:
-        yield from (f"**{group}**", "", f"| {' | '.join(ASKED_HEAD)} |", "|---|---:|---:|---|---|")
-        for target in document["targets"]:
-            if target["group"] == group:
-                what, wanted, found, verdict, source = cells_of(target)
-                strong = f"**{verdict}**" if verdict == "miss" else verdict
-                yield f"| {what} | {wanted} | {found} | {strong} | {source} |"
+    for group, lines, absent in groups(document):
+        yield from (f"**{group}**", "")
+        if lines:
+            yield from (f"| {' | '.join(ASKED_HEAD)} |", "|---|---:|---:|---|---|")
+        for target in lines:
+            what, wanted, found, verdict, source = cells_of(target)
+            strong = f"**{verdict}**" if verdict == "miss" else verdict
+            yield f"| {what} | {wanted} | {found} | {strong} | {source} |"
+        if absent:
+            yield from (*([""] if lines else []), f"Not in this run: {'; '.join(absent)}.")
         yield ""
 
 

@@ -22,7 +22,10 @@ th, td { padding: 3px 8px; border-bottom: 1px solid #e3e7e9; text-align: right;
 th:first-child, td:first-child, td.text { text-align: left }
 tr.ours td { font-weight: 600 } tr.pass td:nth-child(4) { color: #0b6e4f }
 tr.miss td:nth-child(3), tr.miss td:nth-child(4) { color: #a33b1f; font-weight: 600 }
-tr.not td { color: #77838a } h3 { font-size: 1em; margin: 1.2em 0 .3em }
+tr.not td { color: #77838a } tr.pass td:last-child, tr.miss td:last-child,
+tr.not td:last-child { text-align: left } details { overflow-x: auto }
+.absent { color: #77838a; font-size: 13px }
+h3 { font-size: 1em; margin: 1.2em 0 .3em }
 .doubt { color: #a33b1f } details { margin: .6em 0 }
 .facts td { text-align: left }
 """
@@ -114,14 +117,13 @@ def _asked(document: Document) -> Iterator[str]:
     counts = {word: sum(one["verdict"] == word for one in targets) for word in ("pass", "miss")}
     yield "<h2>What is asked, and what was found</h2>"
     yield f"<p>{counts['pass']} passed, {counts['miss']} missed, the others not in this run.</p>"
-    for group in dict.fromkeys(one["group"] for one in targets):
-        rows = [
-            (one["verdict"].split()[0], markdown.cells_of(one))
-            for one in targets
-            if one["group"] == group
-        ]
+    for group, lines, absent in markdown.groups(document):
         yield f"<h3>{escape(group)}</h3>"
-        yield from table(markdown.ASKED_HEAD, rows)
+        if lines:
+            rows = [(one["verdict"].split()[0], markdown.cells_of(one)) for one in lines]
+            yield from table(markdown.ASKED_HEAD, rows)
+        if absent:
+            yield f'<p class="absent">Not in this run: {escape("; ".join(absent))}.</p>'
 
 
 def _durations(document: Document) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,33 +15,40 @@ from .scenario import Profile, Scenario
 
 START_S = 0.45
 """Of a run, beside what it measures: two sides start, most of them in Python, and end."""
-OPENED_S = 0.0008
-"""To open one of many streams."""
+BEHIND = 1.4
+"""Runs of a load sweep take so much longer: a sender that is behind finishes late."""
+OPENED_S, ATTACHED_S = 0.0001, 0.1
+"""To open one of many streams, to start one of many applications."""
 ARENA_S = 3.0
 """Hosts and nodes of the contestants, made once; a share for every scenario."""
 CLOSE_UP_S = {
-    "limits": (9, 30),
+    "limits": (5, 30),
     "classifier": (3, 8),
     "rings": (5, 15),
-    "receive": (20, 40),
-    "flood": (15, 40),
+    "receive": (10, 40),
+    "flood": (12, 40),
     "dpdk": (15, 30),
-    "hosts": (25, 90),
-    "bare": (30, 60),
-    "relay": (20, 40),
-    "transport": (60, 900),
-    "sessions": (40, 120),
-    "isolation": (20, 60),
-    "single": (20, 30),
-    "joining": (5, 20),
-    "handshakes": (40, 120),
+    "hosts": (15, 60),
+    "bare": (45, 100),
+    "relay": (6, 20),
+    "transport": (330, 1_100),
+    "sessions": (35, 100),
+    "isolation": (12, 60),
+    "single": (10, 20),
+    "joining": (3, 15),
+    "handshakes": (8, 60),
 }
 """Seconds of close-ups, short and long, as they took on two cores."""
 
 
-def _runs_s(profile: Profile, count: int, *, opened: int = 0) -> float:
-    each = profile.warm_s + profile.run_s + START_S
-    return count * each + opened * OPENED_S
+def _runs_s(profile: Profile, count: int) -> float:
+    return count * (profile.warm_s + profile.run_s + START_S)
+
+
+def _scale_s(scale: Scale, profile: Profile, contestants: int) -> float:
+    values = scale.within(profile)
+    each_s = {"size": 0.0, "applications": ATTACHED_S}.get(scale.varied, OPENED_S)
+    return contestants * (_runs_s(profile, len(values)) + sum(values) * each_s)
 
 
 def seconds(
@@ -56,11 +64,9 @@ def seconds(
         names = [one.name for one in contestants if one.name in what.contestants]
         times, budget_s = profile.curve_repetitions, profile.curve_budget_s
         if isinstance(what, Sweep):
-            once = _runs_s(profile, len(names) * (len(what.shares) + 1))
+            once = BEHIND * _runs_s(profile, len(names) * (len(what.shares) + 1))
         else:
-            values = what.within(profile)
-            many = sum(values) if what.varied in ("streams", "logs") else 0
-            once = _runs_s(profile, len(names) * len(values), opened=len(names) * many)
+            once = _scale_s(what, profile, len(names))
     return ARENA_S + (once if once > (budget_s or once) else min(times * once, budget_s or 1e9))
 
 
@@ -75,6 +81,8 @@ class Plan:
     now_s: Callable[[], float] = time.monotonic
     durations_s: dict[str, float] = field(default_factory=dict)
     """Of the parts that were run."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Parts that gave nothing, and why."""
     left_out: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -90,20 +98,30 @@ class Plan:
             yield f"{len(self.parts)} parts, about {total / 60:.0f} minutes{bound}"
 
     @contextmanager
-    def part(self, name: str) -> Iterator[bool]:
-        """Measure a part; what it gives says whether there is time for it."""
+    def part(self, name: str, title: str = "") -> Iterator[bool]:
+        """Measure a part; what it gives says whether there is time for it.
+
+        One that fails is told, and takes no figures of others with it.
+        """
         begin_s = self.now_s()
         spent_s = begin_s - self._begin_s
         fits = not self.limit_s or spent_s + self._known.get(name, 0) <= self.limit_s
         if not fits:
             self.left_out.append(name)
-        yield fits
+        if fits and title:
+            print(f"\n{title}", flush=True)
+        try:
+            yield fits
+        except Exception as error:  # whatever it was, the other parts are good
+            traceback.print_exc()
+            self.failed[name] = str(error) or type(error).__name__
         if fits:
             self.durations_s[name] = round(self.now_s() - begin_s, 1)
 
     def notes(self) -> list[str]:
         """Return what was left out, and why."""
-        if not self.left_out or not self.limit_s:
-            return []
-        over = f"no time was left of {self.limit_s / 60:.0f} minutes"
-        return [f"left out: {', '.join(self.left_out)}: {over}; run them by --scenario"]
+        found = [f"failed: {name}: {why}" for name, why in self.failed.items()]
+        if self.left_out and self.limit_s:
+            over = f"no time was left of {self.limit_s / 60:.0f} minutes"
+            found.append(f"left out: {', '.join(self.left_out)}: {over}; run them by --scenario")
+        return found

@@ -64,6 +64,15 @@ SCALES = (
         ("valkyrie-c-local", "valkyrie-c-local-batch", "valkyrie-python-local", "unix-c"),
     ),
     Scale(
+        "open",
+        "Two hosts, 64 B on one stream, beside open ones that say nothing",
+        "network",
+        "beside",
+        "open streams",
+        (1, 100, 10_000, 50_000, 200_000),
+        NODES,
+    ),
+    Scale(
         "streams",
         "Two hosts, 64 B, each on one of many streams",
         "network",

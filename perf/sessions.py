@@ -31,7 +31,7 @@ COUNTS = (1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 BASE = 1_000
 FEW = 16
 """Sessions in use: a batch of a worker."""
-IDLE = (1_000, 100_000)
+IDLE = (10_000, 100_000)
 """Sessions beside them."""
 USED_MAX = 250_000
 """Sessions that are in use at a time: of 11 KiB each, and memory is bounded."""

@@ -32,10 +32,9 @@ from .network import Network
 
 Row = dict[str, Any]
 NAME = "single"
-PORT = 9_100
+TCP_PORT = 9_100
 STAMP = struct.Struct("!Q")
-LINE = 120
-"""Bytes of a log line."""
+LINE_BYTES = 120
 PAUSE_S = 0.002
 FILE = 1_000_000
 CLOSING_S = 10.0
@@ -51,7 +50,7 @@ def _percentile(times: Sequence[int], percent: int) -> float:
 
 
 def _line() -> bytes:
-    return STAMP.pack(time.monotonic_ns()).ljust(LINE, b".")
+    return STAMP.pack(time.monotonic_ns()).ljust(LINE_BYTES, b".")
 
 
 def _age_ns(line: bytes | memoryview) -> int:
@@ -208,7 +207,7 @@ def _over_udp(host: Host, address: Address, reader: int, count: int) -> Times:
 def _kernel(network: Network, content: bytes, directory: Path, count: int) -> dict[str, Times]:
     """Return the baselines' times."""
     a, b = network.wire
-    address = str(b.v4.ip), PORT
+    address = str(b.v4.ip), TCP_PORT
     tcp, udp = (b.host.socket(kind=each) for each in (socket.SOCK_STREAM, socket.SOCK_DGRAM))
     for each in (tcp, udp):
         each.bind(address)
@@ -264,7 +263,7 @@ def _measure(path: str, count: int) -> Iterator[Row]:
             network.stop()
     for percent in (50, 99):
         yield _row(f"{path}: a stream opens", opened, base["open"], percent)
-        yield _row(f"{path}: a log line of {LINE} B arrives", lines, base["line"], percent)
+        yield _row(f"{path}: a log line of {LINE_BYTES} B arrives", lines, base["line"], percent)
     yield _row(f"{path}: a file of 1 MB is stored", files, base["file"], 50)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 WIDTH = 860
@@ -36,6 +36,8 @@ class Curve:
     label: str
     points: Sequence[tuple[float, float]]
     ours: bool = False
+    mark: float | None = None
+    """Where along the axis something begins: the point there gets a ring."""
 
 
 def bars(items: Sequence[Bar], title: str) -> str:
@@ -106,6 +108,10 @@ def _lines(items: Sequence[Curve], x: Place, y: Place, right: float) -> Iterator
         width = 2.6 if curve.ours else 1.3
         stroke = f'stroke="{colour}" stroke-width="{width}"{dash}'
         yield f'<polyline points="{path}" fill="none" {stroke}/>'
+        for across, upward in curve.points:
+            if across == curve.mark:
+                place = f'cx="{x(across):.1f}" cy="{y(upward):.1f}"'
+                yield f'<circle {place} r="5" fill="#fff" {stroke}/>'
         at = 22 + index * 16
         yield f'<path d="M{right + 10} {at - 4}h18" {stroke}/>'
         weight = ' font-weight="bold"' if curve.ours else ""
@@ -127,12 +133,20 @@ class Axis:
     unit: str = ""
 
 
-def _short(value: float) -> str:
-    """Return a power of ten as axes have it."""
+SECONDS = {"ns": 1e-9, "µs": 1e-6}
+
+
+def _short(value: float, unit: str = "") -> str:
+    """Return a power of ten as axes have it; of times in the unit that suits it."""
+    if unit in SECONDS:
+        time_s = value * SECONDS[unit]
+        for least, word in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (0.0, "ns")):
+            if time_s >= least * 0.999:
+                return f"{time_s / (least or 1e-9):.3g} {word}"
     for most, word in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= most:
-            return f"{value / most:g} {word}"
-    return f"{value:g}"
+            return f"{value / most:g} {word}{unit}"
+    return f"{value:g} {unit}".rstrip()
 
 
 def _decades(values: Sequence[float]) -> tuple[int, int]:
@@ -143,8 +157,7 @@ def _decades(values: Sequence[float]) -> tuple[int, int]:
 def plot(items: Sequence[Curve], title: str, across: Axis, upward: Axis) -> str:
     """Return lines over two logarithmic axes; what is not above zero is left out."""
     kept = [
-        Curve(item.label, [(x, y) for x, y in item.points if x > 0 and y > 0], item.ours)
-        for item in items
+        replace(item, points=[(x, y) for x, y in item.points if x > 0 and y > 0]) for item in items
     ]
     kept = [item for item in kept if item.points]
     if not kept:
@@ -163,11 +176,11 @@ def plot(items: Sequence[Curve], title: str, across: Axis, upward: Axis) -> str:
     lines = [_open(max(height, 16 * len(kept) + 40), title)]
     for power in range(low, high + 1):
         at = y(10**power)
-        text = f"{_short(10**power)}{upward.unit and ' ' + upward.unit}"
+        text = _short(10**power, upward.unit)
         lines.append(f'<path d="M{left} {at:.1f}H{right}" stroke="#ddd"/>')
         lines.append(f'<text x="{left - 6}" y="{at + 4:.1f}" text-anchor="end">{text}</text>')
     for power in range(first, last + 1):
-        at, text = x(10**power), f"{_short(10**power)}{across.unit and ' ' + across.unit}"
+        at, text = x(10**power), _short(10**power, across.unit)
         lines.append(f'<path d="M{at:.1f} {top}V{bottom}" stroke="#eee"/>')
         lines.append(f'<text x="{at:.1f}" y="{bottom + 16}" text-anchor="middle">{text}</text>')
     name = f"{escape(upward.title)} over {escape(across.title)}"

@@ -110,7 +110,7 @@ def _local(
     )
 
 
-MANY = {"streams", "logs", "applications", "marked"}
+MANY = {"streams", "logs", "beside", "applications", "marked"}
 ALL, BULK = {"stream", "request", "open"}, {"stream"}
 CONTESTANTS = (
     *(

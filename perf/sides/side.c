@@ -22,6 +22,7 @@ enum {
 	LARGE = 8192, /* bytes of messages that are all looked at */
 	HALF = 64, /* buckets a power of two, as in histogram.py */
 	BUCKETS = 64 * HALF,
+	LATE_MS = 20, /* how long messages may come behind the last word */
 	NS_PER_US = 1000,
 };
 
@@ -108,7 +109,7 @@ static int look_every(void)
 
 static void say_end(void)
 {
-	head(END, 0, 0);
+	head(END, 0, result.messages);
 	for (int i = 0; i < (order.size < LARGE ? 2 * LOOK : 1); i++)
 		side_transport.send(message, order.size);
 	side_transport.flush();
@@ -198,13 +199,17 @@ static const uint8_t *first(uint32_t *size)
 static void take_in(int timed)
 {
 	uint64_t next = 0, start = 0, last_ns = 0, words[2];
+	int patience_ms = SIDE_IDLE_MS;
 	uint32_t size;
 
 	for (const uint8_t *came = first(&size); came;
-	     came = side_transport.receive(&size, SIDE_IDLE_MS)) {
+	     came = side_transport.receive(&size, patience_ms)) {
 		memcpy(words, came, sizeof words);
-		if (words[0] >> PHASE_SHIFT == END)
-			break;
+		if (words[0] >> PHASE_SHIFT == END) {
+			if (result.messages >= words[1])
+				break;
+			patience_ms = LATE_MS; /* of another stream, or lost */
+		}
 		if (words[0] >> PHASE_SHIFT != RUN)
 			continue;
 		words[0] &= number_mask;
@@ -294,8 +299,8 @@ static void print(void)
 
 	printf("{\"messages\": %lu, \"lost\": %lu, \"corrupt\": %lu, \"disordered\": %lu, ",
 	       result.messages, result.lost, result.corrupt, result.disordered);
-	printf("\"elapsed_ns\": %lu, \"cpu_ns\": %lu, \"switches\": %lu, ",
-	       result.elapsed_ns, result.cpu_ns, result.switches);
+	printf("\"elapsed_ns\": %lu, \"cpu_ns\": %lu, \"switches\": %lu, ", result.elapsed_ns,
+	       result.cpu_ns, result.switches);
 	printf("\"histogram\": [");
 	for (int i = 0; i < BUCKETS; i++) {
 		if (result.buckets[i]) {

@@ -28,6 +28,7 @@ STREAM_IDS = {
     "marked": 100,
     "streams": 1000,
     "logs": 10_000,
+    "beside": 10_000,
 }
 """Bulk goes as class data, what somebody waits for as class job."""
 _attached = contextlib.ExitStack()

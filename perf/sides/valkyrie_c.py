@@ -1,8 +1,9 @@
 """Valkyrie from applications in C: Python opens the streams, the loops are ``side.c``'s.
 
 Shapes ``streams`` (of class data) and ``logs`` (of that class) have RATE streams of one
-application, each message on one drawn at random; shape ``applications`` has RATE applications with
-a stream each, whose figures are added up.
+application, each message on one drawn at random; ``beside`` has RATE streams of class logs, all
+messages on the first. Shape ``applications`` has RATE applications with a stream each, whose
+figures are added up.
 """
 
 from __future__ import annotations
@@ -106,6 +107,8 @@ def run_many(asked: Order, count: int) -> None:
     os.close(go[1])
     say(_added([Result(**json.loads(lines.readline())) for lines in applications]).dumps())
     wait_for_the_end()
+    for _ in applications:  # their time is ours, not that of others
+        os.wait()
 
 
 if __name__ == "__main__":
@@ -113,6 +116,6 @@ if __name__ == "__main__":
     if asked.shape == "applications":
         run_many(asked, int(asked.rate))
     else:
-        many = asked.shape in ("streams", "logs")
+        many = asked.shape in ("streams", "logs", "beside")
         streams = open_streams(asked, count=int(asked.rate) if many else 1)
         run_in_c(streams, listens=asked.listens)

@@ -141,7 +141,8 @@ def test_what_is_asked_is_judged_by_what_was_measured() -> None:
 def test_targets_are_met_at_the_figure_itself_from_either_side() -> None:
     for at_least, passes in ((True, (5.0, 6.0)), (False, (5.0, 4.0))):
         for found in (4.0, 5.0, 6.0):
-            target = targets.Target("", 5.0, "", lambda _, found=found: found, "", at_least)  # type: ignore[misc]
+            measure = targets.times(lambda _: 1.0, found)
+            target = targets.Target("", 5.0, "", measure, "", at_least)
             verdict = targets.judged(target, "", {}).verdict
             assert verdict == ("pass" if found in passes else "miss")
 

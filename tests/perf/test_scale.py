@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
-from perf import scale
+from perf import charts, scale
 from perf.arena import Arena
 from perf.curve import Point
 from perf.match import play
@@ -47,6 +47,16 @@ def test_what_a_curve_shows_is_said() -> None:
     assert "too few" in scale.remark(points[:1])
 
 
+def test_where_cost_begins_to_grow_is_marked_in_its_plot_and_times_have_units_that_suit() -> None:
+    points = [asdict(Point(x, rate=rate)) for x, rate in ((1, 1e7), (10, 1e7), (100, 1e2))]
+    line = {"contestant": "c", "points": points, "remark": ""}
+    curve = {"name": "", "title": "", "axis": "", "figure": "cost", "lines": [line]}
+    known = {"name": "c", "title": "C", "ours": True}
+    text = "".join(charts.html({"contestants": [known]}, curve))
+    assert text.count("<circle") == 1
+    assert all(f">{label}<" in text for label in ("100 ns", "1 µs", "10 ms"))
+
+
 @pytest.mark.parametrize("one", scale.SCALES, ids=lambda one: one.name)
 def test_every_value_of_a_scale_has_somebody_who_can_do_it(one: scale.Scale) -> None:
     assert list(one.values) == sorted(set(one.values))
@@ -77,7 +87,8 @@ def arena() -> Iterator[Arena]:
 
 @pytest.mark.net
 @pytest.mark.parametrize(
-    ("shape", "count"), [("streams", 50), ("logs", 50), ("applications", 3), ("stream", 0)]
+    ("shape", "count"),
+    [("streams", 50), ("logs", 50), ("beside", 50), ("applications", 3), ("stream", 0)],
 )
 def test_many_streams_and_many_applications_carry_what_they_are_given(
     arena: Arena, shape: str, count: int

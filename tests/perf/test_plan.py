@@ -1,0 +1,92 @@
+"""How long runs take: budgets, limits, and what is said of them before."""
+
+from __future__ import annotations
+
+import pytest
+
+from perf import plan
+from perf.__main__ import CLOSE_UPS, CURVES, PARTS
+from perf.comparison import Rounds
+from perf.peers import CONTESTANTS
+from perf.scenario import PROFILES, SCENARIOS
+
+MINUTES = {"quick": 3, "default": 20, "full": 90}
+
+
+class Clock:
+    """Time that passes when somebody says so."""
+
+    def __init__(self) -> None:
+        self.s = 100.0
+
+    def __call__(self) -> float:
+        return self.s
+
+
+def rounds(count: int, budget_s: float | None, each_s: float) -> list[bool]:
+    """Return of each repetition whether it was known to be the last one."""
+    clock = Clock()
+    made, found = Rounds(count, budget_s, clock), []
+    for _ in made:
+        found.append(made.last)
+        clock.s += each_s
+    return found
+
+
+@pytest.mark.parametrize(
+    ("count", "budget_s", "each_s", "found"),
+    [
+        (3, None, 50, [False, False, True]),
+        (9, 35, 10, [False, False, True]),
+        (9, 40, 10, [False, False, False, True]),
+        (9, 5, 10, [True]),
+        (1, 100, 10, [True]),
+    ],
+)
+def test_repetitions_end_within_their_budget_but_for_the_first(
+    count: int, budget_s: float | None, each_s: float, found: list[bool]
+) -> None:
+    got = rounds(count, budget_s, each_s)
+    assert len(got) == len(found)
+    assert got[1:] == found[1:]
+
+
+def test_a_part_that_would_end_too_late_is_left_out_and_told() -> None:
+    clock = Clock()
+    made = plan.Plan([("a", 60.0), ("b", 60.0), ("c", 10.0)], 100, clock)
+    for name, spent_s in (("a", 80.0), ("b", 0.0), ("c", 10.0)):
+        with made.part(name) as fits:
+            clock.s += spent_s if fits else 0
+    assert made.durations_s == {"a": 80, "c": 10}
+    assert "left out: b:" in made.notes()[0]
+
+
+def test_a_part_that_fails_takes_nothing_of_the_others_with_it() -> None:
+    made = plan.Plan([("a", 1.0), ("b", 1.0)], None, Clock())
+    with made.part("a"):
+        raise RuntimeError("no luck")
+    with made.part("b") as fits:
+        assert fits
+    assert made.notes() == ["failed: a: no luck"]
+
+
+def test_without_a_limit_nothing_is_left_out() -> None:
+    clock = Clock()
+    made = plan.Plan([("a", 60.0)], None, clock)
+    clock.s += 1e6
+    with made.part("a") as fits:
+        assert fits
+    assert made.notes() == []
+
+
+@pytest.mark.parametrize("name", ["default", "full"])
+def test_all_parts_of_a_profile_are_expected_to_fit_into_its_limit(name: str) -> None:
+    profile = PROFILES[name]
+    parts = [*SCENARIOS, *CURVES.values(), *PARTS[name]]
+    total = sum(plan.seconds(part, profile, CONTESTANTS) for part in parts)
+    assert profile.limit_s is not None
+    assert total < profile.limit_s == MINUTES[name] * 60
+
+
+def test_the_time_of_every_close_up_is_known() -> None:
+    assert plan.CLOSE_UP_S.keys() == CLOSE_UPS.keys()
