@@ -63,8 +63,12 @@ def test_a_part_that_would_end_too_late_is_left_out_and_told() -> None:
 
 def test_a_part_that_fails_takes_nothing_of_the_others_with_it() -> None:
     made = plan.Plan([("a", 1.0), ("b", 1.0)], None, Clock())
-    with made.part("a"):
+
+    def fail() -> None:
         raise RuntimeError("no luck")
+
+    with made.part("a"):
+        fail()
     with made.part("b") as fits:
         assert fits
     assert made.notes() == ["failed: a: no luck"]
