@@ -24,7 +24,6 @@ from .wire import Class, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from types import TracebackType
 
 CAPABILITIES = "run it as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
 VARIABLE = ".data."
@@ -347,12 +346,7 @@ class Program:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -23,7 +23,6 @@ from .wire import Class
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Mapping
-    from types import TracebackType
 
     from .loader import Map, Program, XdpMode
 
@@ -189,12 +188,7 @@ class Port:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -51,7 +51,7 @@ class writing:  # noqa: N801  # it is used like a function
         shm.lib.vk_row_begin(self._sequence)
         return self._row
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, *_: object) -> None:
         shm.lib.vk_row_end(self._sequence)
 
 

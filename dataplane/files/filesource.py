@@ -19,7 +19,6 @@ from .transfer import CHUNK_SIZE, Have, Offer, TransferError, chunk_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import TracebackType
 
 HEAD_SIZE = len(chunk_head(0))
 CHUNKS = 16
@@ -73,12 +72,7 @@ class Source:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def proves(self, have: Have, stop: Callable[[], bool] = lambda: False) -> bool:

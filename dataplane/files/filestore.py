@@ -22,7 +22,6 @@ from .transfer import PART, Chunk, Have, Offer, TransferError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from types import TracebackType
 
 READ_SIZE = 1 << 20
 """Bytes that are read and hashed at a time."""
@@ -79,12 +78,7 @@ class Directory:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def open(self, offer: Offer) -> Part:

@@ -11,7 +11,6 @@ from valkyrie.dataplane.errors import ConfigError, DataPlaneError
 from .scenario import NS_PER_MS, fill
 
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Self
 
     from .scenario import Scenario
@@ -124,12 +123,7 @@ class Lab:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def run(self, scenario: Scenario, seed: int | None = None) -> Outcome:

@@ -15,8 +15,6 @@ from valkyrie.dataplane.ports import FrameCensus, PathName, Port, Rings, open_po
 from valkyrie.dataplane.wire import Class, Flag, Type
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from tests.lab import Lab, Link
 
 STREAMS = {
@@ -277,10 +275,5 @@ class Endpoint:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
