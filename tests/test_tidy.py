@@ -25,6 +25,27 @@ MAY_IMPORT = {
 }
 """Layer -> the layers it knows of."""
 
+FOLDERS = (
+    "security",
+    "config",
+    "confinement",
+    "sessions",
+    "host",
+    "counters",
+    "daemon",
+    "broker",
+    "cli",
+)
+"""Of controlplane/: each knows of those before it."""
+KNOWN_BELOW = {
+    "valkyrie.controlplane.broker.messages": "what broker and daemon say to each other",
+    "valkyrie.controlplane.broker.boot": "the memory that everything is in",
+}
+
+PURE = ("controlplane/security/", "controlplane/sessions/", "dataplane/files/transfer.py")
+"""Protocol logic: time and randomness are its arguments, packets its results."""
+IMPURE = {"asyncio", "logging", "random", "select", "selectors", "signal", "socket", "threading"}
+
 FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 600
 LINE_COLUMNS_MAX = 100
@@ -148,6 +169,36 @@ def test_a_layer_imports_only_the_layers_below_it(layer: str) -> None:
                 found.append(f"{path}:{line}: {layer} must not know of {module}")
             if module == "valkyrie" and layer in ("bpf", "shm"):
                 found.append(f"{path}:{line}: the public API is above {layer}")
+    verdict(found)
+
+
+def test_a_folder_of_the_control_plane_knows_only_those_below_it() -> None:
+    found = []
+    for path in python_files("controlplane"):
+        home = path.split("/")[1]
+        below = FOLDERS[: FOLDERS.index(home) + 1] if home in FOLDERS else ()
+        for line, module in imports(path):
+            layer, folder, *rest = [*module.split(".")[1:], "", ""]
+            above = layer == "controlplane" and folder in FOLDERS and folder not in below
+            if above and rest[0] and not module.startswith(tuple(KNOWN_BELOW)):
+                found.append(f"{path}:{line}: {home} must not know of {module}")
+    verdict(found)
+
+
+def test_protocol_logic_asks_nobody_for_time_randomness_or_packets() -> None:
+    pure = [path for path in python_files(*MAY_IMPORT) if path.startswith(PURE)]
+    pure = [path for path in pure if not path.endswith(("_file.py", "_files.py"))]
+    found = [
+        f"{path}:{line}: import {module}"
+        for path in pure
+        for line, module in imports(path)
+        if module.split(".")[0] in IMPURE
+    ]
+    found += [
+        f"{at}: {name}"
+        for at, name in called(*MAY_IMPORT)
+        if at.rpartition(":")[0] in pure and name.split(".")[0] in ("time", "os", "secrets")
+    ]
     verdict(found)
 
 

@@ -24,16 +24,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from valkyrie import dataplane
 from valkyrie.controlplane.config.reader import environment, rules
 from valkyrie.controlplane.confinement import privileges, rights, sandbox
-from valkyrie.controlplane.daemon import archive, auditor, daemon, first_start, guarding, listed
+from valkyrie.controlplane.daemon import archive, auditor, daemon, guarding, listed
 from valkyrie.controlplane.host import interfaces
 from valkyrie.controlplane.host.journal import Journal
 from valkyrie.controlplane.host.netlink import Netlink
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import ConfigError, DataPlaneError
 
-from . import children, messages, worker
+from . import children, first_start, messages, worker
 from .boot import Boot
-from .children import Budget, Identity, StoppedError
+from .children import Budget, StoppedError
 from .claim import Claim
 from .messages import Kind, Message
 from .notify import notify
@@ -61,9 +61,9 @@ _HUNG_S = 5.0
 _LISTEN_BACKLOG = 128
 
 
-def _identity(config: Config) -> Identity:
+def _user(config: Config) -> privileges.User:
     entry = pwd.getpwnam(config.node.user)
-    return Identity(entry.pw_uid, entry.pw_gid, config.worker.cpu)
+    return privileges.User(entry.pw_uid, entry.pw_gid)
 
 
 def _check(result: int, what: str) -> None:
@@ -104,7 +104,7 @@ class Broker:
             )
         defer = self._cleanup.callback
         node = self.config.node
-        self._identity = _identity(self.config)
+        self._user = _user(self.config)
         directory = Path(node.run_directory)
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         claim = Claim(directory / f"{node.name}.lock")
@@ -115,7 +115,7 @@ class Broker:
         self._library = worker.open_library(self._library_path)
         defer(lambda: os.close(self._library))
         defer(self._selector.close)
-        self.boot = Boot(node.name, self._identity.gid)
+        self.boot = Boot(node.name, self._user.gid)
         defer(self.boot.close)
         self._slots = Slots(self.boot, largest_span(rules(self.config)))
         defer(self._slots.close)
@@ -173,14 +173,15 @@ class Broker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         boot = self.boot.struct
         boot.recover = recover
-        boot.cpu, boot.confine = self._identity.cpu, sandbox.CONFINE[self.config.node.sandbox]
+        boot.cpu, boot.confine = self.config.worker.cpu, sandbox.CONFINE[self.config.node.sandbox]
         boot.control_fd, boot.python_fd = theirs.fileno(), self._frames_worker.fileno()
         kept = [boot.control_fd, boot.python_fd, *self._slots.bells()]
         kept += [fd for each in self._interfaces for fd in each.descriptors()]
 
         def child(parent: int) -> NoReturn:
             self.boot.enter_worker()
-            worker.run(self.boot.address, library, self._identity, parent, kept)
+            worker.pin(self.config.worker.cpu)
+            worker.run(self.boot.address, library, self._user, parent, kept)
 
         pid = children.fork(child)
         theirs.close()
@@ -259,7 +260,7 @@ class Broker:
                 each.close(keep_voice=True)
             self.boot.enter_daemon()
             children.close_others(kept)
-            daemon.run(inherited, self._identity, parent)
+            daemon.run(inherited, self._user, parent)
             os._exit(0)
 
         self._daemon_pid = children.fork(child)

@@ -11,7 +11,6 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import NoReturn
 
 from valkyrie.dataplane.errors import ValkyrieError
@@ -53,15 +52,6 @@ class Budget:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who the children are, and where the worker runs."""
-
-    uid: int
-    gid: int
-    cpu: int = -1
-
-
 def close_others(kept: Iterable[int]) -> None:
     """Close every descriptor of this process but those kept."""
     low = 0
@@ -100,7 +90,7 @@ def fork(child: Callable[[int], NoReturn]) -> int:
 
 
 def describe(status: int) -> str:
-    """Say how a worker ended."""
+    """Say how a child ended."""
     if status < 0:
         return f"was ended by {signal.Signals(-status).name}"
     if status == EXIT_FAULT:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from valkyrie import shm
 from valkyrie.controlplane.confinement import rights
-from valkyrie.controlplane.daemon import policy
+from valkyrie.controlplane.security import policy
 from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.errors import DataPlaneError
 from valkyrie.dataplane.wire import Class

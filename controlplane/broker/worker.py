@@ -15,13 +15,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from valkyrie.controlplane.confinement import sandbox
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import DataPlaneError
 
-from .children import EXIT_FOREIGN, EXIT_LIBRARY, Identity, close_others, describe, fork
+from .children import EXIT_FOREIGN, EXIT_LIBRARY, close_others, describe, fork
+
+if TYPE_CHECKING:
+    from valkyrie.controlplane.confinement.privileges import User
 
 _ORDER = struct.Struct("<IIIi")  # struct vk_order
 _ANSWER_S = 1.0
@@ -67,7 +70,6 @@ class Worker:
         self.pidfd = os.pidfd_open(pid)
         self.control = control
         control.setblocking(False)
-        self.stopping = False
         self.started_s = time.monotonic()
         self.news: list[Order] = []
         """Orders the worker sent of its own accord, not looked at yet."""
@@ -104,8 +106,7 @@ class Worker:
         return Order.parse(data) if len(data) == _ORDER.size else None
 
     def ask_to_stop(self) -> None:
-        """Let the worker leave at a clean boundary; ``wait`` for it."""
-        self.stopping = True
+        """Let the worker leave at a clean boundary."""
         try:
             self.control.send(Order(OrderKind.STOP).pack())
         except OSError:
@@ -184,19 +185,24 @@ def probe(library: int) -> None:
         raise refused(f"the installed worker {describe(status)}", status)
 
 
-def run(boot: int, library: int, identity: Identity, parent: int, kept: Iterable[int]) -> NoReturn:
+def pin(cpu: int) -> None:
+    """Keep this process to a CPU; -1 is all of them."""
+    if cpu < 0:
+        return
+    try:
+        os.sched_setaffinity(0, {cpu})
+    except OSError as error:
+        raise DataPlaneError.of(
+            error.errno or 0, f"pin the worker to CPU {cpu}", "See worker.cpu"
+        ) from error
+
+
+def run(boot: int, library: int, user: User, parent: int, kept: Iterable[int]) -> NoReturn:
     """In the child: load the library, give up all rights, move frames."""
     loaded = _load(library)
     if lacking := loaded.vk_worker_load():
         _leave(f"libcrypto does not offer what it needs: {os.strerror(-lacking)}")
     close_others({0, 1, 2, *kept})
-    if identity.cpu >= 0:
-        try:
-            os.sched_setaffinity(0, {identity.cpu})
-        except OSError as error:
-            raise DataPlaneError.of(
-                error.errno or 0, f"pin the worker to CPU {identity.cpu}", "See worker.cpu"
-            ) from error
-    sandbox.enter_worker(identity, parent)
+    sandbox.enter_worker(user, parent)
     result = loaded.vk_worker_run(ctypes.c_void_p(boot))
     os._exit(min(abs(result), EXIT_FOREIGN - 1))

@@ -117,7 +117,7 @@ def list_(*, config: ConfigOption = None, json: JsonOption = False) -> int:
     Whether there is a session with one says `valkyrie session list`.
     """
     from valkyrie.controlplane.config import reader as configuration
-    from valkyrie.controlplane.daemon import credentials
+    from valkyrie.controlplane.config import trust
 
     read = configuration.load(config or configuration.DEFAULT_PATH)
     rows = [
@@ -125,7 +125,7 @@ def list_(*, config: ConfigOption = None, json: JsonOption = False) -> int:
             **_row(peer, read),
             "modes": sorted(mode.name.lower() for mode in known.modes or ()) if known else [],
         }
-        for peer, known in zip(read.peers, credentials.pins(read), strict=True)
+        for peer, known in zip(read.peers, trust.pins(read), strict=True)
     ]
     none = "no peers: add one with `valkyrie peer add NAME ADDRESS FINGERPRINT`"
     print_rows(rows, json=json, none=none)

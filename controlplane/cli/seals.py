@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, overload
 
 from cyclopts import Parameter
 
-from valkyrie.controlplane.config import wholefile
+from valkyrie.controlplane import wholefile
 from valkyrie.dataplane.errors import ConfigError
 
 from .client import DEFAULT_NODE, JsonOption, NodeOption, plain, print_json

@@ -13,9 +13,8 @@ import stat
 import tomllib
 from typing import TYPE_CHECKING, Any
 
+from valkyrie.controlplane import wholefile
 from valkyrie.dataplane.errors import ConfigError
-
-from . import wholefile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

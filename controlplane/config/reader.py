@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 import msgspec
 
-from valkyrie.controlplane.daemon import credentials
-from valkyrie.controlplane.daemon.policy import (
+from valkyrie.controlplane.security.policy import (
     STREAM_MAX,
     Grant,
     Operator,
@@ -33,7 +32,7 @@ from valkyrie.dataplane.errors import ConfigError
 from valkyrie.dataplane.ports import Rings
 from valkyrie.dataplane.wire import FIRST_STREAMS, Class, stream_class
 
-from . import peerfile, settings_intrusion
+from . import peerfile, settings_intrusion, trust
 from .settings import Application, ClassLimits, Config, Interface, OperatorRule, PeersFile
 from .settings_base import Settings, WrongKeyError
 
@@ -44,6 +43,7 @@ __all__ = [
     "DEFAULT_PATH",
     "Config",
     "Environment",
+    "beside",
     "environment",
     "limits",
     "live_keys",
@@ -60,7 +60,8 @@ __all__ = [
     "with_peers",
 ]
 
-DEFAULT_PATH = credentials.CONFIGURATION
+DEFAULT_PATH = "/etc/valkyrie/valkyrie.toml"
+"""Where a node's configuration is, if nobody says otherwise."""
 
 
 Table = TypeVar("Table", bound=Settings)
@@ -106,9 +107,14 @@ def load_alone(path: str | Path) -> Config:
     return parse(text, str(path))
 
 
+def beside(config: Config, name: str) -> Path:
+    """Return the path of a file that the configuration names."""
+    return Path(config.file).parent / name
+
+
 def peers_path(config: Config) -> Path:
     """Return where the peers stand that commands add."""
-    return credentials.beside(config, config.node.peers_file)
+    return beside(config, config.node.peers_file)
 
 
 def parse(text: str, file: str = "valkyrie.toml") -> Config:
@@ -289,7 +295,7 @@ def _check_peers(config: Config) -> None:
             raise WrongKeyError(key, f"'{peer.address}' is not the address of one node")
         addresses.append(str(address))
     _refuse_twins("peer", "address", addresses)
-    credentials.pins(config)
+    trust.pins(config)
 
 
 def _refuse_twins(table: str, key: str, values: list[str]) -> None:

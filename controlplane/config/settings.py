@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
 
-from valkyrie.controlplane.daemon.policy import STREAM_MAX
+from valkyrie.controlplane.security.policy import STREAM_MAX
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.application import appsocket
 from valkyrie.dataplane.ports import Rings

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from valkyrie.controlplane.daemon.policy import Rights
+from valkyrie.controlplane.security.policy import Rights
 from valkyrie.dataplane.wire import Class
 
 from .settings_base import ClassName, Name, Settings

@@ -6,6 +6,7 @@ import ctypes
 import os
 import resource
 import signal
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,14 @@ class Capability(IntEnum):
 KEPT = frozenset(Capability)
 """What the broker keeps. KILL: its children run as another user. SETPCAP: they drop their bounding
 set. CHOWN: the counters belong to their group."""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who a child becomes."""
+
+    uid: int
+    gid: int
 
 
 class _Header(ctypes.Structure):
@@ -118,12 +127,12 @@ def hide() -> None:
     _check(_prctl(_PR_SET_DUMPABLE, 0), "forbid tracing and core dumps")
 
 
-def drop(uid: int, gid: int, parent: int) -> None:
+def drop(user: User, parent: int) -> None:
     """Become another user without any capability, for ever, that dies with ``parent``."""
     _bound(frozenset())
     os.setgroups([])
-    os.setresgid(gid, gid, gid)
-    os.setresuid(uid, uid, uid)
+    os.setresgid(user.gid, user.gid, user.gid)
+    os.setresuid(user.uid, user.uid, user.uid)
     _set([])
     _check(_prctl(_PR_SET_NO_NEW_PRIVS, 1), "set no_new_privs")
     hide()

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import valkyrie
-from valkyrie.controlplane.host.facts import text
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import DataPlaneError
 
@@ -25,7 +24,7 @@ from . import landlock, privileges
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from valkyrie.controlplane.broker.children import Identity
+    from .privileges import User
 
 Mode = Literal["strict", "lenient"]
 CONFINE = {"strict": lib.VK_CONFINE_STRICT, "lenient": lib.VK_CONFINE_LENIENT}
@@ -49,17 +48,17 @@ LATE = (
 _SECCOMP = {"0": "none", "1": "strict mode", "2": "filter"}  # linux/seccomp.h, by /proc/PID/status
 
 
-def enter_worker(identity: Identity, parent: int) -> None:
+def enter_worker(user: User, parent: int) -> None:
     """In a worker, all of whose code is loaded: keep descriptors and memory, and nothing else.
 
     ``vk_worker_run`` closes the filter, by the list of its own library.
     """
-    privileges.drop(identity.uid, identity.gid, parent)
+    privileges.drop(user, parent)
     landlock.restrict()
 
 
 def enter_daemon(
-    identity: Identity,
+    user: User,
     parent: int,
     mode: Mode,
     reads: Iterable[Path] = (),
@@ -73,7 +72,7 @@ def enter_daemon(
     os.nice(NICE)
     for module in LATE:
         importlib.import_module(module)
-    privileges.drop(identity.uid, identity.gid, parent)
+    privileges.drop(user, parent)
     landlock.restrict([*python_paths(), *reads], writes)
     result = lib.vk_confine_daemon(CONFINE[mode])
     if result not in (0, -errno.ENOSYS):
@@ -91,10 +90,11 @@ def describe(pid: int) -> dict[str, object]:
 
     Landlock does not show from outside: a child that could not enter has ended.
     """
-    rows = text(f"/proc/{pid}/status").splitlines()
-    fields = dict(row.split(":\t", 1) for row in rows if ":\t" in row)
-    if not fields:
+    try:
+        rows = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
         return {}
+    fields = dict(row.split(":\t", 1) for row in rows if ":\t" in row)
     ours = pid == os.getpid()
     held = int(fields.get("CapEff", "0"), 16)
     version = 0 if ours else landlock.abi()

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 from valkyrie.controlplane.broker import messages
 from valkyrie.controlplane.broker.messages import Kind, Message
 from valkyrie.controlplane.config import reader as configuration
+from valkyrie.controlplane.security import policy
+from valkyrie.controlplane.security.policy import Role
 from valkyrie.controlplane.sessions import tuning
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.application import appsocket
 from valkyrie.dataplane.application.appsocket import AnyRequest, Reply
 from valkyrie.dataplane.wire import Class
 
-from . import policy, status
-from .policy import Role
+from . import status
 
 if TYPE_CHECKING:
     from valkyrie.controlplane.sessions.link import Link

@@ -28,7 +28,7 @@ from valkyrie.dataplane.application.appsocket import AnyRequest, Reply
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .policy import Grant
+    from valkyrie.controlplane.security.policy import Grant
 
 log = logging.getLogger("valkyrie")
 

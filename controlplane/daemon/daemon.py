@@ -26,25 +26,25 @@ from valkyrie.controlplane.broker import messages
 from valkyrie.controlplane.broker.messages import Kind, Message
 from valkyrie.controlplane.config import reader as configuration
 from valkyrie.controlplane.confinement import privileges, sandbox
-from valkyrie.controlplane.host.peers import Peers, PortFacts
-from valkyrie.controlplane.sessions.intake import Intake
+from valkyrie.controlplane.security import policy
+from valkyrie.controlplane.security.policy import Grant, Refusal
 from valkyrie.controlplane.sessions.keyring import Keyring
 from valkyrie.controlplane.sessions.link import Event, Joined, Left, Refused
-from valkyrie.controlplane.sessions.links import Links
 from valkyrie.controlplane.sessions.table import Moved
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.application import appsocket
 from valkyrie.dataplane.application.appsocket import AnyRequest, Reply
 from valkyrie.dataplane.errors import ConfigError, DataPlaneError
 
-from . import administration, auditor, credentials, policy
+from . import administration, auditor, credentials
 from .appserver import Answer, AppServer, Connection
 from .archive import Archive
 from .auditor import FLUSH_S, Auditor, Opens
-from .credentials import beside
+from .intake import Intake
+from .links import Links
 from .listed import Memory
 from .notary import Notary
-from .policy import Grant, Refusal
+from .peers import Peers, PortFacts
 from .revoker import Revoker
 from .state import State, get, set_application_name
 from .tokens import Tokens
@@ -54,12 +54,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from valkyrie.controlplane.broker.boot import Boot
-    from valkyrie.controlplane.broker.children import Identity
     from valkyrie.controlplane.config.reader import Config
-    from valkyrie.controlplane.sessions.voice import Voice
+    from valkyrie.controlplane.confinement.privileges import User
+    from valkyrie.controlplane.host.voice import Voice
+    from valkyrie.controlplane.security.policy import Operator, Rule
 
     from .credentials import Credentials
-    from .policy import Operator, Rule
 
 log = logging.getLogger("valkyrie")
 
@@ -271,7 +271,7 @@ class Daemon:
         if known is None:
             return None
         name = self.config.security.certificate_file
-        certificate = beside(self.config, name) if name else None
+        certificate = configuration.beside(self.config, name) if name else None
         memory = Memory(known.crl, self.broker) if known.crl is not None else None
         return Revoker(known, self.audit, self.links, certificate, memory)
 
@@ -572,10 +572,10 @@ def _port_facts(row: dict[str, object]) -> PortFacts:
     )
 
 
-def run(inherited: Inherited, identity: Identity, parent: int) -> None:
+def run(inherited: Inherited, user: User, parent: int) -> None:
     """Give up all rights, and run the daemon in this process until the broker ends it."""
     mode = inherited.config.node.sandbox
-    sandbox.enter_daemon(identity, parent, mode, inherited.reads, inherited.writes)
+    sandbox.enter_daemon(user, parent, mode, inherited.reads, inherited.writes)
     gc.collect()
     gc.freeze()  # nothing of the broker's is ever finalised here
 

@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from valkyrie.controlplane import wholefile
 from valkyrie.controlplane.broker.messages import Kind, Message
-from valkyrie.controlplane.config import wholefile
 from valkyrie.dataplane.errors import ConfigError, DataPlaneError
 
 from .auditor import log_path

@@ -10,6 +10,8 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from valkyrie.controlplane.security import policy
+from valkyrie.controlplane.security.policy import Refusal
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.application.appsocket import Reply
 from valkyrie.dataplane.signing.fn_dsa import EXTRA
@@ -18,17 +20,15 @@ from valkyrie.dataplane.signing.seal import Attestation
 from valkyrie.dataplane.signing.signature import Algorithm
 from valkyrie.dataplane.signing.statement import COUNT_MAX, Statement, algorithms
 
-from . import policy
 from .appserver import Bucket
-from .policy import Refusal
 
 if TYPE_CHECKING:
     from valkyrie.controlplane.security.identity import Identity
+    from valkyrie.controlplane.security.policy import Grant
     from valkyrie.dataplane.application.appsocket import Sign
 
     from .appserver import Connection
     from .auditor import Auditor
-    from .policy import Grant
 
 _WAIT_S_MAX = 1.0
 """Who would have to wait longer for his turn is refused."""

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
     from valkyrie.controlplane.security.revocation import Revocations
     from valkyrie.controlplane.security.trust import Peer
-    from valkyrie.controlplane.sessions.links import Links
 
     from .auditor import Auditor
     from .credentials import Credentials
+    from .links import Links
     from .listed import Memory
 
 log = logging.getLogger("valkyrie")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from valkyrie import shm
 from valkyrie.controlplane.config.settings import Controller
+from valkyrie.controlplane.security.policy import may_be_opened
 from valkyrie.controlplane.sessions.link import Joined, Link
 from valkyrie.controlplane.sessions.protection import PLAIN, Protection
 from valkyrie.controlplane.sessions.table import Place
@@ -19,17 +20,14 @@ from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.control import Limits
 from valkyrie.dataplane.wire import Class
 
-from .policy import may_be_opened
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from valkyrie.controlplane.config.settings import Classes, Transport
     from valkyrie.controlplane.config.settings import Worker as WorkerSettings
     from valkyrie.controlplane.config.settings_security import Security
+    from valkyrie.controlplane.security.policy import Grant, Rights
     from valkyrie.controlplane.security.token import Told
-
-    from .policy import Grant, Rights
 
 NS_PER_MS = 1_000_000
 _ACK_DELAY_MAX_US = 1_000_000

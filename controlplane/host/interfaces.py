@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from valkyrie.controlplane.config.reader import limits, ring_sizes, token_classes
-from valkyrie.controlplane.sessions.voice import Voice
 from valkyrie.dataplane import ffi, lib, loader
 from valkyrie.dataplane.errors import DataPlaneError
 from valkyrie.dataplane.guard import Guard
 from valkyrie.dataplane.ports import PathName, Port, open_port
 from valkyrie.dataplane.wire import Class
+
+from .voice import Voice
 
 if TYPE_CHECKING:
     import mmap

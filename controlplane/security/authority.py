@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from valkyrie.controlplane.config import wholefile
+from valkyrie.controlplane import wholefile
 from valkyrie.dataplane.errors import ConfigError
 
 from .certificates import UNREADABLE, Authority, make_crl, make_root

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from valkyrie.controlplane.config import wholefile
+from valkyrie.controlplane import wholefile
 from valkyrie.dataplane.errors import ConfigError
 from valkyrie.dataplane.signing.fn_dsa import FnDsaKey
 

@@ -16,7 +16,7 @@ from tests.bpf.bases import SEQ, SESSION
 from tests.bpf.rig import extension, frame
 from tests.census import needs
 from tests.lab import Link, wait_until
-from valkyrie.controlplane.sessions.voice import Voice
+from valkyrie.controlplane.host.voice import Voice
 from valkyrie.dataplane import lib, wire
 from valkyrie.dataplane.guard import Guard, Master, tick
 from valkyrie.dataplane.loader import Program, cpus, open_selector

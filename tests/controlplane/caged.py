@@ -22,8 +22,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from valkyrie.controlplane.broker import broker, children
+from valkyrie.controlplane.broker import broker
 from valkyrie.controlplane.confinement import landlock, sandbox
+from valkyrie.controlplane.confinement.privileges import User
 from valkyrie.controlplane.host import facts
 from valkyrie.dataplane import lib
 
@@ -155,17 +156,17 @@ def tried(enter: Callable[[int], None], attempt: Callable[[], object]) -> str:
 
 def main(who: str, mode: str, folder: str) -> None:
     directory = Path(folder)
-    identity = children.Identity(65534, 65534)
+    user = User(65534, 65534)
     assert WORKER.vk_worker_load() == 0
 
     def enter_worker(parent: int) -> None:
-        sandbox.enter_worker(identity, parent)
+        sandbox.enter_worker(user, parent)
         if WORKER.vk_worker_confine(sandbox.CONFINE[mode]):
             os._exit(253)
 
     def enter_daemon(parent: int) -> None:
         reads, writes = [directory / "reads"], [directory / "writes"]
-        sandbox.enter_daemon(identity, parent, mode, reads, writes)  # type: ignore[arg-type]
+        sandbox.enter_daemon(user, parent, mode, reads, writes)  # type: ignore[arg-type]
 
     def enter_landlock(_parent: int) -> None:
         landlock.restrict([directory / "reads"], [directory / "writes"])

@@ -12,10 +12,10 @@ from tests.census import NODE_PREFIX
 from valkyrie.controlplane.cli.exits import Exit
 from valkyrie.controlplane.config import reader as config
 from valkyrie.controlplane.daemon.credentials import load
-from valkyrie.controlplane.daemon.policy import Rights
 from valkyrie.controlplane.security.exchange import token_id
 from valkyrie.controlplane.security.handshake import Established
 from valkyrie.controlplane.security.identity import Card
+from valkyrie.controlplane.security.policy import Rights
 from valkyrie.controlplane.security.token_file import parse_secrets
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.signing.fingerprint import parse_fingerprint

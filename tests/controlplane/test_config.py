@@ -10,7 +10,7 @@ import pytest
 
 from valkyrie.controlplane.config import config_doc
 from valkyrie.controlplane.config import reader as config
-from valkyrie.controlplane.daemon.policy import StreamRange
+from valkyrie.controlplane.security.policy import StreamRange
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import ConfigError
 from valkyrie.dataplane.ports import Rings

@@ -12,7 +12,8 @@ from tests.controlplane.security.authority import authority, credentials
 from tests.controlplane.security.parties import identity
 from valkyrie.controlplane.config import reader as config
 from valkyrie.controlplane.config.settings_security import CipherName, ModeName
-from valkyrie.controlplane.daemon.credentials import load, policy
+from valkyrie.controlplane.config.trust import policy
+from valkyrie.controlplane.daemon.credentials import load
 from valkyrie.controlplane.security.exchange import token_id
 from valkyrie.controlplane.security.handshake import Established, Failed
 from valkyrie.controlplane.security.identity_file import load_or_make
@@ -77,7 +78,7 @@ ALLOWED = {
 
 @pytest.mark.parametrize("number", ALLOWED)
 def test_a_peer_may_do_what_the_node_allows_and_its_table_is_good_for(number: int) -> None:
-    from valkyrie.controlplane.daemon.credentials import pins
+    from valkyrie.controlplane.config.trust import pins
 
     top, table, modes = ALLOWED[number]
     read = config.parse(security(top) + LEAST + peer(table))

@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections import Counter
 
-from valkyrie.controlplane.sessions.intake import Intake, Turns
+from valkyrie.controlplane.daemon.intake import Intake, Turns
 from valkyrie.dataplane import ffi
 from valkyrie.dataplane.wire import Type, make_frame
 

@@ -13,10 +13,10 @@ import pytest
 from tests.controlplane.security.parties import identity
 from valkyrie.controlplane.config import reader as config
 from valkyrie.controlplane.daemon import credentials
+from valkyrie.controlplane.daemon.links import Links
 from valkyrie.controlplane.daemon.state import State
 from valkyrie.controlplane.sessions.keyring import Keyring
 from valkyrie.controlplane.sessions.link import Joined, Terms
-from valkyrie.controlplane.sessions.links import Links
 from valkyrie.controlplane.sessions.liveness import Patience
 from valkyrie.controlplane.sessions.protection import Secrets
 from valkyrie.controlplane.sessions.table import Place, Sessions

@@ -24,9 +24,9 @@ from valkyrie.controlplane.config.reader import parse, rules
 from valkyrie.controlplane.daemon.appserver import Connection, Credentials
 from valkyrie.controlplane.daemon.auditor import Auditor
 from valkyrie.controlplane.daemon.notary import Notary
-from valkyrie.controlplane.daemon.policy import Grant
 from valkyrie.controlplane.security.identity import Identity
 from valkyrie.controlplane.security.identity_file import load_or_make
+from valkyrie.controlplane.security.policy import Grant
 from valkyrie.dataplane.application.appsocket import Reply, Sign
 from valkyrie.dataplane.errors import DataPlaneError
 from valkyrie.dataplane.signing import fn_dsa

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from valkyrie.controlplane.daemon import policy
-from valkyrie.controlplane.daemon.policy import (
+from valkyrie.controlplane.security import policy
+from valkyrie.controlplane.security.policy import (
     Grant,
     Operator,
     Refusal,

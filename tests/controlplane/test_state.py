@@ -8,8 +8,8 @@ from ipaddress import ip_address
 import pytest
 
 from valkyrie.controlplane.config import reader as config
-from valkyrie.controlplane.daemon.policy import Grant, Rights, StreamRange
 from valkyrie.controlplane.daemon.state import State, Way, writing
+from valkyrie.controlplane.security.policy import Grant, Rights, StreamRange
 from valkyrie.controlplane.sessions.link import Joined, Link
 from valkyrie.controlplane.sessions.table import Place
 from valkyrie.dataplane import ffi, lib

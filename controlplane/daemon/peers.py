@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Protocol
 
-from valkyrie.controlplane.daemon.state import State, Way
+from valkyrie.controlplane.host.netlink import AsyncNetlink, Route, provoke
 from valkyrie.dataplane.errors import DataPlaneError
 
-from .netlink import AsyncNetlink, Route, provoke
+from .state import State, Way
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

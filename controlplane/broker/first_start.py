@@ -10,12 +10,12 @@ import logging
 import os
 from typing import TYPE_CHECKING, NoReturn
 
-from valkyrie.controlplane.broker import children
 from valkyrie.controlplane.config import reader as configuration
 from valkyrie.controlplane.confinement import privileges
+from valkyrie.controlplane.daemon import credentials
 from valkyrie.dataplane.errors import ConfigError
 
-from . import credentials
+from . import children
 
 if TYPE_CHECKING:
     from valkyrie.controlplane.config.settings import Config

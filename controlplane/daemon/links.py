@@ -13,31 +13,30 @@ from typing import TYPE_CHECKING, Any
 
 from valkyrie.controlplane.security.handshake import Timing
 from valkyrie.controlplane.security.modes import Cipher
+from valkyrie.controlplane.sessions.link import Asked, Joined, Left, Refused, Terms
+from valkyrie.controlplane.sessions.liveness import Patience
+from valkyrie.controlplane.sessions.rounds import Rounds
+from valkyrie.controlplane.sessions.session import Session, State
+from valkyrie.controlplane.sessions.table import Moved, Place, Sessions
 from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.control import Limits
 from valkyrie.dataplane.wire import Code
-
-from .link import Asked, Joined, Left, Refused, Terms
-from .liveness import Patience
-from .rounds import Rounds
-from .session import Session, State
-from .table import Moved, Place, Sessions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from valkyrie.controlplane.config.settings import Config
     from valkyrie.controlplane.config.settings_peer import Peer
-    from valkyrie.controlplane.daemon.credentials import Credentials
-    from valkyrie.controlplane.daemon.state import State as Rows
-    from valkyrie.controlplane.host.peers import Peers
+    from valkyrie.controlplane.host.voice import Voice
     from valkyrie.controlplane.security.reproof import Reproof
     from valkyrie.controlplane.security.trust import Peer as KnownPeer
+    from valkyrie.controlplane.sessions.keyring import Keyring
+    from valkyrie.controlplane.sessions.link import Event, Link
+    from valkyrie.controlplane.sessions.protection import Protection
 
-    from .keyring import Keyring
-    from .link import Event, Link
-    from .protection import Protection
-    from .voice import Voice
+    from .credentials import Credentials
+    from .peers import Peers
+    from .state import State as Rows
 
 log = logging.getLogger("valkyrie")
 
