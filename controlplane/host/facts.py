@@ -18,6 +18,8 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from valkyrie.controlplane.confinement import privileges
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 SYS_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
@@ -43,15 +45,10 @@ _UDP_SEGMENT, _UDP_GRO = 103, 104  # linux/udp.h
 _F_ADD_SEALS, _F_SEAL_FUTURE_WRITE = 1033, 0x10  # linux/fcntl.h
 _BPF_FS_MAGIC = "bpf"
 
-CAPABILITIES = {
-    "CAP_NET_ADMIN": 12,
-    "CAP_NET_RAW": 13,
-    "CAP_IPC_LOCK": 14,
-    "CAP_SYS_ADMIN": 21,
-    "CAP_PERFMON": 38,
-    "CAP_BPF": 39,
+CAPABILITIES = {f"CAP_{each.name}": each.value for each in privileges.Capability} | {
+    "CAP_SYS_ADMIN": 21
 }
-"""linux/capability.h, those that matter here."""
+"""Those of the broker, and the one that stands for many on kernels before 5.8."""
 
 
 def text(path: str) -> str:
@@ -191,9 +188,8 @@ def memlock_bytes() -> int:
 
 def capabilities() -> frozenset[str]:
     """Return which of CAPABILITIES this process has."""
-    found = re.search(r"^CapEff:\s*([0-9a-f]+)", text("/proc/self/status"), re.MULTILINE)
-    mask = int(found[1], 16) if found else 0
-    return frozenset(name for name, bit in CAPABILITIES.items() if mask >> bit & 1)
+    held = privileges.effective()
+    return frozenset(name for name, number in CAPABILITIES.items() if number in held)
 
 
 def bpf_file_systems() -> list[str]:
