@@ -25,6 +25,7 @@ from valkyrie import dataplane
 from valkyrie.controlplane.config.reader import environment, rules
 from valkyrie.controlplane.confinement import privileges, rights, sandbox
 from valkyrie.controlplane.daemon import archive, auditor, daemon, guarding, listed
+from valkyrie.controlplane.daemon.inherited import Inherited, prepare
 from valkyrie.controlplane.host import interfaces
 from valkyrie.controlplane.host.journal import Journal
 from valkyrie.controlplane.host.netlink import Netlink
@@ -235,7 +236,7 @@ class Broker:
             if slot.cut_off:  # the last daemon may not have heard of it
                 with contextlib.suppress(OSError):
                     slot.connection.shutdown(socket.SHUT_RDWR)
-        inherited = daemon.Inherited(
+        inherited = Inherited(
             config=self.config,
             boot=self.boot,
             link=self._daemon_link,
@@ -253,14 +254,14 @@ class Broker:
         )
 
         def child(parent: int) -> NoReturn:
-            inherited.prepare()
-            kept = [0, 1, 2, *inherited.descriptors()]
+            prepared = prepare(self.config)
+            kept = [0, 1, 2, *inherited.descriptors(), *prepared.audit.descriptors()]
             self._slots.leave()
             for each in self._interfaces:
                 each.close(keep_voice=True)
             self.boot.enter_daemon()
             children.close_others(kept)
-            daemon.run(inherited, self._user, parent)
+            daemon.run(inherited, prepared, self._user, parent)
             os._exit(0)
 
         self._daemon_pid = children.fork(child)

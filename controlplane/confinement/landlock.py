@@ -29,13 +29,7 @@ _CREATE_RULESET_VERSION = 1
 _RULE_PATH_BENEATH = 1
 _RULESET = struct.Struct("=QQQ")  # handled_access_fs, handled_access_net, scoped
 _PATH_BENEATH = struct.Struct("=Qi")  # allowed_access, parent_fd
-_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIRECTORY = 1, 1 << 1, 1 << 2, 1 << 3
-_REMOVE_FILE, _MAKE_DIRECTORY, _MAKE_FILE = 1 << 5, 1 << 7, 1 << 8
-_TRUNCATE = 1 << 14
-_OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | 1 << 15
-"""The rights that a rule about a file may name; the others are of directories."""
-READ = _READ_FILE | _READ_DIRECTORY
-WRITE = READ | _WRITE_FILE | _REMOVE_FILE | _MAKE_DIRECTORY | _MAKE_FILE | _TRUNCATE
+_READ_FILE, _READ_DIRECTORY = 1 << 2, 1 << 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +61,7 @@ LEVELS = (
         "6.2",
         "truncation",
         "emptying files that its user may write and that it may not open for that",
-        files=_TRUNCATE,
+        files=1 << 14,
     ),
     Level(4, "6.7", "TCP", "TCP connections to wherever the host may", tcp=0b11),
     Level(
@@ -98,11 +92,12 @@ def refused(version: int) -> list[str]:
     return [level.refuses for level in LEVELS if level.abi <= version]
 
 
-def restrict(reads: Iterable[Path] = (), writes: Iterable[Path] = ()) -> int:
-    """Leave the process these paths and what is beneath them; returns the version in force.
+def restrict(reads: Iterable[Path] = ()) -> int:
+    """Leave the process these paths and what is beneath them, to read.
 
-    ``writes`` are read, too. Paths that are not there, or that the process cannot reach, are left
-    out: it could not have used them. 0: the kernel has no Landlock, and nothing is restricted.
+    Returns the version of the interface that is in force; 0: the kernel has no Landlock, and
+    nothing is restricted. Paths that are not there, or that the process cannot reach, are left out:
+    it could not have used them.
     """
     version = abi()
     levels = [level for level in LEVELS if level.abi <= version]
@@ -114,24 +109,23 @@ def restrict(reads: Iterable[Path] = (), writes: Iterable[Path] = ()) -> int:
     )
     ruleset = _call("make a Landlock ruleset", _CREATE_RULESET, rules, len(rules), 0)
     try:
-        for rights, paths in ((READ, reads), (WRITE, writes)):
-            for path in paths:
-                _allow(ruleset, path, rights & files)
+        for path in reads:
+            _allow(ruleset, path)
         _call("enter a Landlock domain", _RESTRICT_SELF, ruleset, 0)
     finally:
         os.close(ruleset)
     return version
 
 
-def _allow(ruleset: int, path: Path, rights: int) -> None:
+def _allow(ruleset: int, path: Path) -> None:
     try:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
         return
     try:
-        if not stat.S_ISDIR(os.fstat(fd).st_mode):
-            rights &= _OF_FILES
-        rule = _PATH_BENEATH.pack(rights, fd)
+        # A rule about a file may not name rights of directories.
+        of_directory = _READ_DIRECTORY if stat.S_ISDIR(os.fstat(fd).st_mode) else 0
+        rule = _PATH_BENEATH.pack(_READ_FILE | of_directory, fd)
         _call(f"allow {path} by Landlock", _ADD_RULE, ruleset, _RULE_PATH_BENEATH, rule, 0)
     finally:
         os.close(fd)

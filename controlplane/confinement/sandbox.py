@@ -57,13 +57,7 @@ def enter_worker(user: User, parent: int) -> None:
     landlock.restrict()
 
 
-def enter_daemon(
-    user: User,
-    parent: int,
-    mode: Mode,
-    reads: Iterable[Path] = (),
-    writes: Iterable[Path] = (),
-) -> None:
+def enter_daemon(user: User, parent: int, mode: Mode, reads: Iterable[Path] = ()) -> None:
     """In a daemon: keep sockets, Python's own files, and these; see ``landlock.restrict``.
 
     It goes behind who handles data (``NICE``). It imports nothing late: the user it is may not be
@@ -73,7 +67,7 @@ def enter_daemon(
     for module in LATE:
         importlib.import_module(module)
     privileges.drop(user, parent)
-    landlock.restrict([*python_paths(), *reads], writes)
+    landlock.restrict([*python_paths(), *reads])
     result = lib.vk_confine_daemon(CONFINE[mode])
     if result not in (0, -errno.ENOSYS):
         raise DataPlaneError.of(result, "limit the daemon's system calls")

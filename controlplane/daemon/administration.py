@@ -45,9 +45,9 @@ ROLES: dict[type[AnyRequest], Role] = {
 async def answer(daemon: Daemon, connection: Connection, request: AnyRequest) -> Reply:
     """Answer a request that is not an application's; DataPlaneError, ConfigError: it failed."""
     role = ROLES.get(type(request), Role.ADMINISTER)
-    who = connection.who
+    who, known = connection.who, daemon.prepared
     owners = (0, os.getuid())
-    if role not in policy.roles(daemon.operators, daemon.rules, who.uid, who.gids, owners):
+    if role not in policy.roles(known.operators, known.rules, who.uid, who.gids, owners):
         message = (
             f"only root, '{daemon.config.node.user}' and [[operator]] rules with the role"
             f" '{role.value}' may do that"
@@ -108,8 +108,7 @@ async def _tune(daemon: Daemon, values: dict[str, int | str]) -> dict[str, objec
 
 def _add_peers(daemon: Daemon, table: str) -> list[str]:
     """Know more peers; ConfigError, and nothing is changed, if the node would not start so."""
-    before, credentials = daemon.config, daemon.inherited.credentials
-    assert credentials is not None
+    before, credentials = daemon.config, daemon.prepared.credentials
     now = configuration.with_peers(before, table, "the new peer")
     credentials.know(now)
     first = len(before.peers)

@@ -28,12 +28,11 @@ from valkyrie.dataplane.application.appsocket import AnyRequest, Reply
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from valkyrie.controlplane.security.policy import Grant
+    from valkyrie.controlplane.security.policy import Grant, Refusal
 
 log = logging.getLogger("valkyrie")
 
 _SO_PEERGROUPS = 59  # asm-generic/socket.h
-_GROUPS_MAX = 65536  # linux/limits.h, NGROUPS_MAX
 _CONNECTIONS_MAX = 512
 _CONNECTIONS_PER_USER_MAX = 64
 _CONNECT_RATE, _CONNECT_BURST = 50.0, 100.0
@@ -46,6 +45,11 @@ _FAULT = "the node made a mistake: its log says which, please report it"
 
 Answer = tuple[Reply, list[int]]
 """A reply and the descriptors that go with it, closed after it was sent."""
+
+
+def refuse(refusal: Refusal) -> Reply:
+    """Return what a refused application is told."""
+    return Reply(code=refusal.code, message=refusal.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,16 @@ class Connection:
     def attached(self) -> bool:
         """Say whether it has rings."""
         return self.slot >= 0
+
+    @property
+    def subject(self) -> str:
+        """What alarms call it: this attachment, or this process until it has one."""
+        who = f"pid {self.who.pid} uid {self.who.uid}"
+        return f"slot {self.slot}.{self.generation} {who}" if self.attached else who
+
+    def on_record(self) -> dict[str, str | int]:
+        """Return what the audit log says of it."""
+        return {"uid": self.who.uid, "pid": self.who.pid, "name": self.name, "slot": self.slot}
 
 
 class AppServer:

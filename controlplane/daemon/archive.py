@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from valkyrie.controlplane.config.reader import Config
 
     from .auditor import Auditor
-    from .daemon import BrokerLink
+    from .brokerlink import BrokerLink
 
 log = logging.getLogger("valkyrie")
 

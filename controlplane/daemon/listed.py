@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from valkyrie.controlplane.config.reader import Config
     from valkyrie.controlplane.security.crl import CrlFile, Issued
 
-    from .daemon import BrokerLink
+    from .brokerlink import BrokerLink
 
 log = logging.getLogger("valkyrie")
 

@@ -20,7 +20,7 @@ from valkyrie.dataplane.signing.seal import Attestation
 from valkyrie.dataplane.signing.signature import Algorithm
 from valkyrie.dataplane.signing.statement import COUNT_MAX, Statement, algorithms
 
-from .appserver import Bucket
+from .appserver import Bucket, refuse
 
 if TYPE_CHECKING:
     from valkyrie.controlplane.security.identity import Identity
@@ -57,7 +57,7 @@ class Notary:
         if grant is None or not connection.attached:
             return Reply(code=lib.VK_CODE_POLICY, message="attach first")
         if refusal := policy.may_sign(grant):
-            return Reply(code=refusal.code, message=refusal.reason)
+            return refuse(refusal)
         if len(request.root) != HASH_SIZE or not 0 < request.count <= COUNT_MAX:
             message = f"a root has {HASH_SIZE} bytes, and a batch 1 to {COUNT_MAX} messages"
             return Reply(code=lib.VK_CODE_MALFORMED, message=message)
@@ -66,7 +66,7 @@ class Notary:
         assert self._identity is not None
         wait_s = self._turn(grant, connection.who.uid, now_s)
         if isinstance(wait_s, Refusal):
-            return Reply(code=wait_s.code, message=wait_s.reason)
+            return refuse(wait_s)
         if wait_s:
             await asyncio.sleep(wait_s)
         return Reply(attested=await self._attest(self._identity, connection, request, time_ns))

@@ -72,7 +72,7 @@ async def document(daemon: Daemon) -> dict[str, object]:
         "classes": {klass.name.lower(): _limits(daemon, klass) for klass in Class},
         "source": dict(zip(("rate_packets", "burst_packets"), source, strict=True)),
         "refused": dict(daemon.apps.refused),
-        "security": known.describe() if (known := daemon.inherited.credentials) else {},
+        "security": daemon.prepared.credentials.describe(),
         "tokens": daemon.tokens.describe(),
         "audit": daemon.audit.describe(),
         "alarms": daemon.watch.describe(),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from valkyrie.controlplane.config.reader import Config
     from valkyrie.controlplane.sessions.table import Sessions
 
-    from .daemon import BrokerLink
+    from .brokerlink import BrokerLink
 
 log = logging.getLogger("valkyrie")
 

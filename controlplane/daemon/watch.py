@@ -100,7 +100,7 @@ class Watch:
         where, _, name = rule.counter.partition(".")
         if where == "application":
             if rule.by == "application":
-                slots = self._daemon.slots()
+                slots = self._daemon.apps.slots()
                 yield from ((subject, self._of_slot(name, slot)) for slot, subject in slots)
             else:
                 yield NODE, sum(self._of_slot(name, slot) for slot in range(lib.VK_APPS_MAX))
@@ -160,7 +160,7 @@ class Watch:
         elif rule.action == "block":
             await self._blocks.begin(rule, event.subject, now_ns)
         elif rule.action == "detach":
-            self._daemon.cut(event.subject)
+            self._daemon.apps.cut(event.subject)
 
     def rates(self, which: int) -> tuple[int, int]:
         """Return the rate and the burst of a policer: the configuration's, or a lower limit."""

@@ -102,7 +102,7 @@ def attempts(directory: Path, port: int) -> dict[str, Callable[[], object]]:
         "open /etc/passwd": lambda: os.open("/etc/passwd", os.O_RDONLY),
         "read allowed": lambda: os.read(os.open(directory / "reads" / "file", os.O_RDONLY), 1),
         "write read-only": lambda: os.open(directory / "reads" / "file", os.O_WRONLY),
-        "create allowed": lambda: os.open(directory / "writes" / "new", os.O_CREAT | os.O_WRONLY),
+        "create a file": lambda: os.open(directory / "reads" / "new", os.O_CREAT | os.O_WRONLY),
         "execve": lambda: os.execv("/bin/true", ["true"]),
         "fork": fork,
         "thread": run_thread,
@@ -165,11 +165,10 @@ def main(who: str, mode: str, folder: str) -> None:
             os._exit(253)
 
     def enter_daemon(parent: int) -> None:
-        reads, writes = [directory / "reads"], [directory / "writes"]
-        sandbox.enter_daemon(user, parent, mode, reads, writes)  # type: ignore[arg-type]
+        sandbox.enter_daemon(user, parent, mode, [directory / "reads"])  # type: ignore[arg-type]
 
     def enter_landlock(_parent: int) -> None:
-        landlock.restrict([directory / "reads"], [directory / "writes"])
+        landlock.restrict([directory / "reads"])
 
     enter = {"worker": enter_worker, "daemon": enter_daemon, "landlock": enter_landlock}[who]
     abstract = socket.socket(socket.AF_UNIX)
