@@ -29,23 +29,22 @@ from valkyrie.controlplane.daemon.inherited import Inherited, prepare
 from valkyrie.controlplane.host import interfaces
 from valkyrie.controlplane.host.journal import Journal
 from valkyrie.controlplane.host.netlink import Netlink
-from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import ConfigError, DataPlaneError
 
-from . import children, first_start, messages, worker
+from . import children, first_start, messages
 from .boot import Boot
-from .children import Budget, StoppedError
+from .children import Budget, Child
 from .claim import Claim
+from .keeper import Keeper, look_after
 from .messages import Kind, Message
 from .notify import notify
 from .slots import Slots, largest_span
-from .worker import Order, OrderKind, Worker
+from .worker import Order, OrderKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from valkyrie.controlplane.config.reader import Config
-    from valkyrie.dataplane import loader
 
 log = logging.getLogger("valkyrie")
 
@@ -53,12 +52,8 @@ LIBRARY = Path(dataplane.__file__).parent / "vk_worker.so"
 
 _TICK_S = 0.1
 """Period of counters, watchdog and the look after the interfaces."""
-_START_S = 5.0
-"""How long a child may take until it serves."""
 _STOP_S = 2.0
-"""How long a child may take to leave."""
-_HUNG_S = 5.0
-"""A child whose heart has not beaten for this long is ended."""
+"""How long the daemon may take to leave."""
 _LISTEN_BACKLOG = 128
 
 
@@ -83,12 +78,11 @@ class Broker:
         self.config = config
         self._library_path = library
         self._cleanup = contextlib.ExitStack()
+        self._worker_end = contextlib.ExitStack()
+        """Comes first: while signals are still caught, and all that workers use is open."""
         self._selector = selectors.DefaultSelector()
         self._interfaces: list[interfaces.Opened] = []
-        self._worker: Worker | None = None
-        self._daemon_pid = self._daemon_pidfd = -1
-        self._daemon_started_s = 0.0
-        self._worker_deaths = Budget("worker")
+        self._daemon: Child | None = None
         self._daemon_deaths = Budget("daemon")
         self._tuned = ""
         self._serving = False
@@ -113,8 +107,6 @@ class Broker:
         self._greeting = first_start.prepare(self.config)
         auditor.prepare(self.config)
         journal = Journal(directory / f"{node.name}.journal")
-        self._library = worker.open_library(self._library_path)
-        defer(lambda: os.close(self._library))
         defer(self._selector.close)
         self.boot = Boot(node.name, self._user.gid)
         defer(self.boot.close)
@@ -131,10 +123,22 @@ class Broker:
         for each in (end for pair in pairs for end in pair):
             each.setblocking(False)
             defer(each.close)
-        defer(self._daemon_link_close)
+        defer(self._close_link)
+        self._keeper = Keeper(
+            self.config,
+            self.boot,
+            self._user,
+            interfaces=self._interfaces,
+            slots=self._slots,
+            frames=self._frames_worker,
+            selector=self._selector,
+            tell=self._tell,
+            library=self._library_path,
+        )
+        self._worker_end.callback(self._keeper.close)
         privileges.keep(privileges.KEPT)
 
-    def _daemon_link_close(self) -> None:
+    def _close_link(self) -> None:
         self._link.close()
         self._daemon_link.close()
 
@@ -168,68 +172,7 @@ class Broker:
         listener.listen(_LISTEN_BACKLOG)
         return listener
 
-    # ---- Children ----
-
-    def _start_worker(self, library: int, *, recover: bool) -> Worker:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        boot = self.boot.struct
-        boot.recover = recover
-        boot.cpu, boot.confine = self.config.worker.cpu, sandbox.CONFINE[self.config.node.sandbox]
-        boot.control_fd, boot.python_fd = theirs.fileno(), self._frames_worker.fileno()
-        kept = [boot.control_fd, boot.python_fd, *self._slots.bells()]
-        kept += [fd for each in self._interfaces for fd in each.descriptors()]
-
-        def child(parent: int) -> NoReturn:
-            self.boot.enter_worker()
-            worker.pin(self.config.worker.cpu)
-            worker.run(self.boot.address, library, self._user, parent, kept)
-
-        pid = children.fork(child)
-        theirs.close()
-        return Worker(pid, ours)
-
-    def _await_worker(self, started: Worker) -> int | None:
-        """Wait until a worker runs; its exit status if it ended instead."""
-        end = time.monotonic() + _START_S
-        work = self.boot.work
-        while not started.ended(0.001):
-            if work.pid == started.pid and work.phase == lib.VK_WORKER_RUNNING:
-                return None
-            if time.monotonic() > end:
-                started.kill()
-        return started.reap()
-
-    def _run_worker(self, *, recover: bool) -> None:
-        """Start workers until one runs; StoppedError when the budget is spent."""
-        while True:
-            started = self._start_worker(self._library, recover=recover)
-            status = self._await_worker(started)
-            if status is None:
-                break
-            recover = True
-            self._worker_deaths.spend(children.describe(status))
-        self._adopt_worker(started)
-
-    def _adopt_worker(self, started: Worker) -> None:
-        self._worker = started
-        self._selector.register(started.pidfd, selectors.EVENT_READ, self._on_worker_end)
-        self._selector.register(started.control, selectors.EVENT_READ, self._on_worker_news)
-        self._tell(Message(Kind.WORKER, first=started.pid, second=self._worker_deaths.total))
-
-    def _release_worker(self) -> int:
-        """Forget the worker, which has ended; returns its exit status."""
-        gone = self._worker
-        assert gone is not None
-        self._worker = None
-        self._selector.unregister(gone.pidfd)
-        with contextlib.suppress(KeyError):  # it may be known as gone already
-            self._selector.unregister(gone.control)
-        for news in gone.news:
-            self._on_violation(news)
-        with contextlib.suppress(BlockingIOError):
-            while (order := gone.receive()) is not None:
-                self._on_violation(order)
-        return gone.reap()
+    # ---- The daemon ----
 
     def _start_daemon(self) -> None:
         for slot in self._slots.attached.values():
@@ -249,8 +192,8 @@ class Broker:
             },
             tuned=self._tuned,
             restarts=self._daemon_deaths.total,
-            worker_pid=self._worker.pid if self._worker else 0,
-            worker_deaths=self._worker_deaths.total,
+            worker_pid=self._keeper.pid,
+            worker_deaths=self._keeper.deaths,
         )
 
         def child(parent: int) -> NoReturn:
@@ -264,10 +207,8 @@ class Broker:
             daemon.run(inherited, prepared, self._user, parent)
             os._exit(0)
 
-        self._daemon_pid = children.fork(child)
-        self._daemon_pidfd = os.pidfd_open(self._daemon_pid)
-        self._daemon_started_s = time.monotonic()
-        self._selector.register(self._daemon_pidfd, selectors.EVENT_READ, self._on_daemon_end)
+        self._daemon = children.fork(child, "daemon")
+        self._selector.register(self._daemon.pidfd, selectors.EVENT_READ, self._on_daemon_end)
 
     # ---- What happens ----
 
@@ -275,7 +216,7 @@ class Broker:
         """Run the node until it is told to stop; StoppedError when it cannot go on."""
         self._catch_signals()
         self._selector.register(self._link, selectors.EVENT_READ, self._on_message)
-        self._run_worker(recover=False)
+        self._keeper.run(recover=False)
         self._start_daemon()
         due = time.monotonic()
         while not self._leaving:
@@ -304,76 +245,24 @@ class Broker:
 
     def _tick(self) -> None:
         interfaces.copy_counters(self._interfaces, self.boot.counters)
-        for each in self._interfaces:
-            if not each.present():
-                self._interface_gone(each)
-        running = self._worker
-        if running is not None and self._hangs(
-            "worker", running.started_s, self.boot.work.heartbeat_ns
-        ):
-            running.kill()
-        if self._daemon_pidfd >= 0 and self._hangs(
-            "daemon", self._daemon_started_s, self.boot.counters.daemon_heartbeat_ns
-        ):
-            signal.pidfd_send_signal(self._daemon_pidfd, signal.SIGKILL)
+        look_after(self._interfaces)
+        self._keeper.look()
+        if self._daemon and self._daemon.hangs(self.boot.counters.daemon_heartbeat_ns):
+            self._daemon.kill()
         if self._serving:
             notify(self._notify, "WATCHDOG=1")
 
-    @staticmethod
-    def _hangs(child: str, started_s: float, beat_ns: int) -> bool:
-        """Say whether a child's heart stands still; a new one has time for its first beat."""
-        now_ns = time.monotonic_ns()
-        silent_s = min(now_ns - beat_ns, now_ns - started_s * 1e9) / 1e9
-        if silent_s > _HUNG_S:
-            log.error("the %s hangs: it has not moved for %.1f s", child, silent_s)
-        return silent_s > _HUNG_S
-
-    @staticmethod
-    def _interface_gone(gone: interfaces.Opened) -> None:
-        raise StoppedError(
-            f"interface {gone.name} has vanished: bring it back and start the node again"
-        )
-
-    def _on_worker_end(self) -> None:
-        how = children.describe(self._release_worker())
-        for each in self._interfaces:
-            if not each.present():
-                self._interface_gone(each)
-        log.error("the worker %s; starting another one", how)
-        self._worker_deaths.spend(how)
-        self._run_worker(recover=True)
-
-    def _on_worker_news(self) -> None:
-        running = self._worker
-        assert running is not None
-        try:
-            news = running.receive()
-        except BlockingIOError:
-            return  # an order's answer was waited for meanwhile, and this came with it
-        if news is None:
-            self._selector.unregister(running.control)  # its pidfd tells the rest
-            return
-        self._on_violation(news)
-
-    def _on_violation(self, news: Order) -> None:
-        slot = self._slots.attached.get(news.slot)
-        if news.kind != OrderKind.VIOLATION or slot is None or slot.generation != news.generation:
-            return
-        if slot.cut_off:
-            return
-        slot.cut_off = True
-        self._tell(Message(Kind.VIOLATION, slot=news.slot, generation=news.generation))
-
     def _on_daemon_end(self) -> None:
-        self._selector.unregister(self._daemon_pidfd)
-        os.close(self._daemon_pidfd)
-        how = children.describe(os.waitstatus_to_exitcode(os.waitpid(self._daemon_pid, 0)[1]))
-        self._daemon_pid = self._daemon_pidfd = -1
+        gone = self._daemon
+        assert gone is not None
+        self._daemon = None
+        self._selector.unregister(gone.pidfd)
+        how = children.describe(gone.reap())
         log.error("the daemon %s; starting another one", how)
         self._daemon_deaths.spend(how)
         # Answers to requests of the dead one must not reach the next: a new pair of sockets.
         self._selector.unregister(self._link)
-        self._daemon_link_close()
+        self._close_link()
         self.config = first_start.with_new_peers(self.config)
         self._link, self._daemon_link = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._link.setblocking(False)
@@ -386,9 +275,9 @@ class Broker:
         try:
             messages.send(self._link, message)
         except BlockingIOError:
-            if self._daemon_pidfd >= 0:
+            if self._daemon is not None:
                 log.warning("the daemon does not read its messages: ending it")
-                signal.pidfd_send_signal(self._daemon_pidfd, signal.SIGKILL)
+                self._daemon.kill()
         except OSError:
             return  # it has just died
 
@@ -440,34 +329,22 @@ class Broker:
             raise
         try:
             order = Order(OrderKind.ATTACH, message.slot, message.generation)
-            # No answer: the worker is dying, and the next one inherits the mappings.
-            result = self._worker.order(order, regions.for_worker()) if self._worker else None
-            _check(0 if result is None else result, "let the worker map the rings")
+            result = self._keeper.order(order, regions.for_worker())
+            _check(result or 0, "let the worker map the rings")
             regions.seal()
             answer.descriptors = regions.for_application()
         except BaseException:
             regions.close()
             self._slots.remove(message.slot)
             raise
-        for news in self._take_news():
-            self._on_violation(news)
-
-    def _take_news(self) -> list[Order]:
-        if self._worker is None:
-            return []
-        news, self._worker.news = self._worker.news, []
-        return news
 
     def _detach(self, message: Message, answer: Message) -> None:
         slot = self._slots.attached.get(message.slot)
         if slot is None or slot.generation != message.generation:
             raise DataPlaneError.of(errno.ENOENT, f"detach slot {message.slot}")
-        if self._worker is not None:
-            order = Order(OrderKind.DETACH, message.slot, message.generation)
-            answer.result = self._worker.order(order) or 0
+        order = Order(OrderKind.DETACH, message.slot, message.generation)
+        answer.result = self._keeper.order(order) or 0
         self._slots.remove(message.slot)
-        for news in self._take_news():
-            self._on_violation(news)
 
     def _guard(self, message: Message, _answer: Message) -> None:
         for each in self._interfaces:
@@ -492,7 +369,7 @@ class Broker:
         answer.text = json.dumps(found)
 
     def _processes(self, _message: Message, answer: Message) -> None:
-        answer.text = sandbox.report(self._daemon_pid, self._worker.pid if self._worker else -1)
+        answer.text = sandbox.report(self._daemon.pid if self._daemon else 0, self._keeper.pid)
 
     def _ready(self, _message: Message, _answer: Message) -> None:
         if not self._serving:
@@ -501,82 +378,28 @@ class Broker:
             log.log(*self._greeting)
             log.info("node %s is ready", self.config.node.name)
 
+    def _upgrade(self, _message: Message, answer: Message) -> None:
+        answer.text = self._keeper.upgrade()
+
     def _stop(self, _message: Message, _answer: Message) -> None:
         self._leave()
-
-    # ---- Upgrade ----
-
-    def _upgrade(self, _message: Message, answer: Message) -> None:
-        """Start the installed worker and programs; unless all of them run, the old ones go on."""
-        with contextlib.ExitStack() as unused:
-            library = worker.open_library(self._library_path)
-            unused.callback(os.close, library)
-            worker.probe(library)
-            programs = []
-            for each in self._interfaces:
-                program = each.next_program()
-                unused.callback(program.close)
-                programs.append((each, program))
-            unused.pop_all()
-        answer.text = self._swap(library, programs)
-
-    def _swap(self, library: int, programs: list[tuple[interfaces.Opened, loader.Program]]) -> str:
-        self._stop_worker()
-        recover = self.boot.work.phase != lib.VK_WORKER_STOPPED
-        old = []
-        try:
-            for each, program in programs:
-                old.append((each, each.replace(program)))
-            started = self._start_worker(library, recover=recover)
-            status = self._await_worker(started)
-            if status is not None:
-                raise worker.refused(f"the new worker {children.describe(status)}", status)
-        except OSError:
-            for each, program in old:
-                with contextlib.suppress(OSError):  # the new one stays: it fits the maps
-                    each.replace(program)
-            for each, program in programs:
-                if each.program is not program:
-                    program.close()
-            os.close(library)
-            self._run_worker(recover=True)
-            raise
-        for _, program in old:
-            program.close()
-        os.close(self._library)
-        self._library = library
-        self._adopt_worker(started)
-        return f"worker {started.pid} and {len(programs)} programs are new"
-
-    def _stop_worker(self) -> None:
-        running = self._worker
-        if running is None:
-            return
-        running.ask_to_stop()
-        if not running.ended(_STOP_S):
-            log.error("the worker does not stop")
-            running.kill()
-        self._release_worker()
 
     # ---- End ----
 
     def close(self) -> None:
         """End the children, detach, close and remove everything."""
         notify(self._notify, "STOPPING=1")
-        if self._daemon_pidfd >= 0:
+        if self._daemon is not None:
             self._tell(Message(Kind.STOPPING))
-            self._selector.unregister(self._daemon_pidfd)
+            self._selector.unregister(self._daemon.pidfd)
         for each in self._interfaces:
             each.detach()
-        self._stop_worker()
-        if self._daemon_pidfd >= 0:
-            with selectors.DefaultSelector() as waiting:
-                waiting.register(self._daemon_pidfd, selectors.EVENT_READ)
-                if not waiting.select(_STOP_S):
-                    signal.pidfd_send_signal(self._daemon_pidfd, signal.SIGKILL)
-            os.waitpid(self._daemon_pid, 0)
-            os.close(self._daemon_pidfd)
-            self._daemon_pidfd = -1
+        self._worker_end.close()
+        if self._daemon is not None:
+            if not self._daemon.ended(_STOP_S):
+                self._daemon.kill()
+            self._daemon.reap()
+            self._daemon = None
         self._cleanup.close()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
+import select
 import signal
 import sys
 import threading
@@ -15,6 +17,10 @@ from typing import NoReturn
 
 from valkyrie.dataplane.errors import ValkyrieError
 
+log = logging.getLogger("valkyrie")
+
+HUNG_S = 5.0
+"""A child whose heart has not beaten for this long is ended."""
 DEATHS_MAX = 10
 DEATHS_WINDOW_S = 10.0
 """More deaths of a child than this within the window, and the node gives up."""
@@ -52,6 +58,38 @@ class Budget:
             )
 
 
+class Child:
+    """A process that the broker forked, until it is reaped."""
+
+    def __init__(self, pid: int, name: str) -> None:
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+        self._name = name
+        self._started_s = time.monotonic()
+
+    def hangs(self, beat_ns: int) -> bool:
+        """Say whether its heart stands still; a new one has time for its first beat."""
+        now_ns = time.monotonic_ns()
+        silent_s = min(now_ns - beat_ns, now_ns - self._started_s * 1e9) / 1e9
+        if silent_s > HUNG_S:
+            log.error("the %s hangs: it has not moved for %.1f s", self._name, silent_s)
+        return silent_s > HUNG_S
+
+    def ended(self, timeout_s: float = 0.0) -> bool:
+        """Say whether the process has ended, after waiting for it that long."""
+        return bool(select.select([self.pidfd], [], [], timeout_s)[0])
+
+    def kill(self) -> None:
+        """End it at once."""
+        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def reap(self) -> int:
+        """Wait for its end; returns the exit status, or -signal."""
+        status = os.waitpid(self.pid, 0)[1]
+        os.close(self.pidfd)
+        return os.waitstatus_to_exitcode(status)
+
+
 def close_others(kept: Iterable[int]) -> None:
     """Close every descriptor of this process but those kept."""
     low = 0
@@ -62,8 +100,8 @@ def close_others(kept: Iterable[int]) -> None:
     os.closerange(low, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 
 
-def fork(child: Callable[[int], NoReturn]) -> int:
-    """Fork; the child calls ``child(parent's pid)`` and never comes back. Returns its pid.
+def fork(child: Callable[[int], NoReturn], name: str) -> Child:
+    """Fork; the child calls ``child(parent's pid)`` and never comes back.
 
     The broker answers the terminal and the service manager for all: children ignore SIGINT and
     SIGTERM.
@@ -74,7 +112,7 @@ def fork(child: Callable[[int], NoReturn]) -> int:
     parent = os.getpid()
     pid = os.fork()
     if pid:
-        return pid
+        return Child(pid, name)
     try:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -58,11 +58,11 @@ def _ask(config: Config) -> dict[str, object]:
             pipe.write(json.dumps(_look(config)).encode())
         os._exit(0)
 
-    pid = children.fork(child)
+    looking = children.fork(child, "who looks at the files")
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         data = pipe.read()
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    status = looking.reap()
     if status or not data:
         how = children.describe(status)
         raise ConfigError(f"{config.file}: who looked at the files of [security] {how}")

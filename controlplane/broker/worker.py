@@ -6,7 +6,6 @@ import ctypes
 import errno
 import os
 import select
-import signal
 import socket
 import struct
 import sys
@@ -21,7 +20,7 @@ from valkyrie.controlplane.confinement import sandbox
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import DataPlaneError
 
-from .children import EXIT_FOREIGN, EXIT_LIBRARY, close_others, describe, fork
+from .children import EXIT_FOREIGN, EXIT_LIBRARY, Child, close_others, describe, fork
 
 if TYPE_CHECKING:
     from valkyrie.controlplane.confinement.privileges import User
@@ -65,12 +64,10 @@ class Order:
 class Worker:
     """A running worker, seen from the broker."""
 
-    def __init__(self, pid: int, control: socket.socket) -> None:
-        self.pid = pid
-        self.pidfd = os.pidfd_open(pid)
+    def __init__(self, process: Child, control: socket.socket) -> None:
+        self.process = process
         self.control = control
         control.setblocking(False)
-        self.started_s = time.monotonic()
         self.news: list[Order] = []
         """Orders the worker sent of its own accord, not looked at yet."""
 
@@ -112,20 +109,10 @@ class Worker:
         except OSError:
             return  # it has gone already
 
-    def ended(self, timeout_s: float = 0.0) -> bool:
-        """Say whether the process has ended, after waiting for it that long."""
-        return bool(select.select([self.pidfd], [], [], timeout_s)[0])
-
-    def kill(self) -> None:
-        """End it at once."""
-        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-
     def reap(self) -> int:
         """Wait for its end and close what belongs to it; returns the exit status, or -signal."""
-        status = os.waitpid(self.pid, 0)[1]
-        os.close(self.pidfd)
         self.control.close()
-        return os.waitstatus_to_exitcode(status)
+        return self.process.reap()
 
 
 def _leave(why: str) -> NoReturn:
@@ -173,14 +160,10 @@ def probe(library: int) -> None:
         _load(library)
         os._exit(0)
 
-    pid = fork(child)
-    pidfd = os.pidfd_open(pid)
-    try:
-        if not select.select([pidfd], [], [], _PROBE_S)[0]:
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    finally:
-        os.close(pidfd)
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    loading = fork(child, "worker")
+    if not loading.ended(_PROBE_S):
+        loading.kill()
+    status = loading.reap()
     if status:
         raise refused(f"the installed worker {describe(status)}", status)
 
