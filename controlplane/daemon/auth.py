@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from valkyrie.controlplane.config.settings_auth import DEMANDS, FILES, SHOWS, Auth, has
+from valkyrie.controlplane.security.changing_file import Stamp, stamp
 from valkyrie.controlplane.security.codes import Failure
 from valkyrie.controlplane.security.errors import SecurityError
 from valkyrie.controlplane.security.identity_file import read_plain, read_private
@@ -218,7 +219,6 @@ _NOT_OURS = (
     ", and is read when the node starts only: start it again, or let the file belong to node.user"
 )
 Kind = TypeVar("Kind")
-_Stamp = tuple[int, int, int] | None
 
 
 class Current(Generic[Kind]):
@@ -230,7 +230,7 @@ class Current(Generic[Kind]):
         self._files = files
         self._said = ""
         self._made: Kind | None = None
-        self._seen: list[_Stamp] = []
+        self._seen: list[Stamp | None] = []
         try:
             self._look()
         except ConfigError as error:
@@ -278,14 +278,13 @@ class Current(Generic[Kind]):
         return True
 
 
-def _stamp(path: Path) -> _Stamp:
+def _stamp(path: Path) -> Stamp | None:
     try:
-        found = path.stat()
+        return stamp(path)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be looked at: {error.strerror}") from error
-    return found.st_ctime_ns, found.st_size, found.st_ino  # of a `chown`, too
 
 
 @dataclass(frozen=True, slots=True)

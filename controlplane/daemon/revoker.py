@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from valkyrie.controlplane.security.certificates import node_name, renewal_time
+from valkyrie.controlplane.security.changing_file import Stamp, stamp
 from valkyrie.controlplane.security.crl import RollbackError
 from valkyrie.controlplane.security.errors import MisuseError
 from valkyrie.controlplane.security.modes import Mode
@@ -159,10 +160,10 @@ class Revoker:
         tls = self._credentials.local.tls
         if self._certificate is None or tls is None:
             return
-        stamp = _stamp(self._certificate)
-        if stamp == self._seen:
+        found = _stamp(self._certificate)
+        if found == self._seen:
             return
-        self._seen = stamp
+        self._seen = found
         try:
             tls.renew(parse_chain(self._certificate, self._certificate.read_bytes()))
         except MisuseError as error:
@@ -201,11 +202,10 @@ class Revoker:
             log.warning("%s", what)
 
 
-def _stamp(path: Path | None) -> tuple[int, int, int] | None:
+def _stamp(path: Path | None) -> Stamp | None:
     if path is None:
         return None
     try:
-        found = path.stat()
+        return stamp(path)
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino

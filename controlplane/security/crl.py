@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from valkyrie.dataplane.errors import ConfigError
 
 from .certificates import SKEW, UNREADABLE
+from .changing_file import ChangingFile
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -159,7 +160,7 @@ class CrlFile:
         self._roots = {root_id(each): each for each in roots}
         self._kept = kept
         self.obeyed = obeyed
-        self._seen: tuple[int, int, int] | None = None
+        self._file = ChangingFile(path, SIZE_MAX)
         self._rolled_back = ""
         self.lists = SignedLists()
         self.known = {key: issued for key, issued in (known or {}).items() if key in self._roots}
@@ -168,7 +169,7 @@ class CrlFile:
             self.poll(now)
         except RollbackError as error:
             self._rolled_back = str(error)
-            self._seen = None
+            self._file.forget()
 
     def poll(self, now: dt.datetime) -> bool:
         """Read the file if it is another one than before; returns whether it was.
@@ -176,21 +177,15 @@ class CrlFile:
         Raises ConfigError, once for each change, for a file that is no good: the lists before stay.
         """
         try:
-            found = self._path.stat()
-            seen = (found.st_mtime_ns, found.st_size, found.st_ino)
-            if seen == self._seen:
-                return False
-            with open(self._path, "rb") as file:
-                data = file.read(SIZE_MAX + 1)
+            data = self._file.read()
         except OSError as error:
-            self._seen = None
+            self._file.forget()
             raise ConfigError(
                 f"{self._path}: {error.strerror}: what was revoked stays so; let node.user read it,"
                 " and enter its directories"
             ) from error
-        self._seen = seen
-        if len(data) > SIZE_MAX:
-            raise ConfigError(f"{self._path}: has more than {SIZE_MAX} bytes")
+        if data is None:
+            return False
         lists = parse_lists(data, str(self._path), list(self._roots.values()), now)
         for key, had in self.known.items():
             if key not in lists.issued or lists.issued[key] < had:

@@ -19,6 +19,7 @@ import msgspec
 from valkyrie.dataplane.errors import ConfigError
 from valkyrie.dataplane.signing.fingerprint import Fingerprint, parse_fingerprint
 
+from .changing_file import ChangingFile
 from .codes import Failure
 from .errors import SecurityError
 from .modes import Mode
@@ -167,7 +168,7 @@ class RevocationFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen: tuple[int, int, int] | None = None
+        self._file = ChangingFile(path, SIZE_MAX)
         self.revocations = Revocations()
         self.poll()
 
@@ -178,27 +179,20 @@ class RevocationFile:
         is such, unless there never was any.
         """
         try:
-            found = self._path.stat()
-            seen = (found.st_mtime_ns, found.st_size, found.st_ino)
-            if seen == self._seen:
-                return False
-            with open(self._path, "rb") as file:
-                data = file.read(SIZE_MAX + 1)
+            data = self._file.read()
         except FileNotFoundError:
-            seen, before = None, self._seen
-            self._seen = seen
-            if before is not None:
-                raise ConfigError(
-                    f"{self._path}: is gone: what was revoked stays so until the node starts anew"
-                ) from None
-            return False
+            if not self._file.known:
+                return False
+            self._file.forget()
+            raise ConfigError(
+                f"{self._path}: is gone: what was revoked stays so until the node starts anew"
+            ) from None
         except OSError as error:
             raise ConfigError(
                 f"{self._path}: {error.strerror}: revocations are not seen while the node runs: let"
                 " node.user read it, and enter its directories"
             ) from error
-        self._seen = seen
-        if len(data) > SIZE_MAX:
-            raise ConfigError(f"{self._path}: has more than {SIZE_MAX} bytes")
+        if data is None:
+            return False
         self.revocations = parse_revocations(data, str(self._path))
         return True
