@@ -9,6 +9,8 @@ import pytest
 
 from tests.census import SKIPS_ALLOWED_IN_CI, Census, adopt_orphans, needs
 from tests.lab import Lab, Link, laboratory
+from tests.nursery import close as close_nursery
+from tests.nursery import nursery
 
 _labs = pytest.StashKey[list[Lab]]()
 
@@ -16,6 +18,11 @@ _labs = pytest.StashKey[list[Lab]]()
 def pytest_configure() -> None:
     """Prepare the process for the census."""
     adopt_orphans()
+
+
+def pytest_unconfigure() -> None:
+    """End what lasts longer than a test."""
+    close_nursery()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,6 +54,7 @@ def census(request: pytest.FixtureRequest) -> Iterator[Census | None]:
         return
     needs("network namespaces")
     request.node.stash[_labs] = []
+    nursery()  # it lasts: not a test's
     before = Census()
     try:
         yield before

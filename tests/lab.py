@@ -27,6 +27,8 @@ from typing import IO, Any, ParamSpec, TypeVar
 
 from pyroute2 import IPRoute
 
+from tests.nursery import Adopted
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -79,7 +81,7 @@ class Host:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.processes: list[subprocess.Popen[Any]] = []
+        self.processes: list[subprocess.Popen[Any] | Adopted] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"host-{name}")
         self.fd = self.run(self._enter)
         self.inode = os.fstat(self.fd).st_ino

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 import valkyrie
+from tests import nursery
 from tests.census import NODE_PREFIX
 from tests.lab import SLOWNESS, Host, Lab, Link, wait_until
 from valkyrie.controlplane.security.identity_file import load_or_make
@@ -40,24 +41,6 @@ PLAIN = 'modes = ["plaintext"]'
 PATIENT = "[session]\nkeepalive_ms = 60000\n"
 """A peer that stands still for seconds is not dead: for tests that have a worker hang."""
 
-_UP = """
-import sys
-from pathlib import Path
-from valkyrie import bpf
-from valkyrie.controlplane.broker import broker
-from valkyrie.controlplane.config import reader
-from valkyrie.dataplane.errors import ValkyrieError
-try:
-    library = Path(sys.argv[2] or broker.LIBRARY)
-    if sys.argv[3]:
-        bpf.load = lambda name: Path(sys.argv[3], f"{name}.bpf.o").read_bytes()
-    sys.exit(broker.run(reader.load(sys.argv[1]), library))
-except ValkyrieError as error:
-    sys.exit(f"error: {error}")
-"""
-"""``valkyrie up`` with a choice of the worker's library and of the programs."""
-
-
 Streams = tuple[valkyrie.SyncStream, valkyrie.SyncStream]
 """Both ends of a stream: of who opened it, of who accepted it."""
 
@@ -77,7 +60,7 @@ class NodeUnderTest:
     """Where its eBPF programs are, instead of in the package."""
     prelude: str = ""
     """Python that its process runs before anything else."""
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[bytes] | nursery.Adopted | None = None
 
     @property
     def socket(self) -> str:
@@ -85,11 +68,16 @@ class NodeUnderTest:
         return str(self.directory / f"{self.name}.sock")
 
     def up(self, **options: Any) -> None:
-        """Start the node; it may not serve yet."""
-        own = [str(path or "") for path in (self.library, self.programs)]
-        arguments = [sys.executable, "-c", self.prelude + _UP, str(self.config), *own]
+        """Start the node; it may not serve yet. With ``options`` of ``Host.popen`` by exec."""
+        arguments = [str(self.config), str(self.library or ""), str(self.programs or "")]
         with self.log.open("ab") as log:
-            self.process = self.host.popen(arguments, stdout=log, stderr=log, **options)
+            if not options and not self.prelude:
+                self.process = nursery.nursery().start(arguments, self.host.fd, log.fileno())
+                self.host.processes.append(self.process)
+                return
+            run = f"import runpy; runpy.run_path({nursery.__file__!r}, None, '__main__')"
+            command = [sys.executable, "-P", "-c", f"{self.prelude}\n{run}", *arguments]
+            self.process = self.host.popen(command, stdout=log, stderr=log, **options)
 
     def start(self) -> NodeUnderTest:
         """Start the node and wait until it serves."""
