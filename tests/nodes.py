@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import subprocess
 import sys
@@ -151,6 +152,16 @@ class NodeUnderTest:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=10 * SLOWNESS)
 
+    def records(self, event: str) -> list[dict[str, Any]]:
+        """Return the records of an event in its audit log."""
+        log = self.config.with_name(f"audit-{self.host.name}.jsonl")
+        records = map(json.loads, log.read_bytes().splitlines())
+        return [record for record in records if record["event"] == event]
+
+    def on_record(self, event: str) -> list[dict[str, Any]]:
+        """Return what its audit log says of every such event."""
+        return [record["fields"] for record in self.records(event)]
+
     def left(self) -> list[str]:
         """Return what the node has left behind."""
         found = [path.name for path in self.directory.iterdir()]
@@ -263,6 +274,22 @@ def running(*nodes: NodeUnderTest) -> Iterator[None]:
     assert statuses == [0] * len(nodes)
     for node in nodes:
         assert node.left() == []
+
+
+def session(node: NodeUnderTest) -> dict[str, Any]:
+    """Return what a node says of its only session."""
+    rows: list[dict[str, Any]] = node.status()["sessions"]
+    assert len(rows) == 1
+    return rows[0]
+
+
+def joined(*nodes: NodeUnderTest) -> bool:
+    """Say whether both have the same session."""
+    rows = [session(node) for node in nodes]
+    return all(row["state"] == "up" for row in rows) and (rows[0]["local"], rows[0]["remote"]) == (
+        rows[1]["remote"],
+        rows[1]["local"],
+    )
 
 
 @contextlib.contextmanager

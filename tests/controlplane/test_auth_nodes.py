@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
-import tempfile
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,25 +11,16 @@ from typing import Any
 import pytest
 
 import valkyrie
-from tests.census import NODE_PREFIX
 from tests.lab import Lab, wait_until
-from tests.nodes import NodeUnderTest, expect, make_node, running, streams
+from tests.nodes import NodeUnderTest, expect, joined, make_node, running, session, streams
 from valkyrie.controlplane.security.identity_file import load_or_make
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.application.refusal import UntrustedError
 
 from .test_auth import BOTH, HMAC, JWT, KINDS, private, token, write_files
 from .test_cli import valkyrie as command
-from .test_links import joined, session
 
 QUICK = "[session]\nretry_ms = 100\nretry_max_ms = 2000\n"
-
-
-@pytest.fixture
-def public() -> Iterator[Path]:
-    """A directory that the daemon's user can look into; pytest's own are closed to others."""
-    with tempfile.TemporaryDirectory(prefix=NODE_PREFIX) as folder:
-        yield Path(folder)
 
 
 def make(
@@ -61,12 +49,6 @@ def make(
     return nodes[0], nodes[1]
 
 
-def on_record(node: NodeUnderTest, event: str) -> list[dict[str, Any]]:
-    file = node.config.with_name(f"audit-{node.host.name}.jsonl")
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
-    return [row for row in rows if row["event"] == event]
-
-
 def says(node: NodeUnderTest, reason: str) -> bool:
     """Say whether a node gives a reason why there is no session."""
     return bool(session(node)["reason"] == reason)
@@ -82,8 +64,8 @@ def test_nodes_that_show_what_is_demanded_talk(
     with running(a, b):
         wait_until(lambda: joined(a, b), 5.0, "both have joined")
         assert (session(a)["subject"], session(b)["subject"]) == ("b", "a")
-        wait_until(lambda: bool(on_record(a, "peer.join")), 5.0, "it is on record")
-        assert on_record(a, "peer.join")[-1]["fields"]["evidence"] == "b"
+        wait_until(lambda: bool(a.on_record("peer.join")), 5.0, "it is on record")
+        assert a.on_record("peer.join")[-1]["evidence"] == "b"
         with streams(a, b) as (out, into):
             out.send(b"hello")
             expect(into, b"hello")
@@ -129,8 +111,8 @@ def test_who_cannot_show_what_is_demanded_is_refused_with_the_reason(
             one.connect("b").open("echo", stream=1000)
         assert caught.value.code == code
         assert session(a)["state"] != "up"
-        wait_until(lambda: bool(on_record(b, "peer.refuse")), 5.0, "it is on record")
-        rows = [row["fields"] for row in on_record(b, "peer.refuse")]
+        wait_until(lambda: bool(b.on_record("peer.refuse")), 5.0, "it is on record")
+        rows = b.on_record("peer.refuse")
         assert any(reason in row["reason"] and row["code"] == code for row in rows), rows
     for node in (a, b):
         kept = node.said() + node.config.with_name(f"audit-{node.host.name}.jsonl").read_text()
@@ -184,9 +166,9 @@ def test_a_file_of_roots_that_changes_is_told_of_at_once_and_read_after_a_restar
         fresh = public / "next"
         private(fresh, (public / "secrets").read_text() + "# more\n")
         fresh.replace(public / "secrets")
-        wait_until(lambda: bool(on_record(a, "credentials.unreadable")), 5.0, "it is on record")
-        (row,) = on_record(a, "credentials.unreadable")
-        assert "start it again" in row["fields"]["reason"]
+        wait_until(lambda: bool(a.on_record("credentials.unreadable")), 5.0, "it is on record")
+        (row,) = a.on_record("credentials.unreadable")
+        assert "start it again" in row["reason"]
         assert str(public / "secrets") in a.status()["security"]["unread"]
         uid = pwd.getpwnam("nobody").pw_uid
         os.chown(public / "secrets", uid, -1)
@@ -201,7 +183,7 @@ def test_a_file_of_roots_that_changes_is_told_of_at_once_and_read_after_a_restar
 
 def on_both(nodes: tuple[NodeUnderTest, NodeUnderTest], event: str) -> list[list[dict[str, Any]]]:
     """Return the fields of an event in both logs."""
-    return [[row["fields"] for row in on_record(node, event)] for node in nodes]
+    return [node.on_record(event) for node in nodes]
 
 
 LAZY = "eager = false\n"
@@ -234,8 +216,8 @@ def test_who_shows_nothing_to_one_who_asks_joins_and_is_turned_away_once(
     with running(a, b), valkyrie.attach_sync(a.socket) as one:
         with pytest.raises(UntrustedError):
             one.connect("b").open("echo", stream=1000)
-        wait_until(lambda: bool(on_record(b, "peer.leave")), 5.0, "it was turned away")
-        wait_until(lambda: bool(on_record(a, "peer.refuse")), 5.0, "it is on record")
+        wait_until(lambda: bool(b.on_record("peer.leave")), 5.0, "it was turned away")
+        wait_until(lambda: bool(a.on_record("peer.refuse")), 5.0, "it is on record")
         assert [len(rows) for rows in on_both(nodes, "peer.join")] == [0, 1]
         ours, theirs = on_both(nodes, "peer.leave")
         assert ours == []
@@ -252,6 +234,6 @@ def test_a_session_is_over_when_what_was_shown_for_it_has_expired(lab: Lab, tmp_
     private(tmp_path / "a.jwt", token("a", tmp_path, seconds=-20))  # 30 s are for clocks
     a, b = make(lab, tmp_path, JWT)
     with running(a, b):
-        wait_until(lambda: bool(on_record(b, "peer.join")), 5.0, "they have joined")
+        wait_until(lambda: bool(b.on_record("peer.join")), 5.0, "they have joined")
         wait_until(partial(says, b, "credential"), 20.0, "it has expired")
         assert session(b)["state"] != "up"

@@ -12,7 +12,6 @@ import struct
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -114,14 +113,6 @@ def clerk(tmp_path: Path) -> Iterator[Clerk]:
     made = Clerk(tmp_path)
     yield made
     made.close()
-
-
-@pytest.fixture
-def public() -> Iterator[Path]:
-    """A directory that every user of the host may read."""
-    with tempfile.TemporaryDirectory(prefix=NODE_PREFIX) as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
 
 
 # ---- Usage ----

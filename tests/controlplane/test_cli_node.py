@@ -17,7 +17,6 @@ from tests.controlplane.test_cli import (
     VALKYRIE,
     Result,
     capture,
-    public,
     refused,
     valkyrie,
 )
@@ -25,8 +24,6 @@ from tests.lab import SLOWNESS, Lab, wait_until
 from tests.nodes import NodeUnderTest, make_node, make_pair, running
 from valkyrie.controlplane.cli.exits import Exit
 from valkyrie.dataplane.wire import Class
-
-__all__ = ["public"]
 
 Pair = tuple[NodeUnderTest, NodeUnderTest]
 

@@ -5,22 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from socket import socket as Socket  # noqa: N812
 
 import pytest
 
 import valkyrie
-from tests.census import NODE_PREFIX
 from tests.lab import Lab, wait_until
-from tests.nodes import PLAIN, NodeUnderTest, make_node, running
+from tests.nodes import PLAIN, NodeUnderTest, joined, make_node, running, session
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.application import appsocket
 
 from .test_cli import valkyrie as command
-from .test_links import joined, session
 
 MARKER = b"nobody on the way may read this line"
 
@@ -134,13 +130,6 @@ def test_nodes_that_run_know_a_new_peer_at_once_and_so_do_their_next_daemons(
             out.send(MARKER)
             message = into.recv(timeout=5)
             assert message is not None
-
-
-@pytest.fixture
-def public() -> Iterator[Path]:
-    """A directory that the daemon's user can look into; pytest's own are closed to others."""
-    with tempfile.TemporaryDirectory(prefix=NODE_PREFIX) as folder:
-        yield Path(folder)
 
 
 def test_a_peer_that_came_while_the_node_ran_can_be_revoked(lab: Lab, public: Path) -> None:

@@ -17,9 +17,16 @@ import psutil
 import pytest
 
 import valkyrie
-from tests.controlplane.test_links import joined
 from tests.lab import SLOWNESS, Lab, wait_until
-from tests.nodes import EVERYTHING, NodeUnderTest, make_node, make_pair, make_secure_pair, running
+from tests.nodes import (
+    EVERYTHING,
+    NodeUnderTest,
+    joined,
+    make_node,
+    make_pair,
+    make_secure_pair,
+    running,
+)
 from valkyrie.controlplane.counters.readout import Page, Signals
 from valkyrie.controlplane.security.identity import Identity
 from valkyrie.controlplane.security.local import Local

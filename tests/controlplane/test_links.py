@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from functools import partial
 from ipaddress import IPv4Interface
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pyroute2 import IPRoute
@@ -21,10 +20,12 @@ from tests.lab import SLOWNESS, Lab, wait_until
 from tests.nodes import (
     NodeUnderTest,
     expect,
+    joined,
     make_node,
     make_pair,
     make_secure_pair,
     running,
+    session,
     streams,
 )
 from valkyrie.controlplane.security.identity_file import load_or_make
@@ -42,22 +43,6 @@ Pair = tuple[NodeUnderTest, NodeUnderTest]
 
 LATE = "[session]\nkeepalive_tries = 10\n"
 """On cores that many share, a worker that was killed is back later than a peer waits by default."""
-
-
-def session(node: NodeUnderTest) -> dict[str, Any]:
-    """Return what a node says of its only session."""
-    rows: list[dict[str, Any]] = node.status()["sessions"]
-    assert len(rows) == 1
-    return rows[0]
-
-
-def joined(*nodes: NodeUnderTest) -> bool:
-    """Say whether both have the same session."""
-    rows = [session(node) for node in nodes]
-    return all(row["state"] == "up" for row in rows) and (rows[0]["local"], rows[0]["remote"]) == (
-        rows[1]["remote"],
-        rows[1]["local"],
-    )
 
 
 @pytest.fixture(params=["udp", "xdp", "udp sealed", "xdp sealed"])

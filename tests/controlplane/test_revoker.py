@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import socket
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,7 @@ import valkyrie
 from tests.controlplane.security.parties import identity, only, peer
 from tests.controlplane.test_tokens import counted
 from tests.lab import SLOWNESS, Lab, wait_until
-from tests.nodes import NodeUnderTest, make_secure_pair, running, streams
+from tests.nodes import make_secure_pair, running, streams
 from valkyrie.controlplane.daemon.auditor import Auditor
 from valkyrie.controlplane.daemon.credentials import Credentials
 from valkyrie.controlplane.daemon.revoker import Revoker
@@ -37,51 +34,38 @@ from valkyrie.dataplane.wire import PORT, Class, Code, Seq, Type, make_frame
 NOW = dt.datetime(2030, 1, 1, tzinfo=dt.UTC)
 
 
-def on_record(node: NodeUnderTest, event: str) -> list[dict[str, Any]]:
-    log = node.config.with_name(f"audit-{node.host.name}.jsonl")
-    records = map(json.loads, log.read_bytes().splitlines())
-    return [record for record in records if record["event"] == event]
-
-
-@pytest.fixture
-def public() -> Iterator[Path]:
-    """A directory that the daemon's user can look into; pytest's own are closed to others."""
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)
-
-
 def test_a_peer_that_is_revoked_is_out_in_a_second_and_stays_out(lab: Lab, public: Path) -> None:
     a, b = make_secure_pair(lab, public, extra="[session]\nretry_ms = 100\n")
     file = public / "a-revoked.toml"
     text = a.config.read_text().replace("[security]\n", f'[security]\nrevoked_file = "{file}"\n')
     a.config.write_text(text)
     with running(a, b), streams(b, a) as (_, into):
-        wait_until(lambda: bool(on_record(a, "peer.join")))
-        joined = on_record(a, "peer.join")[-1]["fields"]
+        wait_until(lambda: bool(a.on_record("peer.join")))
+        joined = a.on_record("peer.join")[-1]
         assert joined["mode"] == "post_quantum"
         local = int(a.status()["sessions"][0]["local"], 16)
         entry = f'fingerprint = "{joined["fingerprint"]}"\nreason = "laptop lost"\n'
         replace(file, f"[[revoked]]\n{entry}")
         with pytest.raises(valkyrie.StreamResetError):
             into.recv(timeout=5)
-        wait_until(lambda: bool(on_record(a, "peer.revoke")))
+        wait_until(lambda: bool(a.on_record("peer.revoke")))
         late = make_frame(
             Type.STREAM_DATA, 100, b"late", wire.Session(local, 1 << 40), Seq(9)
         ).pack()
         with b.host.socket(socket.AF_INET) as raw:
             raw.sendto(late, (str(a.link.v4.ip), PORT))
         wait_until(lambda: counted(a, Class.JOB).get("denied", 0) >= 1, what="the kernel drops it")
-        (revoked,) = on_record(a, "peer.revoke")
+        (revoked,) = a.records("peer.revoke")
         assert revoked["fields"] == {"peer": "b", "reason": "laptop lost"}
         assert revoked["time_ns"] - file.stat().st_mtime_ns < 1e9 * SLOWNESS
         assert a.status()["sessions"][0]["state"] != "up"
-        wait_until(lambda: "revoked" in str(on_record(a, "peer.refuse")))
-        assert len(on_record(a, "peer.join")) == 1
+        wait_until(lambda: "revoked" in str(a.on_record("peer.refuse")))
+        assert len(a.on_record("peer.join")) == 1
         replace(file, "revoked = 5")  # takes nothing back
-        wait_until(lambda: len(on_record(a, "credentials.unreadable")) == 1)
+        wait_until(lambda: len(a.on_record("credentials.unreadable")) == 1)
         assert a.status()["sessions"][0]["state"] != "up"
         replace(file, "")
-        wait_until(lambda: len(on_record(a, "peer.join")) == 2, 20.0)
+        wait_until(lambda: len(a.on_record("peer.join")) == 2, 20.0)
 
 
 def replace(file: Path, text: str) -> None:

@@ -6,23 +6,19 @@ import importlib.util
 import os
 import re
 import signal
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import valkyrie
-from tests.census import NODE_PREFIX
 from tests.lab import Lab, wait_until
-from tests.nodes import EVERYTHING, NodeUnderTest, make_secure_pair, running, streams
+from tests.nodes import EVERYTHING, NodeUnderTest, joined, make_secure_pair, running, streams
 from valkyrie.dataplane.application import appsocket
 from valkyrie.dataplane.application.refusal import PolicyError
 
 from .test_auth import JWT, write_files
-from .test_auth_nodes import make, on_record
+from .test_auth_nodes import make
 from .test_cli import valkyrie as command
-from .test_links import joined
 from .test_session_nodes import cert, certified
 
 PRELUDE = """
@@ -46,13 +42,6 @@ def entered(*arguments, **options):
 sandbox.enter_daemon = entered
 """
 """Says of every import in a confined daemon what it is; of one that proves that it does, too."""
-
-
-@pytest.fixture
-def public() -> Iterator[Path]:
-    """A directory that the daemon's user can look into; pytest's own are closed to others."""
-    with tempfile.TemporaryDirectory(prefix=NODE_PREFIX) as folder:
-        yield Path(folder)
 
 
 def on_disk(module: str) -> bool:
@@ -91,7 +80,7 @@ def test_a_daemon_imports_nothing_from_the_disk_once_it_is_confined(lab: Lab, pu
         assert a.ask(appsocket.Tune({"nonsense": 1})).code != 0
         assert command("session", "kill", "b", "--node", a.socket).returncode == 0
         os.kill(a.pid("worker"), signal.SIGKILL)
-        wait_until(lambda: bool(on_record(a, "worker.death")), 5.0, "the worker's death is noted")
+        wait_until(lambda: bool(a.on_record("worker.death")), 5.0, "the worker's death is noted")
         assert command("status", "--node", b.socket).returncode == 0
     assert (late(a), late(b)) == ([], [])
 
@@ -105,9 +94,9 @@ def test_nor_with_certificates_and_lists_of_those_that_are_revoked(lab: Lab, pub
     with running(a, b):
         wait_until(lambda: joined(a, b), 5.0, "both have joined")
         cert("renew", public / "ca", public / "a.pem")
-        wait_until(lambda: bool(on_record(a, "certificate.renew")), 5.0, "it takes that")
+        wait_until(lambda: bool(a.on_record("certificate.renew")), 5.0, "it takes that")
         cert("revoke", public / "ca", public / "b.pem")
-        wait_until(lambda: bool(on_record(a, "peer.revoke")), 5.0, "it is put out")
+        wait_until(lambda: bool(a.on_record("peer.revoke")), 5.0, "it is put out")
     assert (late(a), late(b)) == ([], [])
 
 
@@ -120,6 +109,6 @@ def test_nor_with_proofs_and_tokens_of_an_issuer(lab: Lab, public: Path) -> None
     watched(a, b)
     with running(a, b), streams(a, b):
         os.kill(a.pid("daemon"), signal.SIGKILL)
-        wait_until(lambda: len(on_record(a, "daemon.start")) == 2, 10.0, "there is another daemon")
+        wait_until(lambda: len(a.on_record("daemon.start")) == 2, 10.0, "there is another daemon")
         wait_until(lambda: joined(a, b), 10.0, "both have joined")
     assert (late(a), late(b)) == ([], [])

@@ -7,12 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.lab import Lab, wait_until
-from tests.nodes import EVERYTHING, make_secure_pair, running
+from tests.nodes import EVERYTHING, joined, make_secure_pair, running, session
 from valkyrie.controlplane.cli import run
 from valkyrie.controlplane.security.identity_file import load_or_make
 from valkyrie.dataplane.signing import fn_dsa
-
-from .test_links import joined, session
 
 ONLY = '["post_quantum"]\nsignatures = ["fn_dsa_512"]'
 

@@ -6,8 +6,6 @@ import datetime as dt
 import json
 import os
 import signal
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +14,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 import valkyrie
-from tests.census import NODE_PREFIX
 from tests.lab import SLOWNESS, Lab, wait_until
 from tests.nodes import (
     NodeUnderTest,
     expect,
+    joined,
     make_node,
     make_secure_pair,
     running,
+    session,
     streams,
 )
 from valkyrie.controlplane.security import authority
@@ -32,18 +31,9 @@ from valkyrie.dataplane import lib
 from valkyrie.dataplane.application.refusal import PolicyError, StreamResetError
 
 from .test_cli import valkyrie as command
-from .test_links import joined, session
-from .test_revoker import on_record
 
 AGAIN = "[session]\nretry_ms = 100\nretry_max_ms = 200\n"
 MARKER = b"nobody on the way may read this line"
-
-
-@pytest.fixture
-def public() -> Iterator[Path]:
-    """A directory that the daemon's user can look into; pytest's own are closed to others."""
-    with tempfile.TemporaryDirectory(prefix=NODE_PREFIX) as folder:
-        yield Path(folder)
 
 
 def cert(*arguments: str | Path) -> dict[str, Any]:
@@ -101,7 +91,7 @@ def test_nodes_with_certificates_talk_until_one_is_revoked(
             with pytest.raises(StreamResetError) as caught:
                 out.recv(timeout=5)
         assert caught.value.code == lib.VK_CODE_CREDENTIAL
-        wait_until(lambda: "revoked" in str(on_record(a, "peer.refuse")), 5.0, "it is not let in")
+        wait_until(lambda: "revoked" in str(a.on_record("peer.refuse")), 5.0, "it is not let in")
         assert listed(a)["state"] != "up"
         assert listed(b)["state"] != "up"
 
@@ -118,12 +108,12 @@ def test_who_is_on_the_authoritys_list_is_out_in_a_second(lab: Lab, public: Path
             with pytest.raises(StreamResetError) as caught:
                 out.recv(timeout=5)
         assert caught.value.code == lib.VK_CODE_CREDENTIAL
-        wait_until(lambda: bool(on_record(a, "peer.revoke")), 5.0, "it is put on record")
+        wait_until(lambda: bool(a.on_record("peer.revoke")), 5.0, "it is put on record")
         came_ns = (public / "ca" / "revoked.pem").stat().st_mtime_ns
-        (revoked,) = on_record(a, "peer.revoke")
+        (revoked,) = a.records("peer.revoke")
         assert revoked["time_ns"] - came_ns < 1e9 * SLOWNESS
         assert revoked["fields"] == {"peer": "b", "reason": "on the list of CN=valkyrie-ca"}
-        wait_until(lambda: "revoked" in str(on_record(a, "peer.refuse")), 5.0, "it is not let in")
+        wait_until(lambda: "revoked" in str(a.on_record("peer.refuse")), 5.0, "it is not let in")
 
 
 def test_an_older_list_is_refused_by_a_node_and_a_daemon_that_start_anew(
@@ -141,18 +131,18 @@ def test_an_older_list_is_refused_by_a_node_and_a_daemon_that_start_anew(
     with running(a, b):
         wait_until(kept.exists, 5.0, "the list is remembered")
         assert kept.stat().st_mode & 0o777 == 0o600
-        wait_until(lambda: "revoked" in str(on_record(a, "peer.refuse")), 5.0, "b is not let in")
+        wait_until(lambda: "revoked" in str(a.on_record("peer.refuse")), 5.0, "b is not let in")
         put(file, old)
-        wait_until(lambda: len(on_record(a, "crl.rollback")) == 1, 5.0, "the daemon notices")
+        wait_until(lambda: len(a.on_record("crl.rollback")) == 1, 5.0, "the daemon notices")
         os.kill(a.pid("daemon"), signal.SIGKILL)
-        wait_until(lambda: len(on_record(a, "crl.rollback")) == 2, 10.0, "and the next one")
+        wait_until(lambda: len(a.on_record("crl.rollback")) == 2, 10.0, "and the next one")
     with running(a, b):
-        wait_until(lambda: len(on_record(a, "crl.rollback")) == 3, 10.0, "and the next node")
-        wait_until(lambda: "this node has had" in str(on_record(a, "peer.refuse")), 10.0)
+        wait_until(lambda: len(a.on_record("crl.rollback")) == 3, 10.0, "and the next node")
+        wait_until(lambda: "this node has had" in str(a.on_record("peer.refuse")), 10.0)
         assert str(kept) in a.said()
-        assert not on_record(a, "peer.join")
+        assert not a.on_record("peer.join")
         put(file, new)
-        wait_until(lambda: bool(on_record(a, "crl.read")), 5.0, "the newest is taken")
+        wait_until(lambda: bool(a.on_record("crl.read")), 5.0, "the newest is taken")
 
 
 def put(file: Path, data: bytes) -> None:
@@ -173,19 +163,19 @@ def test_a_certificate_that_is_due_is_renewed_under_a_running_node(lab: Lab, pub
     authority.write_public(public / "a.pem", due)
     with running(a, b):
         wait_until(lambda: joined(a, b), 5.0, "both have joined")
-        wait_until(lambda: bool(on_record(a, "certificate.due")), 5.0, "it asks for a new one")
+        wait_until(lambda: bool(a.on_record("certificate.due")), 5.0, "it asks for a new one")
         with streams(a, b) as (out, into):
             new = cert("renew", public / "ca", public / "a.pem", "--if-due")
-            wait_until(lambda: bool(on_record(a, "certificate.renew")), 5.0, "it takes that")
-            (taken,) = on_record(a, "certificate.renew")
-            assert taken["fields"]["serial"] == new["serial"]
+            wait_until(lambda: bool(a.on_record("certificate.renew")), 5.0, "it takes that")
+            (taken,) = a.on_record("certificate.renew")
+            assert taken["serial"] == new["serial"]
             session_before = listed(a)["local"]
             assert command("session", "rotate", "b", "--node", a.socket).returncode == 0
             wait_until(lambda: listed(a)["local"] != session_before, 5.0, "a new session")
             out.send(MARKER)
             message = into.recv(timeout=5)
             assert message is not None
-        assert on_record(a, "peer.leave") == on_record(b, "peer.leave") == []
+        assert a.on_record("peer.leave") == b.on_record("peer.leave") == []
 
 
 def test_a_node_does_not_start_with_a_list_of_somebody_else(lab: Lab, public: Path) -> None:
@@ -206,10 +196,10 @@ def test_a_node_whose_certificate_has_another_name_is_not_let_in(lab: Lab, publi
     a.config.write_text(text)
     with running(a, b):
         wait_until(
-            lambda: "should be c and is b" in str(on_record(a, "peer.refuse")), 5.0, "refused"
+            lambda: "should be c and is b" in str(a.on_record("peer.refuse")), 5.0, "refused"
         )
-        wait_until(lambda: bool(on_record(b, "peer.refuse")), 5.0, "b hears of it")
-        assert on_record(a, "peer.join") == on_record(b, "peer.join") == []
+        wait_until(lambda: bool(b.on_record("peer.refuse")), 5.0, "b hears of it")
+        assert a.on_record("peer.join") == b.on_record("peer.join") == []
 
 
 # ---- zero_trust ----
@@ -238,7 +228,7 @@ def distrustful(
 
 
 def ended(node: NodeUnderTest) -> list[dict[str, Any]]:
-    return [each["fields"] for each in on_record(node, "peer.leave")]
+    return node.on_record("peer.leave")
 
 
 def test_zero_trust_is_proven_again_and_again_and_made_anew_and_data_goes_on(
@@ -303,7 +293,7 @@ def test_zero_trust_ends_when_a_peer_is_revoked(lab: Lab, public: Path) -> None:
             with pytest.raises(StreamResetError) as caught:
                 out.recv(timeout=5)
         assert caught.value.code == lib.VK_CODE_CREDENTIAL
-        wait_until(lambda: "revoked" in str(on_record(a, "peer.refuse")), 5.0, "it is not let in")
+        wait_until(lambda: "revoked" in str(a.on_record("peer.refuse")), 5.0, "it is not let in")
         assert listed(a)["state"] != "up"
 
 
@@ -336,8 +326,8 @@ def test_zero_trust_lets_a_peer_do_only_what_its_table_names(
                     to.open(name, stream=stream)
             other.connect("a").open("mouth", stream=100).send(MARKER)  # the other way nothing is
             assert ours.accept(timeout=5).recv(timeout=5)
-        wait_until(lambda: len(on_record(b, "open.refuse")) == 2, 5.0, "both are put on record")
-        told = [each["fields"] for each in on_record(b, "open.refuse")]
+        wait_until(lambda: len(b.on_record("open.refuse")) == 2, 5.0, "both are put on record")
+        told = b.on_record("open.refuse")
         assert {each["class"] for each in told} == {"data", "job"}
         assert all(each["count"] >= 1 for each in told)
-        assert on_record(a, "open.refuse") == []
+        assert a.on_record("open.refuse") == []

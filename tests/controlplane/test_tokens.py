@@ -17,9 +17,16 @@ import pytest
 
 import valkyrie
 from tests.bpf.rig import extension, frame
-from tests.controlplane.test_links import joined, session
 from tests.lab import Lab, wait_until
-from tests.nodes import PATIENT, NodeUnderTest, make_pair, make_secure_pair, running
+from tests.nodes import (
+    PATIENT,
+    NodeUnderTest,
+    joined,
+    make_pair,
+    make_secure_pair,
+    running,
+    session,
+)
 from valkyrie.dataplane.application import appsocket
 from valkyrie.dataplane.wire import (
     PORT,

@@ -14,7 +14,7 @@ import pytest
 
 import valkyrie
 from tests.lab import Lab, wait_until
-from tests.nodes import EVERYTHING, NodeUnderTest, make_pair, running
+from tests.nodes import EVERYTHING, NodeUnderTest, make_pair, running, session
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.application import appsocket
 from valkyrie.dataplane.application.driver import exchange
@@ -34,12 +34,6 @@ def nodes(
     a, b = make_pair(lab, directory, policy=EVERYTHING + policy, path=path)
     with running(a, b):
         yield a, b
-
-
-def on_record(node: NodeUnderTest, event: str) -> list[dict[str, Any]]:
-    log = node.config.with_name(f"audit-{node.host.name}.jsonl")
-    records = map(json.loads, log.read_bytes().splitlines())
-    return [record["fields"] for record in records if record["event"] == event]
 
 
 @pytest.mark.parametrize("path", ["udp", "xdp"])
@@ -69,8 +63,8 @@ def test_a_class_is_limited_while_the_alarm_lasts(lab: Lab, tmp_path: Path, path
         wait_until(lambda: b.status()["daemon"]["restarts"] == 1)
         wait_until(lambda: b.status()["classes"]["logs"]["rate_packets"] == 100)
         assert b.status()["alarms"] == []
-        wait_until(lambda: bool(on_record(b, "intrusion.limit")))
-        (record,) = on_record(b, "intrusion.limit")
+        wait_until(lambda: bool(b.on_record("intrusion.limit")))
+        (record,) = b.on_record("intrusion.limit")
         assert record["about"] == "logs"
         assert record["seen"] >= 20
 
@@ -94,7 +88,7 @@ def test_an_alarm_ends_and_its_limit_with_it(lab: Lab, tmp_path: Path) -> None:
             wait_until(limited)
         wait_until(lambda: b.status()["alarms"] == [], 10.0)
         assert b.status()["classes"]["logs"]["rate_packets"] == 9
-        wait_until(lambda: on_record(b, "intrusion.over") == [{"rule": "flood"}])
+        wait_until(lambda: b.on_record("intrusion.over") == [{"rule": "flood"}])
 
 
 def test_an_application_that_keeps_asking_is_detached(lab: Lab, tmp_path: Path) -> None:
@@ -113,7 +107,7 @@ def test_an_application_that_keeps_asking_is_detached(lab: Lab, tmp_path: Path) 
             assert bad.recv(1) == b""  # cut off
             assert exchange(good, appsocket.Connect("b"))[0].code == 0
             wait_until(lambda: a.applications() == 1)
-        wait_until(lambda: bool(on_record(a, "intrusion.detach")))
+        wait_until(lambda: bool(a.on_record("intrusion.detach")))
 
 
 LOST = {"counter": "session.lost", "by": "peer", "count": 20, "window_s": 60}
@@ -135,17 +129,12 @@ def losing(a: NodeUnderTest, b: NodeUnderTest) -> Iterator[Callable[[str], None]
         def lose(event: str) -> bool:
             with contextlib.suppress(valkyrie.WouldBlockError, valkyrie.StreamResetError):
                 out.send_many([bytes(1200)] * 20, timeout=0)
-            return bool(on_record(a, event))
+            return bool(a.on_record(event))
 
         def lose_until(event: str) -> None:
             wait_until(lambda: lose(event))
 
         yield lose_until
-
-
-def session(node: NodeUnderTest) -> dict[str, Any]:
-    (row,) = node.status()["sessions"]
-    return dict(row)
 
 
 def blocked(node: NodeUnderTest) -> int:
@@ -159,9 +148,9 @@ def test_a_session_is_killed_for_what_its_peer_does(lab: Lab, tmp_path: Path) ->
     with nodes(lab, tmp_path, rule("lossy", **LOST, action="kill")) as (a, b):
         with losing(a, b) as lose:
             lose("intrusion.kill")
-        assert on_record(a, "intrusion.kill")[0]["about"] == "b"
-        wait_until(lambda: lib.VK_CODE_POLICY in [r["code"] for r in on_record(a, "peer.leave")])
-        wait_until(lambda: len(on_record(a, "peer.join")) >= 2)  # it may come again
+        assert a.on_record("intrusion.kill")[0]["about"] == "b"
+        wait_until(lambda: lib.VK_CODE_POLICY in [r["code"] for r in a.on_record("peer.leave")])
+        wait_until(lambda: len(a.on_record("peer.join")) >= 2)  # it may come again
 
 
 def test_a_session_is_made_anew_for_what_its_peer_does(lab: Lab, tmp_path: Path) -> None:
@@ -171,8 +160,8 @@ def test_a_session_is_made_anew_for_what_its_peer_does(lab: Lab, tmp_path: Path)
         with losing(a, b) as lose:
             lose("intrusion.rotate")
             wait_until(lambda: session(a)["local"] not in ("", first))
-        assert on_record(a, "peer.leave") == []  # its streams went on
-        assert [r["anew"] for r in on_record(a, "peer.join")][1:] == [False]
+        assert a.on_record("peer.leave") == []  # its streams went on
+        assert [r["anew"] for r in a.on_record("peer.join")][1:] == [False]
 
 
 @pytest.mark.parametrize("path", ["udp", "xdp"])
@@ -189,7 +178,7 @@ def test_a_peer_is_blocked_in_the_kernel_while_the_alarm_lasts(
         wait_until(lambda: a.status()["alarms"] == [], 10.0)
         wait_until(lambda: session(a)["state"] == "up", 10.0)  # and is let in
         over = blocked(a)
-        wait_until(lambda: on_record(a, "intrusion.over") == [{"rule": "lossy"}])
+        wait_until(lambda: a.on_record("intrusion.over") == [{"rule": "lossy"}])
         assert session(a)["state"] == "up"
         assert blocked(a) == over
 
