@@ -130,6 +130,8 @@ class Meeting:
             "b": self._make("b", "10.0.0.2"),
         }
         self.datagrams = 0
+        self.said: list[tuple[str, bytes]] = []
+        """All messages of sessions that were ever sent, and who sent them."""
 
     @property
     def a(self) -> Side:
@@ -175,6 +177,8 @@ class Meeting:
 
     def _put(self, sender: str, to: Place, what: object) -> None:
         self.datagrams += 1
+        if isinstance(what, bytes):
+            self.said.append((sender, what))
         if self.cut:
             return
         for delay_ns in self.fate():

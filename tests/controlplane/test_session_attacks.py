@@ -346,15 +346,6 @@ def test_messages_sent_back_to_who_sent_them_make_no_session(mode: Mode) -> None
 @pytest.mark.parametrize("mode", [Mode.PLAINTEXT, Mode.NOISE, Mode.POST_QUANTUM])
 def test_all_that_was_ever_sent_does_nothing_when_it_is_sent_again(mode: Mode) -> None:
     meeting = Meeting(mode=mode)
-    kept: list[tuple[str, bytes]] = []
-    put = meeting._put
-
-    def keep(sender: str, to: Place, what: object) -> None:
-        if isinstance(what, bytes):
-            kept.append((sender, what))
-        put(sender, to, what)
-
-    meeting._put = keep  # type: ignore[method-assign]
     meeting.want("a")
     meeting.run(50 * MS)
     meeting.close("b")
@@ -363,9 +354,8 @@ def test_all_that_was_ever_sent_does_nothing_when_it_is_sent_again(mode: Mode) -
     meeting.run(50 * MS)
     meeting.agree()
     meeting.run(60 * SECOND)
-    meeting._put = put  # type: ignore[method-assign]
     before = link_of(meeting, "a"), link_of(meeting, "b")
-    for sender, data in kept:
+    for sender, data in meeting.said[:]:
         to = meeting.other(sender)
         to.sessions.receive(meeting.sides[sender].place, data, meeting.now_ns)
         meeting._collect(to.name)
@@ -437,21 +427,12 @@ def test_a_stranger_gets_nothing(message: Control) -> None:
 @pytest.mark.parametrize("mode", [Mode.PLAINTEXT, Mode.NOISE])
 def test_every_changed_byte_of_every_message_is_survived(mode: Mode) -> None:
     meeting = Meeting(mode=mode)
-    samples: list[tuple[str, bytes]] = []
-    put = meeting._put
-
-    def keep(sender: str, to: Place, what: object) -> None:
-        if isinstance(what, bytes):
-            samples.append((sender, what))
-        put(sender, to, what)
-
-    meeting._put = keep  # type: ignore[method-assign]
     meeting.want("a")
     meeting.run(50 * MS)
     meeting.close("a")
     chance = random.Random(1)
     fresh = Meeting(mode=mode)
-    for sender, data in samples:
+    for sender, data in meeting.said:
         changed = [data[:size] for size in range(len(data))]
         changed += [
             data[:at] + bytes([data[at] ^ 1 << chance.randrange(8)]) + data[at + 1 :]
@@ -468,16 +449,7 @@ def test_every_changed_byte_of_every_message_is_survived(mode: Mode) -> None:
 
 @pytest.mark.parametrize("mode", [Mode.PLAINTEXT, *KEYED])
 def test_an_address_is_proven_by_an_answer_and_by_nothing_else(mode: Mode) -> None:
-    recorded: list[bytes] = []
     meeting = Meeting(mode=mode)
-    put = meeting._put
-
-    def keep(sender: str, to: Place, what: object) -> None:
-        if sender == "b" and isinstance(what, bytes):
-            recorded.append(what)
-        put(sender, to, what)
-
-    meeting._put = keep  # type: ignore[method-assign]
     meeting.want("b")
     meeting.run(50 * MS)
     meeting.agree()
@@ -487,7 +459,7 @@ def test_an_address_is_proven_by_an_answer_and_by_nothing_else(mode: Mode) -> No
     other = Meeting(seed=1, mode=mode)  # where an attacker can send in b's name, and hears nothing
     other.cut = True
     other.want("a")
-    for data in recorded:
+    for data in (said for sender, said in meeting.said if sender == "b"):
         other.a.sessions.receive(other.b.place, data, other.now_ns)
         other.run(MS)
     other.run(10 * SECOND)
