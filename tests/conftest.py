@@ -26,9 +26,9 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever uses a lab is a net test."""
+    """Whatever has namespaces is a net test; a lab that is simulated has none."""
     for item in items:
-        if "lab" in getattr(item, "fixturenames", ()):
+        if "namespaces" in getattr(item, "fixturenames", ()):
             item.add_marker("net")
 
 
@@ -64,7 +64,12 @@ def census(request: pytest.FixtureRequest) -> Iterator[Census | None]:
 
 
 @pytest.fixture
-def lab(request: pytest.FixtureRequest, census: Census) -> Iterator[Lab]:
+def namespaces(census: Census) -> None:
+    """What takes root, and a census."""
+
+
+@pytest.fixture
+def lab(request: pytest.FixtureRequest, namespaces: None) -> Iterator[Lab]:
     """Hosts and wires of one test."""
     with laboratory() as made:
         request.node.stash[_labs].append(made)
