@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from valkyrie.dataplane.units import NS_PER_S
+
 from . import ffi, lib
 from .errors import ValkyrieError
 from .loader import Program, Run, open_classifier, open_pinned_map
@@ -111,7 +113,7 @@ def read_pcap(file: BinaryIO, name: str) -> Iterator[Packet]:
         data = file.read(caught)
         if len(data) < caught:
             raise CaptureError(f"{name} ends inside packet {index}")
-        yield Packet(seconds * 1_000_000_000 + fraction * unit_ns, data, size)
+        yield Packet(seconds * NS_PER_S + fraction * unit_ns, data, size)
         index += 1
 
 

@@ -8,12 +8,13 @@ from msgspec import Meta, field
 
 from valkyrie.controlplane.security.modes import ZERO_TRUST_LIFETIME_NS
 from valkyrie.dataplane import lib
+from valkyrie.dataplane.units import NS_PER_S
 
 from .settings_base import Settings
 
 ModeName = Literal["plaintext", "token", "noise", "mtls", "post_quantum", "zero_trust"]
 """The names of security/modes.py, weakest first."""
-ZERO_TRUST_S = ZERO_TRUST_LIFETIME_NS // 1_000_000_000
+ZERO_TRUST_S = ZERO_TRUST_LIFETIME_NS // NS_PER_S
 IDENTITY_FILE = "/etc/valkyrie/identity.key"
 SignatureName = Literal["ml_dsa_65", "fn_dsa_512"]
 CipherName = Literal["aes_256_gcm", "chacha20_poly1305"]

@@ -10,6 +10,7 @@ from valkyrie.controlplane.security.trust import Peer, Pins
 from valkyrie.dataplane.errors import ConfigError
 from valkyrie.dataplane.signing.fingerprint import parse_fingerprint
 from valkyrie.dataplane.signing.signature import Algorithm
+from valkyrie.dataplane.units import NS_PER_S
 
 from . import settings_auth
 from .settings_base import WrongKeyError
@@ -49,9 +50,9 @@ def policy(security: Security) -> Policy:
 def rhythm(security: Security) -> Rhythm:
     """Return what zero_trust is to be."""
     return Rhythm(
-        lifetime_ns=security.zero_trust_session_s * 1_000_000_000,
-        every_ns=security.zero_trust_proof_s * 1_000_000_000,
-        answer_ns=security.zero_trust_answer_s * 1_000_000_000,
+        lifetime_ns=security.zero_trust_session_s * NS_PER_S,
+        every_ns=security.zero_trust_proof_s * NS_PER_S,
+        answer_ns=security.zero_trust_answer_s * NS_PER_S,
     )
 
 

@@ -20,7 +20,6 @@ from valkyrie.controlplane.security.identity_file import read_plain, read_privat
 from valkyrie.controlplane.security.jwt import JwtProver, JwtVerifier, parse_keys
 from valkyrie.controlplane.security.proof import EVIDENCE_MAX
 from valkyrie.controlplane.security.providers import (
-    SECOND_NS,
     ApiKeyProver,
     ApiKeyVerifier,
     CertificateProver,
@@ -36,6 +35,7 @@ from valkyrie.controlplane.security.providers import (
 from valkyrie.controlplane.security.tls_files import parse_certificates, parse_chain
 from valkyrie.controlplane.security.token_file import of_word
 from valkyrie.dataplane.errors import ConfigError
+from valkyrie.dataplane.units import NS_PER_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -187,7 +187,7 @@ def _until(path: Path, number: int, words: list[str]) -> int | None:
         raise ConfigError(f"{path}: line {number}: write a time as 2027-01-31T12:00Z") from None
     if end.tzinfo is None:
         raise ConfigError(f"{path}: line {number}: whose time is it? write {words[0]}Z for UTC")
-    return int(end.timestamp()) * SECOND_NS
+    return int(end.timestamp()) * NS_PER_S
 
 
 def _certificate(path: Path, key_path: Path, user: int) -> CertificateProver:

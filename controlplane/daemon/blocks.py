@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from valkyrie.dataplane.errors import DataPlaneError
 from valkyrie.dataplane.guard import tick
+from valkyrie.dataplane.units import NS_PER_S
 from valkyrie.dataplane.wire import Code
 
 from . import guarding
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("valkyrie")
 
-_SECOND_NS = 1_000_000_000
 _SPARE_S = 3
 """The kernel ends a block so long after it should have been renewed: more than two ticks."""
 
@@ -75,8 +75,8 @@ class Blocks:
             log.warning("%s stays blocked for a while: %s", row.address, error.args[-1])
 
     async def _renew(self, rule: Intrusion, row: _Block, now_ns: int) -> None:
-        row.due_ns = now_ns + rule.hold_s * _SECOND_NS
-        until = tick(row.due_ns + _SPARE_S * _SECOND_NS)
+        row.due_ns = now_ns + rule.hold_s * NS_PER_S
+        until = tick(row.due_ns + _SPARE_S * NS_PER_S)
         try:
             await self._daemon.broker.ask(guarding.block(row.address, until))
         except DataPlaneError as error:

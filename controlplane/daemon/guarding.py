@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from valkyrie.controlplane.broker.messages import SOURCE, Kind, Message
 from valkyrie.dataplane.errors import ConfigError, DataPlaneError
 from valkyrie.dataplane.guard import Master, tick
+from valkyrie.dataplane.units import NS_PER_S
 from valkyrie.dataplane.wire import Class
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 KINDS = (Kind.POLICE, Kind.DEMAND, Kind.MASTER, Kind.DENY, Kind.BLOCK)
 _SESSION_MAX = 0xFFFFFFFF
-_SECOND_NS = 1_000_000_000
 BLOCK_S_MAX = 86_400
 """No address is blocked for longer, whatever a daemon asks."""
 
@@ -75,7 +75,7 @@ def _block(message: Message, interface: Opened) -> None:
         raise DataPlaneError.of(errno.EINVAL, f"block a source: {error}") from error
     if message.slot:
         now_ns = time.monotonic_ns()
-        until = min(message.first, tick(now_ns + BLOCK_S_MAX * _SECOND_NS))
+        until = min(message.first, tick(now_ns + BLOCK_S_MAX * NS_PER_S))
         interface.guard.block(address, until, tick(now_ns))
     else:
         interface.guard.unblock(address)

@@ -20,6 +20,7 @@ from valkyrie.controlplane.sessions.session import Session, State
 from valkyrie.controlplane.sessions.table import Moved, Place, Sessions
 from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.control import Limits
+from valkyrie.dataplane.units import NS_PER_MS
 from valkyrie.dataplane.wire import Code
 
 if TYPE_CHECKING:
@@ -40,12 +41,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("valkyrie")
 
-_MS = 1_000_000
-_TICK_NS = 50 * _MS
+_TICK_NS = 50 * NS_PER_MS
 """How often is looked whether a peer was heard, and whether anything is at stake: see Rounds."""
-_REFUSE_NS = 200 * _MS
+_REFUSE_NS = 200 * NS_PER_MS
 """After a session ended, streams that wait for it are refused for this long."""
-_ERASE_NS = 1_000 * _MS
+_ERASE_NS = 1_000 * NS_PER_MS
 """The keys of a session that was made anew are erased after this time: its worker knows by then."""
 _EPOCHS_RENEW = 240
 """Of lib.VK_EPOCHS: a session that has used so many is made anew before they end."""
@@ -84,7 +84,7 @@ class Links:
         """When what the session in use does not need is erased, by peer."""
         self._barred: set[str] = set()
         """Peers that are not asked."""
-        timing = Timing(give_up_ns=config.session.handshake_ms * _MS)
+        timing = Timing(give_up_ns=config.session.handshake_ms * NS_PER_MS)
         incarnation = rows.incarnation(os.urandom)
         self.sessions = Sessions(incarnation, credentials.local, os.urandom, timing)
         self._rounds = Rounds(_TICK_NS)
@@ -136,10 +136,10 @@ class Links:
                 ack_delay_l_us=delay_us,
                 keepalive_ms=keepalive_ms,
             ),
-            patience=Patience(keepalive_ms * _MS, settings.keepalive_tries, wan),
-            give_up_ns=settings.handshake_ms * _MS,
-            again_ns=settings.retry_ms * _MS,
-            again_max_ns=max(settings.retry_max_ms, settings.retry_ms) * _MS,
+            patience=Patience(keepalive_ms * NS_PER_MS, settings.keepalive_tries, wan),
+            give_up_ns=settings.handshake_ms * NS_PER_MS,
+            again_ns=settings.retry_ms * NS_PER_MS,
+            again_max_ns=max(settings.retry_max_ms, settings.retry_ms) * NS_PER_MS,
             eager=settings.eager and peer.name not in self._barred,
         )
 
@@ -155,7 +155,7 @@ class Links:
             look_ns = self._rounds.next_ns
             left_ns = (look_ns if due_ns is None else min(due_ns, look_ns)) - now_ns
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stir.wait(), max(left_ns, _MS) / 1e9)
+                await asyncio.wait_for(self._stir.wait(), max(left_ns, NS_PER_MS) / 1e9)
 
     def leave(self) -> None:
         """Tell all peers that this node goes."""
@@ -352,7 +352,7 @@ class Links:
                 "rtt_us": round(rtt_ns / 1000, 1) if rtt_ns else None,
                 "silent_ms": round((now_ns - session.liveness.heard_ns) / 1e6, 1),
                 "streams": int(seen.streams),
-                "keepalive_ms": session.liveness.patience.interval_ns // _MS,
+                "keepalive_ms": session.liveness.patience.interval_ns // NS_PER_MS,
                 "epoch": max(self._epochs(index, link)) if link.protection.keyed else None,
                 "proven_s": _ago(session.reproof, now_ns),
                 **_protection(link.protection, now_ns),

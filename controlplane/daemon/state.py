@@ -18,6 +18,7 @@ from valkyrie.controlplane.sessions.table import Place
 from valkyrie.controlplane.sessions.tuning import KEYS, Tuning
 from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.control import Limits
+from valkyrie.dataplane.units import NS_PER_MS
 from valkyrie.dataplane.wire import Class
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from valkyrie.controlplane.security.policy import Grant, Rights
     from valkyrie.controlplane.security.token import Told
 
-NS_PER_MS = 1_000_000
 _ACK_DELAY_MAX_US = 1_000_000
 
 

@@ -12,6 +12,7 @@ from valkyrie.controlplane.config.reader import token_classes
 from valkyrie.controlplane.security.token import Issuer, Mint
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import DataPlaneError
+from valkyrie.dataplane.units import NS_PER_S
 from valkyrie.dataplane.wire import Class
 
 from . import guarding
@@ -28,7 +29,6 @@ _COOKIES: int = lib.VK_GUARD_COOKIES
 _LOOK_S = 0.2
 _TOLD_TRY_S, _TOLD_TRIES = 0.02, 50
 """How long peers have to take a token before frames without one are refused."""
-_SECOND_NS = 1_000_000_000
 
 
 def _bits(config: Config) -> int:
@@ -44,7 +44,7 @@ class Tokens:
     def __init__(self, config: Config, rows: Any, broker: BrokerLink, sessions: Sessions) -> None:
         self._broker = broker
         self._sessions = sessions
-        self._mint = Mint(rows, os.urandom, config.token.rotate_s * _SECOND_NS)
+        self._mint = Mint(rows, os.urandom, config.token.rotate_s * NS_PER_S)
         self.issuer = Issuer(self._mint, _bits(config))
         sessions.issuer = self.issuer
 

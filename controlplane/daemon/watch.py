@@ -14,6 +14,7 @@ from valkyrie.controlplane.config.settings_intrusion import CLASSES
 from valkyrie.controlplane.security.intrusion import Engine, Limit, Raised, Totals
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import DataPlaneError
+from valkyrie.dataplane.units import NS_PER_S
 from valkyrie.dataplane.wire import Class, Code, Counter, Verdict
 
 from . import administration
@@ -30,7 +31,6 @@ log = logging.getLogger("valkyrie")
 
 LOOK_S = 0.5
 NODE = "node"
-_SECOND_NS = 1_000_000_000
 
 
 class Watch:
@@ -40,7 +40,7 @@ class Watch:
         self._daemon = daemon
         self.rules: list[Intrusion] = daemon.config.intrusion
         limits = [
-            Limit(each.name, each.count, each.window_s * _SECOND_NS, each.hold_s * _SECOND_NS)
+            Limit(each.name, each.count, each.window_s * NS_PER_S, each.hold_s * NS_PER_S)
             for each in self.rules
         ]
         self._engine = Engine(limits)

@@ -20,6 +20,7 @@ from enum import Enum
 from typing import ClassVar
 
 from valkyrie.dataplane.control import Message
+from valkyrie.dataplane.units import NS_PER_MS
 from valkyrie.dataplane.wire import Type
 
 from .claim import Claim
@@ -47,14 +48,13 @@ from .offer import Choice, Offer, Reader, choose, sized
 from .proof import Proof, Seal, sign, verify
 from .trust import Grant, Peer
 
-_MS = 1_000_000
 _LABEL = b"valkyrie handshake 1"
 _EVIDENCE = b"valkyrie evidence 1"
 _USES_CARDS = SIGNED | {Mode.NOISE}
 _RENEWALS_MAX = 3
 """Times that an initiator begins anew because its cookie is not taken."""
 _REPEATS_MAX = 8
-_REPEAT_NS = 5 * _MS
+_REPEAT_NS = 5 * NS_PER_MS
 """A responder repeats an answer so often at most, and at least so far apart."""
 INITIATOR, RESPONDER = "initiator", "responder"
 
@@ -87,9 +87,9 @@ class State(Enum):
 class Timing:
     """When to send again, and when to give up."""
 
-    first_ns: int = 100 * _MS
-    again_max_ns: int = 2_000 * _MS
-    give_up_ns: int = 10_000 * _MS
+    first_ns: int = 100 * NS_PER_MS
+    again_max_ns: int = 2_000 * NS_PER_MS
+    give_up_ns: int = 10_000 * NS_PER_MS
 
 
 @dataclass(frozen=True, slots=True)

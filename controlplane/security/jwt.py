@@ -20,18 +20,19 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from valkyrie.dataplane.errors import ConfigError
+from valkyrie.dataplane.units import NS_PER_S
 
 from .codes import Failure
 from .errors import SecurityError
 from .proof import EVIDENCE_MAX
-from .providers import SECOND_NS, Subject, unproven
+from .providers import Subject, unproven
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Key = bytes | Ed25519PublicKey | ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 """A secret is for HS256, the others for EdDSA, ES256 and RS256."""
-SKEW_NS = 30 * SECOND_NS
+SKEW_NS = 30 * NS_PER_S
 """How far the issuer's clock may be from ours."""
 _SECRET_MIN = 32
 """Bytes: RFC 7518, section 3.2 ..."""
@@ -140,7 +141,7 @@ def _time_ns(claims: Mapping[str, object], name: str) -> int | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**40:
         raise SecurityError(Failure.CREDENTIAL, f"the token's {name} is no time")
-    return int(value * SECOND_NS)
+    return int(value * NS_PER_S)
 
 
 # ---- Keys ----

@@ -11,9 +11,9 @@ from enum import IntEnum
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import ConfigError
 from valkyrie.dataplane.signing.signature import Algorithm
+from valkyrie.dataplane.units import NS_PER_S
 
-_SECOND_NS = 1_000_000_000
-ZERO_TRUST_LIFETIME_NS = 300 * _SECOND_NS
+ZERO_TRUST_LIFETIME_NS = 300 * NS_PER_S
 """The longest that a zero_trust session lasts, whatever the grant says."""
 
 
@@ -69,15 +69,15 @@ class Rhythm:
     """What a zero_trust session is, beyond how it begins."""
 
     lifetime_ns: int = ZERO_TRUST_LIFETIME_NS
-    every_ns: int = 60 * _SECOND_NS
+    every_ns: int = 60 * NS_PER_S
     """How often the peer is asked to prove itself anew."""
-    answer_ns: int = 10 * _SECOND_NS
+    answer_ns: int = 10 * NS_PER_S
     """How long it has for that."""
 
     @property
     def again_ns(self) -> int:
         """How soon a question is repeated that was not answered; and answers cost no more."""
-        return min(_SECOND_NS // 2, self.answer_ns // 16)
+        return min(NS_PER_S // 2, self.answer_ns // 16)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from valkyrie.dataplane.errors import ConfigError
+from valkyrie.dataplane.units import NS_PER_S
 
 from .certificates import CHAIN_MAX, check_chain, load_chain
 from .codes import Failure
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
-SECOND_NS = 1_000_000_000
 _NAME_MAX = 128
 _MAC = b"valkyrie provider hmac 1\0"
 _SIGNED = b"valkyrie provider certificate 1\0"
@@ -172,7 +172,7 @@ class CertificateVerifier:
             shown.append(reader.sized(EVIDENCE_MAX))
         reader.end()
         chain = load_chain(shown)
-        now = dt.datetime.fromtimestamp(unix_ns / SECOND_NS, dt.UTC)
+        now = dt.datetime.fromtimestamp(unix_ns / NS_PER_S, dt.UTC)
         name = check_chain(chain, self.roots, self.crls, now)
         key = chain[0].public_key()
         if not isinstance(key, Ed25519PublicKey):
@@ -182,7 +182,7 @@ class CertificateVerifier:
         except InvalidSignature:
             raise unproven("who shows the certificate does not have its key") from None
         end = min(each.not_valid_after_utc for each in chain)
-        return Subject(name, int(end.timestamp()) * SECOND_NS, chain=chain)
+        return Subject(name, int(end.timestamp()) * NS_PER_S, chain=chain)
 
 
 # ---- API keys: one word, of which the other side has what cannot be used ----

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from valkyrie.controlplane.security.handshake import Timing
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.control import Option
+from valkyrie.dataplane.units import NS_PER_MS
 
 from .protection import PLAIN, Protection
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from .liveness import Patience
     from .protection import Secrets
 
-_MS = 1_000_000
 _ID_SIZE = 4
 
 
@@ -31,12 +31,12 @@ class Terms:
 
     limits: Limits
     patience: Patience
-    first_ns: int = 100 * _MS
+    first_ns: int = 100 * NS_PER_MS
     """The first message is repeated after this time, later ones after twice as much each."""
-    give_up_ns: int = 3_000 * _MS
-    again_ns: int = 1_000 * _MS
+    give_up_ns: int = 3_000 * NS_PER_MS
+    again_ns: int = 1_000 * NS_PER_MS
     """After an attempt that found nobody; twice as much each time, up to again_max_ns."""
-    again_max_ns: int = 30_000 * _MS
+    again_max_ns: int = 30_000 * NS_PER_MS
     eager: bool = True
     """Try again though nobody wants to send."""
 

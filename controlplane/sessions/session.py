@@ -47,6 +47,7 @@ from valkyrie.dataplane.control import (
     Pong,
     SessionTerms,
 )
+from valkyrie.dataplane.units import NS_PER_MS
 from valkyrie.dataplane.wire import Code
 
 from .handing import Handing
@@ -61,10 +62,9 @@ if TYPE_CHECKING:
     from valkyrie.controlplane.security.offer import Choice
     from valkyrie.controlplane.security.trust import Peer
 
-_MS = 1_000_000
-_RENEW_NS = 20 * _MS
+_RENEW_NS = 20 * NS_PER_MS
 """Attempts to renew a session that the peer does not know are at least so far apart ..."""
-_LIE_NS = 1_000 * _MS
+_LIE_NS = 1_000 * NS_PER_MS
 """... and so far when the peer knew it all the time."""
 _LATE_FIRSTS = 4
 """A peer that asked may not know its session yet: for so many times of its first repetition."""
@@ -161,7 +161,7 @@ class Session:
     def agree(self) -> None:
         """Ask the peer as our terms and its own say together, from now on."""
         theirs_ms = self.link.limits.keepalive_ms if self.link is not None else 0
-        self.liveness.patience = self.terms.patience.beside(theirs_ms * _MS)
+        self.liveness.patience = self.terms.patience.beside(theirs_ms * NS_PER_MS)
 
     def _bear(self, now_ns: int) -> None:
         """Bear with the peer's silence for as long as a handshake may take."""

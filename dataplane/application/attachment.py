@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from valkyrie.dataplane._core import lib
 from valkyrie.dataplane.errors import LocalProtocolError
+from valkyrie.dataplane.units import NS_PER_S
 from valkyrie.dataplane.wire import FIRST_STREAMS, Class, Code, stream_class
 
 from . import appsocket
@@ -38,7 +39,6 @@ from .rings import Payload, gone, size_of
 
 T = TypeVar("T")
 
-NS_PER_S = 1_000_000_000
 OPEN_RETRY_NS = 50_000_000
 """After which an unanswered STREAM_OPEN is sent again; doubles each time."""
 OPEN_TIMEOUT_NS = 2 * NS_PER_S

@@ -13,14 +13,13 @@ import msgspec
 
 from valkyrie.dataplane._lab import ffi, lib
 from valkyrie.dataplane.errors import ConfigError
+from valkyrie.dataplane.units import NS_PER_MS, NS_PER_US
 from valkyrie.dataplane.wire import FIRST_STREAMS, Class
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 PPB = 1_000_000_000
-NS_PER_MS = 1_000_000
-NS_PER_US = 1_000
 BPS_PER_MBPS = 1_000_000
 
 LOGS_END = FIRST_STREAMS[Class.LOGS] + 100_000

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from valkyrie.dataplane._lab import ffi, lib
 from valkyrie.dataplane.errors import ConfigError, DataPlaneError
+from valkyrie.dataplane.units import NS_PER_MS
 
-from .scenario import NS_PER_MS, fill
+from .scenario import fill
 
 if TYPE_CHECKING:
     from typing import Self

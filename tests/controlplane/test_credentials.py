@@ -20,6 +20,7 @@ from valkyrie.controlplane.security.identity_file import load_or_make
 from valkyrie.controlplane.security.modes import Cipher, Mode, Policy, Rhythm
 from valkyrie.controlplane.security.token_file import to_word
 from valkyrie.dataplane.errors import ConfigError
+from valkyrie.dataplane.units import NS_PER_S
 
 from .security.parties import Wire
 
@@ -28,7 +29,6 @@ PIN = f'fingerprint = "{identity("bob").card.fingerprint}"\n'
 CARD = f'card = "{identity("bob").card.text()}"\n'
 TOKEN = 'token = "0123456789abcdef"\n'
 SECRET = bytes(range(32))
-SECOND_NS = 1_000_000_000
 
 
 def peer(*lines: str, name: str = "b", address: str = "10.9.0.2") -> str:
@@ -51,7 +51,7 @@ def test_without_a_word_everything_is_encrypted() -> None:
 def test_zero_trust_keeps_the_rhythm_of_the_configuration_with_every_peer() -> None:
     text = security("zero_trust_session_s = 20\nzero_trust_proof_s = 5\nzero_trust_answer_s = 2")
     found = policy(config.parse(text + LEAST).security).tightened(None, require_pq=True)
-    assert found.rhythm == Rhythm(20 * SECOND_NS, 5 * SECOND_NS, 2 * SECOND_NS)
+    assert found.rhythm == Rhythm(20 * NS_PER_S, 5 * NS_PER_S, 2 * NS_PER_S)
     with pytest.raises(ConfigError, match="zero_trust_session_s"):
         config.parse(security("zero_trust_session_s = 301") + LEAST)
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.dataplane.native import library
 from tests.dataplane.ratchet import Ratchet
 from valkyrie.controlplane.security.modes import Cipher
+from valkyrie.dataplane.units import NS_PER_S
 
 ffi, lib = library("vk_keyring.h", "vk_keyring.c", "vk_aead.c")
 
@@ -23,7 +24,6 @@ ORACLES: dict[Cipher, Any] = {
 }
 HEAD = b"header and extensions, in the clear."
 SPACES = 3
-SECOND_NS = 10**9
 
 
 def row_of(seals: bytes, opens: bytes) -> Any:
@@ -56,7 +56,7 @@ class Peer:
         rotation = ffi.new(
             "struct vk_rotation *",
             {
-                "rotate_ns": 120 * SECOND_NS,
+                "rotate_ns": 120 * NS_PER_S,
                 "packets_max": packets,
                 "next": self.numbers,
                 "acked": self.acked,
@@ -140,16 +140,16 @@ def test_an_epoch_ends_by_time_or_packets_once_the_peer_has_seen_it() -> None:
     left, _ = pair()
     assert left.ready(1) == 0
     left.seal(b"")
-    assert left.ready(120 * SECOND_NS + 1) == 0
+    assert left.ready(120 * NS_PER_S + 1) == 0
     assert left.ring.sealing == 0, "nothing of it was acknowledged"
     left.acked = [0, 1, 0]
-    assert left.ready(120 * SECOND_NS + 1) == 0
+    assert left.ready(120 * NS_PER_S + 1) == 0
     assert left.ring.sealing == 1
     left.seal(b"")
-    assert left.ready(121 * SECOND_NS, packets=1) == 0
+    assert left.ready(121 * NS_PER_S, packets=1) == 0
     assert left.ring.sealing == 1, "what was acknowledged was of the epoch before"
     left.acked = [0, 2, 0]
-    assert left.ready(121 * SECOND_NS, packets=1) == 0
+    assert left.ready(121 * NS_PER_S, packets=1) == 0
     assert left.ring.sealing == 2
 
 
@@ -157,15 +157,15 @@ def test_a_key_that_is_too_old_seals_nothing() -> None:
     left, _ = pair()
     assert left.ready(1) == 0
     left.seal(b"")
-    assert left.ready(180 * SECOND_NS) == 0
-    assert left.ready(180 * SECOND_NS + 1) == -127  # EKEYEXPIRED
+    assert left.ready(180 * NS_PER_S) == 0
+    assert left.ready(180 * NS_PER_S + 1) == -127  # EKEYEXPIRED
     left.acked = [0, 1, 0]
-    assert left.ready(180 * SECOND_NS + 1) == 0, "an answer came after all"
+    assert left.ready(180 * NS_PER_S + 1) == 0, "an answer came after all"
 
 
 def test_time_without_a_frame_does_not_count() -> None:
     left, _ = pair()
-    assert left.ready(1_000 * SECOND_NS) == 0
+    assert left.ready(1_000 * NS_PER_S) == 0
     assert left.ring.sealing == 0
 
 
@@ -207,7 +207,7 @@ def test_rotations_lose_nothing_whatever_comes_late_or_dies(seed: int) -> None:
     wire: list[tuple[int, tuple[int, int, int, bytes], bytes]] = []
     now_ns, rotations = 1, 0
     for _ in range(500):
-        now_ns += dice.randrange(SECOND_NS)
+        now_ns += dice.randrange(NS_PER_S)
         side = dice.randrange(2)
         sender = peers[side]
         before = sender.ring.sealing

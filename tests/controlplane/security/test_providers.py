@@ -20,7 +20,6 @@ from valkyrie.controlplane.security.jwt import JwtProver, JwtVerifier, parse_key
 from valkyrie.controlplane.security.modes import Mode, NoisePattern
 from valkyrie.controlplane.security.proof import EVIDENCE_MAX
 from valkyrie.controlplane.security.providers import (
-    SECOND_NS,
     ApiKeyProver,
     ApiKeyVerifier,
     CertificateProver,
@@ -38,12 +37,13 @@ from valkyrie.controlplane.security.providers import (
 from valkyrie.controlplane.security.revocation import Revocations
 from valkyrie.controlplane.security.trust import Peer, Pins
 from valkyrie.dataplane.errors import ConfigError
+from valkyrie.dataplane.units import NS_PER_S
 
 from .parties import SECURE, Wire, both, code, identity, peer, wire
 from .tokens import Private, key_set, make_jwt
 
 NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
-NOW_NS = int(NOW.timestamp()) * SECOND_NS
+NOW_NS = int(NOW.timestamp()) * NS_PER_S
 BINDING = b"what both have seen"
 SECRET = b"thirty-two bytes that are secret"
 API_KEY = bytes(range(32))
@@ -56,8 +56,8 @@ CLAIMS = {
     "iss": "us",
     "aud": ["x", "valkyrie"],
     "sub": "alice",
-    "exp": NOW_NS // SECOND_NS + 60,
-    "nbf": NOW_NS // SECOND_NS,
+    "exp": NOW_NS // NS_PER_S + 60,
+    "nbf": NOW_NS // NS_PER_S,
 }
 KEYS: dict[str, Private] = {"": SECRET, "ed": KEY, "ec": CURVE, "rsa": RSA}
 JWT = JwtVerifier("us", "valkyrie", parse_keys(key_set(KEYS), "keys"))
@@ -147,7 +147,7 @@ def headed(header: object, secret: bytes = SECRET) -> bytes:
 
 
 PUBLIC = KEY.public_key().public_bytes_raw()
-LATER = NOW_NS // SECOND_NS
+LATER = NOW_NS // NS_PER_S
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_each_side_can_demand_something_of_the_other(way: str, mode: Mode, back:
     assert found.grant.subject == "alice"
     assert found.claim.evidence == b""
     if way.startswith("jwt"):
-        assert found.grant.lifetime_ns == found.lifetime_ns == 90 * SECOND_NS
+        assert found.grant.lifetime_ns == found.lifetime_ns == 90 * NS_PER_S
     if way == "certificate":
         assert found.claim.serials == tuple(each.serial_number for each in CHAIN)
     assert events[back].grant.subject == ""

@@ -16,12 +16,12 @@ from valkyrie.controlplane.security.identity import Identity
 from valkyrie.controlplane.security.modes import Cipher, Mode, Rhythm
 from valkyrie.controlplane.security.reproof import Reproof
 from valkyrie.dataplane.control import Message
+from valkyrie.dataplane.units import NS_PER_S
 from valkyrie.dataplane.wire import Type
 
 from .parties import both, entropy_of, identity, wire
 
-SECOND_NS = 1_000_000_000
-MINUTE_NS = 60 * SECOND_NS
+MINUTE_NS = 60 * NS_PER_S
 PIECES = 1 + 4
 """Messages of a question and its answer."""
 
@@ -110,9 +110,9 @@ def test_what_is_lost_or_comes_in_another_order_is_made_up_for(seed: int) -> Non
         for receiver, message in kept:
             receiver.receive(message, now_ns)
         kept.clear()
-        now_ns += SECOND_NS // 4
+        now_ns += NS_PER_S // 4
     assert a.failure is b.failure is None
-    assert now_ns <= MINUTE_NS + 10 * SECOND_NS
+    assert now_ns <= MINUTE_NS + 10 * NS_PER_S
 
 
 def test_silence_ends_the_session() -> None:
@@ -122,7 +122,7 @@ def test_silence_ends_the_session() -> None:
         asked += len(a.to_send(now_ns))
         now_ns = a.timer() or now_ns
     assert a.failure.code is Failure.TIMEOUT
-    assert now_ns == MINUTE_NS + 10 * SECOND_NS
+    assert now_ns == MINUTE_NS + 10 * NS_PER_S
     assert asked == 20
     assert a.timer() is None
     assert a.to_send(now_ns) == []
@@ -132,7 +132,7 @@ def test_silence_ends_the_session() -> None:
 def test_who_stood_still_asks_again_before_it_takes_the_other_for_silent(answers: bool) -> None:
     a, b = side(True), side(False)
     assert len(a.to_send(MINUTE_NS)) == 1  # and is stopped before it reads the answer
-    now_ns = MINUTE_NS + 100 * SECOND_NS
+    now_ns = MINUTE_NS + 100 * NS_PER_S
     sent = a.to_send(now_ns)
     assert len(sent) == 1
     assert a.failure is None
@@ -141,7 +141,7 @@ def test_who_stood_still_asks_again_before_it_takes_the_other_for_silent(answers
         for message in b.to_send(0):
             a.receive(message, now_ns)
         assert a.proven_ns == now_ns
-    now_ns += 3 * SECOND_NS
+    now_ns += 3 * NS_PER_S
     a.to_send(now_ns)
     assert (a.failure is None) == answers
 
@@ -159,7 +159,7 @@ def test_only_the_other_side_of_this_session_can_answer(wrong: str) -> None:
     a = side(True)
     other = side(False, number=1) if wrong == "session" else side(True, seed=5)
     assert carry(a, other, MINUTE_NS)
-    for now_ns in range(MINUTE_NS, MINUTE_NS + 12 * SECOND_NS, SECOND_NS):
+    for now_ns in range(MINUTE_NS, MINUTE_NS + 12 * NS_PER_S, NS_PER_S):
         carry(a, other, now_ns)
     assert a.proven_ns == 0
     assert a.failure is not None
@@ -188,7 +188,7 @@ def test_no_forged_piece_does_anything() -> None:
     a, b = side(True), side(False)
     sent = carry(a, b, MINUTE_NS, lambda each: [flipped(each, i) for i in range(8, 60)])
     assert [each.type for each in sent] == [Type.AUTH_CHALLENGE] * 2
-    now_ns = MINUTE_NS + SECOND_NS
+    now_ns = MINUTE_NS + NS_PER_S
     carry(
         a, b, now_ns, lambda each: [flipped(each, 20), each, flipped(each, 300 % len(each.payload))]
     )
@@ -242,7 +242,7 @@ def test_a_peer_cannot_have_signatures_made_without_end() -> None:
     a, b = side(True), side(False)
     b._rhythm, b._due_ns = Rhythm(every_ns=1), 0
     answers = 0
-    for now_ns in range(0, 10 * SECOND_NS, SECOND_NS // 100):
+    for now_ns in range(0, 10 * NS_PER_S, NS_PER_S // 100):
         for message in b.to_send(now_ns):
             a.receive(message, now_ns)
         if a._queue:
