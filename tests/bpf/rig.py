@@ -106,6 +106,10 @@ def extension(kind: int, words: int, arg: int = 0) -> bytes:
     return struct.pack("!BBH", kind, words, arg) + bytes(4 * max(words - 1, 0))
 
 
+AMPLE = 1 << 62
+"""Credit that no test uses up."""
+
+
 class Rig:
     """A loaded classifier whose classes all have a socket and ample credit, on queue 0."""
 
@@ -116,9 +120,20 @@ class Rig:
         self.lanes = ffi.from_buffer("struct vk_lane[]", self._memory)
         for klass in Class:
             self.program.maps["vk_xsks"].update(klass, self.socket.fileno())
-            self.lanes[klass].granted = 1 << 62
+            self.lanes[klass].granted = AMPLE
         self._before = self.totals()
         self._expected = self._before
+
+    def forget(self) -> None:
+        """Police nobody, and let all buckets and credit be as if nothing had come yet."""
+        for klass in Class:
+            lane = ffi.addressof(self.lanes, klass)
+            ffi.memmove(lane, bytes(ffi.sizeof("struct vk_lane")), ffi.sizeof("struct vk_lane"))
+            self.lanes[klass].granted = AMPLE
+        self.program.set_source_police(0, 0)
+        sources = self.program.maps["vk_sources"]
+        for key in list(sources):
+            sources.delete(key)
 
     def totals(self) -> dict[tuple[str, str], tuple[int, int, int]]:
         """Return the counters by lower-case names."""
