@@ -2,9 +2,12 @@
 /* limits: what the machine can do at all. One word says what to measure:
  *   copy SIZE SECONDS        bytes from one ring of 4 MiB to another; prints ns a copy
  *   line CPU CPU SECONDS     a cache line to another core and back; prints the median ns
- *   aead NAME SIZE SECONDS   libcrypto seals a message and opens it again; prints ns of each
+ *   aead NAME SIZE SECONDS   libcrypto seals a message and opens it again, and then a session's
+ *                            keys do so; prints ns of each
  */
 #define _GNU_SOURCE
+#include "vk_keyring.h"
+
 #include <openssl/evp.h>
 #include <pthread.h>
 #include <sched.h>
@@ -14,7 +17,15 @@
 #include <string.h>
 #include <time.h>
 
-enum { RING = 4 << 20, LINE = 64, TRIPS = 1 << 20, LOOK = 256, IV = 12, TAG = 16, AAD = 16 };
+enum {
+	RING = 4 << 20,
+	LINE = 64,
+	TRIPS = 1 << 20,
+	LOOK = 256,
+	HEAD = VK_HEADER_SIZE +
+	       sizeof(struct vk_ext_session), /* bytes of a frame before its body */
+	SEALED_MAX = 65536,
+};
 
 static double now_s(void)
 {
@@ -115,47 +126,110 @@ static void line(int here, int there, double seconds)
 	free(times);
 }
 
+/* A record as frames are: a header that is bound, what is sealed, a tag. */
+static struct {
+	EVP_CIPHER_CTX *seals;
+	EVP_CIPHER_CTX *opens;
+	struct vk_keyring keyring;
+	uint8_t frame[HEAD + SEALED_MAX + VK_TAG_SIZE];
+	uint8_t plain[SEALED_MAX];
+	uint8_t opened[SEALED_MAX];
+	int size;
+	uint64_t number; /* each has a nonce of its own */
+} record;
+
+static int raw_seal(void)
+{
+	uint8_t iv[VK_CIPHER_NONCE_SIZE] = { 0 }, *sealed = record.frame + HEAD;
+	EVP_CIPHER_CTX *seals = record.seals;
+	int out;
+
+	memcpy(iv, &record.number, sizeof record.number);
+	return EVP_EncryptInit_ex2(seals, NULL, NULL, iv, NULL) &&
+	       EVP_EncryptUpdate(seals, NULL, &out, record.frame, HEAD) &&
+	       EVP_EncryptUpdate(seals, sealed, &out, record.plain, record.size) &&
+	       EVP_EncryptFinal_ex(seals, sealed + out, &out) &&
+	       EVP_CIPHER_CTX_ctrl(seals, EVP_CTRL_AEAD_GET_TAG, VK_TAG_SIZE, sealed + record.size);
+}
+
+static int raw_open(void)
+{
+	uint8_t iv[VK_CIPHER_NONCE_SIZE] = { 0 }, *sealed = record.frame + HEAD;
+	EVP_CIPHER_CTX *opens = record.opens;
+	int out;
+
+	memcpy(iv, &record.number, sizeof record.number);
+	return EVP_DecryptInit_ex2(opens, NULL, NULL, iv, NULL) &&
+	       EVP_DecryptUpdate(opens, NULL, &out, record.frame, HEAD) &&
+	       EVP_DecryptUpdate(opens, record.opened, &out, sealed, record.size) &&
+	       EVP_CIPHER_CTX_ctrl(opens, EVP_CTRL_AEAD_SET_TAG, VK_TAG_SIZE,
+				   sealed + record.size) &&
+	       EVP_DecryptFinal_ex(opens, record.opened + out, &out);
+}
+
+static int our_seal(void)
+{
+	return !vk_keyring_seal(&record.keyring, VK_SPACE_B, record.number, record.frame, HEAD,
+				record.plain, (uint32_t)record.size);
+}
+
+static int our_open(void)
+{
+	return !vk_keyring_open(&record.keyring, 0, VK_SPACE_B, record.number, record.frame, HEAD,
+				(uint32_t)record.size, record.opened);
+}
+
+static void make_contexts(const char *name, uint32_t which)
+{
+	static struct vk_keys keys; /* of zeros: what it seals it opens */
+	static const uint64_t next[VK_SPACE_COUNT];
+	EVP_CIPHER *cipher = EVP_CIPHER_fetch(NULL, name, NULL);
+	uint8_t key[VK_CIPHER_KEY_SIZE] = { 1 }, iv[VK_CIPHER_NONCE_SIZE] = { 0 };
+
+	record.seals = EVP_CIPHER_CTX_new();
+	record.opens = EVP_CIPHER_CTX_new();
+	need(cipher && record.seals && record.opens &&
+		     EVP_EncryptInit_ex2(record.seals, cipher, key, iv, NULL) &&
+		     EVP_DecryptInit_ex2(record.opens, cipher, key, iv, NULL) &&
+		     !vk_keyring_init(&record.keyring, which, &keys, next),
+	     name);
+	EVP_CIPHER_free(cipher);
+}
+
+/* libcrypto alone and a session's keys take turns, so that both meet the same machine. */
 static void aead(const char *name, int size, double seconds)
 {
-	EVP_CIPHER *cipher = EVP_CIPHER_fetch(NULL, name, NULL);
-	EVP_CIPHER_CTX *seals = EVP_CIPHER_CTX_new(), *opens = EVP_CIPHER_CTX_new();
-	uint8_t key[32] = { 1 }, iv[IV] = { 0 }, aad[AAD] = { 0 }, tag[TAG];
-	uint8_t *plain = calloc(1, (size_t)size), *sealed = malloc((size_t)size);
-	double begin = now_s(), spent[2] = { 0 }, middle;
+	static int (*const steps[])(void) = { raw_seal, raw_open, our_seal, our_open };
+	double spent[4] = { 0 }, begun = now_s(), end = begun + seconds;
 	uint64_t count = 0;
-	int out, fine = cipher && seals && opens && plain && sealed;
 
-	need(fine && EVP_EncryptInit_ex2(seals, cipher, key, iv, NULL) &&
-		     EVP_DecryptInit_ex2(opens, cipher, key, iv, NULL),
-	     name);
-	while (spent[0] + spent[1] < seconds) {
-		for (int i = 0; i < LOOK; i++) { /* each with a nonce of its own, as frames have */
-			memcpy(iv, &(uint64_t){ count + (uint64_t)i }, 8);
-			fine &= EVP_EncryptInit_ex2(seals, NULL, NULL, iv, NULL) &&
-				EVP_EncryptUpdate(seals, NULL, &out, aad, AAD) &&
-				EVP_EncryptUpdate(seals, sealed, &out, plain, size) &&
-				EVP_EncryptFinal_ex(seals, sealed + out, &out) &&
-				EVP_CIPHER_CTX_ctrl(seals, EVP_CTRL_AEAD_GET_TAG, TAG, tag);
+	need(size > 0 && size <= SEALED_MAX, "a record");
+	record.size = size;
+	make_contexts(name, strcmp(name, "AES-256-GCM") ? VK_CIPHER_CHACHA20_POLY1305 :
+							  VK_CIPHER_AES_256_GCM);
+	while (begun < end) {
+		record.number = count;
+		for (int step = 0; step < 4; step++) {
+			int fine = 1;
+			double now;
+
+			/* What is opened is the last one, again and again. */
+			for (int i = 0; i < LOOK; i++) {
+				record.number += !(step & 1);
+				fine &= steps[step]();
+			}
+			need(fine, name);
+			now = now_s();
+			spent[step] += now - begun;
+			begun = now;
 		}
-		middle = now_s();
-		for (int i = 0; i < LOOK; i++) /* the last one, again and again */
-			fine &= EVP_DecryptInit_ex2(opens, NULL, NULL, iv, NULL) &&
-				EVP_DecryptUpdate(opens, NULL, &out, aad, AAD) &&
-				EVP_DecryptUpdate(opens, plain, &out, sealed, size) &&
-				EVP_CIPHER_CTX_ctrl(opens, EVP_CTRL_AEAD_SET_TAG, TAG, tag) &&
-				EVP_DecryptFinal_ex(opens, plain + out, &out);
-		need(fine, name);
-		count += LOOK;
-		spent[0] += middle - begin;
-		begin = now_s();
-		spent[1] += begin - middle;
+		count = record.number;
 	}
-	printf("%.2f %.2f\n", spent[0] * 1e9 / (double)count, spent[1] * 1e9 / (double)count);
-	free(plain);
-	free(sealed);
-	EVP_CIPHER_CTX_free(seals);
-	EVP_CIPHER_CTX_free(opens);
-	EVP_CIPHER_free(cipher);
+	for (int step = 0; step < 4; step++)
+		printf("%.2f\n", spent[step] * 1e9 / ((double)count / 2));
+	EVP_CIPHER_CTX_free(record.seals);
+	EVP_CIPHER_CTX_free(record.opens);
+	vk_keyring_free(&record.keyring);
 }
 
 int main(int count, char **words)

@@ -2,6 +2,7 @@
 
 AF_XDP without a protocol (receive and drop, send only), a copy of memory, a cache line to another
 core and back, libcrypto. Nothing that carries messages can be faster than what it is made of.
+Beside libcrypto stands what sealing and opening cost a session, which calls it for each frame.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from tests.dataplane.native import INCLUDES, find
 
 from .contestant import BUILD, ROOT
 from .receive import _packet, ready
@@ -26,15 +29,15 @@ PACKETS = {"66 B": 0, "1100 B": 1034}
 LINE = "a cache line to another core and back"
 
 
-def _row(metric: str, value: float, unit: str) -> Row:
+def _row(metric: str, value: float, unit: str, baseline: float | None = None) -> Row:
     value = round(value, 3)
     return {
         "scenario": "limits",
         "metric": metric,
         "value": value,
         "unit": unit,
-        "baseline": None,
-        "ratio": None,
+        "baseline": baseline and round(baseline, 3),
+        "ratio": round(value / baseline, 3) if baseline else None,
     }
 
 
@@ -51,9 +54,9 @@ def sealed(cipher: str, size: int) -> tuple[str, str]:
 def _program() -> Path:
     binary = BUILD / "limits"
     binary.parent.mkdir(parents=True, exist_ok=True)
-    source = ROOT / "perf" / "limits.c"
-    flags = ["-O2", "-Wall", "-pthread"]
-    subprocess.run(["cc", *flags, "-o", binary, source, "-lcrypto"], check=True, timeout=60)
+    sources = [ROOT / "perf" / "limits.c", find("vk_keyring.c"), find("vk_aead.c")]
+    flags = ["-O2", "-Wall", "-pthread", *INCLUDES]
+    subprocess.run(["cc", *flags, "-o", binary, *sources, "-lcrypto"], check=True, timeout=60)
     return binary
 
 
@@ -75,8 +78,11 @@ def _memory_and_ciphers(rounds: int, seconds: float) -> Iterator[Row]:
         yield _row(LINE, ask("line", cores[0], cores[-1])[0], "ns")
     for cipher in CIPHERS:
         for size in SEALED:
-            for metric, found in zip(sealed(cipher, size), ask("aead", cipher, size), strict=True):
-                yield _row(metric, found, "ns")
+            found = ask("aead", cipher, size)
+            raw, ours = found[:2], found[2:]
+            for metric, bare, own in zip(sealed(cipher, size), raw, ours, strict=True):
+                yield _row(metric, bare, "ns")
+                yield _row(f"{metric} by a session", own, "ns", bare)
 
 
 def _af_xdp(rounds: int, duration_ns: int) -> Iterator[Row]:
