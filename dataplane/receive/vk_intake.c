@@ -20,7 +20,7 @@ enum {
 /* Finds who a batch is from, and begins to fetch what their frames will read: of many sessions none
  * is in a cache, and the misses of a batch overlap. */
 static void find_peers(const struct vk_run *run, const struct vk_rx_frame *frames, uint32_t count,
-		       uint32_t class, const struct vk_peer_entry **peers)
+		       uint32_t class, uint32_t *peers)
 {
 	uint32_t space = vk_class_space(class);
 
@@ -29,22 +29,18 @@ static void find_peers(const struct vk_run *run, const struct vk_rx_frame *frame
 		return;
 	vk_peers_prefetch(run, peers, count);
 	for (uint32_t i = 0; i < count; i++) {
-		const struct vk_session *session = peers[i] ? run->sessions[peers[i]->peer - 1] :
-							      NULL;
+		const struct vk_session *session =
+			peers[i] == VK_PEER_NOBODY ? NULL : run->sessions[peers[i]];
 
-		if (!session)
-			continue;
-		__builtin_prefetch(&session->keyring);
-		__builtin_prefetch(&session->keyring.open[1]);
-		__builtin_prefetch(&session->received[space], 1);
-		__builtin_prefetch(&session->touched, 1);
+		if (session)
+			vk_session_prefetch(session, space);
 	}
 }
 
 /* Takes up to budget frames of a class from a port. */
 static int take_port(struct vk_run *run, uint32_t port, uint32_t class, int budget)
 {
-	const struct vk_peer_entry *peers[VK_RX_BATCH];
+	uint32_t peers[VK_RX_BATCH];
 	struct vk_rx_frame frames[VK_RX_BATCH];
 	struct vk_path *path = run->rx[port];
 	int count = path->ops->rx(path, class, frames, budget < VK_RX_BATCH ? budget : VK_RX_BATCH);

@@ -372,23 +372,32 @@ static int receive_run(struct vk_run *run, uint32_t peer, uint32_t class,
 	return accepted;
 }
 
+/* Whether the frames of a peer may have a session's id. */
+static int known_session(const struct vk_run *run, uint32_t peer, uint32_t id)
+{
+	struct vk_session *session = run->sessions[peer];
+	const struct vk_peer *row = &run->peers[peer];
+
+	if (session)
+		return vk_rekey_keyring(session, id) != NULL;
+	return row->joined && row->session_local == id;
+}
+
 /* Whether a packet is new, and of a session that is ours; counts it if not. */
-static struct vk_session *admit(struct vk_run *run, const struct vk_peer_entry *peer,
-				uint32_t class, const struct vk_frame *frame)
+static struct vk_session *admit(struct vk_run *run, uint32_t peer, uint32_t class,
+				const struct vk_frame *frame)
 {
 	uint64_t *row = vk_count_row(run, class);
 	struct vk_session *session;
 
-	if (!(frame->present & 1u << VK_EXT_SESSION) || !peer->joined ||
-	    frame->space != vk_class_space(class) ||
-	    (frame->session != peer->session &&
-	     !vk_rekey_other(run, peer->peer - 1, frame->session))) {
+	if (!(frame->present & 1u << VK_EXT_SESSION) || frame->space != vk_class_space(class) ||
+	    !known_session(run, peer, frame->session)) {
 		row[VK_DROP_FRAME_SESSION]++;
 		if (frame->present & 1u << VK_EXT_SESSION && frame->space == vk_class_space(class))
-			vk_python_refuse(run, peer->peer - 1, frame->session);
+			vk_python_refuse(run, peer, frame->session);
 		return NULL;
 	}
-	session = vk_session_of(run, peer->peer - 1);
+	session = vk_session_of(run, peer);
 	if (session &&
 	    vk_received_look(&session->received[frame->space], frame->number) != VK_ARRIVAL_NEW) {
 		row[VK_DROP_FRAME_TWICE]++;
@@ -397,11 +406,10 @@ static struct vk_session *admit(struct vk_run *run, const struct vk_peer_entry *
 	return session;
 }
 
-static void receive_packet(struct vk_run *run, const struct vk_peer_entry *entry, uint32_t class,
+static void receive_packet(struct vk_run *run, uint32_t peer, uint32_t class,
 			   struct vk_frame *frame, int ce)
 {
-	struct vk_session *session = admit(run, entry, class, frame);
-	uint32_t peer = entry->peer - 1;
+	struct vk_session *session = admit(run, peer, class, frame);
 	struct vk_packet *packet = &run->work->packets[peer];
 	int eliciting = 0, accepted;
 
@@ -428,8 +436,16 @@ static void receive_packet(struct vk_run *run, const struct vk_peer_entry *entry
 	vk_session_touch(run, session);
 }
 
+/* The UDP port that a peer sends from. */
+static uint16_t port_of(const struct vk_run *run, uint32_t peer)
+{
+	const struct vk_session *session = run->sessions[peer];
+
+	return session ? session->udp_port : run->peers[peer].udp_port;
+}
+
 void vk_receive_frame(struct vk_run *run, uint32_t port, uint32_t class,
-		      const struct vk_rx_frame *datagram, const struct vk_peer_entry *peer)
+		      const struct vk_rx_frame *datagram, uint32_t peer)
 {
 	uint64_t *row = vk_count_row(run, class);
 	struct vk_frame frame;
@@ -449,16 +465,16 @@ void vk_receive_frame(struct vk_run *run, uint32_t port, uint32_t class,
 			row[VK_DROP_FRAME_INVALID]++;
 			return;
 		}
-		if (!peer || !vk_python_pong(run, peer->peer - 1, &frame))
+		if (peer == VK_PEER_NOBODY || !vk_python_pong(run, peer, &frame))
 			vk_python_frame(run, port, datagram);
 		return;
 	}
-	if (!peer) {
+	if (peer == VK_PEER_NOBODY) {
 		row[VK_DROP_FRAME_UNKNOWN_PEER]++;
 		vk_python_elsewhere(run, port, datagram, &frame);
 		return;
 	}
-	if (datagram->source_port != peer->udp_port)
+	if (datagram->source_port != port_of(run, peer))
 		vk_python_elsewhere(run, port, datagram, &frame);
 	row[VK_RX_FRAMES]++;
 	row[VK_RX_BYTES] += datagram->size;

@@ -12,8 +12,8 @@
  */
 #include "vk_run.h"
 
-/* vk_receive_frame handles one datagram of a class from a port; peer: who it is from, NULL = nobody
- * that is known. */
+/* vk_receive_frame handles one datagram of a class from a port; peer: who it is from, or
+ * VK_PEER_NOBODY. */
 void vk_receive_frame(struct vk_run *run, uint32_t port, uint32_t class,
-		      const struct vk_rx_frame *datagram, const struct vk_peer_entry *peer);
+		      const struct vk_rx_frame *datagram, uint32_t peer);
 #endif

@@ -29,6 +29,7 @@ struct vk_received {
 	uint64_t largest_ns; /* when the largest came */
 	uint64_t first_ns; /* when the first of `eliciting` came */
 	struct vk_range ranges[VK_RECEIVED_RANGES];
+	uint64_t pad[3]; /* whole lines: the first range lies in that of what is before */
 };
 
 /* A parsed acknowledgement. */

@@ -26,8 +26,8 @@ struct vk_keyring {
 	uint32_t opening; /* epoch */
 	uint32_t there; /* bit: which of `open` are there */
 	struct vk_keys *row;
-	struct vk_aead seal;
 	struct vk_aead open[VK_OPENING]; /* by epoch % VK_OPENING */
+	struct vk_aead seal;
 	uint64_t first
 		[VK_SPACE_COUNT]; /* number of the first frame that `sealing` may have sealed */
 	uint64_t rotations; /* of both directions, seen by this worker */

@@ -12,19 +12,40 @@ enum {
 	HUGE_SIZE = 2 << 20, /* bytes: all of a table is used, so that larger pages waste nothing */
 };
 
+static const uint32_t IP6 = 1u << 31; /* of an entry's peer */
+static const size_t addresses_size = VK_PEERS_MAX * sizeof(uint8_t[16]);
+static const size_t sessions_size = VK_PEERS_MAX * sizeof(uint32_t);
+
 static uint32_t mask_of(const struct vk_peer_index *index)
 {
 	return (1u << index->bits) - 1;
 }
 
-static uint32_t home_of(const struct vk_peer_index *index, uint32_t hash)
+/* Entries begin at the first place of a line, so that few lie in another one than that. Places are
+ * never empty before one that is not, from its line's first one on. */
+static uint32_t line_of(const struct vk_peer_index *index, uint32_t hash)
 {
-	return hash >> (32 - index->bits);
+	return hash >> (32 - index->bits) & ~(uint32_t)(VK_PEER_LINE - 1);
 }
 
-static uint32_t hash_session(uint32_t session)
+static uint32_t home_of(const struct vk_peer_index *index, uint32_t session)
 {
-	return session * 0x9e3779b9u;
+	return session * 0x9e3779b9u >> (32 - index->bits);
+}
+
+static uint32_t *hash_at(const struct vk_peer_index *index, uint32_t at)
+{
+	return &index->lines[at / VK_PEER_LINE].hashes[at % VK_PEER_LINE];
+}
+
+static uint32_t *peer_at(const struct vk_peer_index *index, uint32_t at)
+{
+	return &index->lines[at / VK_PEER_LINE].peers[at % VK_PEER_LINE];
+}
+
+static uint32_t name_of(uint32_t peer, uint32_t family)
+{
+	return (peer + 1) | (family == 4 ? 0 : IP6);
 }
 
 static void *map_table(size_t size)
@@ -36,96 +57,106 @@ static void *map_table(size_t size)
 	return at;
 }
 
-static const size_t addresses_size = VK_PEERS_MAX * sizeof(uint8_t[16]);
+static size_t lines_size(const struct vk_peer_index *index)
+{
+	return sizeof *index->lines / VK_PEER_LINE << index->bits;
+}
 
 static void unmap_tables(struct vk_peer_index *index)
 {
-	vk_pages_unmap(index->entries, sizeof *index->entries << index->bits);
+	vk_pages_unmap(index->lines, lines_size(index));
 	vk_pages_unmap(index->ids, sizeof *index->ids << index->bits);
 }
 
 static void put_id(struct vk_peer_index *index, struct vk_peer_id id)
 {
-	uint32_t at = home_of(index, hash_session(id.session));
+	uint32_t at = home_of(index, id.session);
 
-	while (index->ids[at].peer &&
-	       (index->ids[at].peer != id.peer || index->ids[at].session != id.session))
+	while (index->ids[at].peer)
 		at = (at + 1) & mask_of(index);
 	index->ids[at] = id;
 }
 
-static void put_entry(struct vk_peer_index *index, const struct vk_peer_entry *entry)
+static void put_entry(struct vk_peer_index *index, uint32_t hash, uint32_t name)
 {
-	uint32_t at = home_of(index, entry->hash);
+	uint32_t at = line_of(index, hash);
 
-	while (index->entries[at].peer)
+	while (*peer_at(index, at))
 		at = (at + 1) & mask_of(index);
-	index->entries[at] = *entry;
-	if (entry->joined && entry->session)
-		put_id(index, (struct vk_peer_id){ entry->session, entry->peer });
+	*hash_at(index, at) = hash;
+	*peer_at(index, at) = name;
 }
 
-/* Puts everything into tables of another size. */
+/* Puts everything into the tables of another size. */
+static void move_all(struct vk_peer_index *index, const struct vk_peer_index *old)
+{
+	uint32_t from = 0;
+
+	/* From the first empty place on, so that who came first to an address stays first. */
+	while (*peer_at(old, from))
+		from++;
+	for (uint32_t i = 0; i <= mask_of(old); i++) {
+		uint32_t at = (from + i) & mask_of(old);
+
+		if (*peer_at(old, at))
+			put_entry(index, *hash_at(old, at), *peer_at(old, at));
+		if (old->ids[i].peer)
+			put_id(index, old->ids[i]);
+	}
+}
+
 static int resize(struct vk_peer_index *index, uint32_t bits)
 {
 	struct vk_peer_index old = *index;
 
 	index->bits = bits;
-	index->entries = map_table(sizeof *index->entries << bits);
+	index->lines = map_table(lines_size(index));
 	index->ids = map_table(sizeof *index->ids << bits);
-	if (!index->entries || !index->ids) {
+	if (!index->sessions)
+		index->sessions = vk_pages_map(sessions_size);
+	old.sessions = index->sessions;
+	if (!index->lines || !index->ids || !index->sessions) {
 		unmap_tables(index);
 		*index = old;
 		return -ENOMEM;
 	}
-	/* From the first empty place on, so that who came first to an address stays first. */
-	if (old.entries) {
-		uint32_t from = 0;
-
-		while (old.entries[from].peer)
-			from++;
-		for (uint32_t i = 0; i <= mask_of(&old); i++) {
-			const struct vk_peer_entry *entry =
-				&old.entries[(from + i) & mask_of(&old)];
-
-			if (entry->peer)
-				put_entry(index, entry);
-		}
+	if (old.lines) {
+		move_all(index, &old);
+		unmap_tables(&old);
 	}
-	unmap_tables(&old);
 	return 0;
 }
 
 int vk_peer_index_room(struct vk_peer_index *index, uint32_t count)
 {
-	uint32_t bits = index->entries ? index->bits : BITS_MIN;
+	uint32_t bits = index->lines ? index->bits : BITS_MIN;
 
 	while (count > 1u << (bits - 1))
 		bits++;
-	return index->entries && bits == index->bits ? 0 : resize(index, bits);
+	return index->lines && bits == index->bits ? 0 : resize(index, bits);
 }
 
 /* Where a peer's entry is, by address; one that is empty: it has none. */
-static uint32_t place_of(const struct vk_peer_index *index, uint32_t hash, uint32_t peer)
+static uint32_t place_of(const struct vk_peer_index *index, uint32_t hash, uint32_t name)
 {
-	uint32_t at = home_of(index, hash);
+	uint32_t at = line_of(index, hash);
 
-	while (index->entries[at].peer && index->entries[at].peer != peer)
+	while (*peer_at(index, at) && (*peer_at(index, at) != name || *hash_at(index, at) != hash))
 		at = (at + 1) & mask_of(index);
 	return at;
 }
 
-static void drop_id(struct vk_peer_index *index, uint32_t session, uint32_t peer)
+static void drop_id(struct vk_peer_index *index, struct vk_peer_id id)
 {
-	uint32_t mask = mask_of(index), at = home_of(index, hash_session(session));
+	uint32_t mask = mask_of(index), at = home_of(index, id.session);
 
 	while (index->ids[at].peer &&
-	       (index->ids[at].peer != peer || index->ids[at].session != session))
+	       (index->ids[at].peer != id.peer || index->ids[at].session != id.session))
 		at = (at + 1) & mask;
 	if (!index->ids[at].peer)
 		return;
 	for (uint32_t next = (at + 1) & mask; index->ids[next].peer; next = (next + 1) & mask) {
-		uint32_t home = home_of(index, hash_session(index->ids[next].session));
+		uint32_t home = home_of(index, index->ids[next].session);
 
 		if (((next - home) & mask) < ((next - at) & mask))
 			continue; /* it would be before its home */
@@ -133,6 +164,20 @@ static void drop_id(struct vk_peer_index *index, uint32_t session, uint32_t peer
 		at = next;
 	}
 	index->ids[at].peer = 0;
+}
+
+/* Enters a peer by another session than before; 0 = by none. */
+static void rename_peer(struct vk_peer_index *index, uint32_t peer, uint32_t session)
+{
+	uint32_t was = index->sessions[peer];
+
+	if (was == session)
+		return;
+	if (was)
+		drop_id(index, (struct vk_peer_id){ was, peer + 1 });
+	if (session)
+		put_id(index, (struct vk_peer_id){ session, peer + 1 });
+	index->sessions[peer] = session;
 }
 
 static int note_address(struct vk_peer_index *index, uint32_t peer, const uint8_t address[16])
@@ -145,81 +190,101 @@ static int note_address(struct vk_peer_index *index, uint32_t peer, const uint8_
 	return 0;
 }
 
-int vk_peer_index_put(struct vk_peer_index *index, const struct vk_peer_entry *entry,
+int vk_peer_index_put(struct vk_peer_index *index, uint32_t peer, uint32_t session, uint32_t family,
 		      const uint8_t address[16])
 {
-	struct vk_peer_entry now = *entry;
-	struct vk_peer_entry *there = NULL;
+	uint32_t hash = vk_peer_hash(family, address), name = name_of(peer, family);
 	int error;
 
-	now.hash = vk_peer_hash(now.family, address);
-	if (index->entries)
-		there = &index->entries[place_of(index, now.hash, now.peer)];
-	if (!there || !there->peer) {
-		error = now.family == 4 ? 0 : note_address(index, now.peer - 1, address);
+	if (!index->lines || !*peer_at(index, place_of(index, hash, name))) {
+		error = family == 4 ? 0 : note_address(index, peer, address);
 		if (!error)
 			error = vk_peer_index_room(index, index->count + 1);
 		if (error)
 			return error;
 		index->count++;
-		put_entry(index, &now);
-		return 0;
+		put_entry(index, hash, name);
 	}
-	if (there->session != now.session || there->joined != now.joined) {
-		if (there->joined && there->session)
-			drop_id(index, there->session, there->peer);
-		if (now.joined && now.session)
-			put_id(index, (struct vk_peer_id){ now.session, now.peer });
-	}
-	*there = now;
+	rename_peer(index, peer, session);
 	return 0;
 }
 
-void vk_peer_index_drop(struct vk_peer_index *index, const struct vk_peer_entry *entry,
+void vk_peer_index_drop(struct vk_peer_index *index, uint32_t peer, uint32_t family,
 			const uint8_t address[16])
 {
 	uint32_t mask = mask_of(index), at;
 
-	if (!index->entries)
+	if (!index->lines)
 		return;
-	at = place_of(index, vk_peer_hash(entry->family, address), entry->peer);
-	if (!index->entries[at].peer)
+	at = place_of(index, vk_peer_hash(family, address), name_of(peer, family));
+	if (!*peer_at(index, at))
 		return;
-	if (index->entries[at].joined && index->entries[at].session)
-		drop_id(index, index->entries[at].session, index->entries[at].peer);
-	for (uint32_t next = (at + 1) & mask; index->entries[next].peer; next = (next + 1) & mask) {
-		uint32_t home = home_of(index, index->entries[next].hash);
+	rename_peer(index, peer, 0);
+	for (uint32_t next = (at + 1) & mask; *peer_at(index, next); next = (next + 1) & mask) {
+		uint32_t home = line_of(index, *hash_at(index, next));
 
 		if (((next - home) & mask) < ((next - at) & mask))
 			continue;
-		index->entries[at] = index->entries[next];
+		*hash_at(index, at) = *hash_at(index, next);
+		*peer_at(index, at) = *peer_at(index, next);
 		at = next;
 	}
-	index->entries[at].peer = 0;
+	*peer_at(index, at) = 0;
 	index->count--;
 }
 
-const struct vk_peer_entry *vk_peer_index_at(const struct vk_peer_index *index, uint32_t hash,
-					     uint32_t family, const uint8_t address[16])
+/* Which of a line's entries have a hash, a bit each: all are compared, without a branch that nobody
+ * can foresee. */
+static uint32_t same_hash(const struct vk_peer_line *line, uint32_t hash)
 {
-	if (!index->entries)
-		return NULL;
-	for (uint32_t at = home_of(index, hash); index->entries[at].peer;
-	     at = (at + 1) & mask_of(index)) {
-		const struct vk_peer_entry *entry = &index->entries[at];
+	typedef uint32_t four __attribute__((vector_size(16)));
+	const four key = { hash, hash, hash, hash };
+	four low, high;
+	uint64_t halves[2];
 
-		if (entry->hash == hash && entry->family == family &&
-		    (family == 4 || !memcmp(index->addresses[entry->peer - 1], address, 16)))
-			return entry;
+	_Static_assert(sizeof line->hashes == sizeof low + sizeof high, "eight hashes");
+	memcpy(&low, line->hashes, sizeof low);
+	memcpy(&high, line->hashes + 4, sizeof high);
+	low = ((four)(low == key) & (four){ 1, 2, 4, 8 }) |
+	      ((four)(high == key) & (four){ 16, 32, 64, 128 });
+	memcpy(halves, &low, sizeof halves);
+	halves[0] |= halves[1];
+	return (uint32_t)(halves[0] | halves[0] >> 32);
+}
+
+uint32_t vk_peer_index_at(const struct vk_peer_index *index, uint32_t hash, uint32_t family,
+			  const uint8_t address[16])
+{
+	uint32_t at;
+
+	if (!index->lines)
+		return VK_PEER_NOBODY;
+	at = line_of(index, hash) / VK_PEER_LINE;
+	for (;;) {
+		const struct vk_peer_line *line = &index->lines[at];
+
+		for (uint32_t same = same_hash(line, hash); same; same &= same - 1) {
+			uint32_t name = line->peers[__builtin_ctz(same)];
+			uint32_t peer = (name & ~IP6) - 1;
+
+			/* An empty place keeps the hash of who was there. */
+			if (name &&
+			    (family == 4 ? !(name & IP6) :
+					   (name & IP6) && !memcmp(index->addresses[peer], address,
+								   sizeof *index->addresses)))
+				return peer;
+		}
+		if (!line->peers[VK_PEER_LINE - 1])
+			return VK_PEER_NOBODY;
+		at = (at + 1) & (mask_of(index) / VK_PEER_LINE);
 	}
-	return NULL;
 }
 
 int vk_peer_index_session(const struct vk_peer_index *index, uint32_t session)
 {
-	if (!index->entries)
+	if (!index->lines)
 		return -1;
-	for (uint32_t at = home_of(index, hash_session(session)); index->ids[at].peer;
+	for (uint32_t at = home_of(index, session); index->ids[at].peer;
 	     at = (at + 1) & mask_of(index))
 		if (index->ids[at].session == session)
 			return (int)index->ids[at].peer - 1;
@@ -228,8 +293,9 @@ int vk_peer_index_session(const struct vk_peer_index *index, uint32_t session)
 
 void vk_peer_index_free(struct vk_peer_index *index)
 {
-	if (index->entries)
+	if (index->lines)
 		unmap_tables(index);
 	vk_pages_unmap(index->addresses, addresses_size);
-	*index = (struct vk_peer_index){ .entries = NULL };
+	vk_pages_unmap(index->sessions, sessions_size);
+	*index = (struct vk_peer_index){ .lines = NULL };
 }

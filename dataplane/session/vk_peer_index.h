@@ -2,21 +2,23 @@
 #ifndef VK_PEER_INDEX_H
 #define VK_PEER_INDEX_H
 /* vk_peer_index.h: live peers by their address, and by the id of the session on the frames that
- * they send. All that tells whether a frame may be taken stands in the entry itself, four to a
- * cache line, so that finding one of a million costs one miss, and a batch's misses overlap: it
- * hashes all of a batch's sources first, which prefetches. An entry has no address: hashes of two
- * IPv4 addresses differ, and IPv6 ones are compared where they lie. Open addressing, load <= 1/2;
- * grows with the peers. Entries stay where they are until one is added or dropped.
+ * they send. An entry is a hash and a peer, eight to a cache line, and nearly all lie in the line
+ * that their hash names: finding one of a million costs one miss, of which a batch's overlap, since
+ * it hashes all of a batch's sources first, which prefetches. An entry has no address: hashes of
+ * two IPv4 addresses differ, and IPv6 ones are compared where they lie. What else tells whether a
+ * frame may be taken stands in the peer's session, which receiving reads anyway. Open addressing,
+ * load <= 1/2; grows with the peers.
  */
 #include <stdint.h>
 
-struct vk_peer_entry {
-	uint32_t hash; /* vk_peer_hash */
-	uint32_t peer; /* + 1; 0 = empty */
-	uint32_t session; /* vk_peer.session_local */
-	uint16_t udp_port;
-	uint8_t family;
-	uint8_t joined;
+enum vk_peer_index_const {
+	VK_PEER_LINE = 8, /* entries of a cache line */
+	VK_PEER_NOBODY = 0xffffffff, /* no peer's number */
+};
+
+struct vk_peer_line {
+	uint32_t hashes[VK_PEER_LINE]; /* vk_peer_hash */
+	uint32_t peers[VK_PEER_LINE]; /* + 1, top bit: at an IPv6 address; 0 = empty */
 };
 
 /* A peer by the id of its session. */
@@ -26,9 +28,10 @@ struct vk_peer_id {
 };
 
 struct vk_peer_index {
-	struct vk_peer_entry *entries; /* 1 << bits; NULL = nothing was ever put */
+	struct vk_peer_line *lines; /* 1 << bits entries; NULL = nothing was ever put */
 	struct vk_peer_id *ids; /* as many */
 	uint8_t (*addresses)[16]; /* by peer, of those with IPv6; NULL = there was none */
+	uint32_t *sessions; /* by peer: the one in `ids`; 0 = none */
 	uint32_t bits;
 	uint32_t count; /* of entries */
 };
@@ -36,19 +39,19 @@ struct vk_peer_index {
 /* vk_peer_index_room makes room for so many peers in one go. Returns 0, or -ENOMEM. */
 int vk_peer_index_room(struct vk_peer_index *index, uint32_t count);
 
-/* vk_peer_index_put enters a peer at an address (IPv4 in the first four bytes), or what has changed
- * of it but the address; its hash is filled in. Of two peers at one address the one is found that
- * was there first. Returns 0, or -ENOMEM. */
-int vk_peer_index_put(struct vk_peer_index *index, const struct vk_peer_entry *entry,
+/* vk_peer_index_put enters a peer at an address (IPv4 in the first four bytes), where it may be
+ * already, with the id of its session; 0 = it has not joined. Of two peers at one address the one
+ * is found that was there first. Returns 0, or -ENOMEM. */
+int vk_peer_index_put(struct vk_peer_index *index, uint32_t peer, uint32_t session, uint32_t family,
 		      const uint8_t address[16]);
 
-/* vk_peer_index_drop takes the peer of an entry at an address out. */
-void vk_peer_index_drop(struct vk_peer_index *index, const struct vk_peer_entry *entry,
+/* vk_peer_index_drop takes a peer at an address out, and its session. */
+void vk_peer_index_drop(struct vk_peer_index *index, uint32_t peer, uint32_t family,
 			const uint8_t address[16]);
 
-/* vk_peer_index_at returns the entry of an address by its hash; NULL = nobody is there. */
-const struct vk_peer_entry *vk_peer_index_at(const struct vk_peer_index *index, uint32_t hash,
-					     uint32_t family, const uint8_t address[16]);
+/* vk_peer_index_at returns who is at an address, by its hash, or VK_PEER_NOBODY. */
+uint32_t vk_peer_index_at(const struct vk_peer_index *index, uint32_t hash, uint32_t family,
+			  const uint8_t address[16]);
 
 /* vk_peer_index_session returns the number of the peer that has joined in a session, or -1. */
 int vk_peer_index_session(const struct vk_peer_index *index, uint32_t session);
@@ -75,14 +78,14 @@ static inline uint32_t vk_peer_hash(uint32_t family, const uint8_t address[16])
 	return (uint32_t)(a >> 32);
 }
 
-/* vk_peer_index_prefetch begins to fetch the entry of an address, by its hash. */
+/* vk_peer_index_prefetch begins to fetch the line of an address, by its hash. */
 static inline void vk_peer_index_prefetch(const struct vk_peer_index *index, uint32_t hash)
 {
-	if (index->entries)
-		__builtin_prefetch(&index->entries[hash >> (32 - index->bits)]);
+	if (index->lines)
+		__builtin_prefetch(&index->lines[(hash >> (32 - index->bits)) / VK_PEER_LINE]);
 }
 
 #ifndef VK_CDEF
-_Static_assert(sizeof(struct vk_peer_entry) == 16, "four entries a cache line");
+_Static_assert(sizeof(struct vk_peer_line) == 64, "a cache line");
 #endif
 #endif

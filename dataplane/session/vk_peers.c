@@ -123,47 +123,40 @@ static void clamp_peer(struct vk_run *run, struct vk_peer *peer)
 		peer->payload_max = (uint16_t)limit;
 }
 
-static struct vk_peer_entry entry_of(const struct vk_run *run, uint32_t number)
+/* Enters a live peer into the index, or what has changed of it. Without memory for it all rows are
+ * looked at again. */
+static void enter(struct vk_run *run, uint32_t number)
 {
 	const struct vk_peer *peer = &run->peers[number];
+	uint32_t session = peer->joined ? peer->session_local : 0;
 
-	return (struct vk_peer_entry){
-		.peer = number + 1,
-		.session = peer->session_local,
-		.udp_port = peer->udp_port,
-		.family = peer->family,
-		.joined = peer->joined,
-	};
+	if (vk_peer_index_put(&run->peer_index, number, session, peer->family, peer->address))
+		run->peers_left = run->peer_count;
 }
 
 void vk_peers_renamed(struct vk_run *run, uint32_t peer)
 {
-	struct vk_peer_entry now = entry_of(run, peer);
-
-	if (vk_peer_index_put(&run->peer_index, &now, run->peers[peer].address))
-		run->peers_left = run->peer_count;
+	enter(run, peer);
 }
 
-/* Takes a row in. One that is being written is left as it was: news of it follow. Without memory
- * for the index all rows are looked at again. */
+/* Takes a row in. One that is being written is left as it was: news of it follow. */
 static void take_row(struct vk_run *run, uint32_t number)
 {
 	struct vk_peer *peer = &run->peers[number], was = *peer;
-	struct vk_peer_entry before = entry_of(run, number), now;
-	int was_live = peer->state == VK_ROW_LIVE, is_live;
+	int is_live;
 
 	vk_seqlock_copy(peer, &run->state->peers[number], sizeof *peer);
 	clamp_peer(run, peer);
 	adopt_session(run, number, &was);
-	now = entry_of(run, number);
 	is_live = peer->state == VK_ROW_LIVE;
-	if (was_live && (!is_live || before.family != now.family ||
-			 memcmp(was.address, peer->address, sizeof was.address)))
-		vk_peer_index_drop(&run->peer_index, &before, was.address);
+	if (was.state == VK_ROW_LIVE && (!is_live || was.family != peer->family ||
+					 memcmp(was.address, peer->address, sizeof was.address)))
+		vk_peer_index_drop(&run->peer_index, number, was.family, was.address);
+	if (run->sessions[number])
+		run->sessions[number]->udp_port = peer->udp_port;
 	if (!is_live)
 		return;
-	if (vk_peer_index_put(&run->peer_index, &now, peer->address))
-		run->peers_left = run->peer_count;
+	enter(run, number);
 	adopt_numbers(run, number);
 }
 
@@ -252,14 +245,12 @@ int vk_peers_refresh(struct vk_run *run)
 
 int vk_peers_find(const struct vk_run *run, uint32_t family, const uint8_t address[16])
 {
-	const struct vk_peer_entry *entry =
-		vk_peer_index_at(&run->peer_index, vk_peer_hash(family, address), family, address);
-
-	return entry ? (int)entry->peer - 1 : -1;
+	return (int)vk_peer_index_at(&run->peer_index, vk_peer_hash(family, address), family,
+				     address);
 }
 
 void vk_peers_find_batch(const struct vk_run *run, const struct vk_rx_frame *frames, uint32_t count,
-			 const struct vk_peer_entry **entries)
+			 uint32_t *peers)
 {
 	uint32_t hashes[VK_RX_BATCH];
 
@@ -268,20 +259,19 @@ void vk_peers_find_batch(const struct vk_run *run, const struct vk_rx_frame *fra
 		vk_peer_index_prefetch(&run->peer_index, hashes[i]);
 	}
 	for (uint32_t i = 0; i < count; i++)
-		entries[i] = vk_peer_index_at(&run->peer_index, hashes[i], frames[i].family,
-					      frames[i].source);
+		peers[i] = vk_peer_index_at(&run->peer_index, hashes[i], frames[i].family,
+					    frames[i].source);
 }
 
-void vk_peers_prefetch(const struct vk_run *run, const struct vk_peer_entry *const *entries,
-		       uint32_t count)
+void vk_peers_prefetch(const struct vk_run *run, const uint32_t *peers, uint32_t count)
 {
 	for (uint32_t i = 0; i < count; i++) {
 		const struct vk_packet *packet;
 
-		if (!entries[i])
+		if (peers[i] == VK_PEER_NOBODY)
 			continue;
-		packet = &run->work->packets[entries[i]->peer - 1];
-		__builtin_prefetch(&run->sessions[entries[i]->peer - 1]);
+		packet = &run->work->packets[peers[i]];
+		__builtin_prefetch(&run->sessions[peers[i]]);
 		__builtin_prefetch(&packet->rx_number, 1);
 		__builtin_prefetch(&packet->heard_ns, 1);
 	}

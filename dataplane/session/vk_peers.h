@@ -35,13 +35,12 @@ void vk_peers_renamed(struct vk_run *run, uint32_t peer);
 /* vk_peers_find returns the index of the live peer with that address, or -1. */
 int vk_peers_find(const struct vk_run *run, uint32_t family, const uint8_t address[16]);
 
-/* vk_peers_find_batch finds who datagrams are from, NULL where nobody is known. All are looked for
- * at once, so that cache misses of one batch overlap. Entries are good until the next refresh. */
+/* vk_peers_find_batch finds who datagrams are from, VK_PEER_NOBODY where nobody is known. All are
+ * looked for at once, so that cache misses of one batch overlap. */
 void vk_peers_find_batch(const struct vk_run *run, const struct vk_rx_frame *frames, uint32_t count,
-			 const struct vk_peer_entry **entries);
+			 uint32_t *peers);
 
 /* vk_peers_prefetch begins to fetch what receiving needs of those that were found: which session
  * there is, and its packet numbers. */
-void vk_peers_prefetch(const struct vk_run *run, const struct vk_peer_entry *const *entries,
-		       uint32_t count);
+void vk_peers_prefetch(const struct vk_run *run, const uint32_t *peers, uint32_t count);
 #endif

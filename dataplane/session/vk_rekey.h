@@ -41,14 +41,6 @@ static inline struct vk_keyring *vk_rekey_keyring(struct vk_session *session, ui
 	return session->other && session->other->id == id ? &session->other->keyring : NULL;
 }
 
-/* vk_rekey_other says whether a peer's frames may have an id that is not the one in use. */
-static inline int vk_rekey_other(const struct vk_run *run, uint32_t peer, uint32_t id)
-{
-	const struct vk_session *session = run->sessions[peer];
-
-	return session && session->other && session->other->id == id;
-}
-
 /* vk_rekey_opened notes that a frame with a session id came and was genuine. Returns whether the id
  * is the newest: the peer has what our daemon agreed on with its own. */
 int vk_rekey_opened(struct vk_run *run, struct vk_session *session, uint32_t id);

@@ -5,6 +5,7 @@
 #include "vk_credit.h"
 #include "vk_fit.h"
 #include "vk_flows.h"
+#include "vk_pages.h"
 #include "vk_rekey.h"
 #include "vk_sealing.h"
 #include "vk_signals.h"
@@ -26,27 +27,27 @@ static uint32_t random_below(struct vk_run *run, uint32_t limit)
 
 static void begin(struct vk_run *run, struct vk_session *session, uint32_t peer)
 {
+	static const uint32_t streams[] = { VK_FIRST_SYSTEM, VK_FIRST_DATA, VK_FIRST_LOGS };
+	const struct vk_peer *row = &run->peers[peer];
+	uint32_t delay_us = row->ack_delay_us ? row->ack_delay_us : run->params.ack_delay_us;
 	struct vk_recovery_params params = {
-		.max_ack_delay_ns = (uint64_t)run->peers[peer].ack_delay_us * 1000,
+		.max_ack_delay_ns = (uint64_t)delay_us * 1000,
 		.controller = (enum vk_controller)run->params.controller,
 		.datagram_size = vk_fit_payload(run, peer),
 		.detect_loss = 1,
 	};
 
 	session->peer = peer;
-	session->id = run->peers[peer].session_local;
-	if (!params.max_ack_delay_ns)
-		params.max_ack_delay_ns = (uint64_t)run->params.ack_delay_us * 1000;
+	session->id = row->session_local;
+	session->udp_port = row->udp_port;
 	vk_recovery_init(&session->recovery, &params, run->now_ns);
 	vk_signals_begin(run, session);
-	vk_mtu_init(&session->mtu, run->peers[peer].payload_max);
+	vk_mtu_init(&session->mtu, row->payload_max);
 	vk_sealing_begin(run, session);
-	session->ack_stream[VK_SPACE_E] = VK_FIRST_SYSTEM;
-	session->ack_stream[VK_SPACE_B] = VK_FIRST_DATA;
-	session->ack_stream[VK_SPACE_L] = VK_FIRST_LOGS;
 	for (uint32_t s = 0; s < VK_SPACE_COUNT; s++) {
 		uint64_t next = run->work->packets[peer].tx_number[s];
 
+		session->ack_stream[s] = streams[s];
 		/* Those before may be acknowledged again, though nobody here waits for it. */
 		session->recovery.sent[s].issued = next;
 		session->skip[s] = next + 1 + random_below(run, 2 * VK_SKIP_MEAN);
@@ -59,7 +60,7 @@ struct vk_session *vk_session_of(struct vk_run *run, uint32_t peer)
 
 	if (session || run->peers[peer].state != VK_ROW_LIVE || !run->peers[peer].joined)
 		return session;
-	session = calloc(1, sizeof *session);
+	session = vk_lines_alloc(sizeof *session);
 	if (!session)
 		return NULL;
 	begin(run, session, peer);
@@ -107,10 +108,9 @@ void vk_session_touch(struct vk_run *run, struct vk_session *session)
 
 static void make_busy(struct vk_run *run, struct vk_session *session)
 {
-	if (session->busy)
-		return;
+	if (!session->busy)
+		run->busy[run->busy_count++] = session->peer;
 	session->busy = 1;
-	run->busy[run->busy_count++] = session->peer;
 }
 
 int vk_session_room(struct vk_run *run, struct vk_session *session, uint32_t class, int urgent)

@@ -35,25 +35,28 @@ struct vk_resend {
 	uint32_t next;
 };
 
+/* What each frame that comes reads lies in as few lines as can be: of many sessions none is in a
+ * cache. These are the first two, at times the third, and one of the frame's space. */
 struct vk_session {
 	uint32_t peer;
 	uint32_t active; /* place in run->active */
 	uint32_t id; /* on the frames that the peer sends */
+	uint16_t udp_port; /* that it sends from */
+	uint8_t touched; /* in run->touched: something came or went in this turn */
+	uint8_t busy; /* in run->busy: something besides new messages waits to be sent */
+	struct vk_other *other; /* keys that are taken besides; NULL = there are none */
+	uint32_t ack_stream[VK_SPACE_COUNT]; /* whose class acknowledgements of a space take */
+	uint32_t probes; /* packets to send though the window is full */
+	struct vk_keyring keyring;
+	_Alignas(VK_LINE) struct vk_received received[VK_SPACE_COUNT];
+	struct vk_received refused[VK_SPACE_COUNT]; /* what the peer is to be told of */
 	struct vk_recovery recovery;
 	struct vk_mtu mtu;
-	struct vk_keyring keyring;
-	struct vk_other *other; /* keys that are taken besides; NULL = there are none */
-	struct vk_received received[VK_SPACE_COUNT];
-	struct vk_received refused[VK_SPACE_COUNT]; /* what the peer is to be told of */
-	uint32_t ack_stream[VK_SPACE_COUNT]; /* whose class acknowledgements of a space take */
 	uint64_t skip[VK_SPACE_COUNT]; /* next packet number to leave out */
 	struct vk_resend resend[VK_CLASS_COUNT];
 	uint32_t owing_first; /* flow + 1 of the list of those that owe something */
 	uint32_t owing_last;
-	uint32_t probes; /* packets to send though the window is full */
 	uint32_t probe_space;
-	uint8_t touched; /* in run->touched: something came or went in this turn */
-	uint8_t busy; /* in run->busy: something besides new messages waits to be sent */
 	uint8_t waiting; /* something waits for the window or the pacer */
 	uint8_t creditless; /* a stream waits for the peer's credit */
 	uint8_t aggregate; /* small messages share datagrams */
@@ -69,6 +72,17 @@ struct vk_session {
 	uint64_t window_limited_ns; /* time that the window held it back, in all */
 	uint64_t credit_limited_ns;
 };
+
+/* vk_session_prefetch begins to fetch what receiving frames of a space reads of a session. */
+static inline void vk_session_prefetch(const struct vk_session *session, uint32_t space)
+{
+	const uint8_t *at = (const uint8_t *)session;
+
+	__builtin_prefetch(at, 1);
+	__builtin_prefetch(at + VK_LINE);
+	__builtin_prefetch(at + 2 * VK_LINE);
+	__builtin_prefetch(&session->received[space], 1);
+}
 
 /* vk_session_of returns the session with a peer, made if need be; NULL while the peer has not
  * joined, or without memory. */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from hypothesis import given, settings
@@ -14,21 +15,10 @@ ffi, lib = library("vk_peer_index.h", "vk_peer_index.c")
 PEERS = 300
 
 
-def entry(peer: int, place: int, session: int) -> tuple[Any, bytes]:
-    """An entry, and the address that it is put at."""
+def at(place: int) -> tuple[int, bytes]:
+    """The family and the address of a place."""
     family = 6 if place % 3 == 0 else 4
-    address = (place * 0x01000193 % 2**32).to_bytes(4, "little").ljust(16, b"\0")
-    row = ffi.new(
-        "struct vk_peer_entry *",
-        {
-            "family": family,
-            "peer": peer + 1,
-            "session": session,
-            "joined": int(session != 0),
-            "udp_port": 1000 + peer,
-        },
-    )
-    return row, address
+    return family, (place * 0x01000193 % 2**32).to_bytes(4, "little").ljust(16, b"\0")
 
 
 def hash_of(family: int, address: bytes) -> int:
@@ -42,11 +32,10 @@ def hash_of(family: int, address: bytes) -> int:
     return (mixed ^ mixed >> 32) * fibonacci % limit >> 32
 
 
-def found(index: Any, at: tuple[Any, bytes]) -> int | None:
-    row, address = at
-    hashed = hash_of(row.family, address)
-    there = lib.vk_peer_index_at(index, hashed, row.family, address)
-    return None if there == ffi.NULL else int(there.peer) - 1
+def found(index: Any, place: int) -> int | None:
+    family, address = at(place)
+    there = int(lib.vk_peer_index_at(index, hash_of(family, address), family, address))
+    return None if there == lib.VK_PEER_NOBODY else there
 
 
 @given(
@@ -63,17 +52,17 @@ def test_peers_come_move_and_go_as_in_a_dictionary(steps: list[tuple[int, int, i
         for peer, where, turn in steps:
             place, session = where * PEERS + peer, turn and turn * PEERS + peer
             if peer in known and (where == 0 or known[peer][0] != place):
-                lib.vk_peer_index_drop(index, *entry(peer, *known.pop(peer)))
+                lib.vk_peer_index_drop(index, peer, *at(known.pop(peer)[0]))
             if where == 0:
                 continue
-            assert lib.vk_peer_index_put(index, *entry(peer, place, session)) == 0
+            assert lib.vk_peer_index_put(index, peer, session, *at(place)) == 0
             known[peer] = place, session
         assert index.count == len(known)
         for peer in range(PEERS):
             for where in (1, 2):
-                at = entry(peer, where * PEERS + peer, 0)
-                there = peer in known and known[peer][0] == where * PEERS + peer
-                assert found(index, at) == (peer if there else None)
+                place = where * PEERS + peer
+                there = peer in known and known[peer][0] == place
+                assert found(index, place) == (peer if there else None)
             for turn in (1, 2, 3):
                 session = turn * PEERS + peer
                 there = peer in known and known[peer][1] == session
@@ -82,18 +71,39 @@ def test_peers_come_move_and_go_as_in_a_dictionary(steps: list[tuple[int, int, i
         lib.vk_peer_index_free(index)
 
 
+def crowded(count: int) -> list[int]:
+    """Places whose addresses have hashes that begin with the same bits: few lines have them all."""
+    places = (place for place in itertools.count(1) if place % 3)
+    return list(itertools.islice((x for x in places if hash_of(*at(x)) >> 24 == 0xFF), count))
+
+
+def test_peers_that_crowd_in_a_few_lines_are_found_and_go() -> None:
+    index = ffi.new("struct vk_peer_index *")
+    places = crowded(60)
+    try:
+        for peer, place in enumerate(places):
+            assert lib.vk_peer_index_put(index, peer, 0, *at(place)) == 0
+        assert [found(index, place) for place in places] == list(range(60))
+        for peer in range(0, 60, 2):
+            lib.vk_peer_index_drop(index, peer, *at(places[peer]))
+        left = [None if peer % 2 == 0 else peer for peer in range(60)]
+        assert [found(index, place) for place in places] == left
+    finally:
+        lib.vk_peer_index_free(index)
+
+
 def test_who_was_first_at_an_address_is_found_however_large_the_index_gets() -> None:
     index = ffi.new("struct vk_peer_index *")
     try:
         for peer in (7, 3):
-            assert lib.vk_peer_index_put(index, *entry(peer, 1, 0)) == 0
+            assert lib.vk_peer_index_put(index, peer, 0, *at(1)) == 0
         for peer in range(1000, 6000):
-            assert lib.vk_peer_index_put(index, *entry(peer, peer, 0)) == 0
-        assert found(index, entry(0, 1, 0)) == 7
-        lib.vk_peer_index_drop(index, *entry(7, 1, 0))
-        assert found(index, entry(0, 1, 0)) == 3
-        lib.vk_peer_index_drop(index, *entry(3, 1, 0))
-        assert found(index, entry(0, 1, 0)) is None
+            assert lib.vk_peer_index_put(index, peer, 0, *at(peer)) == 0
+        assert found(index, 1) == 7
+        lib.vk_peer_index_drop(index, 7, *at(1))
+        assert found(index, 1) == 3
+        lib.vk_peer_index_drop(index, 3, *at(1))
+        assert found(index, 1) is None
         assert index.count == 5000
     finally:
         lib.vk_peer_index_free(index)
@@ -101,7 +111,7 @@ def test_who_was_first_at_an_address_is_found_however_large_the_index_gets() -> 
 
 def test_an_empty_index_knows_nobody() -> None:
     index = ffi.new("struct vk_peer_index *")
-    assert found(index, entry(0, 1, 0)) is None
+    assert found(index, 1) is None
     assert lib.vk_peer_index_session(index, 5) == -1
-    lib.vk_peer_index_drop(index, *entry(0, 1, 0))
+    lib.vk_peer_index_drop(index, 0, *at(1))
     lib.vk_peer_index_free(index)
