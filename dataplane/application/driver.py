@@ -162,19 +162,20 @@ class Driver:
     def close(self) -> None:
         """Leave the node."""
         if not self.closed:
-            self.closed = True
             self.link.close()
-            self.attachment.fail(NodeGoneError("this attachment was closed: attach again"))
+            self._end("this attachment was closed: attach again")
 
     def orphan(self) -> None:
         """Leave the attachment to the process that this one is a fork of; touch nothing of it."""
         if not self.closed:
-            self.closed = True
             self.rings.orphan()
             self.link.drop()
-            self.attachment.fail(
-                NodeGoneError("this process was forked, and its parent is attached: attach here")
-            )
+            self._end("this process was forked, and its parent is attached: attach here")
+
+    def _end(self, why: str) -> None:
+        self.closed = True
+        self.rings.farewell = NodeGoneError(why)
+        self.attachment.fail(self.rings.farewell)
 
 
 _drivers: WeakSet[Driver] = WeakSet()

@@ -109,6 +109,8 @@ class Rings:
         }
         self._held: dict[int, deque[_Span]] = {ring: deque() for ring in Class}
         self._owed: dict[Callable[[], bool], int] = {}
+        self.farewell: NodeGoneError | None = None
+        """Why nothing can be sent any more, where this side knows."""
 
     def _memory(self, ring: int) -> Any:
         owner = self.client
@@ -183,7 +185,7 @@ class Rings:
             return PolicyError(Code.POLICY, f"the policy gives this application no {name} class")
         if error == -errno.EDEADLK:
             return shared()
-        return gone(error)
+        return self.farewell or gone(error)
 
     def reason(self, ring: int) -> str:
         """Return why the worker takes nothing from a ring: a key of ``refusal.ROOM_HINTS``."""
