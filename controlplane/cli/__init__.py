@@ -11,9 +11,14 @@ if TYPE_CHECKING:
     from cyclopts import App
 
 
+def _default(value: object) -> str | None:
+    """Return what help says of a default; None: nothing, where an option is just not given."""
+    return str(value) if value else None
+
+
 def build() -> App:
     """Return the command line. Commands import what is heavy when they run."""
-    from cyclopts import App
+    from cyclopts import App, Parameter
 
     import valkyrie
 
@@ -39,7 +44,18 @@ def build() -> App:
         help=f"A node-level data plane for Linux hosts.\n\nExit codes:\n{codes}",
         help_format="plaintext",
         version=valkyrie.__version__,
+        default_parameter=Parameter(show_default=_default),
     )
+    usage: dict[object, str] = {
+        command: f"Usage: valkyrie {command.__name__} [OPTIONS] {arguments}"
+        for command, arguments in (
+            (files.cp, "FILE... PEER:SERVICE[/NAME]"),
+            (lab.lab, "[FILE]"),
+            (node.tune, "[SESSION] KEY=VALUE..."),
+            (seals.sign, "FILE..."),
+            (tools.doctor, "[INTERFACE...]"),
+        )
+    }
     for command in (
         node.up,
         node.status,
@@ -58,7 +74,7 @@ def build() -> App:
         node.upgrade,
         node.stop,
     ):
-        app.command(command)
+        app.command(command, usage=usage.get(command))
     app.command(sessions.build())
     for group in (keys, peers, certificates, audit):
         app.command(group.build())

@@ -181,7 +181,9 @@ class _Copying:
                 if self._json:
                     print_json({"file": str(path), "error": message(error)})
                 else:
-                    print(f"valkyrie: {path}: {message(error)}", file=sys.stderr)
+                    said = message(error)
+                    what = "" if said.startswith((f"{path}:", f"{path} ")) else f"{path}: "
+                    print(f"valkyrie: {what}{said}", file=sys.stderr)
                 return
             self._moved(path, sent.size)
             if self._json:

@@ -50,9 +50,8 @@ def add(
     """Know another node from now on, by its fingerprint. Wants root.
 
     Do the same there. A node that runs knows it at once. --service and --class may be given more
-    than once. Written to node.peers_file, never to the
-    configuration itself; what else may be said of a peer (docs/CONFIGURATION.md) can be added to
-    its table by hand.
+    than once. Written to node.peers_file, never to the configuration itself; what else may be said
+    of a peer (docs/CONFIGURATION.md) can be added to its table by hand.
     """
     from valkyrie.controlplane.config import peerfile
     from valkyrie.controlplane.config import reader as configuration
@@ -107,6 +106,7 @@ def remove(
             raise ConfigError(f"peer '{name}' stands in {read.file}: take it away there") from None
         raise ConfigError(f"{path} has no peer '{name}': see `valkyrie peer list`") from None
     what = f"peer '{name}' is no more in {path}: a node that runs forgets it when it starts anew"
+    what += "; to keep it out now, put it into revoked.toml (docs/AUDIT.md)"
     _say({"removed": name, "file": str(path)}, what, json=json)
     return Exit.OK
 
@@ -182,7 +182,7 @@ def build() -> App:
     from cyclopts import App
 
     app = App(name="peer", help="The nodes that this one knows.", help_format="plaintext")
-    app.command(add)
+    app.command(add, usage="Usage: valkyrie peer add [OPTIONS] NAME ADDRESS [FINGERPRINT]")
     app.command(list_, name="list")
     app.command(remove)
     return app

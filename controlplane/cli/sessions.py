@@ -14,16 +14,22 @@ if TYPE_CHECKING:
 
 
 def sessions(*, node: NodeOption = DEFAULT_NODE, json: JsonOption = False) -> int:
-    """Say with which peers a node has sessions: state, ids, age, protection, why one ended."""
+    """Say with which peers a node has sessions: state, age, protection, or why there is none.
+
+    --json, and `valkyrie status`, have all that is known of them: ids, fingerprints, times.
+    """
     from valkyrie.dataplane.application import appsocket
 
     rows = ask(node, appsocket.Status()).document["sessions"]
     assert isinstance(rows, list)
+    shown = rows if json else [{key: row[key] for key in _SHOWN} for row in rows]
     print_rows(
-        rows, json=json, none="no peers are configured: see [[peer]] in docs/CONFIGURATION.md"
+        shown, json=json, none="no peers are configured: see [[peer]] in docs/CONFIGURATION.md"
     )
     return Exit.OK
 
+
+_SHOWN = ("peer", "state", "address", "mode", "epoch", "age_s", "rtt_us", "streams", "why")
 
 PeerArgument = Annotated[str, Parameter(help="Name or address of the peer.")]
 

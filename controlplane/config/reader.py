@@ -202,6 +202,8 @@ def _bare(annotation: Any) -> Any:
 
 
 def _convert(given: Mapping[str, Any]) -> Config:
+    if not given.get("interface"):
+        raise WrongKeyError("interface", 'name one at least: [[interface]], name = "eth0"')
     # Overlaid on the defaults, because those of [class.<name>] depend on the name.
     defaults = msgspec.to_builtins(Config())
     return _converted(Config, _overlay(defaults, given))
@@ -492,7 +494,7 @@ def tuned(config: Config, values: Mapping[str, int | str]) -> Config:
     for key, value in values.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}"
+            hint = f"did you mean '{near[0]}'?" if near else "docs/CONFIGURATION.md says which can"
             raise ConfigError(f"tune: {key}: cannot change while the node runs: {hint}")
         *steps, last = key.split(".")
         table = tree

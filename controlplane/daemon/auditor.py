@@ -156,7 +156,8 @@ class Auditor:
             identity, _ = load_or_make(key_path(path))
             return cls(AuditFile(path, identity))
         except (AuditError, ConfigError) as error:  # data does not wait for that
-            log.warning("%s: %s", path, error)
+            said = str(error)
+            log.warning("%s", said if said.startswith(f"{path}:") else f"{path}: {said}")
             how = f"Move {path} to where it is kept, and start the node again"
             return cls(None, broken=f"the audit log is broken: {error}. {how}")
 

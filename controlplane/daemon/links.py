@@ -43,6 +43,8 @@ log = logging.getLogger("valkyrie")
 
 _TICK_NS = 50 * NS_PER_MS
 """How often is looked whether a peer was heard, and whether anything is at stake: see Rounds."""
+_TROUBLES_MAX = 8
+"""Reasons of one peer that are logged: a stranger at its address can think of any number."""
 _REFUSE_NS = 200 * NS_PER_MS
 """After a session ended, streams that wait for it are refused for this long."""
 _ERASE_NS = 1_000 * NS_PER_MS
@@ -80,6 +82,8 @@ class Links:
         self._stir = asyncio.Event()
         self._refusing: dict[int, int] = {}
         """When streams to a peer may wait again, by peer."""
+        self._troubles: dict[int, dict[str, None]] = {}
+        """Why peers have no session, the newest last; each is logged once until they join."""
         self._erasing: dict[int, int] = {}
         """When what the session in use does not need is erased, by peer."""
         self._barred: set[str] = set()
@@ -265,6 +269,7 @@ class Links:
     def _settle(self) -> None:
         for index, event in self.sessions.take_events():
             self.observe(index, event)
+            self._trouble(index, event)
             if isinstance(event, Refused):
                 continue
             if isinstance(event, Joined):
@@ -319,6 +324,22 @@ class Links:
     def _say(self, index: int, what: str) -> None:
         log.info("peer '%s' %s", self._config.peers[index].name, what)
 
+    def _trouble(self, index: int, event: Event | Moved) -> None:
+        """Keep why there is no session, in words, and log what was not the reason before."""
+        if isinstance(event, Joined):
+            self._troubles.pop(index, None)
+        elif isinstance(event, Left | Refused):
+            why = event.reason if isinstance(event, Refused) else event.why
+            why = why or _code_name(event.code)
+            told = self._troubles.setdefault(index, {})
+            new = why not in told and len(told) < _TROUBLES_MAX
+            if new and not (isinstance(event, Left) and event.joined):
+                log.warning("no session with peer '%s': %s", self._config.peers[index].name, why)
+            told.pop(why, None)
+            if len(told) == _TROUBLES_MAX:
+                told.popitem()
+            told[why] = None  # the last one is the newest
+
     def _send(self) -> None:
         for index, place, data in self.sessions.take_messages():
             source, ifindex = self._peers.way_to(index)
@@ -359,6 +380,7 @@ class Links:
             }
         elif session.reason:
             row["reason"] = _code_name(session.reason)
+            row["why"] = next(reversed(self._troubles.get(index, {"": None})))
         return row
 
 
@@ -380,6 +402,7 @@ _BLANK: dict[str, object] = {
     "proven_s": None,
     "ends_s": None,
     "reason": "",
+    "why": "",
 }
 
 

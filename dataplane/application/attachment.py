@@ -28,11 +28,11 @@ from .message import Batch, Message, Placed, batch_of
 from .outgoing import Large, Outgoing
 from .refusal import (
     ApplicationGoneError,
-    RefusedError,
     StreamInUseError,
     StreamResetError,
     UnreachableError,
     WouldBlockError,
+    meaning,
     refusal,
 )
 from .rings import Payload, gone, size_of
@@ -417,8 +417,8 @@ class Attachment(Events):
         )
 
     def _explain(self, flow: Flow) -> str:
-        name = RefusedError(flow.code or Code.OK).name.replace("_", " ")
-        return f"open stream {flow.stream} to service {flow.service!r}: {name}"
+        code = flow.code or Code.OK
+        return f"open stream {flow.stream} to service {flow.service!r}: {meaning(code)}"
 
     # Verbs: endings
 

@@ -91,7 +91,7 @@ class UnreachableError(RefusedError):
 
 
 class UntrustedError(RefusedError):
-    """The two nodes did not prove to each other who they are: see their logs."""
+    """The two nodes did not prove to each other who they are: `valkyrie session list` says why."""
 
 
 class StreamResetError(RefusedError):
@@ -114,6 +114,12 @@ _BY_CODE: dict[int, type[RefusedError]] = {
     Code.COOKIE: UntrustedError,
     Code.SECURITY_FLOOR: UntrustedError,
 }
+
+
+def meaning(code: int) -> str:
+    """Return what a code means, and what to do, as the end of a sentence."""
+    text = (_BY_CODE[code].__doc__ or "") if code in _BY_CODE else CODE_NAMES.get(code, str(code))
+    return (text[:1].lower() + text[1:]).removesuffix(".").replace("_", " ")
 
 
 def refusal(code: int, message: str = "") -> RefusedError:

@@ -243,7 +243,9 @@ def parse(text: str, file: str = "scenario.toml") -> Scenario:
     """Return the scenario in a TOML text; ConfigError when there is anything wrong with it."""
     try:
         return msgspec.convert(tomllib.loads(text), Scenario)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file}: not TOML: {error}") from None
+    except msgspec.ValidationError as error:
         raise ConfigError(f"{file}: {error}") from None
 
 

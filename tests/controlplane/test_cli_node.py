@@ -184,8 +184,8 @@ def test_session_list_shows_the_peer_its_ids_and_the_round_trip(pair: Pair) -> N
     ours, theirs = row(a), row(b)
     assert (ours["local"], ours["remote"]) == (theirs["remote"], theirs["local"])
     shown = ask(a, "session", "list").stdout.splitlines()
-    assert shown[0].split()[:4] == ["peer", "state", "address", "local"]
-    assert shown[1].split()[:4] == ["b", "up", str(b.link.v4.ip), ours["local"]]
+    assert shown[0].split()[:4] == ["peer", "state", "address", "mode"]
+    assert shown[1].split()[:4] == ["b", "up", str(b.link.v4.ip), ours["mode"]]
 
 
 def test_session_rotate_and_kill_do_it_or_say_why_not(pair: Pair) -> None:

@@ -54,7 +54,7 @@ def test_a_class_keeps_the_defaults_that_its_section_does_not_name() -> None:
 
 REFUSED = {
     1: ("x =", "not TOML"),
-    2: ("", "interface: expected"),
+    2: ("", "interface: name one at least"),
     3: ("[node]\nnam = 'x'\n" + LEAST, "node.nam: unknown key: did you mean 'name'?"),
     4: ("[nodes]\n" + LEAST, "nodes: unknown key: did you mean 'node'?"),
     5: (LEAST + "queue = 1", "interface[0].queue: unknown key: did you mean 'queues'?"),

@@ -196,7 +196,7 @@ def test_what_is_refused_says_why_and_the_others_arrive(
         assert re.search(r"th: 'th' is there at the receiver, and stays", result.stderr)
         assert len(result.stderr.splitlines()) == 2
         refused(copy(a, good, "b:files/x/../g"), Exit.FAILED, "a slash or control characters")
-        refused(copy(a, good, "b:nothing"), Exit.FAILED, "no service")
+        refused(copy(a, good, "b:nothing"), Exit.FAILED, "nobody listens under that name")
     assert sorted(os.listdir(inbox)) == ["g", "th"]
     assert (inbox / "th").read_bytes() == b"old"
 

@@ -290,7 +290,11 @@ def test_a_peer_with_another_identity_is_refused_with_the_reason(lab: Lab, tmp_p
         with pytest.raises(UntrustedError) as caught:
             one.connect("b").open("echo", stream=1000)
         assert caught.value.code == lib.VK_CODE_IDENTITY
+        assert "did not prove" in str(caught.value)
         assert session(a)["state"] != "up"
+        why = session(a)["why"]
+        assert " should be " in why
+        assert a.said().count(f"no session with peer 'b': {why}") == 1
 
 
 def test_two_nodes_that_demand_different_things_say_that_it_is_the_floor(
