@@ -11,19 +11,26 @@ if TYPE_CHECKING:
     from valkyrie.dataplane.application.message import Batch, Message
     from valkyrie.dataplane.application.node import (
         Node,
+        Service,
         SyncNode,
+        SyncService,
         attach,
         attach_sync,
         prefer_latency,
     )
+    from valkyrie.dataplane.application.peer import Peer, SyncPeer
     from valkyrie.dataplane.application.refusal import (
+        ApplicationGoneError,
         NodeGoneError,
+        NoPeerError,
         NoServiceError,
         PolicyError,
         RefusedError,
         SmallBufferError,
         StreamInUseError,
         StreamResetError,
+        StreamsFullError,
+        StreamUnknownError,
         UnreachableError,
         UntrustedError,
         WouldBlockError,
@@ -39,6 +46,7 @@ if TYPE_CHECKING:
     from valkyrie.shm import local
 
 __all__ = [
+    "ApplicationGoneError",
     "Batch",
     "Class",
     "DataPlaneError",
@@ -46,19 +54,26 @@ __all__ = [
     "Flag",
     "LocalProtocolError",
     "Message",
+    "NoPeerError",
     "NoServiceError",
     "Node",
     "NodeGoneError",
+    "Peer",
     "PolicyError",
     "RefusedError",
     "Rules",
     "Seal",
     "SealError",
+    "Service",
     "SmallBufferError",
     "Stream",
     "StreamInUseError",
     "StreamResetError",
+    "StreamUnknownError",
+    "StreamsFullError",
     "SyncNode",
+    "SyncPeer",
+    "SyncService",
     "SyncStream",
     "TransferError",
     "Type",
@@ -81,6 +96,7 @@ __version__ = version("valkyrie")
 _MODULES = (
     "application.message",  # first: what signing takes has the same name in application.node
     "application.node",
+    "application.peer",
     "application.stream",
     "application.refusal",
     "errors",
@@ -93,14 +109,20 @@ _MODULES = (
 )
 
 
-def __getattr__(name: str) -> Any:
-    """Import the public names when they are first used: ``import valkyrie`` loads nothing."""
-    if name == "local":
-        return import_module("valkyrie.shm.local")
-    if name in __all__:
-        for module in _MODULES:
-            found = import_module(f"valkyrie.dataplane.{module}")
-            if hasattr(found, name):
-                globals()[name] = value = getattr(found, name)
-                return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if not TYPE_CHECKING:  # who checks types would take any name for a good one
+
+    def __getattr__(name: str) -> Any:
+        """Import the public names when they are first used: ``import valkyrie`` loads nothing."""
+        if name == "local":
+            return import_module("valkyrie.shm.local")
+        if name in __all__:
+            for module in _MODULES:
+                found = import_module(f"valkyrie.dataplane.{module}")
+                if hasattr(found, name):
+                    globals()[name] = value = getattr(found, name)
+                    return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -117,8 +117,9 @@ def test_importing_the_package_loads_nothing_until_a_name_is_used() -> None:
     python = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert python.stdout.strip() == b"[]"
     assert all(getattr(valkyrie, name) is not None for name in valkyrie.__all__)
+    assert set(valkyrie.__all__) <= set(dir(valkyrie))
     with pytest.raises(AttributeError):
-        valkyrie.attache  # noqa: B018
+        valkyrie.attache  # type: ignore[attr-defined]  # noqa: B018
 
 
 # ---- Attaching ----
