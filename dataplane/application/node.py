@@ -17,7 +17,7 @@ from valkyrie.dataplane.wire import Class
 
 from . import appsocket
 from .attachment import Verb
-from .driver import AsyncDriver, Driver, SyncDriver, link
+from .driver import AsyncDriver, Driver, Link, SyncDriver, link
 from .events import Incoming
 from .peer import Peer, SyncPeer
 from .stream import Stream, SyncStream
@@ -230,7 +230,13 @@ class _AsyncAttaching(_Attaching, AbstractAsyncContextManager[Node, None]):
     _HOW = "async with valkyrie.attach"
 
     async def __aenter__(self) -> Node:
-        self._stack.append(AsyncDriver(await asyncio.to_thread(link, *self._asked)))
+        linking = asyncio.ensure_future(asyncio.to_thread(link, *self._asked))
+        try:
+            linked = await asyncio.shield(linking)
+        except asyncio.CancelledError:
+            linking.add_done_callback(_give_back)  # the thread goes on
+            raise
+        self._stack.append(AsyncDriver(linked))
         return Node(self._stack[-1])
 
     async def __aexit__(
@@ -240,6 +246,11 @@ class _AsyncAttaching(_Attaching, AbstractAsyncContextManager[Node, None]):
         trace: TracebackType | None,
     ) -> None:
         self._stack.pop().close()
+
+
+def _give_back(linking: asyncio.Future[Link]) -> None:
+    if not linking.cancelled() and linking.exception() is None:
+        linking.result().close()
 
 
 class _SyncAttaching(_Attaching, AbstractContextManager[SyncNode, None]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import asyncio
 import os
 import socket
 import threading
@@ -13,6 +14,8 @@ import pytest
 
 import valkyrie
 from tests.lab import SLOWNESS, wait_until
+from valkyrie.dataplane.application import driver
+from valkyrie.dataplane.application import node as node_module
 from valkyrie.dataplane.application.attachment import TIMEOUT_MAX_S, deadline
 from valkyrie.dataplane.errors import LocalProtocolError
 
@@ -200,3 +203,28 @@ def test_two_threads_at_one_attachment_are_told_of_each_other(stream: valkyrie.S
     stream._driver.link.socket.shutdown(socket.SHUT_RDWR)
     reader.join(SOON_S)
     assert not reader.is_alive()
+
+
+async def test_an_attach_that_is_cancelled_is_given_back(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[driver.Link] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slowly(*asked: Any) -> driver.Link:
+        begun.set()
+        assert go_on.wait(SOON_S)
+        made.append(driver.link(*asked))
+        return made[-1]
+
+    monkeypatch.setattr(node_module, "link", slowly)
+    attaching = asyncio.ensure_future(valkyrie.attach(nodes[0].path).__aenter__())
+    assert await asyncio.to_thread(begun.wait, SOON_S)
+    attaching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await attaching
+    go_on.set()
+    async with asyncio.timeout(SOON_S):
+        while not made or made[0].socket.fileno() >= 0:
+            await asyncio.to_thread(lambda: None)
+    assert made[0]._bells == []
