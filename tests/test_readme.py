@@ -16,6 +16,7 @@ import valkyrie
 from tests.dataplane.double import Fabric
 from tests.lab import SLOWNESS, Lab, wait_until
 from tests.nodes import make_pair, running
+from valkyrie.controlplane.config import reader
 
 ROOT = Path(__file__).parents[1]
 SOON_S = 5.0 * SLOWNESS
@@ -25,6 +26,19 @@ def examples(path: str) -> list[str]:
     return re.findall(
         r"^```python\n(.*?)^```", (ROOT / path).read_text("utf-8"), re.MULTILINE | re.DOTALL
     )
+
+
+def test_the_configuration_of_the_readme_lets_everybody_attach(tmp_path: Path) -> None:
+    (text,) = re.findall(
+        r"^```toml\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    path = tmp_path / "valkyrie.toml"
+    path.write_text(text)
+    path.chmod(0o644)
+    config = reader.load(path)
+    assert [each.name for each in config.interfaces] == ["eth0"]
+    assert config.applications[0].anybody
+    assert len(config.applications[0].classes) == 5
 
 
 def run(code: str, socket: str, **names: Any) -> None:
