@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Self
 
 from ._shm import ffi, lib
-from .errors import RingError
+from .errors import RingClosedError, RingError
 from .ring import Channel
+
+__all__ = ["RING_SIZE", "Channel", "RingClosedError", "RingError", "Server", "connect", "serve"]
 
 _HELLO = b"valkyrie ring 2"
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
@@ -87,6 +89,14 @@ def _credentials(peer: socket.socket, allowed: frozenset[int]) -> tuple[int, int
     return pid, uid, gid
 
 
+def _named(error: OSError, what: str, path: str, hint: str) -> OSError:
+    """Return an error of the same kind that says of what."""
+    if error.errno is None:  # a timeout
+        return type(error)(f"{what} {path!r}: {error}")
+    text = f"{what} {path!r}: {error.strerror}"
+    return OSError(error.errno, f"{text}: {hint}" if hint else text)
+
+
 def _users(allowed_uids: Collection[int] | None) -> frozenset[int]:
     return frozenset({os.getuid()} if allowed_uids is None else allowed_uids)
 
@@ -108,9 +118,11 @@ class Server:
             self._socket.bind(_address(path))
             _refuse_descriptors(self._socket)  # whoever is accepted inherits it
             self._socket.listen()
-        except OSError:
+        except OSError as error:
             self._socket.close()
-            raise
+            hint = "somebody serves it, or died and left it behind: remove it then"
+            taken = error.errno == errno.EADDRINUSE
+            raise _named(error, "serve", path, hint if taken else "") from None
 
     def fileno(self) -> int:
         """Return the descriptor that is readable while somebody waits to be accepted."""
@@ -167,7 +179,12 @@ def connect(
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as caller:
         caller.settimeout(timeout_s)
-        caller.connect(_address(path))
+        try:
+            caller.connect(_address(path))
+        except OSError as error:
+            nobody = error.errno in (errno.ECONNREFUSED, errno.ENOENT)
+            hint = "nobody serves it: start who does first" if nobody else ""
+            raise _named(error, "connect to", path, hint) from None
         peer = _credentials(caller, _users(allowed_uids))
         hello, fds, flags, _ = socket.recv_fds(caller, len(_HELLO) + 1, 2, socket.MSG_CMSG_CLOEXEC)
         if hello != _HELLO or len(fds) != 2 or flags & socket.MSG_CTRUNC:

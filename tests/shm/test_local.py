@@ -261,5 +261,14 @@ def test_no_end_of_a_channel_is_sent_descriptors_that_it_would_have_to_close(pla
         assert refused(there._bell)
 
 
+def test_a_place_where_nobody_is_or_somebody_already_is_named(place: str) -> None:
+    with pytest.raises((ConnectionRefusedError, FileNotFoundError), match="start who does first"):
+        connect(place)
+    with serve(place), pytest.raises(OSError, match=f"serve '{place}': .*somebody serves it"):
+        serve(place)
+    with pytest.raises(FileNotFoundError, match="serve '/nowhere/x': No such file"):
+        serve("/nowhere/x")
+
+
 def test_the_public_name_is_this_module() -> None:
     assert valkyrie.local is local
