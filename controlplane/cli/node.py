@@ -55,7 +55,7 @@ def tune(
 
     The keys of a node are those marked live in docs/CONFIGURATION.md, those of a session are
     any of those in docs/TUNING.md: controller, rate, window_max, stream_max, mtu, pacing ...; the
-    value `node` takes a session's own value away. Wants root.
+    value `node` takes a session's own value away. --json prints all of them. Wants root.
     """
     from valkyrie.dataplane.application import appsocket
 
@@ -68,8 +68,10 @@ def tune(
     document = ask(node, appsocket.Tune(parsed, session)).document
     if json:
         print_json(document)
-    elif document:
-        print_document(document)
+    else:
+        print_document(
+            document if session else {key: document[key] for key in parsed if key in document}
+        )
     return Exit.OK
 
 

@@ -206,7 +206,9 @@ def may_sign(grant: Grant) -> Refusal | None:
     """Decide whether the application may have messages signed in the name of the node."""
     if grant.sign:
         return None
-    return Refusal(f"rule '{grant.rule}' does not allow signing: set `sign` in that [[application]]")
+    return Refusal(
+        f"rule '{grant.rule}' does not allow signing: set `sign` in that [[application]]"
+    )
 
 
 def may_be_opened(rights: Rights, service: str) -> bool:
