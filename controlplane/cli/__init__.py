@@ -87,13 +87,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
     from valkyrie.dataplane.errors import ValkyrieError
 
+    from .client import quiet_pipe
     from .exits import Exit, exit_code, message
 
     app = build()
+    result: object = None
     try:
-        result = app(
-            arguments, print_error=False, exit_on_error=False, result_action="return_value"
-        )
+        with quiet_pipe():
+            result = app(
+                arguments, print_error=False, exit_on_error=False, result_action="return_value"
+            )
     except CycloptsError as error:
         print(f"valkyrie: {message(error)} (valkyrie --help)", file=sys.stderr)
         return Exit.USAGE

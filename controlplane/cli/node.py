@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from .client import DEFAULT_NODE, JsonOption, NodeOption, ask, print_document, print_json
 from .exits import Exit
+from .sessions import shown
 
 UPGRADE_S = 60.0
 
@@ -33,14 +34,17 @@ def up(*, config: ConfigOption = None, json: JsonOption = False) -> int:
 
 
 def status(*, node: NodeOption = DEFAULT_NODE, json: JsonOption = False) -> int:
-    """Say what a node is doing: interfaces and their paths with the reason, peers, applications."""
+    """Say what a node is doing: interfaces and their paths with the reason, peers, applications.
+
+    --json has all that is known; of sessions only what `valkyrie session list` shows is printed.
+    """
     from valkyrie.dataplane.application import appsocket
 
     document = ask(node, appsocket.Status()).document
     if json:
         print_json(document)
     else:
-        print_document(document)
+        print_document(document | {"sessions": shown(document["sessions"])})
     return Exit.OK
 
 

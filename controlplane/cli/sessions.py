@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -16,20 +16,28 @@ if TYPE_CHECKING:
 def sessions(*, node: NodeOption = DEFAULT_NODE, json: JsonOption = False) -> int:
     """Say with which peers a node has sessions: state, age, protection, or why there is none.
 
-    --json, and `valkyrie status`, have all that is known of them: ids, fingerprints, times.
+    --json has all that is known of them: ids, fingerprints, times.
     """
     from valkyrie.dataplane.application import appsocket
 
     rows = ask(node, appsocket.Status()).document["sessions"]
     assert isinstance(rows, list)
-    shown = rows if json else [{key: row[key] for key in _SHOWN} for row in rows]
     print_rows(
-        shown, json=json, none="no peers are configured: see [[peer]] in docs/CONFIGURATION.md"
+        rows if json else shown(rows),
+        json=json,
+        none="no peers are configured: see [[peer]] in docs/CONFIGURATION.md",
     )
     return Exit.OK
 
 
 _SHOWN = ("peer", "state", "address", "mode", "epoch", "age_s", "rtt_us", "streams", "why")
+
+
+def shown(rows: object) -> list[dict[str, Any]]:
+    """Return of sessions what fits a line of a terminal."""
+    assert isinstance(rows, list)
+    return [{key: row.get(key, "") for key in _SHOWN} for row in rows]
+
 
 PeerArgument = Annotated[str, Parameter(help="Name or address of the peer.")]
 
