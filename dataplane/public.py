@@ -1,6 +1,14 @@
-"""Valkyrie: frames from application to application, classified in the kernel.
+"""Valkyrie: messages between applications, in five classes, by way of each host's node.
 
-``attach()`` (asyncio) and ``attach_sync()`` are where to start; docs/API.md tells the rest.
+    with valkyrie.attach_sync() as node, node.listen("greeter") as greeter:
+        for message in greeter.accept():
+            print(message.payload)
+
+    with valkyrie.attach_sync() as node:
+        with node.connect("10.9.0.2").open("greeter", stream=100) as stream:
+            stream.send(b"hello, world")
+
+``attach()`` is the same for asyncio; docs/API.md tells the rest.
 """
 
 from importlib import import_module
