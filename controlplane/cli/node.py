@@ -44,7 +44,7 @@ def status(*, node: NodeOption = DEFAULT_NODE, json: JsonOption = False) -> int:
     if json:
         print_json(document)
     else:
-        print_document(document | {"sessions": shown(document["sessions"])})
+        print_document(document | {"sessions": shown(document.get("sessions", []))})
     return Exit.OK
 
 
@@ -62,14 +62,19 @@ def tune(
     value `node` takes a session's own value away. --json prints all of them. Wants root.
     """
     from valkyrie.dataplane.application import appsocket
+    from valkyrie.dataplane.application.refusal import PolicyError
+    from valkyrie.dataplane.errors import ConfigError
 
     session = values[0] if len(values) > 1 and "=" not in values[0] else ""
     parsed = dict(_assignment(value) for value in (values[1:] if session else values))
     if not parsed:
-        from valkyrie.dataplane.errors import ConfigError
-
         raise ConfigError("tune: say what to change, as worker.spin_us=0")
-    document = ask(node, appsocket.Tune(parsed, session)).document
+    try:
+        document = ask(node, appsocket.Tune(parsed, session)).document
+    except PolicyError as error:
+        if "tune:" in str(error):  # a key or a value, and no right
+            raise ConfigError(str(error).partition(": ")[2]) from None
+        raise
     if json:
         print_json(document)
     else:

@@ -96,8 +96,10 @@ def test_tune_changes_a_rate_and_refuses_nonsense(pair: Pair) -> None:
     assert ask(a, "tune", "class.logs.rate_packets=1234").returncode == Exit.OK
     assert a.status()["classes"]["logs"]["rate_packets"] == 1234
     result = ask(a, "tune", "class.log.rate_packets=1")
-    assert result.returncode != Exit.OK
+    assert result.returncode == Exit.USAGE
     assert "did you mean 'class.logs.rate_packets'?" in result.stderr
+    result = ask(a, "tune", "worker.spin_us=30")
+    assert result.stdout.split() == ["worker.spin_us", "30"]
 
 
 def test_a_stream_that_just_ended_can_be_opened_by_another_application(pair: Pair) -> None:
