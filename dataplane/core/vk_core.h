@@ -11,6 +11,7 @@
 #include "vk_confine.h"
 #include "vk_mac.h"
 #include "vk_packet.h"
+#include "vk_reader.h"
 #include "vk_tokens.h"
 #include "vk_udp.h"
 #include "vk_slice.h"
