@@ -33,6 +33,7 @@ SCENARIOS = (
     Scenario("net-64", "Two hosts, 64 B one way", "network", "stream", 64),
     Scenario("net-1k", "Two hosts, 1 KiB one way", "network", "stream", 1024),
     Scenario("net-64k", "Two hosts, 64 KiB one way", "network", "stream", 65_000),
+    Scenario("net-64m", "Two hosts, 64 MiB one way", "network", "stream", 64 << 20),
     Scenario("net-rtt", "Two hosts, round trip of 64 B", "network", "request", 64),
     Scenario("net-open", "Two hosts, 64 B at 5 000 a second", "network", "open", 64, 5_000),
     Scenario("tls-64", "Two hosts, encrypted, 64 B one way", "network", "stream", 64, 0, True),

@@ -15,7 +15,7 @@ from . import sides
 
 _numbers = itertools.count()
 ONE_RECORD, LARGEST = 65_000, 64 << 20
-"""Bytes of messages: the loops in C and channels between applications know of no fragments."""
+"""Bytes of messages: channels between applications and calls for many know of no fragments."""
 
 
 def _ours(module: str) -> Callable[[], tuple[str, ...]]:
@@ -42,11 +42,12 @@ def _nodes(path: str, modes: Sequence[str]) -> Callable[[Arena], None]:
     return prepare
 
 
+PARTS = ("client", "gather", "reader")
 _C = sides.c(
     "valkyrie",
     sources=[
         *(ROOT / "shm" / f"{name}.c" for name in ("vk_channel", "vk_row")),
-        ROOT / "dataplane" / "application" / "vk_client.c",
+        *(ROOT / "dataplane" / "application" / f"vk_{name}.c" for name in PARTS),
     ],
     include=[ROOT / layer for layer in ("bpf", "shm", "dataplane/application")],
     run_by=_ours("valkyrie_c")(),
@@ -76,7 +77,7 @@ def _network(
         prepare=_nodes(path, ("noise",) if encrypted else PLAINTEXT),
         encrypted=encrypted,
         shapes=frozenset(shapes),
-        size_max=LARGEST if how == "single" else ONE_RECORD,
+        size_max=ONE_RECORD if how == "batch" else LARGEST,
         ours=True,
         batched=how in ("batch", "rings"),
         shares=f"valkyrie-{path}{'-noise' if encrypted else ''}",

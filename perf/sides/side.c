@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -20,6 +21,7 @@ enum {
 	LOOK = 16, /* the clock is looked at once in so many messages */
 	SAMPLE = 64, /* the body of one message in so many is compared */
 	LARGE = 8192, /* bytes of messages that are all looked at */
+	LARGE_PAGE = 2097152,
 	HALF = 64, /* buckets a power of two, as in histogram.py */
 	BUCKETS = 64 * HALF,
 	LATE_MS = 20, /* how long messages may come behind the last word */
@@ -45,6 +47,20 @@ uint64_t side_now_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+void *side_memory(size_t size)
+{
+	size_t align = size < LARGE_PAGE ? sizeof(max_align_t) : LARGE_PAGE;
+	void *memory;
+
+	if (posix_memalign(&memory, align, size)) {
+		errno = ENOMEM;
+		side_fail("memory");
+	}
+	if (size >= LARGE_PAGE)
+		madvise(memory, size, MADV_HUGEPAGE);
+	return memory;
 }
 
 void side_fail(const char *what)
@@ -332,9 +348,9 @@ static void read_order(int count, char **words)
 
 static void prepare(void)
 {
-	message = malloc(order.size);
-	if (!message || order.size < SIDE_HEAD)
+	if (order.size < SIDE_HEAD)
 		side_fail("message");
+	message = side_memory(order.size);
 	body = message + SIDE_HEAD;
 	for (uint32_t i = 0; i < order.size - SIDE_HEAD; i++)
 		body[i] = (uint8_t)(i % 251 + 1);

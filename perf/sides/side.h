@@ -53,6 +53,10 @@ void side_said(void);
 /* side_fail writes what could not be done, with errno's text, and ends the process. */
 void side_fail(const char *what) __attribute__((noreturn));
 
+/* side_memory returns memory for messages, large ones in large pages where the kernel has them, or
+ * ends the process. */
+void *side_memory(size_t size);
+
 uint64_t side_now_ns(void);
 
 #ifdef __cplusplus

@@ -68,9 +68,7 @@ static void sockets_open(const struct side_order *order)
 	int one = 1;
 
 	room = order->size + LENGTH > READ ? order->size + LENGTH : READ;
-	in = malloc(room);
-	if (!in)
-		side_fail("buffer");
+	in = side_memory(room);
 	buffered = !strcmp(order->transport, "tcp-buffered");
 	if (order->listens) {
 		int listener = listening(order);

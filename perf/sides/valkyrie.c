@@ -5,7 +5,7 @@
  * "streams" or "logs" each goes by itself on a stream drawn at random.
  */
 #include "side.h"
-#include "vk_client.h"
+#include "vk_reader.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -17,15 +17,17 @@ enum { BATCH = 128, HELD_BYTES_MAX = 65536, NS_PER_MS = 1000000 };
 struct stream {
 	struct vk_outlet *outlet;
 	struct vk_inlet *inlet;
+	uint32_t first; /* sequence that comes next */
 	uint32_t waits;
 };
 
 static struct vk_client *client;
 static struct stream *streams, *by_flow[VK_FLOWS_MAX], **waiting;
-static uint32_t count, added, waits, scattered;
+static uint32_t count, added, waits, scattered, large;
 static uint64_t dice = 88172645463325252; /* any but 0 */
 static struct vk_entry entries[VK_CLIENT_BATCH];
 static uint32_t ring, message_size, held, held_max, found, next_found;
+static struct vk_reader reader;
 static uint8_t *out;
 
 /* valkyrie_streams says over how many open streams main is to run, valkyrie_stream gives one. */
@@ -39,11 +41,11 @@ void valkyrie_streams(struct vk_client *of, uint32_t how_many)
 		side_fail("streams");
 }
 
-void valkyrie_stream(struct vk_outlet *to, struct vk_inlet *from)
+void valkyrie_stream(struct vk_outlet *to, struct vk_inlet *from, uint32_t first)
 {
 	struct stream *stream = &streams[added++];
 
-	*stream = (struct stream){ .outlet = to, .inlet = from };
+	*stream = (struct stream){ .outlet = to, .inlet = from, .first = first };
 	by_flow[to->head.flow] = stream;
 }
 
@@ -54,6 +56,10 @@ static void valkyrie_open(const struct side_order *order)
 	scattered = !strcmp(order->shape, "streams") || !strcmp(order->shape, "logs");
 	held_max = HELD_BYTES_MAX / message_size < BATCH ? HELD_BYTES_MAX / message_size : BATCH;
 	held_max = held_max ? held_max : 1;
+	large = message_size > VK_SHARDED_MAX;
+	if (large && vk_reader_open(&reader, client, streams->inlet, &streams->outlet->head,
+				    streams->first, 0))
+		side_fail("reader");
 	out = malloc((size_t)held_max * message_size);
 	if (!out)
 		side_fail("messages that are held");
@@ -94,6 +100,18 @@ static void send_out(const uint8_t *messages, uint32_t number)
 	}
 }
 
+static void send_large(const uint8_t *message, uint32_t size)
+{
+	for (uint32_t sent = 0; sent < size;) {
+		int64_t n = vk_client_send_part(client, streams->outlet, message, size, sent);
+
+		check((int)n, "vk_client_send_part");
+		sent += n > 0 ? (uint32_t)n : 0;
+		if (sent < size)
+			wait_for_room();
+	}
+}
+
 static void valkyrie_flush(void)
 {
 	send_out(out, held);
@@ -118,6 +136,10 @@ static void valkyrie_send(const void *message, uint32_t size)
 			check(error, "vk_client_send");
 			wait_for_room();
 		}
+		return;
+	}
+	if (large) {
+		send_large(message, size);
 		return;
 	}
 	if (held_max == 1) { /* nothing to gather: from where it lies */
@@ -195,8 +217,26 @@ static int look(int timeout_ms)
 	}
 }
 
+static const uint8_t *receive_large(uint32_t *size, int timeout_ms)
+{
+	struct vk_whole whole;
+	int n;
+
+	while (!(n = vk_reader_next(&reader, &whole))) {
+		n = vk_client_wait(client, (int64_t)timeout_ms * NS_PER_MS);
+		check(n, "vk_client_wait");
+		if (!n)
+			return NULL;
+	}
+	check(n, "vk_reader_next");
+	*size = whole.size;
+	return whole.payload;
+}
+
 static const uint8_t *valkyrie_receive(uint32_t *size, int timeout_ms)
 {
+	if (large)
+		return receive_large(size, timeout_ms);
 	for (;;) {
 		const struct vk_entry *entry;
 

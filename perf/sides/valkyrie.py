@@ -17,6 +17,9 @@ from .main import Order, ready, run
 from .shapes import End
 
 RING_BYTES = 4 << 20
+RING_BYTES_LARGE = 1 << 20
+"""Of large messages: what the worker sends was written a moment ago, and is in the cache."""
+LARGE = 1 << 20
 OPEN_S = 10.0
 AHEAD = 500
 """Streams that are opened before the receiver has accepted them; it refuses more than 1024."""
@@ -41,7 +44,7 @@ def open_streams(
     count: int = 1,
     first: int | None = None,
     service: str = SERVICE,
-    ring_size: int = RING_BYTES,
+    ring_size: int = 0,
 ) -> list[Any]:
     """Attach to this host's node and return *count* open streams; the receiver's are accepted.
 
@@ -49,6 +52,7 @@ def open_streams(
     """
     receiver, sender = order.address.split()
     name = receiver if order.listens else sender
+    ring_size = ring_size or (RING_BYTES if order.size < LARGE else RING_BYTES_LARGE)
     node = _attached.enter_context(valkyrie.attach_sync(name, ring_size=ring_size))
     streams: list[Any] = []
     if order.listens:

@@ -48,7 +48,8 @@ def run_in_c(streams: list[Any], *, listens: bool) -> None:
     library.valkyrie_streams(pointer(client), ctypes.c_uint32(len(streams)))
     for stream in streams:
         flow = stream._flow  # noqa: SLF001
-        library.valkyrie_stream(pointer(flow.outlet), pointer(flow.inlet))
+        first = ctypes.c_uint32(flow.expected)
+        library.valkyrie_stream(pointer(flow.outlet), pointer(flow.inlet), first)
     if listens:
         streams[-1].send(READY.encode())
     else:
