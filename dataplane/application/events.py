@@ -12,14 +12,16 @@ from typing import NamedTuple
 from valkyrie.dataplane._core import lib
 from valkyrie.dataplane.wire import Class, Code
 
+from .collect import collect
 from .flow import Flow
-from .message import CODE, ENTRY, ENTRY_FIELDS, ENTRY_SIZE, message_of
+from .message import CODE, ENTRY, ENTRY_FIELDS, ENTRY_SIZE, SEQUENCE, message_of
 from .refusal import NodeGoneError
 from .rings import Rings, gone
 
 BACKLOG_MAX = 1024
 """Incoming streams that wait for ``accept`` before more are refused."""
 _DATA = lib.VK_RECORD_DATA
+_MIDDLE = lib.VK_FRAGMENT_MASK
 
 
 class Room(NamedTuple):
@@ -145,8 +147,12 @@ class Events:
             return False
         memory = rings.copies[ring]
         flows = self.flows
-        for entry in ENTRY.iter_unpack(rings.entries[: count * ENTRY_SIZE]):
+        collected = 0
+        for index, entry in enumerate(ENTRY.iter_unpack(rings.entries[: count * ENTRY_SIZE])):
             offset, end, size, kind, number, generation = entry[:6]
+            if index < collected:
+                begin = end
+                continue
             if kind != _DATA:
                 self._control(ring, entry, memory[offset : offset + size])
                 begin = end
@@ -163,18 +169,31 @@ class Events:
                 rings.pause(ring, True)
                 self._paused[ring] = flow
                 break
-            message = message_of(memory[offset : offset + size], entry)
             if entry[CODE]:
-                flow.receive_fragment(message, entry[CODE])
+                collected = index + self._take_fragments(flow, entry, index, count)
             else:
-                flow.receive(message)
-            if flow.careful and flow.over:
-                self._forget(flow)
-                self.woken.add(Room(ring))  # who sends has to know, if it was broken
-            self.woken.add(flow)
+                flow.receive(message_of(memory[offset : offset + size], entry))
+            self._gave(flow)
             begin = end
         rings.consumed(ring)
         return True
+
+    def _gave(self, flow: Flow) -> None:
+        """Note that a flow has something new."""
+        if flow.careful and flow.over:
+            self._forget(flow)
+            self.woken.add(Room(flow.ring))  # who sends has to know, if it was broken
+        self.woken.add(flow)
+
+    def _take_fragments(self, flow: Flow, entry: tuple[int, ...], index: int, count: int) -> int:
+        """Give a flow a fragment, and those behind it that can come at once; returns how many."""
+        mark = entry[CODE]
+        taken = collect(flow, index, count, entry[SEQUENCE]) if mark == _MIDDLE else 0
+        if not taken:
+            offset, _, size = entry[:3]
+            payload = self.rings.copies[flow.ring][offset : offset + size]
+            flow.receive_fragment(message_of(payload, entry), mark)
+        return taken or 1
 
     def _adopt(self, entry: tuple[int, ...]) -> Flow | None:
         """Return whose message it is, if anybody's.

@@ -232,6 +232,31 @@ class Fragments:
             self._ends[run.end] = run
         return None
 
+    def space(self, sequence: int) -> memoryview | None:
+        """Return where the payload of a message goes on with a sequence, if nothing else waits.
+
+        What is put there is told to ``filled``, and the view released before anything else is done.
+        """
+        run = self._ends.get(sequence)
+        if run is None or self._firsts or len(self._ends) != 1:
+            return None
+        if run.lent is not None:
+            return run.lent[run.written : MESSAGE_MAX]
+        return None if run.body is None else run.body.getbuffer()[run.written :]
+
+    def filled(self, sequence: int, count: int, size: int) -> None:
+        """Note that *count* fragments from a sequence on were put into ``space``."""
+        run = self._ends.pop(sequence)
+        run.end = (sequence + count) & SEQUENCE_MAX
+        self._ends[run.end] = run
+        run.size += size
+        run.written += size
+        if run.body is not None:
+            run.body.seek(run.written)
+        self.count += count
+        self.size += size
+        self.held += size + count * OVERHEAD
+
     def lend(self, buffer: memoryview) -> None:
         """Have one message, the next that can be, gathered in a reader's buffer."""
         self._buffer = buffer

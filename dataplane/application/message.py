@@ -202,6 +202,7 @@ _FLAGS = _ORDER.index("flags")
 _PRIORITY = _ORDER.index("priority")
 _TIME_NS = _ORDER.index("time_ns")
 CODE = _ORDER.index("code")
+SEQUENCE = _SEQUENCE
 """Where an unpacked ``struct vk_entry`` has its code: of DATA, ``enum vk_fragment``."""
 
 

@@ -28,6 +28,8 @@ FOREIGN = (
 SPIN_NS_MAX = 20_000
 """How long a waiter polls before it sleeps, at most, where a CPU is to spare. A sleep and a wake
 cost 5 µs one way, so more than a few times that is lost if nothing comes."""
+COLLECTED_MAX = 256 * 1024
+"""Bytes that are copied out of a ring before their room is given back."""
 EMPTY = b""
 Payload = bytes | bytearray | memoryview
 """What a message may be sent from."""
@@ -98,6 +100,7 @@ class Rings:
             client.spin.max_ns = client.spin.now_ns = SPIN_NS_MAX
         self._entries = ffi.new("struct vk_entry[]", lib.VK_CLIENT_BATCH)
         self.entries = memoryview(ffi.buffer(self._entries))
+        self._bytes = ffi.new("uint64_t *")
         self.tx_capacity: dict[int, int] = {ring: int(client.tx_capacity[ring]) for ring in Class}
         self.classes: list[int] = [
             ring.value for ring in Class if ring and client.rx_capacity[ring]
@@ -227,6 +230,29 @@ class Rings:
                 lib.VK_CLIENT_BATCH,
             )
         )
+
+    def collect(self, ring: int, index: int, count: int, memory: Any) -> tuple[int, int]:
+        """Copy the middle of a message out of the ring, from ``entries[index]`` on, of *count*.
+
+        Returns how many fragments, and their bytes. Their room is the worker's again at once.
+        """
+        entries = self._entries + index
+        room = min(len(memory), COLLECTED_MAX)
+        taken = int(
+            lib.vk_client_collect(
+                self.client,
+                ring,
+                entries,
+                count - index,
+                ffi.addressof(entries[0], "message"),
+                ffi.from_buffer("uint8_t[]", memory),
+                room,
+                self._bytes,
+            )
+        )
+        if taken and not self._held[ring]:
+            lib.vk_client_release(self.client, ring, entries[taken - 1].end)
+        return taken, int(self._bytes[0])
 
     def position(self, ring: int) -> int:
         """Return where the next record to receive begins."""

@@ -407,6 +407,29 @@ int vk_client_receive(struct vk_client *client, uint32_t ring, int64_t flow, int
 	return found < 0 ? found : 0;
 }
 
+uint32_t vk_client_collect(const struct vk_client *client, uint32_t ring,
+			   const struct vk_entry *entries, uint32_t count,
+			   const struct vk_message *first, uint8_t *memory, uint64_t room,
+			   uint64_t *bytes)
+{
+	uint32_t taken;
+
+	*bytes = 0;
+	for (taken = 0; taken < count; taken++) {
+		const struct vk_entry *entry = &entries[taken];
+
+		if (entry->kind != VK_RECORD_DATA || entry->message.flow != first->flow ||
+		    entry->message.flow_generation != first->flow_generation ||
+		    entry->message.sequence != first->sequence + taken ||
+		    entry->message.code != VK_FRAGMENT_MASK || entry->message.flags ||
+		    entry->size > room - *bytes)
+			break;
+		memcpy(memory + *bytes, client->rx[ring].data + entry->offset, entry->size);
+		*bytes += entry->size;
+	}
+	return taken;
+}
+
 void vk_client_spread(void *memory, uint64_t size)
 {
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);

@@ -160,6 +160,15 @@ int vk_client_report(struct vk_client *client, struct vk_inlet *inlet);
 int vk_client_receive(struct vk_client *client, uint32_t ring, int64_t flow, int64_t sequence,
 		      struct vk_entry *entries, uint32_t max);
 
+/* vk_client_collect copies payloads of entries[0..count) of RX ring r to memory, one behind the
+ * other, while they are the middle of one message: fragments of a flow, one after another from a
+ * sequence on, that continue it and are not its last, of at most room bytes in all. Returns how
+ * many, and in *bytes how much they have. */
+uint32_t vk_client_collect(const struct vk_client *client, uint32_t ring,
+			   const struct vk_entry *entries, uint32_t count,
+			   const struct vk_message *first, uint8_t *memory, uint64_t room,
+			   uint64_t *bytes);
+
 /* vk_client_spread asks the kernel to lay memory that is filled soon, for a joined message, out in
  * large pages: it takes less time to give a few of them than thousands of small ones. A kernel that
  * has none goes on as before. */

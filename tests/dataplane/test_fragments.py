@@ -17,7 +17,8 @@ from tests.dataplane.test_flow import Pair, make
 from tests.dataplane.test_node import SOON_S, Nodes, app_of, both, opened, until, waiters
 from tests.dataplane.test_stream import hold, next_of, sync_pair
 from valkyrie.dataplane import lib
-from valkyrie.dataplane.application import fragments
+from valkyrie.dataplane.application import events, fragments
+from valkyrie.dataplane.application.collect import collect
 from valkyrie.dataplane.application.flow import SEQUENCE_MAX, Flow
 from valkyrie.dataplane.application.message import Message
 from valkyrie.dataplane.application.refusal import StreamResetError, WouldBlockError
@@ -407,3 +408,46 @@ def test_a_synchronous_send_waits_for_its_reader(nodes: Nodes) -> None:
         sender.join()
         assert isinstance(message, valkyrie.Message)
         assert message.payload == payload
+
+
+@pytest.mark.parametrize("into", [False, True])
+@pytest.mark.parametrize("size", [4_500_000, 7_000_001])
+def test_the_middle_of_a_large_message_comes_out_of_the_ring_many_fragments_at_once(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch, size: int, *, into: bool
+) -> None:
+    taken: list[int] = []
+
+    def note(flow: Flow, index: int, count: int, sequence: int) -> int:
+        taken.append(collect(flow, index, count, sequence))
+        return taken[-1]
+
+    monkeypatch.setattr(events, "collect", note)
+    monkeypatch.setattr(fragments, "LOOSE_MAX", 100_000)
+    payloads = [Random(each).randbytes(size) for each in range(2)]
+    with sync_pair(nodes, 1000) as (mine, theirs):
+
+        def send() -> None:
+            for payload in payloads:
+                mine.send(payload, timeout=SOON_S)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        for payload in payloads:
+            if into:
+                buffer = bytearray(size)
+                placed = theirs.recv_into(buffer, timeout=SOON_S)
+                assert placed is not None
+                assert placed.payload == payload
+            else:
+                message = theirs.recv(timeout=SOON_S)
+                assert message is not None
+                assert message.payload == payload
+        sender.join()
+        counts = theirs.counts
+        assert (counts.received, counts.received_bytes) == (2, 2 * size)
+        assert sum(taken) > counts.fragments // 2
+        assert max(taken) > 1
+        assert not theirs._flow.fragments.held
+        assert theirs._flow.inlet.taken.cost + theirs._flow.untold == 2 * size + (
+            counts.fragments * COST
+        )
