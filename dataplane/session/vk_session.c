@@ -307,12 +307,9 @@ static void take_credits(struct vk_run *run, struct vk_session *session,
 	for (uint32_t i = 0; i < view->credit_count; i++) {
 		const uint8_t *at = view->credits + i * CREDIT_SIZE;
 		struct vk_flow *flow = vk_flows_find(run, session->peer, vk_get32(at));
-		uint64_t limit = vk_get64(at + 4);
 
-		if (!flow || limit <= flow->tx_limit)
-			continue; /* RFC 9000, 4.1: a limit never shrinks */
-		session->creditless = 0;
-		vk_credit_told(run, flow, limit);
+		if (flow)
+			vk_credit_told(run, flow, vk_get64(at + 4));
 	}
 }
 

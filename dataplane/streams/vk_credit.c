@@ -211,10 +211,15 @@ static void leave_pool(struct vk_run *run, const struct vk_flow *flow)
 
 void vk_credit_told(struct vk_run *run, struct vk_flow *flow, uint64_t limit)
 {
-	if (limit <= flow->tx_limit)
+	int pooled = run->flows[vk_flow_number(run, flow)].pooled;
+
+	if (limit <= flow->tx_limit && !pooled)
 		return;
-	flow->tx_limit = limit;
-	if (run->flows[vk_flow_number(run, flow)].pooled)
+	if (limit > flow->tx_limit) { /* RFC 9000, 4.1: a limit never shrinks */
+		flow->tx_limit = limit;
+		run->sessions[flow->peer]->creditless = 0;
+	}
+	if (pooled) /* also by less than it began with: the pool is for streams nobody spoke of */
 		leave_pool(run, flow);
 	vk_lanes_add(run, flow);
 	vk_credit_limit(run, flow);

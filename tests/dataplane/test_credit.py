@@ -99,6 +99,13 @@ def test_streams_that_say_little_do_not_keep_the_pool(lab: Lab) -> None:
     assert outcome.traffic[0].finished_ms < 1500
 
 
+def test_who_begins_with_more_than_the_pool_lends_it_goes_on_when_the_peer_speaks(lab: Lab) -> None:
+    """Though what it says at first is less than what the stream began with."""
+    rows = [Node(name=name, session_window=MIB, window_start=MIB) for name in ("left", "right")]
+    outcome = run(lab, many("a", "eager", 1, messages=5000), nodes=tuple(rows), reliable=True)
+    assert outcome.ok, outcome.failures
+
+
 def test_a_window_grows_to_what_a_long_path_needs(lab: Lab) -> None:
     link = Link(rate_mbps=100, delay_ms=20, buffer_bytes=500_000)
     bulk = many("a", "eager", 1, messages=20_000)
