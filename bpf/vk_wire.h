@@ -31,6 +31,8 @@
  * start of the payload; a zero magic ends the run (padding up to a segment size); `correlation` of
  * the outer frame is then the number of inner frames. Inner frames carry no AGG, ENC or SESSION.
  *
+ * Messages of one stream that are alike need no header each: see struct vk_compact.
+ *
  * A message over VK_SHARDED_MAX, which logs do not have, is a run of fragments: messages to the
  * nodes, with sequences that follow each other, marked in the arg of their SEQ or SHARD. Only the
  * applications' libraries join them.
@@ -60,8 +62,9 @@ enum vk_wire_const {
 	VK_HEADER_SIZE = 24,
 	VK_EXT_WORD = 4, /* bytes in a word of `ext` and of an extension's `words` */
 	VK_EXT_KINDS_MAX = 16, /* extensions in one frame that the kernel walks */
-	VK_AGG_ALIGN = 8,
-	VK_AGG_MAX = 64, /* inner frames of one outer frame */
+	VK_AGG_ALIGN = 4,
+	VK_AGG_MAX = 256, /* inner frames of one outer frame */
+	VK_COMPACT = 0x4358, /* where other frames have their magic */
 	VK_TAG_SIZE = 16,
 	VK_SESSION_EPOCH_SHIFT = 8, /* in the arg of SESSION; the path is its low bits */
 	VK_SESSION_SPACE_SHIFT = 6,
@@ -206,6 +209,15 @@ struct vk_header {
 	uint32_t length; /* payload bytes, without the tag */
 	uint32_t correlation; /* request/reply id; inner frame count when AGG */
 	uint32_t timestamp; /* Unix seconds */
+};
+
+/* Begins a compact frame: within an aggregate, directly behind a message with no extension but SEQ
+ * that is no fragment, or behind another compact frame, the next message of the same stream. Its
+ * payload follows. All that is not here is as in the message before it, but for the sequence, which
+ * is one more. */
+struct vk_compact {
+	uint16_t mark; /* VK_COMPACT */
+	uint16_t length; /* payload bytes */
 };
 
 struct vk_ext {
@@ -527,6 +539,7 @@ _Static_assert(sizeof(struct vk_file_complete) == 36, "wire: the end of a file i
 _Static_assert(sizeof(struct vk_ack) == 28, "wire: feedback is 28 bytes");
 _Static_assert(sizeof(struct vk_header) == VK_HEADER_SIZE, "wire: the header is 24 bytes");
 _Static_assert(__builtin_offsetof(struct vk_header, stream) == 8, "wire: stream at 8");
+_Static_assert(sizeof(struct vk_compact) == 4, "wire: a compact frame's head is 4 bytes");
 _Static_assert(sizeof(struct vk_ext) == VK_EXT_WORD, "wire: an extension header is one word");
 _Static_assert(sizeof(struct vk_ext_session) == 16, "wire: SESSION is 4 words");
 _Static_assert(sizeof(struct vk_ext_token) == 16, "wire: TOKEN is 4 words");

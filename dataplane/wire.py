@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import EnumMeta, IntEnum, IntFlag
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -47,6 +47,15 @@ class Type(IntEnum, metaclass=_Derived):
     """Message type."""
 
     vars().update(members("vk_type", "VK_", without=("VK_TYPE_CONTROL_END",)))
+
+
+MESSAGE_TYPES = frozenset(
+    kind
+    for kind in Type
+    if kind >= lib.VK_TYPE_CONTROL_END
+    and kind not in {Type.STREAM_OPEN, Type.STREAM_CLOSE, Type.STREAM_ACK, Type.STREAM_RESET}
+)
+"""Types that applications give to messages; the others are the nodes' own."""
 
 
 class Flag(IntFlag, metaclass=_Derived):
@@ -184,6 +193,7 @@ class Layout:
 
 _HEADER = Layout("vk_header")
 _EXT = Layout("vk_ext")
+_COMPACT = Layout("vk_compact")
 HEADER_SIZE: int = _HEADER.size
 PORT: int = lib.VK_PORT
 
@@ -457,14 +467,40 @@ class Frame:
 
     def inner(self) -> Iterator[Frame]:
         """Yield the inner frames of an aggregate; raises FrameError at a malformed one."""
-        at = 0
-        while len(self.payload) - at >= HEADER_SIZE:
-            header = Header.parse(self.payload[at:])
-            if not header.magic:
-                return
-            size = _frame_size(header)
-            yield parse_frame(self.payload[at : at + size])
+        at, last = 0, None  # type: int, Frame | None
+        while any(self.payload[at : at + 2]):
+            rest = self.payload[at:]
+            if rest.startswith(lib.VK_COMPACT.to_bytes(2, "big")):
+                last, size = _parse_compact(rest, last)
+            else:
+                size = _frame_size(Header.parse(rest))
+                last = parse_frame(rest[:size])
+                if last.header.flags & (Flag.AGG | Flag.ENC):
+                    raise FrameError(Verdict.DROP_TYPE)
+                if any(extension.kind == ExtKind.SESSION for extension in last.extensions):
+                    raise FrameError(Verdict.DROP_EXTENSION)
+            yield last
             at += -(-size // lib.VK_AGG_ALIGN) * lib.VK_AGG_ALIGN
+
+
+def make_compact(payload: bytes) -> bytes:
+    """Return a compact frame, for a run."""
+    return _COMPACT.pack({"mark": lib.VK_COMPACT, "length": len(payload)}) + payload
+
+
+def _parse_compact(data: bytes, last: Frame | None) -> tuple[Frame, int]:
+    """Return what a compact frame behind ``last`` says, and its size; raises FrameError."""
+    if len(data) < _COMPACT.size:
+        raise FrameError(Verdict.DROP_TRUNCATED)
+    size = _COMPACT.size + (length := _COMPACT.unpack(data)["length"])
+    if last is None or last.header.type not in MESSAGE_TYPES:
+        raise FrameError(Verdict.DROP_MAGIC)
+    match last.extensions:
+        case (Seq(sequence, fragment=Fragment(0)),) if size <= len(data):
+            place = Seq((sequence + 1) % 2**32)
+            header = replace(last.header, length=length)
+            return Frame(header, (place,), data[_COMPACT.size : size]), size
+    raise FrameError(Verdict.DROP_MAGIC)
 
 
 def make_frame(

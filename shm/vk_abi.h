@@ -7,6 +7,6 @@
 enum vk_abi {
 	VK_REGION_ABI = 0x07687999, /* channels: node and application, or two applications */
 	VK_COUNTERS_ABI = 0x5e71f3ab, /* the counters page: node and who reads it */
-	VK_WORKER_ABI = 0x269cb724, /* all that broker, daemon, worker and programs share */
+	VK_WORKER_ABI = 0x714954ae, /* all that broker, daemon, worker and programs share */
 };
 #endif

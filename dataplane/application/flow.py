@@ -13,7 +13,7 @@ import msgspec
 
 from valkyrie.dataplane._core import ffi, lib
 from valkyrie.dataplane.errors import LocalProtocolError
-from valkyrie.dataplane.wire import Class, Code, Flag, Type
+from valkyrie.dataplane.wire import MESSAGE_TYPES, Class, Code, Flag, Type
 
 from .fragments import ContradictionError, Fragments, Joined, own
 from .message import Batch, Message
@@ -37,13 +37,6 @@ WINDOWED = frozenset({Class.SYSTEM, Class.JOB, Class.DATA})
 """Classes whose streams have a window: the peer sends no more than the reader has room for."""
 ORDERED = frozenset({Class.CRITICAL, Class.SYSTEM, Class.JOB})
 """Classes that are read in the order of sending unless told otherwise."""
-MESSAGE_TYPES = frozenset(
-    kind
-    for kind in Type
-    if kind >= lib.VK_TYPE_CONTROL_END
-    and kind not in {Type.STREAM_OPEN, Type.STREAM_CLOSE, Type.STREAM_ACK, Type.STREAM_RESET}
-)
-"""Types that applications give to messages; the others are the nodes' own."""
 MESSAGE_MAX: int = lib.VK_MESSAGE_MAX
 _COST = lib.VK_MESSAGE_COST
 _REPORT = lib.VK_CLIENT_REPORT

@@ -6,15 +6,10 @@
 #include <string.h>
 
 /* The flow, when whatever follows is only to be put behind what came; NULL otherwise. */
-static struct vk_flow *flow_of(struct vk_run *run, uint32_t peer, const struct vk_frame *frame,
-			       const uint8_t *like)
+static struct vk_flow *flow_of(struct vk_run *run, uint32_t peer, const struct vk_frame *frame)
 {
-	struct vk_flow *flow;
+	struct vk_flow *flow = vk_flows_find(run, peer, frame->stream);
 
-	if (frame->present != 1u << VK_EXT_SEQ || vk_frame_head(like) != VK_MESSAGE_HEAD ||
-	    frame->fragment || !vk_type_message(frame->type))
-		return NULL;
-	flow = vk_flows_find(run, peer, frame->stream);
 	if (!flow || flow->state != VK_ROW_LIVE || !vk_flow_reliable(flow) ||
 	    (flow->opener && !flow->opened) || flow->closed & VK_CLOSED_THERE ||
 	    !run->slots[flow->app].attached || !vk_priority_ok(flow->class, frame->priority) ||
@@ -23,21 +18,23 @@ static struct vk_flow *flow_of(struct vk_run *run, uint32_t peer, const struct v
 	return flow;
 }
 
-/* How many bytes of payload the next frame has; -1: it is another kind, or has no room. */
-static int64_t next_size(const struct vk_run *run, const struct vk_flow *flow,
-			 const struct vk_frame *outer, const uint8_t *like, uint32_t at)
+/* The bytes in front of the next message's payload, and in *length how many it has; 0: what is
+ * there is another kind. */
+static uint32_t head_of(const uint8_t *data, uint32_t left, const uint8_t *like, uint32_t sequence,
+			uint32_t *length)
 {
-	const uint8_t *data = outer->payload + at;
-	uint32_t size;
-
-	if (at + VK_MESSAGE_HEAD > outer->length || memcmp(data, like, VK_LENGTH_AT) != 0 ||
+	if (left < sizeof(struct vk_compact))
+		return 0;
+	if (vk_is_compact(data)) {
+		*length = vk_compact_length(data);
+		return sizeof(struct vk_compact);
+	}
+	if (left < VK_MESSAGE_HEAD || memcmp(data, like, VK_LENGTH_AT) != 0 ||
 	    memcmp(data + VK_HEADER_SIZE, like + VK_HEADER_SIZE, sizeof(struct vk_ext)) != 0 ||
-	    vk_get32(data + VK_SEQUENCE_AT) != flow->rx.next)
-		return -1;
-	size = vk_get32(data + VK_LENGTH_AT);
-	if (size > outer->length - at - VK_MESSAGE_HEAD || vk_handover_overrun(run, flow, size))
-		return -1;
-	return size;
+	    vk_get32(data + VK_SEQUENCE_AT) != sequence)
+		return 0;
+	*length = vk_get32(data + VK_LENGTH_AT);
+	return VK_MESSAGE_HEAD;
 }
 
 /* As for a single message, the record is in its ring before anything says so. */
@@ -53,33 +50,37 @@ static int hand_over(struct vk_run *run, struct vk_flow *flow, const struct vk_m
 }
 
 uint32_t vk_follow(struct vk_run *run, uint32_t peer, const struct vk_frame *outer,
-		   const struct vk_frame *frame, const uint8_t *like, uint32_t at, uint32_t *inner)
+		   struct vk_frame *frame, const uint8_t *like, uint32_t at, uint32_t *inner)
 {
-	struct vk_flow *flow = flow_of(run, peer, frame, like);
+	struct vk_flow *flow = flow_of(run, peer, frame);
+	uint32_t messages = 0, head, size, app, class;
 	struct vk_message message;
-	uint32_t messages = 0, app, class;
 	uint64_t bytes = 0;
-	int64_t size;
 
 	if (!flow)
 		return at;
 	app = flow->app;
 	class = flow->class;
 	message = vk_handover_describe(run, flow, frame);
-	while (*inner < VK_AGG_MAX && (size = next_size(run, flow, outer, like, at)) >= 0) {
+	while (at < outer->length && *inner < VK_AGG_MAX) {
 		const uint8_t *data = outer->payload + at;
+		uint32_t left = outer->length - at;
 
-		message.sequence = flow->rx.next;
-		message.correlation = vk_get32(data + VK_CORRELATION_AT);
-		if (!hand_over(run, flow, &message, data + VK_MESSAGE_HEAD, (uint32_t)size))
+		head = head_of(data, left, like, frame->sequence + 1, &size);
+		if (!head || size > left - head || vk_handover_overrun(run, flow, size))
 			break;
-		__builtin_prefetch(data + VK_MESSAGE_HEAD + size + 2 * (size_t)VK_LINE);
-		at += vk_align_run(VK_MESSAGE_HEAD + (uint32_t)size);
+		message.sequence = frame->sequence + 1;
+		if (head == VK_MESSAGE_HEAD)
+			message.correlation = vk_get32(data + VK_CORRELATION_AT);
+		if (!hand_over(run, flow, &message, data + head, size))
+			break;
+		frame->sequence = message.sequence;
+		frame->correlation = message.correlation;
+		__builtin_prefetch(data + head + size + 2 * (size_t)VK_LINE);
+		at += vk_align_run(head + size);
 		(*inner)++;
 		messages++;
-		bytes += (uint64_t)size;
-		if (at >= outer->length)
-			break;
+		bytes += size;
 	}
 	vk_count_row(run, class)[VK_RX_MESSAGES] += messages;
 	vk_handover_count(run, app, class, messages, bytes);

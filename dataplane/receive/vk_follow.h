@@ -7,8 +7,8 @@
 #include "vk_run.h"
 
 /* vk_follow hands over the messages at outer->payload + at that go on like `frame`, which was just
- * handled and whose header lies at `like`; counts them in *inner. Returns where it stopped: what is
- * there is like no other, or has no room. */
+ * handled, and becomes the last of them; counts them in *inner. A header of theirs lies at `like`:
+ * vk_frame_inner's. Returns where it stopped: what is there is another kind, or has no room. */
 uint32_t vk_follow(struct vk_run *run, uint32_t peer, const struct vk_frame *outer,
-		   const struct vk_frame *frame, const uint8_t *like, uint32_t at, uint32_t *inner);
+		   struct vk_frame *frame, const uint8_t *like, uint32_t at, uint32_t *inner);
 #endif

@@ -344,18 +344,18 @@ static int receive_inner(struct vk_run *run, uint32_t peer, struct vk_frame *fra
 static int receive_run(struct vk_run *run, uint32_t peer, uint32_t class,
 		       const struct vk_frame *outer, int *eliciting)
 {
-	enum { ALONE = VK_FLAG_AGG | VK_FLAG_ENC };
 	uint32_t at = 0, inner = 0;
+	const uint8_t *like = NULL;
+	struct vk_frame frame;
 	int accepted = 1;
 
-	while (outer->length - at >= VK_HEADER_SIZE) {
+	while (at < outer->length) {
 		const uint8_t *data = outer->payload + at;
-		struct vk_frame frame;
 
-		if (!data[0] && !data[1])
+		if (!data[0] && (outer->length - at < 2 || !data[1]))
 			return accepted; /* padding */
-		if (inner++ == VK_AGG_MAX || vk_frame_parse(&frame, data, outer->length - at, 0) ||
-		    frame.flags & ALONE || frame.present & 1u << VK_EXT_SESSION ||
+		if (inner++ == VK_AGG_MAX ||
+		    !vk_frame_inner(&frame, &like, data, outer->length - at) ||
 		    vk_stream_class(frame.stream) != class) {
 			vk_count_row(run, class)[VK_DROP_INNER_INVALID]++;
 			return 0;
@@ -364,10 +364,8 @@ static int receive_run(struct vk_run *run, uint32_t peer, uint32_t class,
 		if (at < outer->length)
 			__builtin_prefetch(outer->payload + at + VK_LINE);
 		accepted &= receive_inner(run, peer, &frame, eliciting);
-		if (at < outer->length)
-			at = vk_follow(run, peer, outer, &frame, data, at, &inner);
-		if (at > outer->length)
-			break;
+		if (like && at < outer->length)
+			at = vk_follow(run, peer, outer, &frame, like, at, &inner);
 	}
 	return accepted;
 }

@@ -60,20 +60,34 @@ static int enter(struct vk_ledger *ledger, uint64_t at, const struct vk_record *
 	return 1;
 }
 
-/* Writes a frame with the head of the one before it; returns where it ends. */
-static uint32_t write(uint8_t *data, uint32_t used, uint32_t at,
-		      const uint8_t head[VK_MESSAGE_HEAD], const struct vk_message *message,
-		      const uint8_t *payload, uint32_t size)
+/* The bytes in front of a message's payload: those of a compact frame, if it goes on with the one
+ * before it, whose head is at hand. */
+static uint32_t head_of(const uint8_t head[VK_MESSAGE_HEAD], const struct vk_message *message)
+{
+	return message->correlation == vk_get32(head + VK_CORRELATION_AT) ?
+		       sizeof(struct vk_compact) :
+		       VK_MESSAGE_HEAD;
+}
+
+/* Writes the frame of a message behind the one whose head is at hand, and which a head becomes that
+ * is written; returns where it ends. */
+static uint32_t write(uint8_t *data, uint32_t used, uint32_t at, uint8_t head[VK_MESSAGE_HEAD],
+		      const struct vk_message *message, const uint8_t *payload, uint32_t size)
 {
 	uint8_t *frame = data + at;
 
 	memset(data + used, 0, at - used);
-	memcpy(frame, head, VK_MESSAGE_HEAD);
-	vk_put32(frame + VK_LENGTH_AT, size);
-	vk_put32(frame + VK_CORRELATION_AT, message->correlation);
-	vk_put32(frame + VK_SEQUENCE_AT, message->sequence);
-	memcpy(frame + VK_MESSAGE_HEAD, payload, size);
-	return at + VK_MESSAGE_HEAD + size;
+	if (head_of(head, message) == VK_MESSAGE_HEAD) {
+		vk_put32(head + VK_LENGTH_AT, size);
+		vk_put32(head + VK_CORRELATION_AT, message->correlation);
+		vk_put32(head + VK_SEQUENCE_AT, message->sequence);
+		memcpy(frame, head, VK_MESSAGE_HEAD);
+		frame += VK_MESSAGE_HEAD;
+	} else {
+		frame = vk_put_compact(frame, size);
+	}
+	memcpy(frame, payload, size);
+	return (uint32_t)(frame + size - data);
 }
 
 /* The messages are on their way for the first time. As in vk_out_count which of the sums of cost
@@ -120,7 +134,7 @@ void vk_burst_go(struct vk_run *run, uint32_t slot, uint32_t ring, int64_t budge
 		memcpy(&message, body, sizeof message);
 		if (!is_alike(&record, &message, &run->burst.like,
 			      flow->tx_sequence + tally.count) ||
-		    size > open->limit || at + VK_MESSAGE_HEAD + size > open->limit ||
+		    size > open->limit || at + head_of(head, &message) + size > open->limit ||
 		    cost > flow->tx_limit || !enter(ledger, in->head, &record, &message))
 			break;
 		open->used = write(open->data, open->used, at, head, &message,

@@ -83,6 +83,7 @@ int vk_frame_parse(struct vk_frame *frame, const uint8_t *data, uint32_t size, i
 	frame->correlation = vk_get32(data + 16);
 	frame->present = 0;
 	frame->fragment = 0;
+	frame->sequence = 0;
 	frame->time_ns = 0;
 	if (size - VK_HEADER_SIZE < ext)
 		return VK_FRAME_TRUNCATED;
@@ -93,6 +94,31 @@ int vk_frame_parse(struct vk_frame *frame, const uint8_t *data, uint32_t size, i
 	frame->size = (uint32_t)full;
 	frame->payload = data + VK_HEADER_SIZE + ext;
 	return ext ? parse_extensions(frame, data + VK_HEADER_SIZE, ext) : VK_FRAME_OK;
+}
+
+static int parse_compact(struct vk_frame *frame, const uint8_t *data, uint32_t size)
+{
+	frame->length = vk_compact_length(data);
+	frame->size = (uint32_t)sizeof(struct vk_compact) + frame->length;
+	frame->payload = data + sizeof(struct vk_compact);
+	frame->sequence++;
+	return frame->size <= size;
+}
+
+int vk_frame_inner(struct vk_frame *frame, const uint8_t **like, const uint8_t *data, uint32_t size)
+{
+	if (size < sizeof(struct vk_compact))
+		return 0;
+	if (vk_is_compact(data))
+		return *like && parse_compact(frame, data, size);
+	*like = NULL;
+	if (vk_frame_parse(frame, data, size, 0) || frame->flags & (VK_FLAG_AGG | VK_FLAG_ENC) ||
+	    frame->present & 1u << VK_EXT_SESSION)
+		return 0;
+	if (frame->present == 1u << VK_EXT_SEQ && frame->payload == data + VK_MESSAGE_HEAD &&
+	    !frame->fragment && vk_type_message(frame->type))
+		*like = data;
+	return 1;
 }
 
 uint8_t vk_priority_lowest(uint32_t class)

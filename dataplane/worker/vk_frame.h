@@ -58,6 +58,12 @@ enum vk_frame_error {
  * it may be followed by others (a run). Returns enum vk_frame_error. */
 int vk_frame_parse(struct vk_frame *frame, const uint8_t *data, uint32_t size, int exact);
 
+/* vk_frame_inner reads the next inner frame of a run at data; `frame` is the one before it. *like:
+ * where the last one with a header begins, if a compact frame may follow, else NULL; NULL at first.
+ * Returns 0 when it is malformed. */
+int vk_frame_inner(struct vk_frame *frame, const uint8_t **like, const uint8_t *data,
+		   uint32_t size);
+
 /* vk_priority_lowest returns the lowest priority of a class's band. */
 uint8_t vk_priority_lowest(uint32_t class);
 
@@ -97,6 +103,25 @@ static inline uint32_t vk_get32(const uint8_t *at)
 static inline uint64_t vk_get64(const uint8_t *at)
 {
 	return (uint64_t)vk_get32(at) << 32 | vk_get32(at + 4);
+}
+
+/* vk_is_compact says whether a compact frame begins at data, of which 4 bytes are there. */
+static inline int vk_is_compact(const uint8_t *data)
+{
+	return vk_get32(data) >> 16 == VK_COMPACT;
+}
+
+/* vk_compact_length returns the payload bytes of the compact frame at data. */
+static inline uint32_t vk_compact_length(const uint8_t *data)
+{
+	return vk_get32(data) & 0xffff;
+}
+
+/* vk_put_compact writes the head of a compact frame. Returns where the payload goes. */
+static inline uint8_t *vk_put_compact(uint8_t *at, uint32_t length)
+{
+	vk_put32(at, (uint32_t)VK_COMPACT << 16 | length);
+	return at + sizeof(struct vk_compact);
 }
 
 /* vk_put_header writes a header; ext counts words. Returns where the extensions go. */

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.dataplane.rig import Rig, rig_of
-from valkyrie.dataplane import lib
-from valkyrie.dataplane.wire import Class, Gauge
+from valkyrie.dataplane import ffi, lib
+from valkyrie.dataplane.wire import HEADER_SIZE, Class, Flag, Gauge, parse_frame
 
 LIKE = {"type": 0, "flags": 0, "priority": 0, "correlation": 0}
 ALIKE = [LIKE] * 6
@@ -47,6 +47,47 @@ def test_each_message_arrives_as_it_was_put(rig: Rig, case: str) -> None:
     row = rig.count(0, Class.DATA)
     assert row["tx_messages"] == len(got)
     assert row["tx_bytes"] == sum(each.size for each in got)
+
+
+def test_only_the_first_of_a_datagram_has_a_header_when_the_others_go_on_like_it(rig: Rig) -> None:
+    ours, _ = rig.pair()
+    rig.settle()
+    rig.log()
+    for mark in range(50):
+        assert rig.put(ours, 64, mark)
+    rig.turn(0)
+    frames = [parse_frame(each.data) for each in rig.log() if each.klass == Class.DATA]
+    runs = [frame for frame in frames if frame.header.flags & Flag.AGG]
+    assert sum(frame.header.correlation for frame in runs) == 50
+    head = HEADER_SIZE + ffi.sizeof("struct vk_ext_seq")
+    size = ffi.sizeof("struct vk_compact") + 64
+    for frame in runs:
+        inner = list(frame.inner())
+        assert len(frame.payload) == head + 64 + (len(inner) - 1) * size
+        assert frame.header.correlation == len(inner)
+
+
+def test_what_is_lost_is_sent_again_with_a_header_of_its_own(rig: Rig) -> None:
+    ours, _ = rig.pair()
+    rig.settle()
+    rig.net(loss=200, reorder=100, twice=50, seed=7)
+    for mark in range(300):
+        assert rig.put(ours, 64, mark, correlation=mark // 50)
+        if mark % 40 == 39:
+            rig.exchange()
+    rig.net()
+    rig.settle()
+    got = sorted(rig.take(1, 0, Class.DATA), key=lambda each: each.sequence)
+    assert [(each.mark, each.sequence) for each in got] == [(mark, mark) for mark in range(300)]
+    assert [each.correlation for each in got] == [mark // 50 for mark in range(300)]
+    again = [
+        inner
+        for each in rig.log()
+        if (frame := parse_frame(each.data)).header.flags & Flag.AGG
+        for inner in frame.inner()
+        if inner.header.flags & Flag.RTX
+    ]
+    assert again
 
 
 @pytest.mark.parametrize("odd", [1, 2, 3, 4, 11, 12])

@@ -6,6 +6,7 @@ import os
 import struct
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +26,7 @@ from valkyrie.dataplane.wire import (
     Token,
     Trace,
     Type,
+    make_compact,
     make_frame,
     parse_frame,
 )
@@ -125,6 +127,103 @@ def test_damage_is_refused_for_the_reason_that_the_other_readers_give(
     assert (answer == "VK_FRAME_OK") == (wanted == "VK_FRAME_OK")
 
 
+u8s = st.binary(max_size=12)
+single = st.builds(
+    make_frame,
+    st.sampled_from([Type.STREAM_DATA, Type.JOB_START, Type.PING, Type.STREAM_ACK]),
+    u32,
+    u8s,
+    st.builds(Seq, u32, st.sampled_from([Fragment(0), Fragment(0), Fragment(1)])),
+    flags=st.sampled_from([0, Flag.URG, Flag.EOS | Flag.RTX]),
+    correlation=u32,
+)
+"""Frames of one extension: compact ones may follow most of them."""
+inner = st.one_of(single.map(Frame.pack), u8s.map(make_compact), u8s.map(make_compact))
+odd = st.one_of(inner, inner, inner, frames().map(Frame.pack))
+
+
+def run_of(parts: list[bytes]) -> bytes:
+    """Return a run of inner frames."""
+    return b"".join(part + bytes(-len(part) % lib.VK_AGG_ALIGN) for part in parts)
+
+
+Told = tuple[int, int, int, int, bytes]
+"""Type, flags, stream, correlation, payload of an inner frame."""
+
+
+def read_run(data: bytes) -> tuple[list[tuple[Told, int]], bool]:
+    """Return what the worker's parser reads in a run, with sequences, and whether it liked all."""
+    ffi, native = library("vk_frame.h", "vk_frame.c")
+    frame, like = ffi.new("struct vk_frame *"), ffi.new("uint8_t **")
+    memory, at = ffi.from_buffer("uint8_t[]", data), 0
+    found: list[tuple[Told, int]] = []
+    while any(data[at : at + 2]):
+        if not native.vk_frame_inner(frame, like, memory + at, len(data) - at):
+            return found, False
+        payload = bytes(ffi.buffer(frame.payload, frame.length))
+        told = (frame.type, frame.flags, frame.stream, frame.correlation, payload)
+        found.append((told, frame.sequence))
+        at += -(-frame.size // lib.VK_AGG_ALIGN) * lib.VK_AGG_ALIGN
+    return found, True
+
+
+def modelled_run(data: bytes) -> tuple[list[tuple[Told, int]], bool]:
+    """Return what the format's view in Python reads in it."""
+    found: list[tuple[Told, int]] = []
+    try:
+        for each in make_frame(Type.STREAM_DATA, 5, data, flags=Flag.AGG).inner():
+            head = each.header
+            told = (head.type, head.flags, head.stream, head.correlation, each.payload)
+            places = [each for each in each.extensions if isinstance(each, Seq | Shard)]
+            firsts = {type(place): place for place in reversed(places)}.values()
+            last = max(firsts, key=places.index, default=Seq(0))
+            found.append((told, last.sequence))
+    except FrameError:
+        return found, False
+    return found, True
+
+
+@settings(max_examples=1500, deadline=None)
+@given(st.lists(odd, max_size=8), st.integers(0, 400), st.integers(0, 255), st.integers(0, 9))
+def test_a_run_is_read_as_the_other_reader_reads_it_damaged_or_not(
+    parts: list[bytes], at: int, value: int, cut: int
+) -> None:
+    data = bytearray(run_of(parts))
+    assert read_run(bytes(data)) == modelled_run(bytes(data))
+    if data:
+        data[at % len(data)] = value
+    damaged = bytes(data[: max(0, len(data) - cut)])
+    assert read_run(damaged) == modelled_run(damaged)
+
+
+def test_a_compact_frame_says_what_comes_next_on_the_stream() -> None:
+    first = make_frame(Type.JOB_START, 500, b"first", Seq(2**32 - 1), correlation=9, flags=Flag.URG)
+    run = run_of([first.pack(), make_compact(b"second"), make_compact(b""), bytes(40)])
+    head = (Type.JOB_START, Flag.URG, 500, 9)
+    assert read_run(run) == (
+        [((*head, b"first"), 2**32 - 1), ((*head, b"second"), 0), ((*head, b""), 1)],
+        True,
+    )
+
+
+UNREPEATED = {
+    "1 nothing": b"",
+    "2 a frame without sequence": make_frame(Type.STREAM_DATA, 5).pack(),
+    "3 a fragment": make_frame(Type.STREAM_DATA, 5, b"", Seq(1, Fragment(1))).pack(),
+    "4 a shard": make_frame(Type.STREAM_DATA, 5, b"", Shard(1, 0, 9)).pack(),
+    "5 a message with its time": make_frame(Type.STREAM_DATA, 5, b"", Seq(1), Time(2)).pack(),
+    "6 the end of a stream": make_frame(Type.STREAM_CLOSE, 5, b"", Seq(1)).pack(),
+    "7 an unknown extension": make_frame(Type.STREAM_DATA, 5, b"", Seq(1), Extension(99)).pack(),
+}
+
+
+@pytest.mark.parametrize("case", UNREPEATED)
+def test_a_compact_frame_is_refused_where_there_is_no_message_to_repeat(case: str) -> None:
+    run = run_of([part for part in (UNREPEATED[case], make_compact(b"x")) if part])
+    assert read_run(run) == modelled_run(run)
+    assert (len(read_run(run)[0]), read_run(run)[1]) == (bool(UNREPEATED[case]), False)
+
+
 def test_every_truncation_of_a_frame_is_refused() -> None:
     whole = make_frame(lib.VK_STREAM_DATA, 7, b"payload!", Session(1, 2), Seq(3), Time(4)).pack()
     assert parse(whole)[0] == "VK_FRAME_OK"
@@ -157,5 +256,6 @@ def test_the_parser_reads_nothing_beside_its_input() -> None:
         make_frame(Type.STREAM_DATA, 7, bytes(32), session, token, token).pack(),
         make_frame(Type.STREAM_DATA, 7, bytes(32), token, session).pack(),
         make_frame(Type.STREAM_DATA, 7, bytes(32), token).pack(),
+        run_of([make_frame(Type.STREAM_DATA, 7, b"run", Seq(3)).pack(), make_compact(b"next")]),
     ]
     fuzz("fuzz_frame", ["fuzz_frame.c", "vk_frame.c"], corpus)

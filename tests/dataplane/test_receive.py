@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from valkyrie.dataplane.wire import (
     Session,
     Shard,
     Token,
+    make_compact,
     make_frame,
     stream_class,
 )
@@ -113,6 +115,8 @@ INNER_INVALID = {
     "3 of another class": data(5, stream=5).pack(),
     "4 longer than the run": data(5).pack()[:-8],
     "5 no magic": b"\xff" * 32,
+    "6 compact, longer than the run": struct.pack(">HH", lib.VK_COMPACT, 5) + bytes(4),
+    "7 less than a compact frame": b"\xff",
 }
 
 
@@ -125,6 +129,57 @@ def test_a_malformed_inner_frame_ends_its_run_and_spoils_nothing_before(
     assert count(rig, "drop_inner_invalid") == 1
 
 
+COMPACT: dict[str, tuple[list[int], list[bytes], list[int], int]] = {
+    # before the run, in the run, delivered, stale
+    "1 in order": ([], [data(0).pack(), *[make_compact(b"")] * 3], [0, 1, 2, 3], 0),
+    "2 behind a gap": ([], [data(5).pack(), *[make_compact(b"")] * 3], [5, 6, 7, 8], 0),
+    "3 over what came": ([2, 4], [data(1).pack(), *[make_compact(b"")] * 5], [2, 4, 1, 3, 5, 6], 2),
+    "4 all came": ([0, 1], [data(0).pack(), make_compact(b"")], [0, 1], 2),
+    "5 behind another header": (
+        [],
+        [data(0).pack(), data(1).pack(), make_compact(b"")],
+        [0, 1, 2],
+        0,
+    ),
+    "6 behind nothing": ([], [make_compact(b""), data(0).pack()], [], 0),
+    "7 behind the end of a run": ([], [data(0).pack(), bytes(4), make_compact(b"")], [0], 0),
+}
+
+
+@pytest.mark.parametrize("case", COMPACT)
+def test_compact_frames_are_the_messages_behind_one_another(rig: Rig, case: str) -> None:
+    before, run, delivered, stale = COMPACT[case]
+    for sequence in before:
+        inject(rig, make_frame(lib.VK_STREAM_DATA, STREAM, b"", SESSION, Seq(sequence)))
+    inject(rig, run_of(*run))
+    assert marks(rig) == delivered
+    assert count(rig, "drop_stale") == stale
+    assert count(rig, "drop_inner_invalid") == (case[0] == "6")
+
+
+def test_a_compact_frame_is_of_the_stream_before_it_whether_that_is_known_or_not(rig: Rig) -> None:
+    strange = data(7, stream=1234).pack()
+    inject(rig, run_of(data(0).pack(), make_compact(b""), strange, *[make_compact(b"")] * 2))
+    assert marks(rig) == [0, 1]
+    assert count(rig, "drop_unknown_stream") == 3
+    assert count(rig, "drop_inner_invalid") == 0
+
+
+def test_compact_frames_repeat_all_but_length_and_sequence(rig: Rig) -> None:
+    head: dict[str, Any] = {"flags": Flag.URG, "correlation": 77, "priority": 60, "trace": 3}
+    first = make_frame(lib.VK_STATUS_UPDATE, STREAM, b"x" * 16, Seq(0), **head)
+    other = make_frame(lib.VK_STATUS_UPDATE, STREAM, b"x" * 16, Seq(2), **head | {"correlation": 8})
+    compact = make_compact(b"y" * 24)
+    inject(rig, run_of(first.pack(), compact, other.pack(), compact, compact))
+    got = rig.take(1, 0, Class.DATA)
+    assert [each.size for each in got] == [16, 24, 16, 24, 24]
+    assert [each.sequence for each in got] == [0, 1, 2, 3, 4]
+    assert [each.correlation for each in got] == [77, 77, 8, 8, 8]
+    assert {(each.type, each.flags, each.priority) for each in got} == {
+        (lib.VK_STATUS_UPDATE, Flag.URG, 60)
+    }
+
+
 def test_padding_ends_a_run(rig: Rig) -> None:
     inject(rig, run_of(data(0).pack(), bytes(100), data(1).pack()))
     assert marks(rig) == [0]
@@ -132,8 +187,8 @@ def test_padding_ends_a_run(rig: Rig) -> None:
 
 
 def test_a_run_longer_than_the_format_allows_is_cut(rig: Rig) -> None:
-    parts = [data(number, b"").pack() for number in range(lib.VK_AGG_MAX + 6)]
-    inject(rig, run_of(*parts))
+    parts = [make_compact(b"") for _ in range(lib.VK_AGG_MAX + 5)]
+    inject(rig, run_of(data(0, b"").pack(), *parts))
     assert marks(rig) == list(range(lib.VK_AGG_MAX))
     assert count(rig, "drop_inner_invalid") == 1
 
@@ -254,6 +309,7 @@ def test_fuzzed_datagrams_leave_the_worker_whole_and_its_counters_balanced() -> 
         shard(2, 0, bytes(64), 128),
         shard(2, 64, bytes(64), 128),
         run_of(data(3).pack(), data(4).pack()),
+        run_of(data(5).pack(), make_compact(b"next"), make_compact(b"")),
         make_frame(lib.VK_STREAM_CLOSE, STREAM, b"", SESSION, correlation=7),
         make_frame(lib.VK_STREAM_RESET, STREAM, b"\0\0\1\x2f", SESSION, correlation=7),
         make_frame(lib.VK_PING, STREAM, b"", SESSION),
@@ -302,9 +358,9 @@ def test_of_fuzzed_frames_of_a_session_only_those_sealed_as_they_should_be_are_t
         make_frame(
             lib.VK_STREAM_DATA,
             STREAM,
-            b"".join(data(number, bytes(8)).pack() for number in (4, 5)),
+            data(4, bytes(8)).pack() + data(5, bytes(8)).pack() + make_compact(bytes(4)),
             flags=Flag.AGG,
-            correlation=2,
+            correlation=3,
         ),
     ]
     seeds = [step("seal", opening) + step(name, frame) for name in STEPS for frame in frames]

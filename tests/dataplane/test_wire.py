@@ -115,11 +115,18 @@ def test_session_packs_its_arg_as_documented() -> None:
 
 def test_an_aggregate_is_a_run_of_aligned_inner_frames() -> None:
     inner = [wire.make_frame(Type.STREAM_DATA, 5, b"x" * size, wire.Seq(size)) for size in (1, 8)]
-    run = b"".join(each.pack().ljust(-(-len(each.pack()) // 8) * 8, b"\0") for each in inner)
+    run = b"".join(each.pack() + bytes(-len(each.pack()) % lib.VK_AGG_ALIGN) for each in inner)
     outer = wire.make_frame(
         Type.STREAM_DATA, 5, run + bytes(40), wire.Session(0, 1), flags=Flag.AGG, correlation=2
     )
     assert list(wire.parse_frame(outer.pack()).inner()) == inner
+
+
+def test_compact_frames_are_the_next_messages_of_their_stream() -> None:
+    whole = [wire.make_frame(Type.JOB_START, 500, b"abcd", wire.Seq(number)) for number in (7, 8)]
+    run = whole[0].pack() + wire.make_compact(b"abcd") + wire.make_compact(b"") + bytes(2)
+    found = list(wire.make_frame(Type.STREAM_DATA, 500, run, flags=Flag.AGG).inner())
+    assert found == [*whole, wire.make_frame(Type.JOB_START, 500, b"", wire.Seq(9))]
 
 
 def test_an_aggregate_with_a_malformed_inner_frame_says_so() -> None:

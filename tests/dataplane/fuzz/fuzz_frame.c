@@ -48,10 +48,33 @@ static void rebuild(const struct vk_frame *frame)
 	require(again.time_ns == frame->time_ns && again.correlation == frame->correlation);
 }
 
+/* Compact frames lie inside of the run, and say no more than the message before them does. */
+static void read_run(const uint8_t *data, uint32_t size)
+{
+	struct vk_frame frame, before;
+	const uint8_t *like = NULL;
+
+	memset(&frame, 0, sizeof frame);
+	for (uint32_t at = 0; at < size; at += vk_align_run(frame.size)) {
+		before = frame;
+		if (!vk_frame_inner(&frame, &like, data + at, size - at))
+			return;
+		require(frame.size >= sizeof(struct vk_compact) && frame.size <= size - at);
+		require(frame.payload > data + at);
+		require(frame.payload + frame.length == data + at + frame.size);
+		require(!like || (like <= data + at && frame.present == 1u << VK_EXT_SEQ));
+		if (frame.payload != data + at + sizeof(struct vk_compact))
+			continue;
+		require(like && like < data + at && frame.sequence == before.sequence + 1);
+		require(frame.stream == before.stream && frame.type == before.type);
+	}
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct vk_frame frame;
 
+	read_run(data, (uint32_t)size);
 	for (int exact = 0; exact < 2; exact++) {
 		memset(&frame, 0, sizeof frame);
 		if (vk_frame_parse(&frame, data, (uint32_t)size, exact) != VK_FRAME_OK)
