@@ -30,7 +30,6 @@
  * inner frames of the outer frame's class, each beginning on a multiple of VK_AGG_ALIGN from the
  * start of the payload; a zero magic ends the run (padding up to a segment size); `correlation` of
  * the outer frame is then the number of inner frames. Inner frames carry no AGG, ENC or SESSION.
- *
  * Messages of one stream that are alike need no header each: see struct vk_compact.
  *
  * A message over VK_SHARDED_MAX, which logs do not have, is a run of fragments: messages to the
@@ -596,14 +595,6 @@ static inline __attribute__((always_inline)) int vk_type_known(uint32_t type)
 	       (type >= VK_JOB_REQUEST && type <= VK_JOB_RESUME) ||
 	       (type >= VK_STREAM_OPEN && type <= VK_FILE_COMPLETE) ||
 	       (type >= VK_METRICS_REPORT && type <= VK_ALERT_NOTIFICATION);
-}
-
-/* vk_type_message says whether a type is assigned to what applications say to each other: neither
- * to handshakes nor to what keeps streams going. */
-static inline __attribute__((always_inline)) int vk_type_message(uint32_t type)
-{
-	return vk_type_known(type) && type >= VK_TYPE_CONTROL_END &&
-	       (type < VK_STREAM_OPEN || type == VK_STREAM_DATA || type > VK_STREAM_RESET);
 }
 #endif /* VK_CDEF */
 #endif

@@ -68,6 +68,14 @@ int vk_frame_inner(struct vk_frame *frame, const uint8_t **like, const uint8_t *
 uint8_t vk_priority_lowest(uint32_t class);
 
 #ifndef VK_CDEF
+/* vk_type_message says whether a type is assigned to what applications say to each other: neither
+ * to handshakes nor to what keeps streams going. */
+static inline int vk_type_message(uint32_t type)
+{
+	return vk_type_known(type) && type >= VK_TYPE_CONTROL_END &&
+	       (type < VK_STREAM_OPEN || type == VK_STREAM_DATA || type > VK_STREAM_RESET);
+}
+
 /* vk_frame_class returns the class of a parsed frame, by the rule the kernel program uses. */
 static inline uint32_t vk_frame_class(const struct vk_frame *frame)
 {

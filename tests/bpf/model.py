@@ -169,7 +169,7 @@ def frame_class(data: bytes, session: bool) -> str:
 
 def frame_messages(data: bytes) -> int:
     """Return the messages a frame says it carries, as far as they are believed."""
-    return min(_number(data[16:20]), 64) if data[4] & 0x80 else 1
+    return min(_number(data[16:20]), 256) if data[4] & 0x80 else 1
 
 
 def extensions(data: bytes) -> list[bytes]:
