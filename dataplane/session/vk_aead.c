@@ -115,15 +115,17 @@ int vk_aead_open(const struct vk_aead *aead, uint32_t space, uint64_t number, co
 		 uint32_t head_size, const uint8_t *from, uint8_t *to, uint32_t size)
 {
 	uint8_t nonce[VK_CIPHER_NONCE_SIZE];
-	uint8_t tag[VK_TAG_SIZE]; /* libcrypto wants to be able to write it */
+	/* libcrypto wants to be able to write it. Set in front of the text it makes ChaCha20-Poly1305 a
+	 * fifth slower for short ones. */
+	uint8_t tag[VK_TAG_SIZE];
 	int written;
 
 	make_nonce(aead, space, number, nonce);
 	memcpy(tag, from + size, sizeof tag);
 	if (EVP_DecryptInit_ex(aead->context, NULL, NULL, NULL, nonce) != 1 ||
-	    EVP_CIPHER_CTX_ctrl(aead->context, EVP_CTRL_AEAD_SET_TAG, sizeof tag, tag) != 1 ||
 	    EVP_DecryptUpdate(aead->context, NULL, &written, head, (int)head_size) != 1 ||
 	    (size && EVP_DecryptUpdate(aead->context, to, &written, from, (int)size) != 1) ||
+	    EVP_CIPHER_CTX_ctrl(aead->context, EVP_CTRL_AEAD_SET_TAG, sizeof tag, tag) != 1 ||
 	    EVP_DecryptFinal_ex(aead->context, to + size, &written) != 1)
 		return -EBADMSG;
 	return 0;
