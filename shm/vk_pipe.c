@@ -193,16 +193,31 @@ void vk_pipe_slept(struct vk_pipe *pipe, int64_t waited_ns)
 	vk_spin_slept(&pipe->spin, waited_ns);
 }
 
+/* Leave the lines that both parties use alone for a moment, if this wait polls at all. Who has said
+ * something since the last wait waits for an answer, and for that every look counts. */
+static void hold_off(struct vk_pipe *pipe, uint32_t room, int64_t begin)
+{
+	int64_t until = begin + (room ? VK_PIPE_ROOM_NS : VK_PIPE_LISTEN_NS);
+	int asked = !room && pipe->tx.tail != pipe->said;
+
+	if (!room)
+		pipe->said = pipe->tx.tail;
+	while (!asked && pipe->spin.now_ns && vk_spin_clock() < until)
+		vk_spin_pause();
+}
+
 int vk_pipe_wait(struct vk_pipe *pipe, uint32_t room, int64_t timeout_ns)
 {
 	struct wanted wanted = { pipe, room };
 	int64_t begin, end;
 	int n = 1;
 
-	if (is_ready(&wanted))
-		return 1;
 	begin = vk_spin_clock();
 	end = timeout_ns < 0 ? 0 : begin + timeout_ns;
+	if (timeout_ns)
+		hold_off(pipe, room, begin);
+	if (is_ready(&wanted))
+		return 1;
 	if (timeout_ns && vk_spin_until(&pipe->spin, is_ready, &wanted))
 		return 1;
 	while (n > 0) {

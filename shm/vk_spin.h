@@ -34,6 +34,14 @@ static inline int64_t vk_spin_clock(void)
 	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+/* vk_spin_pause tells the processor that this thread only waits. */
+static inline void vk_spin_pause(void)
+{
+#if defined(__x86_64__)
+	__builtin_ia32_pause();
+#endif
+}
+
 /* vk_spin_slept learns from a sleep of waited_ns: when both parties sleep, two wakes make every
  * wait long, and only trying to poll shows whether it would be short. */
 static inline void vk_spin_slept(struct vk_spin *spin, int64_t waited_ns)
@@ -63,9 +71,7 @@ static inline int vk_spin_until(struct vk_spin *spin, int (*ready)(void *), void
 					spin->now_ns = spin->max_ns;
 				return 1;
 			}
-#if defined(__x86_64__)
-			__builtin_ia32_pause();
-#endif
+			vk_spin_pause();
 		}
 	} while (vk_spin_clock() < end);
 	spin->now_ns /= 2;
