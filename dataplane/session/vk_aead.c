@@ -115,8 +115,8 @@ int vk_aead_open(const struct vk_aead *aead, uint32_t space, uint64_t number, co
 		 uint32_t head_size, const uint8_t *from, uint8_t *to, uint32_t size)
 {
 	uint8_t nonce[VK_CIPHER_NONCE_SIZE];
-	/* libcrypto wants to be able to write it. Set in front of the text it makes ChaCha20-Poly1305 a
-	 * fifth slower for short ones. */
+	/* libcrypto wants to be able to write it. Set in front of the text it makes
+	 * ChaCha20-Poly1305 a fifth slower for short ones. */
 	uint8_t tag[VK_TAG_SIZE];
 	int written;
 
