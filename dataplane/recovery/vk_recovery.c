@@ -249,8 +249,9 @@ static void tally(struct vk_recovery *recovery, const struct vk_sent_packet *pac
  * lost, by number too; of what only the other class has passed it is told by time alone. Readers
  * take critical packets before system ones and jobs before data, however many of these wait: who
  * is ahead says nothing of who is behind before a probe would be due, which those ahead put off
- * while they are sent. Who is behind came last, but a reader that had more jobs than it takes in a
- * turn looked at data in between, and its turns go with no round trip. */
+ * while they are sent. Neither do numbers of what nobody answers, whose class is not known here.
+ * Who is behind came last, but a reader that had more jobs than it takes in a turn looked at data
+ * in between, and its turns go with no round trip. */
 static uint64_t patience_ns(const struct vk_recovery *recovery, const struct vk_sent_packet *packet,
 			    int passed)
 {
@@ -378,17 +379,10 @@ static uint64_t sample(struct vk_recovery *recovery, const struct vk_ack_view *a
 	return recovery->rtt.min_ns;
 }
 
-/* Of numbers that went to what nobody answers the class is not known: they count as behind. */
 static void raise_largest(struct vk_sent *sent, uint64_t largest)
 {
-	uint32_t flags = 0;
-
-	if (largest < sent->acked_next)
-		return;
-	sent->acked_next = largest + 1 < sent->next ? largest + 1 : sent->next;
-	if (sent->acked_next > sent->oldest)
-		flags = sent->packets[(sent->acked_next - 1) & sent->mask].flags;
-	sent->told_next[ahead(flags)] = sent->acked_next;
+	if (largest >= sent->acked_next)
+		sent->acked_next = largest + 1 < sent->next ? largest + 1 : sent->next;
 }
 
 int vk_recovery_ack(struct vk_recovery *recovery, const struct vk_ack_view *ack, uint64_t came_ns,

@@ -205,6 +205,7 @@ FOUND = {
     311070: (killed, "the number of a stream that has ended is not another's at once"),
     369243: (parallel, "a reader that looks at data between jobs makes no losses"),
     386315: (killed, "the number of a stream that has ended is not another's at once"),
+    742437: (urgent, "acknowledgements of critical messages make no losses of system ones"),
 }
 """Drawn scenarios that went wrong once: what has to be in them, and what holds now."""
 

@@ -38,6 +38,20 @@ def test_what_readers_take_last_says_by_time_that_what_was_ahead_is_lost() -> No
     assert recovery.lost() == [1]
 
 
+def test_what_nobody_answers_says_nothing_of_what_waits() -> None:
+    """Its number may be of either class: the acknowledgement of a critical message is."""
+    recovery = sampled()
+    recovery.send(*range(1, 9))
+    for number in (9, 10, 11, 13):
+        recovery.lib.rig_issue(recovery.it, 0, number)
+    recovery.send(12, ahead=True)
+    recovery.wait(12 * MS)  # longer than the time threshold
+    recovery.ack(*range(9, 14))
+    assert recovery.lost() == []
+    recovery.ack(*range(1, 14))
+    assert recovery.count.spurious == 0
+
+
 @pytest.mark.parametrize("ahead", [False, True])
 def test_within_a_class_the_packet_threshold_holds(ahead: bool) -> None:
     recovery = sampled()
