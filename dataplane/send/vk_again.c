@@ -246,8 +246,9 @@ void vk_again_unhold(struct vk_run *run, uint32_t slot, uint32_t ring)
 	    own->closing || !own->held_count || own->held_count != ledger->next - own->held_first)
 		return;
 	entry = vk_ledger_get(ledger, own->held_first);
+	/* What fits no datagram is held for its shards: looked at again it would be held again. */
 	if (!pays_half(run, flow, entry) || entry->shards || entry->kind != VK_RECORD_DATA ||
-	    entry->size > VK_MTU_BASE_SIZE / 2)
+	    entry->size > vk_fit_payload(run, flow->peer) / 2)
 		return;
 	owner->in[ring].head = entry->at;
 	ledger->next = own->held_first;

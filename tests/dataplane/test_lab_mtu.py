@@ -103,3 +103,13 @@ def test_loss_is_no_black_hole(lab: Lab) -> None:
 @pytest.mark.parametrize("mtu", [600, 1000])
 def test_even_a_path_below_the_base_is_used(lab: Lab, mtu: int) -> None:
     run(lab, narrow(mtu), 1500, size=3000, messages=50)
+
+
+@pytest.mark.parametrize("klass", ["system", "job", "data"])
+def test_a_lone_stream_goes_on_where_its_messages_fit_no_datagram_by_a_little(
+    lab: Lab, klass: str
+) -> None:
+    link = Link(rate_mbps=5, delay_ms=1, buffer_bytes=4000, mtu=560)
+    asked = traffic(klass, messages=100, size=(440, 555), reply=True, outstanding=4, burst=20)
+    outcome = lab.run(Scenario(limit_s=60, link=link, traffic=asked))
+    assert outcome.ok, outcome.failures
