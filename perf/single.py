@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import itertools
 import os
+import select
 import signal
 import socket
 import struct
@@ -147,7 +148,7 @@ def _files(source: Path, directory: Path, count: int) -> Times:
         return times
 
     with _child(lambda: asyncio.run(receive())), _on_a():
-        os.read(reader, 1)
+        _read(reader, 1)
         os.close(reader)
         os.close(writer)
         return asyncio.run(send())
@@ -201,7 +202,14 @@ def _over_udp(host: Host, address: Address, reader: int, count: int) -> Times:
         for _ in range(count):
             out.sendto(_line(), address)
             time.sleep(PAUSE_S)
-    return [STAMP.unpack(os.read(reader, STAMP.size))[0] for _ in range(count)]
+    return [STAMP.unpack(_read(reader, STAMP.size))[0] for _ in range(count)]
+
+
+def _read(reader: int, size: int) -> bytes:
+    """Return what comes from a pipe; raises TimeoutError when nothing does."""
+    if not select.select([reader], [], [], CLOSING_S)[0]:
+        raise TimeoutError(f"{NAME}: nothing arrived within {CLOSING_S:.0f} s")
+    return os.read(reader, size)
 
 
 def _kernel(network: Network, content: bytes, directory: Path, count: int) -> dict[str, Times]:

@@ -7,7 +7,6 @@ import secrets
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from valkyrie.dataplane import lib
@@ -95,12 +94,7 @@ class Service:
         await self._listen()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if not self._driver.closed:
             with suppress(DataPlaneError):  # the name went with the daemon
                 await self.close()
@@ -163,12 +157,7 @@ class SyncService:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if not self._driver.closed:
             with suppress(DataPlaneError):  # the name went with the daemon
                 self.close()
@@ -239,12 +228,7 @@ class _AsyncAttaching(_Attaching, AbstractAsyncContextManager[Node, None]):
         self._stack.append(AsyncDriver(linked))
         return Node(self._stack[-1])
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._stack.pop().close()
 
 
@@ -260,12 +244,7 @@ class _SyncAttaching(_Attaching, AbstractContextManager[SyncNode, None]):
         self._stack.append(SyncDriver(link(*self._asked)))
         return SyncNode(self._stack[-1])
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.pop().close()
 
 

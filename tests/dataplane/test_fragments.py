@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import valkyrie
 from tests.dataplane.double import Channel, Fabric
+from tests.dataplane.marks import LAST, MARKS, MIDDLE, MORE, contradict, cut
 from tests.dataplane.test_flow import Pair, make
 from tests.dataplane.test_node import SOON_S, Nodes, app_of, both, opened, until, waiters
 from tests.dataplane.test_stream import hold, next_of, sync_pair
@@ -26,10 +27,6 @@ from valkyrie.dataplane.application.rings import OVERHEAD, Rings
 from valkyrie.dataplane.errors import LocalProtocolError
 from valkyrie.dataplane.wire import Class, Code, Flag, Fragment, Type
 
-MORE = Fragment.MORE
-LAST = Fragment.CONTINUES
-MIDDLE = MORE | LAST
-MARKS = (Fragment(0), MORE, LAST, MIDDLE)
 COST = lib.VK_MESSAGE_COST
 
 
@@ -57,14 +54,6 @@ def give(end: Flow, message: Message, mark: Fragment) -> None:
         end.receive_fragment(message, mark)
     else:
         end.receive(message)
-
-
-def cut(counts: list[int]) -> list[Fragment]:
-    """Return the marks of messages of so many records each."""
-    marks: list[Fragment] = []
-    for count in counts:
-        marks += [Fragment(0)] if count == 1 else [MORE, *[MIDDLE] * (count - 2), LAST]
-    return marks
 
 
 def told(channel: Channel) -> int:
@@ -125,14 +114,7 @@ def test_hostile_fragments_end_their_stream_exactly_when_they_contradict(
     for number in order:
         give(end, piece(number, b"x"), marks[number])
         came.add(number)
-        known = came
-        if ordered:
-            known = {each for each in came if all(before in came for before in range(each))}
-        wrong = any(
-            bool(marks[each] & LAST) != (each > 0 and bool(marks[each - 1] & MORE))
-            for each in known
-            if each == 0 or each - 1 in known
-        )
+        wrong = contradict(marks, came, ordered=ordered)
         assert (end.error is not None) == wrong
         if wrong:
             assert end.error is not None

@@ -10,13 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.dataplane.fuzzing import fuzz
+from tests.dataplane.marks import LAST, MARKS, MIDDLE, MORE, contradict, cut
 from tests.dataplane.native import library
 from valkyrie.dataplane.wire import Flag, Fragment
 
-MORE = Fragment.MORE
-LAST = Fragment.CONTINUES
-MIDDLE = MORE | LAST
-MARKS = (Fragment(0), MORE, LAST, MIDDLE)
 SEQUENCES = 1 << 32
 EPROTO = 71
 
@@ -77,14 +74,6 @@ class Gather:
         return int(self.lib.vk_gather_expected(self.gather))
 
 
-def cut(counts: list[int]) -> list[Fragment]:
-    """Return the marks of messages of so many records each."""
-    marks: list[Fragment] = []
-    for count in counts:
-        marks += [Fragment(0)] if count == 1 else [MORE, *[MIDDLE] * (count - 2), LAST]
-    return marks
-
-
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_whatever_the_order_of_arrival_messages_come_out_whole_and_once(
@@ -141,14 +130,7 @@ def test_records_are_refused_exactly_when_they_contradict_each_other(
     for number in order:
         gather.give(number, marks[number], b"x")
         came.add(number)
-        known = came
-        if ordered:
-            known = {each for each in came if all(before in came for before in range(each))}
-        wrong = any(
-            bool(marks[each] & LAST) != (each > 0 and bool(marks[each - 1] & MORE))
-            for each in known
-            if each == 0 or each - 1 in known
-        )
+        wrong = contradict(marks, came, ordered=ordered)
         assert gather.error == (-EPROTO if wrong else 0)
         if wrong:
             assert gather.give(8, Fragment(0), b"more") == []

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 import valkyrie
 from tests.dataplane.double import Channel
+from tests.dataplane.marks import LAST, MIDDLE, MORE, cut
 from tests.dataplane.test_flow import Pair, make
-from tests.dataplane.test_fragments import LAST, MIDDLE, MORE, bytes_of, cut, give, piece
+from tests.dataplane.test_fragments import bytes_of, give, piece
 from tests.dataplane.test_node import SOON_S, Nodes, both, opened, until
 from tests.dataplane.test_stream import sync_pair
 from valkyrie.dataplane import ffi, lib
