@@ -458,8 +458,6 @@ enum vk_handshake_const {
 	VK_PROOF_SIZE = 16,
 	VK_OPTION_SIZE_MAX = 1024, /* bytes of one option's body */
 	VK_COOKIE_SIZE = 20, /* the daemon's half: u32 time slot, 16 bytes of HMAC-SHA256 */
-	VK_SESSION_QUEUE_SHIFT =
-		26, /* a session id's top bits are the queue its frames belong to */
 };
 
 /* ---- Files ---- */

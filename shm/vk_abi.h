@@ -5,8 +5,8 @@
  * from the built headers; a test checks that it is current. Do not edit.
  */
 enum vk_abi {
-	VK_REGION_ABI = 0x07687999, /* channels: node and application, or two applications */
+	VK_REGION_ABI = 0x59bad35f, /* channels: node and application, or two applications */
 	VK_COUNTERS_ABI = 0x5e71f3ab, /* the counters page: node and who reads it */
-	VK_WORKER_ABI = 0x714954ae, /* all that broker, daemon, worker and programs share */
+	VK_WORKER_ABI = 0x1e6297a2, /* all that broker, daemon, worker and programs share */
 };
 #endif

@@ -36,7 +36,7 @@ static inline void vk_sleep_begin(struct vk_region *self, uint32_t *sleeps)
 {
 	if (++*sleeps == 0)
 		*sleeps = 1; /* 0 means awake */
-	VK_STORE_RELAXED(&self->sleeping, *sleeps);
+	VK_STORE_RELEASE(&self->sleeping, *sleeps); /* what it wants to be woken for is written */
 	VK_FULL_FENCE();
 }
 

@@ -8,6 +8,7 @@
 #include "vk_channel.h"
 #include "vk_counters.h"
 #include "vk_row.h"
+#include "vk_seat.h"
 
 struct vk_pipe {
 	struct vk_tx tx;

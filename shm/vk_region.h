@@ -54,7 +54,10 @@ struct vk_region {
 	uint8_t closed; /* owner says good-bye: nothing more will be produced */
 	uint8_t pad2[3];
 	uint8_t blocked[VK_RINGS_MAX]; /* enum vk_blocked: why the owner does not consume ring r */
-	uint8_t pad3[48];
+	/* Bytes of room in its own ring r that a sleeping application wants the bell for; 0 = it
+	 * wants none. Written before `sleeping`. */
+	uint32_t need[VK_RINGS_MAX];
+	uint8_t pad3[16];
 };
 
 enum vk_blocked {

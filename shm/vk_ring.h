@@ -159,7 +159,7 @@ static inline int vk_bell_wanted(const struct vk_region *peer, uint32_t *rang)
 	uint32_t sleeping;
 
 	VK_FULL_FENCE();
-	sleeping = VK_LOAD_RELAXED(&peer->sleeping);
+	sleeping = VK_LOAD_ACQUIRE(&peer->sleeping); /* pairs with vk_sleep_begin's release */
 	if (!sleeping || sleeping == *rang)
 		return 0;
 	*rang = sleeping;

@@ -5,6 +5,7 @@
  * vk_secrets. Rule: one writer a field. Applications see none of it: theirs is in vk_region.h.
  */
 #include "vk_region.h"
+#include "vk_seat.h"
 
 enum vk_node_const {
 	VK_PEERS_MAX = 1048576,
@@ -18,6 +19,7 @@ enum vk_node_const {
 	VK_NAME_MAX = 64,
 	VK_SEQUENCE_RUNS = 256, /* gaps of a stream */
 	VK_SEQUENCE_POOL = 4096, /* streams with gaps at a time */
+	VK_LATE_WORDS = 3, /* of 64 messages each: how far apart best-effort ones may come */
 	VK_PARTIALS_MAX = 1024, /* messages that wait for more of their shards */
 	VK_PARTIAL_RUNS_MAX = 256, /* separate runs of bytes in one of them */
 	VK_PARTIAL_SIZE = 65536, /* bytes of the largest */
@@ -58,7 +60,7 @@ struct vk_peer {
 	uint8_t refused_classes; /* bit enum vk_class: it may open no stream with us in them */
 	uint16_t takes; /* UDP payload bytes, by its own word; 0 = it has not said */
 	uint32_t session; /* id on the frames we send: the peer's choice */
-	uint32_t session_local; /* id on the frames we get: ours; the top bits are a queue */
+	uint32_t session_local; /* id on the frames we get: ours (vk_seat.h) */
 	uint32_t
 		before; /* `session` of the one that it continued; the peer may have that one yet */
 	uint32_t before_local;
@@ -148,6 +150,7 @@ struct vk_state {
 	uint32_t service_epoch;
 	uint32_t peer_count; /* no peer has a row from here on; never shrinks */
 	uint32_t pad;
+	uint32_t seat_keys[VK_SEAT_KEYS]; /* of sessions' ids (vk_seat.h); as long as incarnation */
 	/* Which row changed with an epoch: the epoch in the high 32 bits, at epoch % VK_PEER_NEWS.
 	 * Written before peer_epoch; where another epoch stands, all rows are looked at. */
 	uint64_t peer_news[VK_PEER_NEWS];
@@ -224,7 +227,8 @@ struct vk_sequence_runs {
 	} runs[VK_SEQUENCE_RUNS];
 };
 
-/* One end of a stream: (peer, stream) <-> application. Written by the worker only; survives it. */
+/* One end of a stream: (peer, stream) <-> application. Written by the worker only; survives it. Two
+ * lines: sending reads the first, receiving both. */
 struct vk_flow {
 	uint32_t state; /* enum vk_row_state, published last (release) */
 	uint32_t generation;
@@ -249,10 +253,7 @@ struct vk_flow {
 	struct vk_sequences rx; /* messages that came */
 	uint32_t rx_final; /* how many there are, once the peer has closed */
 	uint32_t rx_sequence; /* best effort: next message expected */
-	uint64_t rx_window; /* best effort: bit n: message rx_sequence - 1 - n has come */
-	uint64_t rx_gaps; /* best effort: messages that never came */
-	uint64_t tx_messages;
-	uint64_t rx_messages;
+	uint64_t rx_window[VK_LATE_WORDS]; /* best effort: which came up to there (vk_late.h) */
 };
 
 /* A port's frame ledger and crash intent: enough for the next worker to find every frame. */
@@ -323,7 +324,12 @@ struct vk_work {
 };
 
 #ifndef VK_CDEF
+_Static_assert(VK_PEERS_MAX == 1 << VK_SEAT_BITS, "shm: a seat for each peer");
 _Static_assert(__builtin_offsetof(struct vk_flow, rx) % 8 == 0, "shm: one store for two fields");
+_Static_assert(sizeof(struct vk_flow) == 2 * VK_LINE &&
+		       __builtin_offsetof(struct vk_flow, rx_cost) == VK_LINE,
+	       "shm: a flow is two lines");
+_Static_assert(__builtin_offsetof(struct vk_work, flows) % VK_LINE == 0, "shm: and begins on one");
 _Static_assert(sizeof(struct vk_packet) == 2 * VK_LINE, "shm: packet numbers are two lines");
 _Static_assert(__builtin_offsetof(struct vk_work, packets) == 128, "shm: and begin on one");
 #endif

@@ -104,7 +104,8 @@ class Daemon:
         self.tokens = Tokens(
             self.config, inherited.boot.secrets.mint, self.broker, self.links.sessions
         )
-        self.links.denied = self._deny
+        self.links.denied = lambda session: self._deny(session, denied=True)
+        self.links.allowed = lambda session: self._deny(session, denied=False)
         self.apps = Applications(self)
         self._denying: set[asyncio.Task[None]] = set()
         self.stopping = asyncio.Event()
@@ -155,8 +156,9 @@ class Daemon:
 
     # ---- Life ----
 
-    def _deny(self, session: int) -> None:
-        task = asyncio.get_running_loop().create_task(self.tokens.deny(session))
+    def _deny(self, session: int, *, denied: bool) -> None:
+        deny = self.tokens.deny(session, denied=denied)
+        task = asyncio.get_running_loop().create_task(deny)
         self._denying.add(task)
         task.add_done_callback(self._denying.discard)
 

@@ -89,8 +89,14 @@ class Links:
         self._barred: set[str] = set()
         """Peers that are not asked."""
         timing = Timing(give_up_ns=config.session.handshake_ms * NS_PER_MS)
+        self._heir = bool(rows.rows.incarnation)
+        """An earlier daemon may have ended sessions whose ids come again."""
+        self._ended: set[int] = set()
+        """Sessions that were ended here: the kernel drops what has such an id."""
         incarnation = rows.incarnation(os.urandom)
-        self.sessions = Sessions(incarnation, credentials.local, os.urandom, timing)
+        self.sessions = Sessions(
+            incarnation, credentials.local, os.urandom, timing, rows.seats(os.urandom)
+        )
         self._rounds = Rounds(_TICK_NS)
         self._known = 0
         self.add(config, credentials.peers)
@@ -100,6 +106,8 @@ class Links:
         """Hears where messages are from that no session took; anybody can say so."""
         self.denied: Callable[[int], None] = lambda _session: None
         """Hears which sessions were ended here: by their ids on the frames that we get."""
+        self.allowed: Callable[[int], None] = lambda _session: None
+        """Hears which ids are in use again that may have been denied."""
         peers.on_way = self._found_way
 
     def add(self, config: Config, known: Sequence[KnownPeer | None]) -> None:
@@ -172,6 +180,7 @@ class Links:
         """End the session with a peer, and tell it; nothing more of it is heard."""
         if index in self.sessions:
             if local := self._rows.session(index):
+                self._ended.add(local)
                 self.denied(local)
             self.sessions.close(index, code, time.monotonic_ns())
             self._settle()
@@ -298,6 +307,9 @@ class Links:
     def _join(self, index: int, event: Joined) -> None:
         """Let workers use a session; its keys are there before, the last one's for a while."""
         link, which = event.link, 0
+        if self._heir or link.local in self._ended:  # a peer's ids come again
+            self._ended.discard(link.local)
+            self.allowed(link.local)
         if event.secrets is not None:
             which = self._keyring.enter(
                 index,

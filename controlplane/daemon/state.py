@@ -14,6 +14,7 @@ from valkyrie.controlplane.config.settings import Controller
 from valkyrie.controlplane.security.policy import may_be_opened
 from valkyrie.controlplane.sessions.link import Joined, Link
 from valkyrie.controlplane.sessions.protection import PLAIN, Protection
+from valkyrie.controlplane.sessions.seats import Seats
 from valkyrie.controlplane.sessions.table import Place
 from valkyrie.controlplane.sessions.tuning import KEYS, Tuning
 from valkyrie.dataplane import ffi, lib
@@ -160,6 +161,14 @@ class State:
             row.generation += 1
             row.state = lib.VK_ROW_LIVE
         self._changed_peer(index)
+
+    def seats(self, entropy: Callable[[int], bytes]) -> Seats:
+        """Return how sessions' ids are made here, as long as the incarnation lasts."""
+        keys = self.rows.seat_keys
+        while not all(keys):
+            for i in range(len(keys)):
+                keys[i] = int.from_bytes(entropy(4), "big")
+        return Seats(list(keys))
 
     def set_rights(self, index: int, rights: Rights) -> None:
         """Enter what a configured peer may open here."""

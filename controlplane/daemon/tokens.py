@@ -102,9 +102,10 @@ class Tokens:
     def _cookies(self) -> int:
         return _COOKIES if self._mint.ready else 0
 
-    async def deny(self, session: int) -> None:
-        """Have the kernel drop all frames of a session that was ended for good."""
+    async def deny(self, session: int, *, denied: bool = True) -> None:
+        """Have the kernel drop all frames of a session that was ended for good, or take it back."""
         try:
-            await self._broker.ask(guarding.deny(session))
+            await self._broker.ask(guarding.deny(session, denied=denied))
         except DataPlaneError as error:
-            log.warning("the kernel goes on taking frames of session %08x: %s", session, error)
+            goes_on = "taking" if denied else "dropping"
+            log.warning("the kernel goes on %s frames of session %08x: %s", goes_on, session, error)

@@ -13,8 +13,6 @@ from valkyrie.dataplane.units import NS_PER_MS
 from .protection import PLAIN, Protection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from valkyrie.controlplane.security.handshake import Handshake
     from valkyrie.controlplane.security.token import Told
     from valkyrie.dataplane.control import Limits, SessionTerms
@@ -93,24 +91,16 @@ class Link:
             return None
         if theirs.continues == self.local:
             return self.ids
-        if theirs.option(lib.VK_OPTION_BEFORE) == self.local.to_bytes(_ID_SIZE, "big"):
+        before = int.from_bytes(theirs.option(lib.VK_OPTION_BEFORE) or b"", "big")
+        if before == self.local:
             return self.ids
-        return self.before if theirs.continues == self.before[0] else None
+        # Or both are: each went on from the same one, in a handshake that the other did not finish.
+        return self.before if self.before[0] in (theirs.continues, before or None) else None
 
     def options(self) -> tuple[Option, ...]:
         """Return what our terms say beyond that we continue the session."""
         _, before = self.before
         return (Option(lib.VK_OPTION_BEFORE, before.to_bytes(_ID_SIZE, "big")),) if before else ()
-
-
-def new_id(queue: int, live: Link | None, entropy: Callable[[int], bytes]) -> int:
-    """Return an id for the frames of a new session on a queue; the live one has another."""
-    shift: int = lib.VK_SESSION_QUEUE_SHIFT
-    mask = (1 << shift) - 1
-    taken = {0} if live is None else {0, live.local & mask}
-    while (low := int.from_bytes(entropy(_ID_SIZE), "big") & mask) in taken:
-        continue
-    return queue << shift | low
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,17 @@ if TYPE_CHECKING:
     from valkyrie.dataplane.control import SessionTerms
 
 _RETIRED_MAX = 4
+_INCARNATION_SIZE = 8
+
+
+def spoken(incarnation: int) -> bytes:
+    """Return what a node says in the clear, in its offers."""
+    return incarnation.to_bytes(_INCARNATION_SIZE, "big")
+
+
+def said(extra: bytes) -> int:
+    """Return the incarnation that a node spoke of."""
+    return int.from_bytes(extra[:_INCARNATION_SIZE], "big")
 
 
 class Lives:

@@ -52,15 +52,17 @@ from valkyrie.dataplane.wire import Code
 
 from .handing import Handing
 from .inputs import Renew, Silent, Unproven, Want
-from .link import Asked, Attempt, Event, Joined, Left, Link, Terms, new_id
+from .link import Asked, Attempt, Event, Joined, Left, Link, Terms
 from .liveness import Liveness, Questions, Verdict
-from .lives import Lives
+from .lives import Lives, said, spoken
 from .protection import PLAIN, Protection, turned_away
 
 if TYPE_CHECKING:
     from valkyrie.controlplane.security.local import Entropy, Local
     from valkyrie.controlplane.security.offer import Choice
     from valkyrie.controlplane.security.trust import Peer
+
+    from .seats import Ids
 
 _RENEW_NS = 20 * NS_PER_MS
 """Attempts to renew a session that the peer does not know are at least so far apart ..."""
@@ -71,12 +73,6 @@ _LATE_FIRSTS = 4
 _RENEW_SHARE, _RENEW_JITTER = 0.7, 0.1
 """Of a session's lifetime, when it is made anew: from then on, and spread over so much."""
 _ATTEMPT_RANDOM_BITS = 20
-_INCARNATION_SIZE = 8
-
-
-def spoken(incarnation: int) -> bytes:
-    """Return what a node says in the clear, in its offers."""
-    return incarnation.to_bytes(_INCARNATION_SIZE, "big")
 
 
 class State(Enum):
@@ -98,7 +94,7 @@ class Session:
         entropy: Entropy,
         now_ns: int,
         *,
-        queue: int = 0,
+        ids: Ids,
     ) -> None:
         """Begin; ``parties``: who we are, and who the peer has to be."""
         self.incarnation = incarnation
@@ -115,7 +111,7 @@ class Session:
         self.refused: Counter[str] = Counter()
         """Messages that proved nothing, by what they were."""
         self._entropy = entropy
-        self._queue = queue
+        self._ids = ids
         self._attempt: Attempt | None = None
         self._number = 0
         self._considered: tuple[SessionTerms, SessionTerms, tuple[int, int] | None] | None = None
@@ -326,7 +322,7 @@ class Session:
         limits: dict[str, Any] = {
             each.name: getattr(self.terms.limits, each.name) for each in fields(Limits)
         }
-        session = new_id(self._queue, self.link, self._entropy)
+        session = self._ids.next(self.link)
         options = (*self.handing.offer(session, now_ns), *more)
         return SessionTerms(
             self.incarnation, self._number, session, continues, **limits, options=options
@@ -361,7 +357,7 @@ class Session:
         attempt.handshake.receive(message, now_ns)
         if greeting and attempt.handshake.state is Step.KEYING:
             self.rtt_ns = now_ns - attempt.sent_ns
-            attempt.incarnation = int.from_bytes(attempt.handshake.extra[:_INCARNATION_SIZE], "big")
+            attempt.incarnation = said(attempt.handshake.extra)
         if attempt.handshake.state is Step.PROVING:
             self._bear(now_ns)  # from now on the peer may have joined
         self._pump(now_ns)

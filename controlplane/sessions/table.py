@@ -30,7 +30,9 @@ from valkyrie.dataplane.wire import Type
 
 from .agenda import Agenda
 from .link import Event, Joined, Link, Refused, Terms
-from .session import Session, spoken
+from .lives import spoken
+from .seats import Ids, Seats
+from .session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,9 +100,15 @@ class Sessions:
     """The sessions of a node with the peers that its configuration names."""
 
     def __init__(
-        self, incarnation: int, local: Local, entropy: Entropy, timing: Timing | None = None
+        self,
+        incarnation: int,
+        local: Local,
+        entropy: Entropy,
+        timing: Timing | None = None,
+        seats: Seats | None = None,
     ) -> None:
         self.incarnation = incarnation
+        self._seats = seats or Seats.drawn(entropy)
         self.refused: Counter[str] = Counter()
         """Control messages that no session took, by why."""
         self._entropy = entropy
@@ -136,7 +144,9 @@ class Sessions:
 
     def add(self, index: int, place: Place, peer: Peer, terms: Terms, now_ns: int) -> Session:
         """Add a peer; it is asked, and let in, as ``peer`` says."""
-        session = Session(self.incarnation, (self._local, peer), terms, self._entropy, now_ns)
+        ids = Ids(self._seats, index, self._entropy)
+        parties = self._local, peer
+        session = Session(self.incarnation, parties, terms, self._entropy, now_ns, ids=ids)
         session.refused = self.refused
         session.handing.issue = lambda local, had, at_ns: self._issue(index, local, had, at_ns)
         self._rows[index] = _Row(session, place)

@@ -293,7 +293,7 @@ class Attachment(Events):
 
     def _batch_in_ring(self, flow: Flow, count_max: int) -> Batch | None:
         sequence = lib.VK_CLIENT_ANY_SEQUENCE if flow.best_effort else flow.expected
-        found = self.rings.batch(flow.ring, flow.number, count_max, sequence)
+        found = self.rings.batch(flow.ring, flow.key, count_max, sequence)
         if isinstance(found, Batch):
             flow.took_batch(found)
             if flow.over:

@@ -249,6 +249,7 @@ class AsyncDriver(Driver):
         self._replies: deque[asyncio.Future[appsocket.Reply]] = deque()
         self._asking = asyncio.Lock()
         self._turn_due = False
+        self.rings.owing = self.turn_soon
         link.socket.setblocking(False)
         self._loop.add_reader(link.socket, self._answered)
         self._loop.add_reader(self.rings.bell, self._rung)

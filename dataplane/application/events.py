@@ -13,13 +13,14 @@ from valkyrie.dataplane._core import lib
 from valkyrie.dataplane.wire import Class, Code
 
 from .collect import collect
-from .flow import Flow
+from .flow import Flow, address, take_in
 from .message import CODE, ENTRY, ENTRY_FIELDS, ENTRY_SIZE, SEQUENCE, message_of
 from .refusal import NodeGoneError
 from .rings import Rings, gone
 
 BACKLOG_MAX = 1024
 """Incoming streams that wait for ``accept`` before more are refused."""
+_BATCH: int = lib.VK_CLIENT_BATCH
 _DATA = lib.VK_RECORD_DATA
 _MIDDLE = lib.VK_FRAGMENT_MASK
 
@@ -58,6 +59,7 @@ class Events:
         The application before this one may have used the same stream a moment ago.
         """
         self.rings = rings
+        self._client = address(rings.client)
         self.flows: dict[int, Flow] = {}
         self.streams: dict[tuple[int, int], Flow] = {}
         """By (peer, stream): open, and being opened."""
@@ -80,11 +82,14 @@ class Events:
 
     # Records into events
 
-    def pump(self) -> bool:
-        """Take in up to a batch of each ring that is not left alone; True if there was any."""
+    def pump(self, but: int | None = None) -> bool:
+        """Take in up to a batch of each ring that is not left alone; True if there was any.
+
+        ``but``: of a ring that its reader takes from by itself, nothing.
+        """
         any_found = self._pump_answers()
         for ring in self.rings.classes:
-            if ring not in self._paused and self._pump_ring(ring):
+            if ring != but and ring not in self._paused and self._pump_ring(ring):
                 any_found = True
             if self.rings.satisfied(ring):
                 self.woken.add(Room(ring))
@@ -138,6 +143,13 @@ class Events:
             self._limit(limit)
 
     def _pump_ring(self, ring: int) -> bool:
+        taken = take_in(self._client, ring, self.flows, self.woken)
+        if taken:
+            self.rings.consumed(ring)
+        return (taken < _BATCH and self._pump_others(ring)) or taken > 0
+
+    def _pump_others(self, ring: int) -> bool:
+        """Take in records among which are some that are no plain messages of known streams."""
         rings = self.rings
         begin = rings.position(ring)
         count = rings.receive(ring)

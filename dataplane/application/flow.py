@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from valkyrie.dataplane._core import ffi, lib
+from valkyrie.dataplane._stream import End, intake
 from valkyrie.dataplane.errors import LocalProtocolError
 from valkyrie.dataplane.wire import MESSAGE_TYPES, Class, Code, Flag, Type
 
@@ -85,42 +86,41 @@ def type_number(kind: int | str) -> int:
     return found.value
 
 
+def address(struct: Any) -> int:
+    """Return where a struct of cffi's lies."""
+    return int(ffi.cast("uintptr_t", struct))
+
+
+def take_in(client: int, ring: int, flows: dict[int, Flow], woken: set[object]) -> int:
+    """Queue plain messages that are next in a ring; returns how many, at most a batch."""
+    return intake(client, ring, flows, woken, QUEUE_MESSAGES_MAX, QUEUE_SIZE_MAX)
+
+
 class LargeError(LocalProtocolError):
     """A message is too large for one record, but can be sent in fragments."""
 
 
-class Flow:
+class Flow(End):
     """The core of both kinds of Stream: no waiting happens here."""
 
     # More attributes than a dictionary shares between instances (30), and every message reads some.
     __slots__ = (
         "_client",
         "best_effort",
-        "careful",
         "closed",
         "code",
         "correlation",
-        "early",
         "ended",
         "ended_well",
         "error",
-        "expected",
         "final",
         "fragments",
-        "generation",
-        "halting",
         "head",
         "inlet",
         "lent",
-        "number",
         "ordered",
         "outlet",
-        "owed",
         "peer",
-        "queue",
-        "queue_size",
-        "received",
-        "received_bytes",
         "replies",
         "ring",
         "rings",
@@ -129,7 +129,6 @@ class Flow:
         "service",
         "stream",
         "token",
-        "untold",
         "windowed",
     )
 
@@ -159,26 +158,28 @@ class Flow:
         self.head = ffi.addressof(self.outlet, "head")
         self.head.peer, self.head.stream = peer, stream
         self._prepare_reading()
+        self._begin(address(self._client), address(self.outlet), address(self.inlet), Message)
 
     def _prepare_reading(self) -> None:
         self.inlet = ffi.new("struct vk_inlet *", {"windowed": self.windowed})
+        self.held = self.rings.held(self.ring)
         self.untold = 0
         """Cost of what the reader has taken that ``inlet`` does not count yet."""
         self.careful = self.best_effort
         """Messages cannot simply be queued: a bound, an end, no reader, half a message."""
         self.expected = 0
         """Sequence of the first message that is missing."""
-        self.early: dict[int, tuple[Message, int] | None] = {}
+        self.early = {}
         """What came ahead of it, by sequence, and as what fragment; None: it was taken on."""
         self.fragments = Fragments()
-        self.owed: dict[int, int] = {}
+        self.owed = {}
         """Joined messages that wait for the reader: by sequence, what taking them gives back to the
         peer's window, less what a message of that size would. Meanwhile fragments give nothing."""
         self.final: int | None = None
         """How many messages there are, once the peer has said so."""
         self.lent = False
         """A reader has lent a buffer: the payload of one message in ``queue`` may lie in it."""
-        self.queue: deque[Message] = deque()
+        self.queue = deque()
         self.queue_size = 0
         self.replies: dict[int, Message | None] = {}
         self.correlation = 0
@@ -213,6 +214,11 @@ class Flow:
         self.generation = self.head.flow_generation = generation
         self.inlet.taken.flow, self.inlet.taken.flow_generation = number, generation
 
+    @property
+    def key(self) -> int:
+        """Return what tells this stream's messages from a former one's with its number."""
+        return (self.generation & 0x7FFF_FFFF) << 32 | self.number
+
     def answered(self) -> bool:
         """Say whether the answer to an OPEN is there."""
         return self.code is not None
@@ -230,8 +236,8 @@ class Flow:
         if self.outlet.closed:
             raise LocalProtocolError(f"stream {self.stream} is closed for sending: open another")
 
-    def send(self, payload: Payload) -> None:
-        """Send a plain message, or raise WouldBlockError."""
+    def _send(self, payload: Payload) -> None:
+        """Send what ``send`` leaves alone: large, of another type, without room, an error."""
         data = payload if type(payload) is bytes else buffer_of(payload)
         size = len(data)
         error = _send(self._client, self.outlet, data, size)
@@ -534,10 +540,8 @@ class Flow:
         """Tell the worker what was taken; False = no room now."""
         return bool(lib.vk_client_report(self._client, self.inlet) != -errno.EAGAIN)
 
-    def take(self) -> Message | None:
-        """Return the next message if there is one."""
-        if not self.queue:
-            return None
+    def _take(self) -> Message:
+        """Return the next message, which ``take`` leaves alone while some were joined."""
         message = self.queue.popleft()
         size = len(message.payload)
         self.queue_size -= size

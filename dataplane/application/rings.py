@@ -66,6 +66,10 @@ def _keep(_owner: object, _data: object) -> None:
     pass
 
 
+def _nothing() -> None:
+    pass
+
+
 class _Span:
     """Ring memory up to a position that is still looked at."""
 
@@ -112,6 +116,8 @@ class Rings:
         }
         self._held: dict[int, deque[_Span]] = {ring: deque() for ring in Class}
         self._owed: dict[Callable[[], bool], int] = {}
+        self.owing: Callable[[], None] = _nothing
+        """Called when a record is owed: whoever has asked for the bell asks again, for its room."""
         self.farewell: NodeGoneError | None = None
         """Why nothing can be sent any more, where this side knows."""
 
@@ -137,6 +143,8 @@ class Rings:
     def orphan(self) -> None:
         """Leave the rings to the process that this one is a fork of."""
         self.client.generation ^= 0xFFFFFFFF  # likewise
+        for ring in Class:
+            self.client.rx[ring].capacity = 0  # what lies there is the parent's to take
 
     # Sending
 
@@ -161,6 +169,7 @@ class Rings:
         """Put a record later that finds no room in a ring now; it says whether it went."""
         self._owed[record] = ring
         self.need(ring, 0)
+        self.owing()
 
     def pay(self) -> None:
         """Put what is owed and has room now."""
@@ -262,6 +271,10 @@ class Rings:
         """Receive the records from a position on again."""
         lib.vk_client_rewind(self.client, ring, position)
 
+    def held(self, ring: int) -> deque[_Span]:
+        """Return what of a ring is still looked at: while there is any, nothing goes back."""
+        return self._held[ring]
+
     def consumed(self, ring: int) -> None:
         """Give back everything received so far, or queue it behind batches that are held."""
         held = self._held[ring]
@@ -275,7 +288,7 @@ class Rings:
     def batch(
         self, ring: int, flow: int, count_max: int, sequence: int = lib.VK_CLIENT_ANY_SEQUENCE
     ) -> Batch | int:
-        """Return a batch of the flow's next messages, left in the ring; else 0 or -errno.
+        """Return a batch of the next messages of a flow's key, left in the ring; else 0 or -errno.
 
         With a sequence the batch begins with it, and ends before the first message astray.
         """

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Generic, Self, TypeVar
 
+from valkyrie.dataplane._stream import Face
 from valkyrie.dataplane.wire import Class, Code, Flag
 
 from .attachment import Attachment
@@ -256,10 +257,10 @@ class Stream(StreamFace[AsyncDriver]):
         await self.close()
 
 
-class SyncStream(StreamFace[SyncDriver]):
+class SyncStream(StreamFace[SyncDriver], Face):
     """A stream of messages to and from an application at a peer (synchronous)."""
 
-    def send(
+    def _send(
         self,
         payload: Payload,
         *,
@@ -272,7 +273,7 @@ class SyncStream(StreamFace[SyncDriver]):
         lifetime: float | None = None,
         timeout: float | None = None,
     ) -> None:
-        """Send one message, at most 64 MiB, as ``Stream.send`` does."""
+        """Send what ``send`` leaves alone: with a descriptor, large, without room, an error."""
         options = None
         if type or correlation or eos or urgent or priority or stamp or lifetime is not None:
             flags = (_EOS if eos else 0) | (_URG if urgent else 0)
@@ -336,13 +337,18 @@ class SyncStream(StreamFace[SyncDriver]):
             self._attachment.send(self._flow, payload, timeout, time.monotonic_ns(), options)
         )
 
-    def recv(self, timeout: float | None = None) -> Message | None:
-        """Return the next message; None after the last one; TimeoutError after ``timeout`` s."""
+    def _recv(self, timeout: float | None, began_ns: int) -> Message | None:
+        """Receive when ``recv`` leaves it alone, after it has waited since a time that is not 0."""
         message = self._attachment.take(self._flow)
         if message is not None:
             return message
         self._attachment.pump()
-        return self._driver.run(self._attachment.receive(self._flow, timeout, time.monotonic_ns()))
+        now_ns = began_ns or time.monotonic_ns()
+        return self._driver.run(self._attachment.receive(self._flow, timeout, now_ns))
+
+    def _look_around(self) -> None:
+        """Take in what lies in other rings: ``recv`` does this now and then."""
+        self._attachment.pump(but=self._flow.ring)
 
     def recv_into(self, buffer: Buffer, timeout: float | None = None) -> Placed | None:
         """Return the next message, put into a buffer of yours, as ``Stream.recv_into`` does."""

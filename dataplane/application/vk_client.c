@@ -219,6 +219,19 @@ int vk_client_send_many(struct vk_client *client, struct vk_outlet *outlet, cons
 	return result;
 }
 
+int vk_client_publish(struct vk_client *client, const struct vk_outlet *outlet)
+{
+	struct vk_tx *tx = &client->tx[vk_stream_class(outlet->head.stream)];
+
+	if (gone(client))
+		return -ESHUTDOWN;
+	if (!tx->capacity)
+		return -EACCES;
+	vk_tx_publish(tx);
+	ring_bell(client);
+	return 0;
+}
+
 /* fragment_of returns the head of the fragment that is [at, end) of size bytes. */
 static struct vk_message fragment_of(const struct vk_outlet *outlet, uint32_t size, uint32_t at,
 				     uint32_t end)
@@ -370,7 +383,7 @@ static int wanted(const struct vk_entry *entry, int64_t flow, int64_t sequence)
 {
 	if (flow == VK_CLIENT_ANY_FLOW)
 		return 1;
-	return entry->kind == VK_RECORD_DATA && entry->message.flow == flow &&
+	return entry->kind == VK_RECORD_DATA && vk_client_flow(&entry->message) == flow &&
 	       !entry->message.code &&
 	       (sequence == VK_CLIENT_ANY_SEQUENCE ||
 		entry->message.sequence == (uint32_t)sequence);
@@ -473,6 +486,8 @@ int vk_client_ready(struct vk_client *client)
 
 int vk_client_arm(struct vk_client *client)
 {
+	for (uint32_t r = 0; r < VK_RINGS_MAX; r++)
+		VK_STORE_RELAXED(&client->self->need[r], client->need[r]);
 	vk_sleep_begin(client->self, &client->sleeps);
 	if (!vk_client_ready(client))
 		return 0;

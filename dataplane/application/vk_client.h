@@ -119,6 +119,11 @@ int64_t vk_client_send_part(struct vk_client *client, struct vk_outlet *outlet,
  * limited: the worker tells the stream's limit. */
 uint32_t vk_client_fragment(const struct vk_client *client, uint32_t ring, int limited);
 
+/* vk_client_publish lets the worker see what vk_client_write has put into the ring of an outlet's
+ * class, and rings the bell if it sleeps. Returns 0, -ESHUTDOWN or -EACCES. Release pairs with the
+ * worker's acquire of tail. */
+int vk_client_publish(struct vk_client *client, const struct vk_outlet *outlet);
+
 #ifndef VK_CDEF
 /* vk_outlet_short says whether a stream's limit does not pay for a message of size bytes. */
 static inline int vk_outlet_short(const struct vk_outlet *outlet, uint32_t size)
@@ -128,6 +133,38 @@ static inline int vk_outlet_short(const struct vk_outlet *outlet, uint32_t size)
 	if (cost > VK_CLIENT_PAID)
 		cost = VK_CLIENT_PAID;
 	return outlet->limit && outlet->spent + cost > outlet->limit;
+}
+
+/* vk_client_write puts a message into its ring without a call, for one vk_client_publish behind
+ * many of them. It returns what vk_client_send does, but no -EDEADLK; what was written is published
+ * before an error is returned, so that one may wait for room. */
+static inline int vk_client_write(struct vk_client *client, struct vk_outlet *outlet,
+				  const uint8_t *payload, uint32_t size)
+{
+	struct vk_tx *tx = &client->tx[vk_stream_class(outlet->head.stream)];
+	uint8_t *body = NULL;
+
+	if (tx->capacity && size <= VK_SHARDED_MAX && !outlet->closed && !outlet->within &&
+	    !vk_outlet_short(outlet, size))
+		body = vk_tx_reserve(tx, (uint32_t)sizeof outlet->head + size);
+	if (!body) {
+		vk_client_publish(client, outlet);
+		return vk_client_send(client, outlet, payload, size); /* knows why not */
+	}
+	__builtin_memcpy(body, &outlet->head, sizeof outlet->head);
+	__builtin_memcpy(body + sizeof outlet->head, payload, size);
+	vk_tx_commit(tx, (uint32_t)sizeof outlet->head + size, VK_RECORD_DATA);
+	outlet->head.sequence++;
+	outlet->spent += (uint64_t)size + VK_MESSAGE_COST;
+	outlet->sent++;
+	outlet->sent_bytes += size;
+	return 0;
+}
+
+/* vk_client_flow tells a message's stream, 0 or more: another has its flow's number one day. */
+static inline int64_t vk_client_flow(const struct vk_message *message)
+{
+	return (int64_t)(message->flow_generation & INT32_MAX) << 32 | message->flow;
 }
 #endif
 
@@ -152,11 +189,12 @@ int vk_client_idle(struct vk_client *client, struct vk_inlet *inlet);
 int vk_client_report(struct vk_client *client, struct vk_inlet *inlet);
 
 /* vk_client_receive describes the next records of RX ring r in entries[0..max) and steps over
- * them; they stay in the ring until vk_client_release. With a flow other than VK_CLIENT_ANY_FLOW
- * it stops before the first record that is not DATA of that flow, and with a sequence other than
- * VK_CLIENT_ANY_SEQUENCE before the first one that is out of sequence: the worker hands over what
- * comes as it comes. With a flow it stops before fragments, too. Returns how many; 0 = nothing (of
- * that kind) is next now; -ESHUTDOWN = nothing there and nothing will come; -EPROTO. */
+ * them; they stay in the ring until vk_client_release. With a flow (vk_client_flow) other than
+ * VK_CLIENT_ANY_FLOW it stops before the first record that is not DATA of that flow, and with a
+ * sequence other than VK_CLIENT_ANY_SEQUENCE before the first one that is out of sequence: the
+ * worker hands over what comes as it comes. With a flow it stops before fragments, too. Returns
+ * how many; 0 = nothing (of that kind) is next now; -ESHUTDOWN = nothing there and nothing will
+ * come; -EPROTO. */
 int vk_client_receive(struct vk_client *client, uint32_t ring, int64_t flow, int64_t sequence,
 		      struct vk_entry *entries, uint32_t max);
 

@@ -96,16 +96,15 @@ uint64_t vk_congestion_rate(const struct vk_congestion *congestion)
 	return vk_max(congestion->rate[0], congestion->rate[1]);
 }
 
-/* Of rounds and not of acknowledgements: those that waited longest come in a heap, and seem few. */
+/* Of rounds and not of acknowledgements: those that waited longest come in a heap, and seem few.
+ * The longest and not the mean: what the link lacks, it lacks in the rounds that are late. */
 static void note_late(struct vk_congestion *congestion, const struct vk_congestion_ack *ack)
 {
-	uint64_t *mean = &congestion->late_ns;
-
 	congestion->late_round_ns = vk_max(congestion->late_round_ns, ack->late_ns);
 	if (!congestion->round.ended)
 		return;
-	*mean = (*mean * (VK_CONGESTION_LATE_ROUNDS - 1) + congestion->late_round_ns) /
-		VK_CONGESTION_LATE_ROUNDS;
+	congestion->late_ns -= congestion->late_ns / VK_CONGESTION_LATE_ROUNDS;
+	congestion->late_ns = vk_max(congestion->late_ns, congestion->late_round_ns);
 	congestion->late_round_ns = 0;
 }
 

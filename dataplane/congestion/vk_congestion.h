@@ -40,7 +40,7 @@ enum vk_congestion_const {
 	VK_FIXED_SCALE = 1024, /* the whole window, see vk_fixed */
 	VK_DELAY_TARGET_FLOOR_NS =
 		100000, /* below, it is the hosts that are late and not a queue */
-	VK_CONGESTION_LATE_ROUNDS = 8, /* that the mean of the longest waits of rounds tells of */
+	VK_CONGESTION_LATE_ROUNDS = 32, /* a round forgets this part of the longest wait */
 };
 
 /* What a path has shown, whoever controls. */
@@ -126,7 +126,7 @@ struct vk_congestion {
 	uint64_t spell_ns; /* when this spell began */
 	uint64_t rate[2]; /* highest delivery rate of these rounds and those before, bytes/s */
 	uint64_t rate_rounds; /* round.count at which these began */
-	uint64_t late_ns; /* how long acknowledgements wait for us, of most rounds the longest */
+	uint64_t late_ns; /* how long acknowledgements wait for us: the longest, of late */
 	uint64_t late_round_ns; /* the longest of this round */
 	union vk_controller_state state;
 	/* Parameters; may be set at any time. */

@@ -14,8 +14,8 @@
  * a quarter, and the link is busy all the time.
  *
  * A host that is late lets its link run empty, unless a queue lasts until it comes: for so long as
- * acknowledgements wait for it, by the kernel's stamps, the queue may be longer, but not by more
- * than another quarter of the base RTT.
+ * acknowledgements wait for it, by the kernel's stamps, at the worst of the last dozens of rounds,
+ * the queue may be longer, but not by more than a third of the base RTT.
  *
  * Why flows become equal: those at one bottleneck cross their targets in the same round, shrink by
  * the same factor, and grow by the same number of datagrams, for n is the same too. Each cycle of
@@ -35,7 +35,7 @@
 
 enum {
 	TARGET_DIVISOR = 4, /* of the base RTT */
-	LATE_DIVISOR = 4, /* of it as well: the most that a late host adds to the target */
+	LATE_DIVISOR = 3, /* of it as well: the most that a late host adds to the target */
 	/* In 32nds of the target: 48 at the least window, 2 less for each doubling, 16 at least. */
 	SCALE_ONE = 32,
 	SCALE_MOST = 48,

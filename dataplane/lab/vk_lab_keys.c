@@ -12,11 +12,9 @@ enum {
 
 uint32_t vk_lab_session(const struct vk_lab_node_run *from, const struct vk_lab_node_run *to)
 {
-	uint64_t seed = from->incarnation << 32 | to->incarnation << 16 | from->number << 8 |
-			to->number;
+	uint64_t turn = from->incarnation + to->incarnation + from->renewals + to->renewals;
 
-	seed |= (from->renewals + to->renewals) << 48;
-	return (uint32_t)vk_random_mix(seed + 1) | 1;
+	return vk_seat_id(to->state->seat_keys, from->number, (uint32_t)turn);
 }
 
 /* What frames from one node to another are sealed with at first. */

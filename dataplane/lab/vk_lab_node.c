@@ -4,6 +4,7 @@
 
 #include "vk_engine.h"
 #include "vk_pages.h"
+#include "vk_random.h"
 #include "vk_row.h"
 #include "vk_session.h"
 #include "vk_slots.h"
@@ -163,6 +164,9 @@ static void begin_memory(struct vk_lab_node_run *node)
 	node->state->params = node->config->params;
 	for (uint32_t i = 0; i < VK_LAB_NODES_MAX; i++)
 		node->state->tunings[i] = node->config->tuning;
+	for (uint32_t i = 0; i < VK_SEAT_KEYS; i++)
+		node->state->seat_keys[i] =
+			(uint32_t)vk_random_mix(node->number * VK_SEAT_KEYS + i);
 	node->boot->port_count = 1;
 	node->boot->ports[0] = (struct vk_port){
 		.rx_path = VK_PATH_UDP,
@@ -374,6 +378,7 @@ void vk_lab_node_forget(struct vk_lab *lab, uint32_t number)
 	blank(node->work, sizeof *node->work);
 	blank(node->counters, sizeof *node->counters);
 	blank(node->flows, VK_FLOWS_MAX * sizeof *node->flows);
+	blank(node->secrets, sizeof *node->secrets);
 	node->recover = 0;
 	node->down = 1;
 }

@@ -45,18 +45,20 @@ static int hand_over(struct vk_run *run, struct vk_flow *flow, const struct vk_m
 		return 0;
 	flow->rx_cost += (uint64_t)size + VK_MESSAGE_COST;
 	VK_STORE_RELAXED(&flow->rx.next, message->sequence + 1);
-	flow->rx_messages++;
 	return 1;
 }
 
 uint32_t vk_follow(struct vk_run *run, uint32_t peer, const struct vk_frame *outer,
 		   struct vk_frame *frame, const uint8_t *like, uint32_t at, uint32_t *inner)
 {
-	struct vk_flow *flow = flow_of(run, peer, frame);
 	uint32_t messages = 0, head, size, app, class;
+	struct vk_flow *flow;
 	struct vk_message message;
 	uint64_t bytes = 0;
 
+	if (!head_of(outer->payload + at, outer->length - at, like, frame->sequence + 1, &size))
+		return at; /* streams take turns */
+	flow = flow_of(run, peer, frame);
 	if (!flow)
 		return at;
 	app = flow->app;

@@ -10,8 +10,9 @@
 #include <sched.h>
 
 enum {
-	CRITICAL_EVERY = 16, /* frames of lower classes between two looks at critical */
-	CRITICAL_PRESSING = 8, /* the same while it presses */
+	CRITICAL_CALM = 64, /* frames of lower classes between two looks at critical */
+	CRITICAL_EVERY = 16, /* the same while critical messages are about */
+	CRITICAL_PRESSING = 8, /* ... and while they press */
 	CRITICAL_FEW = 16, /* frames of a look: behind so many more may wait */
 	CRITICAL_MOST = 512, /* frames of a look before system */
 	FEW_SESSIONS = 64, /* all that receiving reads of so few is in a cache */
@@ -125,7 +126,9 @@ int vk_intake_all(struct vk_run *run)
 	total = take_critical(run, CRITICAL_MOST);
 	if (total < 0)
 		return total;
-	every = vk_pressing(run) ? CRITICAL_PRESSING : CRITICAL_EVERY;
+	every = vk_urgent(run) ? CRITICAL_EVERY : CRITICAL_CALM;
+	if (vk_pressing(run))
+		every = CRITICAL_PRESSING;
 	for (uint32_t i = 0; i < sizeof order; i++) {
 		/* Critical and system packets share a space of numbers: of critical ones that wait
 		 * while system ones are taken, acknowledgements tell the sender that they are lost

@@ -14,6 +14,7 @@
 
 enum {
 	RESET_EVERY_NS = 1000000, /* one reset a millisecond to streams that nobody knows */
+	AHEAD = 32, /* streams of a datagram that are looked for together */
 	SEQUENCED = 1u << VK_EXT_SEQ | 1u << VK_EXT_SHARD,
 };
 
@@ -65,7 +66,6 @@ static int deliver(struct vk_run *run, struct vk_flow *flow, const struct vk_fra
 static void note_message(struct vk_run *run, struct vk_flow *flow, uint32_t sequence)
 {
 	vk_sequences_add(&flow->rx, run->work->runs, vk_flow_number(run, flow), sequence);
-	flow->rx_messages++;
 	if (flow->closed & VK_CLOSED_THERE)
 		vk_flows_settle(run, flow);
 }
@@ -341,6 +341,30 @@ static int receive_inner(struct vk_run *run, uint32_t peer, struct vk_frame *fra
 	}
 }
 
+/* Of many streams none is in a cache: the misses of a datagram's overlap. */
+static void look_ahead(const struct vk_run *run, uint32_t peer, const struct vk_frame *outer)
+{
+	uint32_t streams[AHEAD], count = 0;
+
+	for (uint32_t at = 0; outer->length - at >= VK_HEADER_SIZE && count < AHEAD;) {
+		const uint8_t *data = outer->payload + at;
+		uint32_t left = outer->length - at, size;
+
+		if (vk_is_compact(data)) {
+			size = (uint32_t)sizeof(struct vk_compact) + vk_compact_length(data);
+		} else {
+			size = vk_frame_head(data) + vk_get32(data + VK_LENGTH_AT);
+			streams[count++] = vk_get32(data + VK_STREAM_AT);
+		}
+		if (size >= left) /* the last one, or malformed */
+			break;
+		at += vk_align_run(size);
+		if (at > outer->length)
+			break;
+	}
+	vk_flows_look_ahead(run, peer, streams, count);
+}
+
 static int receive_run(struct vk_run *run, uint32_t peer, uint32_t class,
 		       const struct vk_frame *outer, int *eliciting)
 {
@@ -349,6 +373,8 @@ static int receive_run(struct vk_run *run, uint32_t peer, uint32_t class,
 	struct vk_frame frame;
 	int accepted = 1;
 
+	if (vk_flows_many(run))
+		look_ahead(run, peer, outer);
 	while (at < outer->length) {
 		const uint8_t *data = outer->payload + at;
 

@@ -34,7 +34,7 @@ struct vk_sent_run {
 	uint8_t kind;
 	uint8_t slot;
 	uint8_t ring;
-	uint8_t pad;
+	uint8_t apart; /* see vk_ledger.h */
 	uint32_t first;
 	uint32_t a;
 	uint32_t b;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "vk_again.h"
 
+#include "vk_burst.h"
 #include "vk_content.h"
 #include "vk_credit.h"
 #include "vk_fit.h"
@@ -179,8 +180,10 @@ static enum vk_outcome held_one(struct vk_run *run, struct vk_flow *flow, uint32
 		return VK_LATER;
 	vk_out_flying(entry);
 	*bytes += entry->size;
-	if (entry->kind == VK_RECORD_DATA)
+	if (entry->kind == VK_RECORD_DATA) {
+		vk_burst_begin(run, &out);
 		vk_out_count(run, &out);
+	}
 	if (entry->kind == VK_RECORD_DATA && ring == VK_CLASS_LOGS)
 		vk_content_done(run, slot, ring, number);
 	return VK_WENT;
@@ -189,27 +192,21 @@ static enum vk_outcome held_one(struct vk_run *run, struct vk_flow *flow, uint32
 enum vk_outcome vk_again_held(struct vk_run *run, struct vk_flow *flow, int64_t budget,
 			      int64_t *bytes, int *more)
 {
-	struct vk_flow_run *own = &run->flows[vk_flow_number(run, flow)];
-	struct vk_ledger *ledger = &run->slots[flow->app].ledgers[flow->class];
+	const struct vk_flow_run *own = &run->flows[vk_flow_number(run, flow)];
 	enum vk_outcome outcome = VK_WENT;
 
 	*more = 0;
 	while (own->held_count && outcome == VK_WENT) {
-		const struct vk_entry *entry = vk_ledger_get(ledger, own->held_first);
-		uint32_t next = entry->next, size = entry->size;
-
 		if (*bytes >= budget) {
 			*more = 1;
 			return VK_HOLD;
 		}
+		run->burst.flow = NULL;
 		outcome = held_one(run, flow, own->held_first, budget, bytes);
-		if (outcome == VK_WENT) {
-			own->held_first = next;
-			own->held_count--;
-			own->held_bytes -= size;
-			run->pools[flow->peer].held -= size;
-			own->since_ns = run->now_ns;
-		}
+		if (outcome == VK_WENT)
+			vk_flows_went(run, flow);
+		if (run->burst.flow)
+			vk_burst_held(run, budget, bytes);
 	}
 	*more = outcome == VK_HOLD && *bytes >= budget;
 	return outcome;
@@ -248,7 +245,7 @@ void vk_again_unhold(struct vk_run *run, uint32_t slot, uint32_t ring)
 	entry = vk_ledger_get(ledger, own->held_first);
 	/* What fits no datagram is held for its shards: looked at again it would be held again. */
 	if (!pays_half(run, flow, entry) || entry->shards || entry->kind != VK_RECORD_DATA ||
-	    entry->size > vk_fit_payload(run, flow->peer) / 2)
+	    !vk_out_alone(run, flow, entry->size - (uint32_t)sizeof(struct vk_message)))
 		return;
 	owner->in[ring].head = entry->at;
 	ledger->next = own->held_first;

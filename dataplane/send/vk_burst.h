@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #ifndef VK_BURST_H
 #define VK_BURST_H
-/* vk_burst.h: small messages of one stream that lie one behind the other in a ring. What was looked
- * up and checked for the first of a datagram holds for all that follow it there and differ only in
- * what they say: they are copied and counted together.
+/* vk_burst.h: small messages of one stream that lie one behind the other in a ring, or are held one
+ * behind the other. What was looked up and checked for the first of a datagram holds for all that
+ * follow it there and differ only in what they say: they are copied and counted together.
  */
 #include "vk_out.h"
 
@@ -20,4 +20,7 @@ static inline void vk_burst_begin(struct vk_run *run, const struct vk_out *out)
  * noted, until the datagram is full or *bytes, which it counts up, reach the budget. Whatever else
  * comes is left where it is. */
 void vk_burst_go(struct vk_run *run, uint32_t slot, uint32_t ring, int64_t budget, int64_t *bytes);
+
+/* vk_burst_held does the same for what the flow of that message holds. */
+void vk_burst_held(struct vk_run *run, int64_t budget, int64_t *bytes);
 #endif

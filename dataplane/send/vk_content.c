@@ -25,14 +25,30 @@ static void finish(struct vk_run *run, uint32_t slot, uint32_t ring, struct vk_e
 	vk_flows_entries_done(run, entry->flow, 1);
 }
 
+/* Begins to fetch the flows of the messages that a run names, if they are many. */
+static void look_ahead(const struct vk_run *run, struct vk_ledger *ledger,
+		       struct vk_sent_run run_of)
+{
+	uint32_t number;
+
+	while (vk_flows_many(run) && vk_content_take(&run_of, &number)) {
+		const struct vk_entry *entry = vk_ledger_get(ledger, number);
+
+		if (entry && entry->flow != VK_NO_FLOW)
+			vk_flows_fetch(run, entry->flow);
+	}
+}
+
 /* As many of one flow as lie one behind the other are taken off it at once. */
 static void finish_messages(struct vk_run *run, const struct vk_sent_run *content)
 {
 	struct vk_ledger *ledger = ledger_of(run, content);
-	uint32_t flow = VK_NO_FLOW, done = 0;
+	uint32_t flow = VK_NO_FLOW, done = 0, number;
+	struct vk_sent_run left = *content;
 
-	for (uint32_t i = 0; i < content->a; i++) {
-		struct vk_entry *entry = vk_ledger_get(ledger, content->first + i);
+	look_ahead(run, ledger, left);
+	while (vk_content_take(&left, &number)) {
+		struct vk_entry *entry = vk_ledger_get(ledger, number);
 
 		if (!entry || entry->state == VK_ENTRY_DONE)
 			continue;
@@ -107,6 +123,8 @@ void vk_content_acked(struct vk_run *run, const struct vk_sent_run *content)
 int vk_content_lost(struct vk_run *run, const struct vk_sent_run *content)
 {
 	struct vk_ledger *ledger = ledger_of(run, content);
+	struct vk_sent_run left = *content;
+	uint32_t number;
 	int again = 0;
 
 	if (content->kind == VK_CONTENT_SHARD) {
@@ -114,8 +132,8 @@ int vk_content_lost(struct vk_run *run, const struct vk_sent_run *content)
 
 		return entry && entry->shards;
 	}
-	for (uint32_t i = 0; i < content->a; i++) {
-		struct vk_entry *entry = vk_ledger_get(ledger, content->first + i);
+	while (vk_content_take(&left, &number)) {
+		struct vk_entry *entry = vk_ledger_get(ledger, number);
 
 		if (!entry || entry->state != VK_ENTRY_FLYING || --entry->copies)
 			continue;
@@ -128,18 +146,20 @@ int vk_content_lost(struct vk_run *run, const struct vk_sent_run *content)
 int vk_content_send(struct vk_run *run, struct vk_sent_run *content, int forced)
 {
 	struct vk_ledger *ledger = ledger_of(run, content);
+	struct vk_sent_run left = *content;
 	struct vk_entry *entry;
+	uint32_t number;
 
 	if (content->kind == VK_CONTENT_SHARD) {
 		entry = vk_ledger_get(ledger, content->first);
 		return !entry || !entry->shards || vk_again_shard(run, content, forced);
 	}
-	for (; content->a; content->a--, content->first++) {
-		entry = vk_ledger_get(ledger, content->first);
+	for (; vk_content_take(&left, &number); *content = left) {
+		entry = vk_ledger_get(ledger, number);
 		if (!entry ||
 		    (entry->state != VK_ENTRY_LOST && !(forced && entry->state == VK_ENTRY_FLYING)))
 			continue;
-		if (!vk_again_entry(run, content->slot, content->ring, content->first, forced))
+		if (!vk_again_entry(run, content->slot, content->ring, number, forced))
 			return 0;
 	}
 	return 1;

@@ -172,27 +172,50 @@ static int begin(struct vk_run *run, const struct vk_part *part)
 	return 1;
 }
 
-/* Whether a part continues the last run: the next entry of the same ring. */
-static int continues(const struct vk_datagram *open, const struct vk_sent_run *content)
+/* Has the last run name a part, too; 0 = it cannot. */
+static int join(struct vk_sent_run *last, const struct vk_sent_run *content)
 {
-	const struct vk_sent_run *last;
+	return content->kind == VK_CONTENT_MESSAGES && last->kind == content->kind &&
+	       last->slot == content->slot && last->ring == content->ring &&
+	       vk_content_join(last, content->first);
+}
 
-	if (!open->run_count || content->kind != VK_CONTENT_MESSAGES)
+/* Whether what a part carries can be noted. */
+static int notable(const struct vk_datagram *open, const struct vk_sent_run *content)
+{
+	struct vk_sent_run last;
+
+	if (open->run_count < VK_SENT_RUNS_MAX || content->kind == VK_CONTENT_NONE)
+		return 1;
+	last = open->runs[VK_SENT_RUNS_MAX - 1];
+	return join(&last, content);
+}
+
+static void carry(struct vk_datagram *open, const struct vk_sent_run *content)
+{
+	if (content->kind != VK_CONTENT_NONE &&
+	    !(open->run_count && join(&open->runs[open->run_count - 1], content)))
+		open->runs[open->run_count++] = *content;
+}
+
+int vk_datagram_carry(struct vk_datagram *open, uint32_t slot, uint32_t ring, uint32_t entry)
+{
+	const struct vk_sent_run content = { .kind = VK_CONTENT_MESSAGES,
+					     .slot = (uint8_t)slot,
+					     .ring = (uint8_t)ring,
+					     .first = entry,
+					     .a = 1 };
+
+	if (!notable(open, &content))
 		return 0;
-	last = &open->runs[open->run_count - 1];
-	return last->kind == VK_CONTENT_MESSAGES && last->slot == content->slot &&
-	       last->ring == content->ring && last->first + last->a == content->first;
+	carry(open, &content);
+	return 1;
 }
 
 static void note(struct vk_datagram *open, const struct vk_part *part)
 {
 	open->eliciting |= !part->quiet;
-	if (part->content.kind == VK_CONTENT_NONE)
-		return;
-	if (continues(open, &part->content))
-		open->runs[open->run_count - 1].a += part->content.a;
-	else
-		open->runs[open->run_count++] = part->content;
+	carry(open, &part->content);
 }
 
 static int add_alone(struct vk_run *run, const struct vk_part *part)
@@ -248,9 +271,7 @@ static uint32_t room(const struct vk_datagram *open, const struct vk_part *part)
 	uint32_t used;
 
 	if (!open->data || open->peer != part->peer || open->class != part->class ||
-	    open->inner == VK_AGG_MAX ||
-	    (open->run_count == VK_SENT_RUNS_MAX && part->content.kind != VK_CONTENT_NONE &&
-	     !continues(open, &part->content)))
+	    open->inner == VK_AGG_MAX || !notable(open, &part->content))
 		return 0;
 	used = VK_OUTER_SIZE + vk_align_run(open->used - VK_OUTER_SIZE);
 	return used < open->limit ? open->limit - used : 0;

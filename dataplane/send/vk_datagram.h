@@ -30,6 +30,10 @@ struct vk_part {
  * part fits a datagram. */
 int vk_datagram_add(struct vk_run *run, const struct vk_part *part, int alone);
 
+/* vk_datagram_carry notes that the open datagram carries an entry of a ring; 0 = it cannot be noted
+ * there. */
+int vk_datagram_carry(struct vk_datagram *open, uint32_t slot, uint32_t ring, uint32_t entry);
+
 /* vk_datagram_room returns how many bytes of payload a part may have to share the datagram that is
  * open; 0: it cannot. */
 uint32_t vk_datagram_room(const struct vk_run *run, const struct vk_part *part);

@@ -42,3 +42,27 @@ struct vk_entry *vk_ledger_push(struct vk_ledger *ledger, uint64_t at)
 	*entry = (struct vk_entry){ .at = at, .next = VK_NO_ENTRY };
 	return entry;
 }
+
+int vk_content_join(struct vk_sent_run *run, uint32_t number)
+{
+	uint64_t steps = (uint64_t)run->b << 32 | run->a;
+	uint32_t last = run->first, step;
+
+	if (!run->apart && number == run->first + run->a) {
+		run->a++;
+		return 1;
+	}
+	if (run->apart == VK_APART_MAX || (!run->apart && run->a != 1))
+		return 0;
+	if (!run->apart)
+		steps = 0;
+	for (uint32_t i = 0; i < run->apart; i++)
+		last += (uint32_t)(int16_t)(steps >> 16 * i);
+	step = number - last;
+	if ((uint32_t)(int16_t)step != step)
+		return 0;
+	steps |= (uint64_t)(uint16_t)step << 16 * run->apart++;
+	run->a = (uint32_t)steps;
+	run->b = (uint32_t)(steps >> 32);
+	return 1;
+}

@@ -20,12 +20,15 @@ enum vk_entry_state {
 enum vk_ledger_const {
 	VK_LEDGER_MIN = 64, /* entries of the first allocation */
 	VK_NO_ENTRY = 0xffffffff,
+	VK_APART_MAX = 4, /* entries behind the first that need not lie one behind the other */
 };
 
 /* What a packet carries: the content of vk_sent_run. */
 enum vk_content {
 	VK_CONTENT_NONE = 0,
-	VK_CONTENT_MESSAGES = 1, /* slot, ring; first entry, a = how many */
+	/* slot, ring; first entry, a = how many; or `apart` others, that many steps of 16 bits
+	 * behind it in a and b, the lowest first */
+	VK_CONTENT_MESSAGES = 1,
 	VK_CONTENT_SHARD = 2, /* slot, ring; first = entry, a = offset, b = bytes */
 	VK_CONTENT_CONTROL = 3, /* first = flow, a = enum vk_owe bits, b = flow generation */
 	VK_CONTENT_CREDIT = 4, /* first, a, b: flows + 1 whose limits were told; 0 = none */
@@ -73,6 +76,28 @@ static inline struct vk_entry *vk_ledger_get(struct vk_ledger *ledger, uint32_t 
 		return NULL;
 	return &ledger->entries[number & ledger->mask];
 }
+
+/* vk_content_take takes the first entry out of a run of messages; 0 = none is left. */
+static inline int vk_content_take(struct vk_sent_run *run, uint32_t *number)
+{
+	if (!run->apart && !run->a)
+		return 0;
+	*number = run->first;
+	if (!run->apart) {
+		run->first++;
+		run->a--;
+		return 1;
+	}
+	run->first += (uint32_t)(int16_t)run->a;
+	run->a = run->a >> 16 | run->b << 16;
+	run->b >>= 16;
+	if (!--run->apart)
+		run->a = 1;
+	return 1;
+}
+
+/* vk_content_join has a run of messages name another entry of its ring; 0 = it cannot. */
+int vk_content_join(struct vk_sent_run *run, uint32_t number);
 
 /* vk_ledger_empty says whether nothing waits for anything. */
 static inline int vk_ledger_empty(const struct vk_ledger *ledger)

@@ -93,6 +93,13 @@ int vk_out_fits(const struct vk_run *run, const struct vk_part *part)
 	return vk_part_overhead(&part->frame) + part->size <= vk_fit_payload(run, part->peer);
 }
 
+int vk_out_alone(const struct vk_run *run, const struct vk_flow *flow, uint32_t size)
+{
+	const struct vk_frame largest = { .present = 1u << VK_EXT_SEQ | 1u << VK_EXT_TIME };
+
+	return vk_part_overhead(&largest) + size <= vk_fit_payload(run, flow->peer);
+}
+
 int vk_out_affordable(struct vk_run *run, const struct vk_flow *flow, uint64_t cost)
 {
 	if (flow->class == VK_CLASS_CRITICAL || flow->class == VK_CLASS_LOGS ||
@@ -103,13 +110,12 @@ int vk_out_affordable(struct vk_run *run, const struct vk_flow *flow, uint64_t c
 	return 0;
 }
 
-void vk_out_sent(struct vk_run *run, uint32_t slot, uint32_t ring, struct vk_flow *flow,
-		 uint32_t messages, uint64_t bytes)
+void vk_out_sent(struct vk_run *run, uint32_t slot, uint32_t ring, uint32_t messages,
+		 uint64_t bytes)
 {
 	struct vk_app_count *own = &run->counters->apps[slot][ring];
 	uint64_t *row = vk_count_row(run, ring);
 
-	flow->tx_messages += messages;
 	row[VK_TX_MESSAGES] += messages;
 	row[VK_TX_BYTES] += bytes;
 	own->sent += messages;
@@ -127,7 +133,7 @@ void vk_out_count(struct vk_run *run, const struct vk_out *out)
 	}
 	cost[(sequence + 1) & 1] = cost[sequence & 1] + vk_out_cost(out->size);
 	VK_STORE_RELEASE(&out->flow->tx_sequence, sequence + 1);
-	vk_out_sent(run, out->slot, out->ring, out->flow, 1, out->size);
+	vk_out_sent(run, out->slot, out->ring, 1, out->size);
 }
 
 int vk_out_open(struct vk_run *run, const struct vk_out *out, uint32_t entry, int forced)

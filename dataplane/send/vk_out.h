@@ -39,12 +39,15 @@ struct vk_part vk_out_part(struct vk_run *run, const struct vk_out *out, uint32_
 /* vk_out_fits says whether a part goes into one packet of its path. */
 int vk_out_fits(const struct vk_run *run, const struct vk_part *part);
 
+/* vk_out_alone says whether any message of size bytes goes into one packet of a flow's path. */
+int vk_out_alone(const struct vk_run *run, const struct vk_flow *flow, uint32_t size);
+
 /* vk_out_affordable says whether a flow's credit pays for a cost. */
 int vk_out_affordable(struct vk_run *run, const struct vk_flow *flow, uint64_t cost);
 
-/* vk_out_sent counts messages of a flow that are on their way for the first time. */
-void vk_out_sent(struct vk_run *run, uint32_t slot, uint32_t ring, struct vk_flow *flow,
-		 uint32_t messages, uint64_t bytes);
+/* vk_out_sent counts messages that are on their way for the first time. */
+void vk_out_sent(struct vk_run *run, uint32_t slot, uint32_t ring, uint32_t messages,
+		 uint64_t bytes);
 
 /* vk_out_count: the message is on its way for the first time, its cost is spent. Which of the two
  * sums holds is told by the sequence's last bit, so that one store changes both (a worker may die

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "vk_outgoing.h"
 
+#include "vk_behind.h"
 #include "vk_burst.h"
 #include "vk_content.h"
 #include "vk_credit.h"
@@ -91,16 +92,33 @@ static void leave(struct vk_run *run, uint32_t slot, uint32_t ring, struct vk_fl
 	run->flows[vk_flow_number(run, flow)].unacked--;
 }
 
+/* Whether a stream is still that of an application which leaves: it is free as soon as the peer has
+ * what that one sent, and the next one may know that it closed it. */
+static int is_left(struct vk_run *run, uint32_t slot, const struct vk_message *message)
+{
+	const struct vk_flow *flow = message->peer < VK_PEERS_MAX ?
+					     vk_flows_find(run, message->peer, message->stream) :
+					     NULL;
+
+	return flow && flow->state == VK_ROW_LIVE && flow->app != slot &&
+	       run->slots[flow->app].leaving_ns;
+}
+
 static enum vk_outcome take_open(struct vk_run *run, uint32_t slot, uint32_t ring,
 				 const struct vk_record *record, const struct vk_message *message,
 				 const uint8_t *name)
 {
-	uint32_t size = record->size - (uint32_t)sizeof *message, code;
-	struct vk_flow *flow = flow_to_open(run, slot, ring, message, size, &code);
+	int waits = is_left(run, slot, message);
+	uint32_t size = record->size - (uint32_t)sizeof *message, code = 0;
+	struct vk_flow *flow = waits ? NULL : flow_to_open(run, slot, ring, message, size, &code);
 	struct vk_ledger *ledger = &run->slots[slot].ledgers[ring];
 	struct vk_out out = { flow, message, name, size, slot, ring };
 	struct vk_entry *entry;
 
+	if (waits) {
+		run->refused = VK_BLOCKED_SESSION;
+		return VK_LATER;
+	}
 	if (!flow) {
 		if (code)
 			refuse_open(run, slot, ring, message, code);
@@ -318,7 +336,7 @@ static enum vk_outcome take_data(struct vk_run *run, uint32_t slot, uint32_t rin
 	enum vk_counter refusal = refuse_data(run, flow, message, size);
 	enum vk_outcome outcome = VK_HOLD;
 	struct vk_entry *entry;
-	int holds;
+	int holds, pays;
 
 	if (refusal != VK_COUNTER_COUNT) {
 		vk_count_row(run, ring)[refusal]++;
@@ -333,14 +351,17 @@ static enum vk_outcome take_data(struct vk_run *run, uint32_t slot, uint32_t rin
 		if (outcome != VK_HOLD)
 			return outcome;
 	}
+	pays = !holds && vk_out_affordable(run, flow, vk_out_cost(size));
+	if (!holds && !pays && vk_out_alone(run, flow, size) &&
+	    vk_behind_alike(run, slot, ring, flow))
+		return VK_STAYS;
 	entry = enter(run, slot, ring, record, flow, message->sequence);
 	if (!entry) {
 		run->refused = VK_BLOCKED_MEMORY;
 		return VK_LATER;
 	}
 	entry->more = vk_flow_reliable(flow) && message->code & VK_FRAGMENT_MORE;
-	if (!holds && vk_out_affordable(run, flow, vk_out_cost(size)) &&
-	    vk_credit_begin(run, flow, vk_out_cost(size)))
+	if (pays && vk_credit_begin(run, flow, vk_out_cost(size)))
 		outcome = take_now(run, &out, entry, alone);
 	if (outcome == VK_HOLD) {
 		hold(run, flow, ledger->next - 1, ledger);

@@ -14,6 +14,7 @@ enum vk_outcome {
 	VK_WENT, /* the record is sent or needs no more: step over it */
 	VK_HOLD, /* it has to wait for its stream; others of the ring may go on */
 	VK_LATER, /* it stays; stop this ring for this turn (run->refused) */
+	VK_STAYS, /* it stays until its stream has credit: all behind it are of that stream */
 };
 
 /* vk_outgoing_record handles the record at the scan position of a ring. alone: it is the last one

@@ -28,6 +28,7 @@ enum vk_served {
 	VK_SERVED_RATE = 2, /* over its rate */
 	VK_SERVED_PATH = 3, /* the path takes no more now */
 	VK_SERVED_GONE = 4, /* it was removed from the schedule meanwhile */
+	VK_SERVED_CREDIT = 5, /* all that is left waits for its stream's window */
 };
 
 struct vk_schedule {

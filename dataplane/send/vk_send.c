@@ -19,6 +19,7 @@ enum {
 	REPORTS_A_TURN = 256, /* of one application */
 	HELD_TURN = 16384, /* bytes a stream sends of what it holds before the next one does */
 	CRITICAL_TURN = 4096, /* bytes of an application's, between two parts of a turn */
+	RECORDS_AHEAD = 16, /* records whose flows are begun to be fetched together */
 	AHEAD_TURN = 131072, /* bytes of records that are looked at in one go and held */
 };
 
@@ -103,6 +104,8 @@ static enum vk_served send_next(struct vk_run *run, uint32_t number, uint32_t cl
 	outcome = vk_outgoing_record(run, number, class, &record, body, alone);
 	if (outcome == VK_LATER)
 		return VK_SERVED_PATH;
+	if (outcome == VK_STAYS)
+		return VK_SERVED_CREDIT;
 	if (!slot->attached)
 		return VK_SERVED_GONE; /* cut off while a refusal was written */
 	vk_meter_spend(&slot->messages, run->now_ns, 1);
@@ -166,6 +169,35 @@ static enum vk_served send_held(struct vk_run *run, uint32_t number, uint32_t cl
 	return *bytes >= budget ? VK_SERVED_BUDGET : VK_SERVED_ALL;
 }
 
+/* Where in a ring the flows of records were begun to be fetched up to. */
+struct ahead {
+	uint64_t at;
+	uint32_t left; /* records to be handled before the next look */
+};
+
+/* Begins to fetch the flows of the next records of a ring. Nothing of a record is believed. */
+static void look_ahead(const struct vk_run *run, const struct vk_rx *in, struct ahead *ahead)
+{
+	uint64_t at = ahead->at - in->head < in->tail - in->head ? ahead->at : in->head;
+
+	if (ahead->left--)
+		return;
+	for (uint32_t i = 0; i < RECORDS_AHEAD && at - in->head < in->tail - in->head; i++) {
+		const uint8_t *place = in->data + (at & (in->capacity - 1));
+		struct vk_record record;
+		uint32_t flow;
+
+		VK_RECORD_GET(&record, place);
+		memcpy(&flow, place + sizeof record + offsetof(struct vk_message, flow),
+		       sizeof flow);
+		if (flow < VK_FLOWS_MAX)
+			vk_flows_fetch(run, flow);
+		at += vk_record_span(record.size);
+	}
+	ahead->at = at;
+	ahead->left = RECORDS_AHEAD / 2 - 1;
+}
+
 /* Why the record at the front of a ring keeps all behind it there. */
 static uint8_t why_held(struct vk_run *run, uint32_t number, uint32_t class)
 {
@@ -191,6 +223,8 @@ static void say_why(struct vk_run *run, uint32_t number, uint32_t class, enum vk
 		reason = VK_BLOCKED_POLICY;
 	else if (why == VK_SERVED_PATH)
 		reason = (uint8_t)run->refused;
+	else if (why == VK_SERVED_CREDIT)
+		reason = VK_BLOCKED_CREDIT;
 	else if (why == VK_SERVED_ALL)
 		reason = why_held(run, number, class);
 	if (slot->self->blocked[class] != reason)
@@ -204,6 +238,7 @@ static enum vk_served send_ring(void *context, uint32_t number, uint32_t class, 
 	struct vk_run_slot *slot = &run->slots[number];
 	enum vk_served why = VK_SERVED_BUDGET, held = VK_SERVED_ALL;
 	int64_t ahead = 0, turn = budget;
+	struct ahead fetched = { .left = vk_flows_many(run) ? 0 : UINT32_MAX };
 
 	if (!slot->capacity[class])
 		return VK_SERVED_ALL;
@@ -223,18 +258,19 @@ static enum vk_served send_ring(void *context, uint32_t number, uint32_t class, 
 	}
 	run->burst.flow = NULL;
 	while (why == VK_SERVED_BUDGET && *bytes < budget && ahead < AHEAD_TURN) {
+		look_ahead(run, &slot->in[class], &fetched);
 		why = send_next(run, number, class, bytes, &ahead);
 		if (run->burst.flow)
 			vk_burst_go(run, number, class, budget, bytes);
 	}
 	slot->stuck &= ~(1u << class);
-	if (why == VK_SERVED_PATH || why == VK_SERVED_RATE)
+	if (why == VK_SERVED_PATH || why == VK_SERVED_RATE || why == VK_SERVED_CREDIT)
 		slot->stuck |= 1u << class;
 	if (held == VK_SERVED_PATH && !slot->many_peers && why != VK_SERVED_GONE)
 		why = held; /* what was looked at behind is held, too */
 	if (why != VK_SERVED_GONE)
 		say_why(run, number, class, why);
-	if (why == VK_SERVED_ALL && held == VK_SERVED_BUDGET)
+	if ((why == VK_SERVED_ALL || why == VK_SERVED_CREDIT) && held == VK_SERVED_BUDGET)
 		why = VK_SERVED_BUDGET;
 	if (class == VK_CLASS_CRITICAL && *bytes) { /* not behind what the others send this turn */
 		run->critical_ns = run->now_ns;

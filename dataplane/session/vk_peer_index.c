@@ -9,12 +9,12 @@
 
 enum {
 	BITS_MIN = 7,
+	SEATS_MIN = 1024, /* a page */
 	HUGE_SIZE = 2 << 20, /* bytes: all of a table is used, so that larger pages waste nothing */
 };
 
 static const uint32_t IP6 = 1u << 31; /* of an entry's peer */
 static const size_t addresses_size = VK_PEERS_MAX * sizeof(uint8_t[16]);
-static const size_t sessions_size = VK_PEERS_MAX * sizeof(uint32_t);
 
 static uint32_t mask_of(const struct vk_peer_index *index)
 {
@@ -26,11 +26,6 @@ static uint32_t mask_of(const struct vk_peer_index *index)
 static uint32_t line_of(const struct vk_peer_index *index, uint32_t hash)
 {
 	return hash >> (32 - index->bits) & ~(uint32_t)(VK_PEER_LINE - 1);
-}
-
-static uint32_t home_of(const struct vk_peer_index *index, uint32_t session)
-{
-	return session * 0x9e3779b9u >> (32 - index->bits);
 }
 
 static uint32_t *hash_at(const struct vk_peer_index *index, uint32_t at)
@@ -62,21 +57,6 @@ static size_t lines_size(const struct vk_peer_index *index)
 	return sizeof *index->lines / VK_PEER_LINE << index->bits;
 }
 
-static void unmap_tables(struct vk_peer_index *index)
-{
-	vk_pages_unmap(index->lines, lines_size(index));
-	vk_pages_unmap(index->ids, sizeof *index->ids << index->bits);
-}
-
-static void put_id(struct vk_peer_index *index, struct vk_peer_id id)
-{
-	uint32_t at = home_of(index, id.session);
-
-	while (index->ids[at].peer)
-		at = (at + 1) & mask_of(index);
-	index->ids[at] = id;
-}
-
 static void put_entry(struct vk_peer_index *index, uint32_t hash, uint32_t name)
 {
 	uint32_t at = line_of(index, hash);
@@ -87,7 +67,7 @@ static void put_entry(struct vk_peer_index *index, uint32_t hash, uint32_t name)
 	*peer_at(index, at) = name;
 }
 
-/* Puts everything into the tables of another size. */
+/* Puts everything into the table of another size. */
 static void move_all(struct vk_peer_index *index, const struct vk_peer_index *old)
 {
 	uint32_t from = 0;
@@ -100,8 +80,6 @@ static void move_all(struct vk_peer_index *index, const struct vk_peer_index *ol
 
 		if (*peer_at(old, at))
 			put_entry(index, *hash_at(old, at), *peer_at(old, at));
-		if (old->ids[i].peer)
-			put_id(index, old->ids[i]);
 	}
 }
 
@@ -111,18 +89,13 @@ static int resize(struct vk_peer_index *index, uint32_t bits)
 
 	index->bits = bits;
 	index->lines = map_table(lines_size(index));
-	index->ids = map_table(sizeof *index->ids << bits);
-	if (!index->sessions)
-		index->sessions = vk_pages_map(sessions_size);
-	old.sessions = index->sessions;
-	if (!index->lines || !index->ids || !index->sessions) {
-		unmap_tables(index);
+	if (!index->lines) {
 		*index = old;
 		return -ENOMEM;
 	}
 	if (old.lines) {
 		move_all(index, &old);
-		unmap_tables(&old);
+		vk_pages_unmap(old.lines, lines_size(&old));
 	}
 	return 0;
 }
@@ -146,38 +119,25 @@ static uint32_t place_of(const struct vk_peer_index *index, uint32_t hash, uint3
 	return at;
 }
 
-static void drop_id(struct vk_peer_index *index, struct vk_peer_id id)
+/* Makes a seat for a peer. */
+static int add_seat(struct vk_peer_seats *seats, uint32_t peer)
 {
-	uint32_t mask = mask_of(index), at = home_of(index, id.session);
+	const size_t size = sizeof *seats->marks;
+	uint32_t count = seats->count ? seats->count : SEATS_MIN;
+	uint32_t *marks;
 
-	while (index->ids[at].peer &&
-	       (index->ids[at].peer != id.peer || index->ids[at].session != id.session))
-		at = (at + 1) & mask;
-	if (!index->ids[at].peer)
-		return;
-	for (uint32_t next = (at + 1) & mask; index->ids[next].peer; next = (next + 1) & mask) {
-		uint32_t home = home_of(index, index->ids[next].session);
-
-		if (((next - home) & mask) < ((next - at) & mask))
-			continue; /* it would be before its home */
-		index->ids[at] = index->ids[next];
-		at = next;
-	}
-	index->ids[at].peer = 0;
-}
-
-/* Enters a peer by another session than before; 0 = by none. */
-static void rename_peer(struct vk_peer_index *index, uint32_t peer, uint32_t session)
-{
-	uint32_t was = index->sessions[peer];
-
-	if (was == session)
-		return;
-	if (was)
-		drop_id(index, (struct vk_peer_id){ was, peer + 1 });
-	if (session)
-		put_id(index, (struct vk_peer_id){ session, peer + 1 });
-	index->sessions[peer] = session;
+	if (peer < seats->count)
+		return 0;
+	while (count <= peer)
+		count *= 2;
+	marks = map_table(count * size);
+	if (!marks)
+		return -ENOMEM;
+	if (seats->count)
+		memcpy(marks, seats->marks, seats->count * size);
+	vk_pages_unmap(seats->marks, seats->count * size);
+	*seats = (struct vk_peer_seats){ marks, count };
+	return 0;
 }
 
 static int note_address(struct vk_peer_index *index, uint32_t peer, const uint8_t address[16])
@@ -190,22 +150,25 @@ static int note_address(struct vk_peer_index *index, uint32_t peer, const uint8_
 	return 0;
 }
 
-int vk_peer_index_put(struct vk_peer_index *index, uint32_t peer, uint32_t session, uint32_t family,
+int vk_peer_index_put(struct vk_peer_index *index, uint32_t peer, uint32_t family,
 		      const uint8_t address[16])
 {
 	uint32_t hash = vk_peer_hash(family, address), name = name_of(peer, family);
+	struct vk_peer_seats *seats = &index->seats[family != 4];
 	int error;
 
-	if (!index->lines || !*peer_at(index, place_of(index, hash, name))) {
-		error = family == 4 ? 0 : note_address(index, peer, address);
-		if (!error)
-			error = vk_peer_index_room(index, index->count + 1);
-		if (error)
-			return error;
-		index->count++;
-		put_entry(index, hash, name);
-	}
-	rename_peer(index, peer, session);
+	if (index->lines && *peer_at(index, place_of(index, hash, name)))
+		return 0;
+	error = add_seat(seats, peer);
+	if (!error && family != 4)
+		error = note_address(index, peer, address);
+	if (!error)
+		error = vk_peer_index_room(index, index->count + 1);
+	if (error)
+		return error;
+	index->count++;
+	put_entry(index, hash, name);
+	seats->marks[peer] = vk_peer_mark(family, address);
 	return 0;
 }
 
@@ -219,7 +182,7 @@ void vk_peer_index_drop(struct vk_peer_index *index, uint32_t peer, uint32_t fam
 	at = place_of(index, vk_peer_hash(family, address), name_of(peer, family));
 	if (!*peer_at(index, at))
 		return;
-	rename_peer(index, peer, 0);
+	index->seats[family != 4].marks[peer] = 0;
 	for (uint32_t next = (at + 1) & mask; *peer_at(index, next); next = (next + 1) & mask) {
 		uint32_t home = line_of(index, *hash_at(index, next));
 
@@ -280,22 +243,13 @@ uint32_t vk_peer_index_at(const struct vk_peer_index *index, uint32_t hash, uint
 	}
 }
 
-int vk_peer_index_session(const struct vk_peer_index *index, uint32_t session)
-{
-	if (!index->lines)
-		return -1;
-	for (uint32_t at = home_of(index, session); index->ids[at].peer;
-	     at = (at + 1) & mask_of(index))
-		if (index->ids[at].session == session)
-			return (int)index->ids[at].peer - 1;
-	return -1;
-}
-
 void vk_peer_index_free(struct vk_peer_index *index)
 {
 	if (index->lines)
-		unmap_tables(index);
+		vk_pages_unmap(index->lines, lines_size(index));
+	for (uint32_t i = 0; i < 2; i++)
+		vk_pages_unmap(index->seats[i].marks,
+			       index->seats[i].count * sizeof *index->seats[i].marks);
 	vk_pages_unmap(index->addresses, addresses_size);
-	vk_pages_unmap(index->sessions, sessions_size);
 	*index = (struct vk_peer_index){ .lines = NULL };
 }

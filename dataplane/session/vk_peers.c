@@ -123,22 +123,6 @@ static void clamp_peer(struct vk_run *run, struct vk_peer *peer)
 		peer->payload_max = (uint16_t)limit;
 }
 
-/* Enters a live peer into the index, or what has changed of it. Without memory for it all rows are
- * looked at again. */
-static void enter(struct vk_run *run, uint32_t number)
-{
-	const struct vk_peer *peer = &run->peers[number];
-	uint32_t session = peer->joined ? peer->session_local : 0;
-
-	if (vk_peer_index_put(&run->peer_index, number, session, peer->family, peer->address))
-		run->peers_left = run->peer_count;
-}
-
-void vk_peers_renamed(struct vk_run *run, uint32_t peer)
-{
-	enter(run, peer);
-}
-
 /* Takes a row in. One that is being written is left as it was: news of it follow. */
 static void take_row(struct vk_run *run, uint32_t number)
 {
@@ -156,7 +140,8 @@ static void take_row(struct vk_run *run, uint32_t number)
 		run->sessions[number]->udp_port = peer->udp_port;
 	if (!is_live)
 		return;
-	enter(run, number);
+	if (vk_peer_index_put(&run->peer_index, number, peer->family, peer->address))
+		run->peers_left = run->peer_count; /* no memory: all are looked at again */
 	adopt_numbers(run, number);
 }
 
@@ -249,18 +234,54 @@ int vk_peers_find(const struct vk_run *run, uint32_t family, const uint8_t addre
 				     address);
 }
 
+int vk_peers_of_session(const struct vk_run *run, uint32_t id)
+{
+	uint32_t seat = vk_seat_of(run->state->seat_keys, id);
+	const struct vk_peer *row = &run->peers[seat];
+
+	return seat < run->peer_count && row->state == VK_ROW_LIVE && row->joined &&
+			       row->session_local == id ?
+		       (int)seat :
+		       -1;
+}
+
+/* Whose frame it may be, by the id of a SESSION where workers put it. That it is one is looked at
+ * later: the source says whether it is that peer's. */
+static uint32_t seat_of(const uint32_t keys[VK_SEAT_KEYS], const struct vk_rx_frame *frame)
+{
+	const uint8_t *ext = frame->data + VK_HEADER_SIZE;
+
+	if (frame->size < VK_HEADER_SIZE + sizeof(struct vk_ext_session) ||
+	    ext[0] != VK_EXT_SESSION)
+		return VK_PEER_NOBODY;
+	return vk_seat_of(keys, vk_get32(ext + offsetof(struct vk_ext_session, session)));
+}
+
 void vk_peers_find_batch(const struct vk_run *run, const struct vk_rx_frame *frames, uint32_t count,
 			 uint32_t *peers)
 {
-	uint32_t hashes[VK_RX_BATCH];
+	const struct vk_peer_index *index = &run->peer_index;
+	uint32_t hashes[VK_RX_BATCH], keys[VK_SEAT_KEYS], left = 0;
 
+	memcpy(keys, run->state->seat_keys, sizeof keys);
 	for (uint32_t i = 0; i < count; i++) {
-		hashes[i] = vk_peer_hash(frames[i].family, frames[i].source);
-		vk_peer_index_prefetch(&run->peer_index, hashes[i]);
+		peers[i] = seat_of(keys, &frames[i]);
+		vk_peer_index_prefetch_seat(index, peers[i], frames[i].family);
 	}
-	for (uint32_t i = 0; i < count; i++)
-		peers[i] = vk_peer_index_at(&run->peer_index, hashes[i], frames[i].family,
-					    frames[i].source);
+	for (uint32_t i = 0; i < count; i++) {
+		if (vk_peer_index_sits(index, peers[i], frames[i].family, frames[i].source))
+			continue;
+		peers[i] = VK_PEER_NOBODY;
+		hashes[i] = vk_peer_hash(frames[i].family, frames[i].source);
+		vk_peer_index_prefetch(index, hashes[i]);
+		left++;
+	}
+	for (uint32_t i = 0; left && i < count; i++) {
+		if (peers[i] != VK_PEER_NOBODY)
+			continue;
+		peers[i] = vk_peer_index_at(index, hashes[i], frames[i].family, frames[i].source);
+		left--;
+	}
 }
 
 void vk_peers_prefetch(const struct vk_run *run, const uint32_t *peers, uint32_t count)

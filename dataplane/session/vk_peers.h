@@ -29,11 +29,11 @@ void vk_peers_load(struct vk_run *run);
 /* vk_peers_refresh copies rows that changed. Returns whether more are left for the next turn. */
 int vk_peers_refresh(struct vk_run *run);
 
-/* vk_peers_renamed notes that the frames of a live peer have another session id now. */
-void vk_peers_renamed(struct vk_run *run, uint32_t peer);
-
 /* vk_peers_find returns the index of the live peer with that address, or -1. */
 int vk_peers_find(const struct vk_run *run, uint32_t family, const uint8_t address[16]);
+
+/* vk_peers_of_session returns the number of the live peer that has joined in a session, or -1. */
+int vk_peers_of_session(const struct vk_run *run, uint32_t id);
 
 /* vk_peers_find_batch finds who datagrams are from, VK_PEER_NOBODY where nobody is known. All are
  * looked for at once, so that cache misses of one batch overlap. */

@@ -2,6 +2,7 @@
 #include "vk_python.h"
 
 #include "vk_datagram.h"
+#include "vk_peers.h"
 #include "vk_proof.h"
 #include "vk_session.h"
 
@@ -73,7 +74,7 @@ void vk_python_elsewhere(struct vk_run *run, uint32_t port, const struct vk_rx_f
 	    !frame->session)
 		return;
 	run->elsewhere_due_ns = run->now_ns + ELSEWHERE_EVERY_NS;
-	peer = vk_peer_index_session(&run->peer_index, frame->session);
+	peer = vk_peers_of_session(run, frame->session);
 	if (peer < 0)
 		return;
 	head.peer = (uint32_t)peer;

@@ -2,7 +2,6 @@
 #include "vk_rekey.h"
 
 #include "vk_fit.h"
-#include "vk_peers.h"
 #include "vk_sealing.h"
 
 #include <stdlib.h>
@@ -71,7 +70,6 @@ static void change(struct vk_run *run, struct vk_session *session)
 	unlist(run, other);
 	list(run, other);
 	vk_fit_bound(run, session);
-	vk_peers_renamed(run, session->peer);
 }
 
 /* The peer learns from it that we have the new keys; lost, it is sent again. */

@@ -3,6 +3,7 @@
 
 #include "vk_content.h"
 #include "vk_credit.h"
+#include "vk_late.h"
 #include "vk_peers.h"
 #include "vk_reassembly.h"
 #include "vk_session.h"
@@ -13,7 +14,6 @@
 
 enum {
 	DELETED = 0xffffffff,
-	WINDOW = 64,
 	LINGERING_MIN = 64, /* rows of the first allocation */
 	LINGER_NS = 200000000, /* how long late copies of a stream that ended are expected */
 };
@@ -223,6 +223,21 @@ struct vk_flow *vk_flows_find(struct vk_run *run, uint32_t peer, uint32_t stream
 		}
 	}
 	return NULL;
+}
+
+void vk_flows_look_ahead(const struct vk_run *run, uint32_t peer, const uint32_t *streams,
+			 uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++)
+		__builtin_prefetch(&run->work->flow_index[bucket_of(peer, streams[i])]);
+	for (uint32_t i = 0; i < count; i++) {
+		uint32_t entry = run->work->flow_index[bucket_of(peer, streams[i])];
+
+		if (!entry || entry == DELETED)
+			continue;
+		vk_flows_fetch(run, entry - 1);
+		__builtin_prefetch(&run->work->flows[entry - 1].rx_cost);
+	}
 }
 
 static struct vk_flow *take_free(struct vk_run *run)
@@ -477,7 +492,7 @@ int vk_flows_seen(const struct vk_flow *flow, uint32_t sequence)
 
 	if (!behind || behind > (uint32_t)INT32_MAX + 1)
 		return 0;
-	return behind > WINDOW || (flow->rx_window >> (behind - 1) & 1);
+	return behind > VK_LATE_MAX || vk_late_came(flow->rx_window, behind - 1);
 }
 
 int vk_flows_accept(struct vk_run *run, struct vk_flow *flow, uint32_t sequence)
@@ -486,19 +501,15 @@ int vk_flows_accept(struct vk_run *run, struct vk_flow *flow, uint32_t sequence)
 	uint64_t *row = vk_count_row(run, flow->class);
 
 	if (ahead <= INT32_MAX) {
-		flow->rx_window = ahead >= WINDOW - 1 ? 0 : flow->rx_window << (ahead + 1);
-		flow->rx_window |= 1;
+		vk_late_go(flow->rx_window, ahead + 1);
 		flow->rx_sequence = sequence + 1;
-		flow->rx_gaps += ahead;
 		row[VK_RX_GAPS] += ahead;
 	} else {
 		if (vk_flows_seen(flow, sequence))
 			return 0;
-		flow->rx_window |= (uint64_t)1 << (0 - ahead - 1);
-		flow->rx_gaps--;
+		vk_late_note(flow->rx_window, 0 - ahead - 1);
 		row[VK_RX_GAPS]--;
 	}
-	flow->rx_messages++;
 	return 1;
 }
 

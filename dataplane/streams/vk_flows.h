@@ -17,6 +17,8 @@ enum vk_closed {
 	VK_CLOSED_THERE = 2, /* the peer sends no more, and the application knows */
 };
 
+enum vk_flows_const { VK_FLOWS_FEW = 256 };
+
 /* vk_flows_load builds the index over the live flows and closes those whose application or peer
  * is gone. Call once all slots are attached. */
 void vk_flows_load(struct vk_run *run);
@@ -26,6 +28,10 @@ void vk_flows_retell(struct vk_run *run, uint32_t peer);
 
 /* vk_flows_find returns the flow of (peer, stream), live or closing, or NULL. */
 struct vk_flow *vk_flows_find(struct vk_run *run, uint32_t peer, uint32_t stream);
+
+/* vk_flows_look_ahead begins to fetch the rows of streams with a peer, of which messages came. */
+void vk_flows_look_ahead(const struct vk_run *run, uint32_t peer, const uint32_t *streams,
+			 uint32_t count);
 
 /* vk_flows_open makes a flow; NULL when the table is full, or so many with the peer are open as it
  * takes (`opener`: we ask for it) or as we take. Published last (release). */
@@ -91,9 +97,38 @@ static inline int vk_flow_reliable(const struct vk_flow *flow)
 	return flow->class != VK_CLASS_LOGS;
 }
 
+/* vk_flows_many says whether there are so many that their rows are in no near cache. */
+static inline int vk_flows_many(const struct vk_run *run)
+{
+	return run->work->flow_count > VK_FLOWS_FEW;
+}
+
+/* vk_flows_fetch begins to fetch what sending a message of a flow reads. GCC leaves out calls of
+ * which it thinks that they do nothing else: therefore the empty assembly. */
+static inline void vk_flows_fetch(const struct vk_run *run, uint32_t number)
+{
+	__builtin_prefetch(&run->work->flows[number]);
+	__builtin_prefetch(&run->flows[number]);
+	__asm__ volatile("");
+}
+
 /* vk_flows_holds says whether a flow has records that have to go before its next one. */
 static inline int vk_flows_holds(const struct vk_run *run, const struct vk_flow *flow)
 {
 	return run->flows[vk_flow_number(run, flow)].held_count != 0;
+}
+
+/* vk_flows_went takes the first record off what a flow holds: it is on its way. */
+static inline void vk_flows_went(struct vk_run *run, const struct vk_flow *flow)
+{
+	struct vk_flow_run *own = &run->flows[vk_flow_number(run, flow)];
+	const struct vk_entry *entry =
+		vk_ledger_get(&run->slots[flow->app].ledgers[flow->class], own->held_first);
+
+	own->held_first = entry->next;
+	own->held_count--;
+	own->held_bytes -= entry->size;
+	run->pools[flow->peer].held -= entry->size;
+	own->since_ns = run->now_ns;
 }
 #endif

@@ -220,6 +220,30 @@ static void release(struct vk_run *run, uint32_t number, uint32_t class)
 	VK_STORE_RELEASE(&slot->self->head[class], head);
 }
 
+/* Whether a ring that something was released of has the room that its application asked for. */
+static int has_room(const struct vk_run_slot *slot)
+{
+	for (uint32_t c = 0; c < VK_CLASS_COUNT; c++) {
+		uint64_t used = VK_LOAD_RELAXED(&slot->peer->tail[c]) - slot->self->head[c];
+		uint32_t need = VK_LOAD_RELAXED(&slot->peer->need[c]);
+
+		if (slot->consumed & 1u << c && need && used + need <= slot->capacity[c])
+			return 1;
+	}
+	return 0;
+}
+
+/* Wakes an application for records, or for the room that it waits for: one that is woken for less
+ * than that only sleeps again. */
+static void wake(struct vk_run *run, struct vk_run_slot *slot)
+{
+	uint32_t rang = slot->rang;
+
+	if (vk_bell_wanted(slot->peer, &rang) && (slot->published || has_room(slot)) &&
+	    vk_bell_ring(slot->peer, slot->bell_app, &slot->rang))
+		run->counters->gauges[VK_WAKE_BELLS]++;
+}
+
 void vk_slots_flush(struct vk_run *run)
 {
 	for (uint32_t i = 0; i < run->schedule.count; i++) {
@@ -241,10 +265,9 @@ void vk_slots_flush(struct vk_run *run)
 			i--;
 			continue;
 		}
+		wake(run, slot);
 		slot->published = 0;
 		slot->consumed = 0;
-		if (vk_bell_ring(slot->peer, slot->bell_app, &slot->rang))
-			run->counters->gauges[VK_WAKE_BELLS]++;
 	}
 }
 

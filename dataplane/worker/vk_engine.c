@@ -146,9 +146,12 @@ int vk_engine_start(struct vk_run *run, struct vk_boot *boot, uint64_t now_ns)
 	return 0;
 }
 
-/* Detaches the applications that are done, or have had their time. */
-static void see_off(struct vk_run *run)
+/* Detaches the applications that are done, or have had their time; returns how many: others may
+ * wait for what they had. */
+static int see_off(struct vk_run *run)
 {
+	int gone = 0;
+
 	for (uint32_t i = 0; run->leaving && i < VK_APPS_MAX; i++) {
 		struct vk_run_slot *slot = &run->slots[i];
 		struct vk_order order = { .kind = VK_ORDER_DETACH,
@@ -163,7 +166,9 @@ static void see_off(struct vk_run *run)
 		vk_send_give_up(run, i);
 		vk_slots_detach(run, i);
 		send(run->boot->control_fd, &order, sizeof order, MSG_DONTWAIT | MSG_NOSIGNAL);
+		gone++;
 	}
+	return gone;
 }
 
 /* A turn that had something to do ends when the next one begins. */
@@ -178,7 +183,7 @@ static void time_turn(struct vk_run *run, uint64_t took_ns)
 int vk_engine_turn(struct vk_run *run, uint64_t now_ns, uint64_t real_ns, uint32_t *kept)
 {
 	uint64_t sent;
-	int received, more;
+	int received, more, gone;
 
 	if (run->turn_busy)
 		time_turn(run, now_ns - run->now_ns);
@@ -196,9 +201,9 @@ int vk_engine_turn(struct vk_run *run, uint64_t now_ns, uint64_t real_ns, uint32
 	sent = vk_send_all(run);
 	*kept = vk_send_flush(run);
 	vk_slots_flush(run);
-	see_off(run);
+	gone = see_off(run);
 	run->counters->gauges[VK_LOOPS]++;
-	run->turn_busy = received || sent || more || run->reply_count;
+	run->turn_busy = received || sent || more || run->reply_count || gone;
 	return run->turn_busy;
 }
 

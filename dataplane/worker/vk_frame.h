@@ -11,6 +11,7 @@
 
 /* Places in the frame of a message that has no extension but SEQ, from the frame's start. */
 enum vk_frame_place {
+	VK_STREAM_AT = offsetof(struct vk_header, stream),
 	VK_LENGTH_AT = offsetof(struct vk_header, length),
 	VK_CORRELATION_AT = offsetof(struct vk_header, correlation),
 	VK_SEQUENCE_AT = VK_HEADER_SIZE + offsetof(struct vk_ext_seq, sequence),

@@ -27,6 +27,12 @@ enum vk_run_const {
 	VK_TICK_NS = 100000000, /* heartbeat and time-outs */
 };
 
+/* All records of a ring before a position are messages of one stream, those from its head on. */
+struct vk_behind {
+	uint64_t position;
+	uint32_t flow;
+};
+
 /* An attached application. */
 struct vk_run_slot {
 	uint32_t attached;
@@ -49,6 +55,7 @@ struct vk_run_slot {
 	struct vk_app policy; /* private copy of the row */
 	struct vk_meter messages;
 	struct vk_meter bytes;
+	struct vk_behind behind[VK_CLASS_COUNT]; /* what lies in `in` */
 	uint32_t some_peer; /* + 1: that it has or had a stream with */
 	uint32_t many_peers; /* there is another, which a slow one must not keep waiting */
 	uint32_t some_stream[VK_CLASS_COUNT]; /* + 1: that it has or had, by its flow */
@@ -59,14 +66,15 @@ struct vk_run_slot {
 	uint64_t promised[VK_CLASS_COUNT]; /* bytes beyond the starts of its streams */
 };
 
-/* What a worker knows of a flow besides its row. */
+/* What a worker knows of a flow besides its row. Two lines: messages need the first. */
 struct vk_flow_run {
 	uint32_t held_first; /* entries of its ring's ledger that wait to be sent, in order */
 	uint32_t held_last;
 	uint32_t held_count;
+	uint32_t unacked; /* its entries that are not done */
 	uint64_t held_bytes; /* of their records' bodies */
 	uint64_t since_ns; /* when the first of them became the first */
-	uint32_t unacked; /* its entries that are not done */
+	uint64_t landed; /* bytes of messages of which more is missing */
 	uint32_t owe_next; /* flow + 1 behind it in its session's list */
 	uint32_t code; /* enum vk_code of the reset it owes */
 	uint8_t ready; /* it is in a lane */
@@ -75,17 +83,19 @@ struct vk_flow_run {
 	uint8_t closing; /* its application closed it: no message comes behind */
 	uint8_t pooled; /* the peer never told a limit of it */
 	uint8_t telling; /* it is in its slot's list */
-	uint32_t tell_next; /* flow + 1 behind it there */
 	uint8_t counted; /* in its pool's streams */
 	uint8_t ending; /* in its pool's ending, too */
 	uint8_t waiting; /* it is in its pool's list */
-	uint32_t wait_next; /* flow + 1 behind it there */
+	uint32_t tell_next; /* flow + 1 behind it in its slot's list */
+	uint32_t wait_next; /* flow + 1 behind it in its pool's */
 	uint32_t quiet; /* bytes consumed that its peer knows nothing of */
 	uint64_t taken; /* bytes, from its pool */
 	uint64_t promised; /* bytes that may come beyond its start */
-	uint64_t landed; /* bytes of messages of which more is missing */
 	struct vk_window window;
+	uint64_t pad[2];
 };
+
+_Static_assert(sizeof(struct vk_flow_run) == 2 * VK_LINE, "a flow is two lines");
 
 /* What streams with a peer may be sent before their first limits, and are promised beyond. */
 struct vk_pool {

@@ -154,6 +154,33 @@ def test_nothing_secret_is_left_when_a_session_is_over(node: Node) -> None:
     assert not any(bytes(ffi.buffer(node.keys)))
 
 
+def test_an_id_that_comes_again_is_no_longer_denied(node: Node) -> None:
+    said: list[tuple[str, int]] = []
+    node.links.denied = lambda session: said.append(("denied", session))
+    node.links.allowed = lambda session: said.append(("allowed", session))
+    ended = node.row.session_local
+    node.links.close(PEER, lib.VK_CODE_SESSION_CLOSED)
+    for _ in range(2):
+        node.links.sessions[PEER]._ids._turn += lib.VK_SEAT_TURNS - 1
+        node.links.want(PEER)
+        node.talk()
+        assert node.row.joined
+        assert node.row.session_local == ended
+        node.links.sessions.close(PEER, lib.VK_CODE_SESSION_CLOSED, time.monotonic_ns())
+        node.links._settle()
+    assert said == [("denied", ended), ("allowed", ended)]
+
+
+def test_the_ids_of_a_nodes_sessions_name_the_peers_row(node: Node) -> None:
+    keys = list(node.rows.seat_keys)
+    assert all(keys)
+    seats = node.state.seats(random.Random(2).randbytes)
+    assert list(node.rows.seat_keys) == keys, "they last as long as the incarnation"
+    ids = {seats.name(PEER, turn) for turn in range(lib.VK_SEAT_TURNS)}
+    assert len(ids) == lib.VK_SEAT_TURNS
+    assert node.row.session_local in ids
+
+
 def test_streams_are_refused_with_the_reason_of_a_failed_handshake() -> None:
     node = Node(knows="carol")
     node.links.want(PEER)

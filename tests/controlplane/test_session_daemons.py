@@ -13,10 +13,11 @@ import pytest
 from tests.controlplane.meeting import MS, PEER, SECOND, Meeting
 from valkyrie.controlplane.security.modes import Mode
 from valkyrie.controlplane.sessions.link import Link
+from valkyrie.controlplane.sessions.lives import spoken
 from valkyrie.controlplane.sessions.protection import Protection
 from valkyrie.controlplane.sessions.session import State
 from valkyrie.controlplane.sessions.table import Place
-from valkyrie.dataplane.control import Ping, Pong, parse_control
+from valkyrie.dataplane.control import Limits, Ping, Pong, SessionTerms, parse_control
 
 _HANDSHAKE = {Mode.NOISE: 7, Mode.POST_QUANTUM: 12}
 """Messages of a handshake, with all their pieces."""
@@ -67,7 +68,7 @@ class Mortals(Meeting):
         incarnation = side.sessions.incarnation
         self.sides[name] = fresh = self._make(name, str(side.place.address))
         fresh.sessions.incarnation = fresh.sessions[PEER].incarnation = incarnation
-        fresh.sessions._door._extra = incarnation.to_bytes(8, "big")
+        fresh.sessions._door._extra = spoken(incarnation)
         fresh.epoch, fresh.seals, fresh.opens = side.epoch, side.seals, side.opens
         fresh.ended = side.ended
         fresh.sessions.restore(PEER, link, self.now_ns)
@@ -148,3 +149,13 @@ def test_daemons_that_die_again_and_again_cost_no_stream(seed: int) -> None:
     meeting.kill(meeting.random.choice("ab"), 10 * MS)
     meeting.pass_time(20 * SECOND)
     both_go_on(meeting)
+
+
+def test_two_that_each_went_on_from_one_session_go_on_from_there() -> None:
+    a = Link(11, 21, incarnation=2, limits=Limits(), since_ns=0, before=(10, 20))
+    b = Link(22, 12, incarnation=1, limits=Limits(), since_ns=0, before=(20, 10))
+    offer = SessionTerms(1, 5, 13, a.remote, options=a.options())
+    assert b.continued(offer) == b.before
+    assert a.continued(SessionTerms(2, 5, 23, b.before[1])) == a.before
+    assert b.continued(replace(offer, options=())) is None
+    assert replace(b, before=(0, 0)).continued(offer) is None

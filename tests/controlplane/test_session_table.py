@@ -21,7 +21,9 @@ from valkyrie.controlplane.security.trust import Grant
 from valkyrie.controlplane.sessions.inputs import Renew, Silent, Unproven, Want
 from valkyrie.controlplane.sessions.link import Joined, Left, Link, Terms
 from valkyrie.controlplane.sessions.liveness import Patience
-from valkyrie.controlplane.sessions.session import Session, State, spoken
+from valkyrie.controlplane.sessions.lives import spoken
+from valkyrie.controlplane.sessions.seats import Ids, Seats
+from valkyrie.controlplane.sessions.session import Session, State
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.control import (
     Close,
@@ -40,6 +42,7 @@ LOCAL, REMOTE = 0x0A, 0x0B
 """Ids of the session that states with one have."""
 TERMS = Terms(Limits(), Patience(100 * MS), eager=False)
 TOKEN = 77
+SEATS = Seats([0] * lib.VK_SEAT_KEYS)
 PLAINTEXT = Choice(Mode.PLAINTEXT, None, Cipher.AES_256_GCM, ())
 
 
@@ -50,9 +53,11 @@ def offer(**changes: object) -> SessionTerms:
     )
 
 
-def made(seed: int = 1, queue: int = 0) -> Session:
+def made(seed: int = 1, seat: int = 0) -> Session:
     parties = local_of("alice", only(Mode.PLAINTEXT), knows="bob"), peer("bob")
-    return Session(OURS, parties, TERMS, random.Random(seed).randbytes, 0, queue=queue)
+    entropy = random.Random(seed).randbytes
+    ids = Ids(SEATS, seat, entropy)
+    return Session(OURS, parties, TERMS, entropy, 0, ids=ids)
 
 
 def make(state: State, *, link: bool) -> Session:
@@ -268,7 +273,7 @@ def test_who_has_just_asked_is_given_time_to_learn_that_it_has_joined() -> None:
 
 
 def test_attempts_rise_and_ids_are_never_zero_nor_repeated() -> None:
-    session = made(3, queue=5)
+    session = made(3, seat=5)
     numbers, ids = [], []
     for i in range(200):
         session.want(i)
@@ -278,7 +283,7 @@ def test_attempts_rise_and_ids_are_never_zero_nor_repeated() -> None:
         session.close(0, i)
     assert numbers == sorted(set(numbers))
     assert len(set(ids)) == len(ids)
-    assert {each >> lib.VK_SESSION_QUEUE_SHIFT for each in ids} == {5}
+    assert {SEATS.name(5, turn) for turn in range(lib.VK_SEAT_TURNS)}.issuperset(ids)
 
 
 def test_retransmissions_back_off_with_jitter_and_end() -> None:

@@ -67,6 +67,26 @@ def test_only_the_first_of_a_datagram_has_a_header_when_the_others_go_on_like_it
         assert frame.header.correlation == len(inner)
 
 
+def test_what_several_streams_held_goes_in_full_datagrams(rig: Rig) -> None:
+    ours, _ = rig.pair()
+    ends = [ours, *[rig.open(0, 0, 1000 + number, "svc") for number in range(1, 5)]]
+    rig.settle()
+    rig.take(1, 0, Class.DATA)
+    for mark in range(650 * len(ends)):  # in turns; credit pays for 512 of each
+        assert rig.put(ends[mark % len(ends)], 64, mark)
+    rig.settle()
+    got = rig.take(1, 0, Class.DATA)
+    assert len(got) == 512 * len(ends)
+    rig.log()
+    rig.settle()
+    runs = [parse_frame(each.data) for each in rig.log() if each.klass == Class.DATA]
+    messages = [run.header.correlation for run in runs if run.header.flags & Flag.AGG]
+    assert sum(messages) >= 138 * len(ends)
+    assert sum(messages) / len(messages) > 15  # with five entries it would be five
+    got += rig.take(1, 0, Class.DATA)
+    assert sorted(each.mark for each in got) == list(range(650 * len(ends)))
+
+
 def test_what_is_lost_is_sent_again_with_a_header_of_its_own(rig: Rig) -> None:
     ours, _ = rig.pair()
     rig.settle()

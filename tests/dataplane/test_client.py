@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.dataplane.double import Channel
-from tests.dataplane.native import INCLUDES, find
+from tests.dataplane.native import INCLUDES, find, library
 from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.application.message import ENTRY_SIZE, Batch
 from valkyrie.dataplane.application.refusal import NodeGoneError, PolicyError, WouldBlockError
@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[2]
 JOB = Class.JOB.value
 SIZE = 4096
 DATA = lib.VK_RECORD_DATA
+MINE = 1 << 32 | 1
+"""The key of the stream that ``message`` makes messages of: generation and number of its flow."""
 
 
 @pytest.fixture
@@ -49,8 +51,8 @@ def outlet(stream: int = 100) -> object:
     return made
 
 
-def message(flow: int = 1, sequence: int = 0) -> object:
-    values = {"flow": flow, "flow_generation": 1, "stream": 100, "sequence": sequence}
+def message(flow: int = 1, sequence: int = 0, generation: int = 1) -> object:
+    values = {"flow": flow, "flow_generation": generation, "stream": 100, "sequence": sequence}
     return ffi.new("struct vk_message *", values)
 
 
@@ -88,6 +90,38 @@ def test_a_batch_is_one_publication_and_says_how_many_fit(channel: Channel, ring
     taken = [channel.take(JOB) for _ in range(fits)]
     assert None not in taken
     assert channel.take(JOB) is None
+
+
+def write(rings: Rings, to: object, payload: bytes) -> int:
+    """Call vk_client_write, which is inline and therefore in no library."""
+    other, rig = library("client_rig.h", "client_rig.c", "vk_client.c", "shm/vk_channel.c")
+    client, end = (
+        other.cast(f"struct {name} *", int(ffi.cast("uintptr_t", each)))
+        for name, each in (("vk_client", rings.client), ("vk_outlet", to))
+    )
+    return int(rig.client_write(client, end, payload, len(payload)))
+
+
+def test_what_is_written_is_seen_when_it_is_published(channel: Channel, rings: Rings) -> None:
+    out = outlet()
+    for payload in (b"one", b"two"):
+        assert write(rings, out, payload) == 0
+    assert channel.take(JOB) is None
+    assert lib.vk_client_publish(rings.client, out) == 0
+    taken = [channel.take(JOB) for _ in range(2)]
+    assert [(each[1].sequence, each[2]) for each in taken if each] == [(0, b"one"), (1, b"two")]
+    assert (out.sent, out.sent_bytes) == (2, 6)  # type: ignore[attr-defined]
+
+
+def test_who_finds_no_room_has_published_what_was_written(channel: Channel, rings: Rings) -> None:
+    fits, out = SIZE // (OVERHEAD + 64), outlet()
+    assert [write(rings, out, bytes(64)) for _ in range(fits)] == [0] * fits
+    assert write(rings, out, bytes(64)) == -errno.EAGAIN
+    assert None not in [channel.take(JOB) for _ in range(fits)]
+    assert write(rings, out, bytes(SIZE)) == -errno.EMSGSIZE
+    out.closed = 1  # type: ignore[attr-defined]
+    assert write(rings, out, b"late") == -errno.EPIPE
+    assert write(rings, outlet(lib.VK_FIRST_LOGS), b"no such class") == -errno.EACCES
 
 
 def test_every_message_has_the_next_sequence(channel: Channel, rings: Rings) -> None:
@@ -170,7 +204,7 @@ def test_what_lies_in_the_ring_is_delivered_before_the_end_is(
 def test_a_batch_shows_the_ring_and_gives_it_back_in_order(channel: Channel, rings: Rings) -> None:
     for number in range(6):
         channel.put(JOB, DATA, message(), bytes([number]) * 10)
-    first, second = rings.batch(JOB, 1, 2), rings.batch(JOB, 1, 4)
+    first, second = rings.batch(JOB, MINE, 2), rings.batch(JOB, MINE, 4)
     assert isinstance(first, Batch)
     assert isinstance(second, Batch)
     assert [bytes(view) for view in first] == [bytes([n]) * 10 for n in (0, 1)]
@@ -191,7 +225,7 @@ def test_a_batch_ends_before_a_message_astray(channel: Channel, rings: Rings) ->
         channel.put(JOB, DATA, message(sequence=sequence), b"")
 
     def run(sequence: int) -> list[int]:
-        found = rings.batch(JOB, 1, 9, sequence)
+        found = rings.batch(JOB, MINE, 9, sequence)
         return list(found.sequences) if isinstance(found, Batch) else []
 
     assert run(5) == []
@@ -201,6 +235,18 @@ def test_a_batch_ends_before_a_message_astray(channel: Channel, rings: Rings) ->
     assert run(1) == [1, 2]
     assert run(3) == []
     assert run(lib.VK_CLIENT_ANY_SEQUENCE) == [2, 3]
+
+
+def test_a_batch_ends_before_a_message_of_a_former_stream_of_that_number(
+    channel: Channel, rings: Rings
+) -> None:
+    channel.put(JOB, DATA, message(), b"mine")
+    channel.put(JOB, DATA, message(generation=0), b"not mine")
+    found = rings.batch(JOB, MINE, 2)
+    assert isinstance(found, Batch)
+    assert found.payloads() == [b"mine"]
+    assert rings.batch(JOB, MINE, 2) == 0
+    assert rings.receive(JOB) == 1
 
 
 def test_a_report_rings_the_bell_and_says_the_sum(channel: Channel, rings: Rings) -> None:
@@ -225,7 +271,7 @@ def test_a_report_rings_the_bell_and_says_the_sum(channel: Channel, rings: Rings
 def test_a_view_may_outlive_the_attachment(channel: Channel) -> None:
     rings = Rings([*channel.memfds, channel.bell_app, channel.bell_worker], 3)
     channel.put(JOB, DATA, message(), b"still here")
-    batch = rings.batch(JOB, 1, 1)
+    batch = rings.batch(JOB, MINE, 1)
     assert isinstance(batch, Batch)
     view = batch[0]
     rings.close()

@@ -265,6 +265,23 @@ def test_a_stream_opened_anew_ends_what_the_peer_forgot(rig: Rig) -> None:
     assert [each.kind for each in rig.take(1, 0, Class.DATA)] == [RESET, OPEN]
 
 
+def test_a_stream_of_an_application_that_leaves_is_opened_as_soon_as_it_is_free(rig: Rig) -> None:
+    ours = rig.open(0, 0, 1000, "svc")
+    rig.accept(1, 0, Class.DATA)
+    assert rig.app(0, 1) == 0
+    rig.net(loss=1000)
+    rig.put(ours, 64, 1)
+    rig.put(ours, 0, 0, kind=CLOSE)
+    rig.turn(0)  # the peer hears of neither, so the first one is kept for a while
+    rig.ask_open(0, 1, 1000, "svc")
+    assert rig.ask("detach", 0, 0) == "0"
+    assert not rig.take(0, 1, Class.DATA), "not refused meanwhile"
+    rig.net()
+    rig.settle()
+    (opened,) = rig.take(0, 1, Class.DATA)
+    assert (opened.kind, opened.code) == (OPENED, 0)
+
+
 def test_a_late_reset_does_not_hit_a_stream_that_is_being_opened(rig: Rig) -> None:
     ours = rig.open(0, 0, 1000, "svc")
     theirs = rig.accept(1, 0, Class.DATA)

@@ -69,6 +69,41 @@ def test_entries_are_found_by_number_until_they_are_released(
     lib.vk_ledger_free(ledger)
 
 
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from([0, 7, WRAP - 3, WRAP // 2]),
+    st.lists(st.sampled_from([1, 1, 1, 2, 9, -4, 32767, -32768]), max_size=12),
+    st.integers(0, 12),
+)
+def test_a_run_gives_the_entries_that_it_was_asked_to_name(
+    start: int, steps: list[int], taken: int
+) -> None:
+    ffi, lib = rig()
+    run = ffi.new("struct vk_sent_run *", {"first": start, "a": 1})
+    named, number = [start], ffi.new("uint32_t *")
+    for step in steps:
+        if not lib.vk_content_join(run, (named[-1] + step) % WRAP):
+            assert len(named) > 1, "two can always be named"
+            break
+        named.append((named[-1] + step) % WRAP)
+    assert len(named) > min(len(steps), lib.VK_APART_MAX) or steps[0] == 1
+    for _ in range(min(taken, len(named) - 1)):
+        assert lib.content_take(run, number)
+        assert number[0] == named.pop(0)
+    if lib.vk_content_join(run, (named[-1] + 3) % WRAP):  # what is left can be added to
+        named.append((named[-1] + 3) % WRAP)
+    while lib.content_take(run, number):
+        assert number[0] == named.pop(0)
+    assert not named
+
+
+def test_entries_that_lie_too_far_apart_have_runs_of_their_own() -> None:
+    ffi, lib = rig()
+    for step in (32768, -32769):
+        run = ffi.new("struct vk_sent_run *", {"first": 100_000, "a": 1})
+        assert not lib.vk_content_join(run, 100_000 + step)
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from([0, 2**32 - 40, 2**62]), st.integers(1, 300))
 def test_packets_are_found_by_number_until_all_before_them_are_settled(

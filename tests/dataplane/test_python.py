@@ -7,13 +7,15 @@ from collections.abc import Iterator
 import pytest
 
 from tests.dataplane.rig import Rig, rig_of
+from valkyrie import shm
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.control import Error, Message, Option, Ping, Pong, parse_control
 from valkyrie.dataplane.wire import Class, Code, Seq, Session, make_frame
 
 PEER, STRANGER = 0, 5
 """Last byte of the address, less one."""
-REMOTE, LOCAL = 0x0700_0001, 0x0700_0002
+REMOTE, LOCAL = (shm.lib.vk_seat_id([0] * lib.VK_SEAT_KEYS, PEER, turn) for turn in (1, 2))
+"""As a daemon that has not drawn its keys would choose them."""
 
 
 @pytest.fixture

@@ -97,6 +97,40 @@ def test_an_impossible_consumer_index_is_noticed_when_there_is_something_to_deli
     assert (reset.kind, reset.code) == (lib.VK_RECORD_RESET, lib.VK_CODE_APPLICATION_GONE)
 
 
+def asleep(rig: Rig, node: int, need: int) -> int:
+    """Let an application wait while 1000 B become acknowledged or arrive; returns its bells."""
+    before = rig.gauge(node, Gauge.WAKE_BELLS)
+    rig.ask("sleep", node, 0, DATA, need)
+    rig.settle()
+    return rig.gauge(node, Gauge.WAKE_BELLS) - before
+
+
+@pytest.mark.parametrize(
+    ("need", "bells"), [(0, 0), (4096 - 2000, 1), (4096, 1)], ids=["none", "soon", "all"]
+)
+def test_an_application_that_waits_for_room_is_woken_when_it_is_there(
+    rig: Rig, need: int, bells: int
+) -> None:
+    assert rig.app(0, 0, ring=4096) == rig.app(1, 0) == 0
+    rig.service(1, 0, "svc")
+    ours = rig.open(0, 0, 1000, "svc")
+    for mark in range(2):
+        assert rig.put(ours, 1000, mark)
+    assert asleep(rig, 0, need) == bells
+
+
+def test_an_application_that_waits_for_more_room_than_there_will_be_sleeps_on(rig: Rig) -> None:
+    ours, _ = rig.pair()
+    rig.put(ours, 1000, 1)
+    assert asleep(rig, 0, (1 << 20) + 1) == 0
+
+
+def test_an_application_that_waits_for_room_is_woken_by_a_record(rig: Rig) -> None:
+    ours, _ = rig.pair()
+    rig.put(ours, 1000, 1)
+    assert asleep(rig, 1, 1 << 20) == 1
+
+
 def test_a_slot_that_was_cut_off_can_be_used_again(rig: Rig) -> None:
     rig.pair()
     poke(rig, "t", 1 << 40)

@@ -151,6 +151,10 @@ static void send_some(struct stage *stage)
 		sizes[i] = (uint32_t)(draw(stage) % PAYLOAD_MAX);
 	n = draw(stage) % 2 ? vk_client_send(&stage->client, &outlet, payloads, sizes[0]) :
 			      vk_client_send_many(&stage->client, &outlet, payloads, sizes, 0, 8);
+	if (draw(stage) % 4 == 0)
+		n = vk_client_write(&stage->client, &outlet, payloads, sizes[1]);
+	if (draw(stage) % 4 == 0)
+		vk_client_publish(&stage->client, &outlet);
 	must(n >= 0 || n == -EAGAIN || n == -EPROTO, "sent, full or broken");
 	must(stage->client.tx[RING].tail - stage->client.tx[RING].head <= CAPACITY,
 	     "never more in the ring than fits");

@@ -15,3 +15,8 @@ struct vk_sent_packet *sent_get(const struct vk_sent *sent, uint64_t number)
 {
 	return vk_sent_get(sent, number);
 }
+
+int content_take(struct vk_sent_run *run, uint32_t *number)
+{
+	return vk_content_take(run, number);
+}

@@ -4,6 +4,7 @@
  * one change (ns), and the memory of a peer (bytes); the last figure is what went wrong. */
 #include "vk_peers.h"
 #include "vk_row.h"
+#include "vk_seat.h"
 #include "vk_session.h"
 
 #include <stdio.h>
@@ -16,6 +17,7 @@ enum {
 	BATCH = 16, /* frames of the lower classes that a worker takes at once */
 	BATCHES = 64,
 	CHANGES = 1000,
+	FRAME_SIZE = VK_HEADER_SIZE + sizeof(struct vk_ext_session),
 };
 
 static uint64_t random_state = 1;
@@ -64,6 +66,22 @@ static uint32_t any(uint32_t count)
 	return (uint32_t)(random_state >> 33) % count;
 }
 
+static uint32_t session_of(const struct vk_state *state, uint32_t peer)
+{
+	return vk_seat_id(state->seat_keys, peer, 7 * peer + 1);
+}
+
+/* A frame as a peer's worker begins it, from its address. */
+static void make_frame(const struct vk_state *state, uint32_t peer, uint8_t *data,
+		       struct vk_rx_frame *frame)
+{
+	vk_put_session(data + VK_HEADER_SIZE, session_of(state, peer), 0, VK_SPACE_B, 1);
+	frame->data = data;
+	frame->size = FRAME_SIZE;
+	frame->family = 4;
+	address_of(peer, frame->source);
+}
+
 static void install(struct vk_state *state, uint32_t peer)
 {
 	struct vk_peer *row = &state->peers[peer];
@@ -74,7 +92,7 @@ static void install(struct vk_state *state, uint32_t peer)
 	row->generation = 1;
 	row->payload_max = 1472;
 	row->joined = 1;
-	row->session = row->session_local = peer + 1;
+	row->session = row->session_local = session_of(state, peer);
 	address_of(peer, row->address);
 	vk_row_end(&row->sequence);
 	vk_peer_news(state, peer);
@@ -116,6 +134,7 @@ static double find_batches(struct vk_run *run, uint32_t count, uint32_t rounds, 
 			   uint32_t *wrong)
 {
 	static struct vk_rx_frame frames[BATCHES][BATCH];
+	static uint8_t data[BATCHES][BATCH][FRAME_SIZE];
 	static uint32_t peers[BATCHES][BATCH];
 	uint32_t found[BATCH];
 	double begun, spent, least = 1e9;
@@ -123,9 +142,8 @@ static double find_batches(struct vk_run *run, uint32_t count, uint32_t rounds, 
 	for (uint32_t i = 0; i < rounds; i += BATCHES * BATCH) {
 		for (uint32_t k = 0; k < BATCHES * BATCH; k++) {
 			peers[k / BATCH][k % BATCH] = any(count);
-			frames[k / BATCH][k % BATCH].family = 4;
-			address_of(peers[k / BATCH][k % BATCH],
-				   frames[k / BATCH][k % BATCH].source);
+			make_frame(run->state, peers[k / BATCH][k % BATCH],
+				   data[k / BATCH][k % BATCH], &frames[k / BATCH][k % BATCH]);
 		}
 		begun = now();
 		for (uint32_t at = 0; at < BATCHES; at++) {
@@ -145,6 +163,23 @@ static double find_batches(struct vk_run *run, uint32_t count, uint32_t rounds, 
 		least = spent < least ? spent : least;
 	}
 	return least;
+}
+
+/* Whatever id a frame has, it is from who is at its source. */
+static uint32_t find_odd(const struct vk_run *run, uint32_t count)
+{
+	static uint8_t data[4][FRAME_SIZE];
+	struct vk_rx_frame frames[4] = { 0 };
+	uint32_t found[4];
+
+	for (uint32_t i = 0; i < 4; i++)
+		make_frame(run->state, 0, data[i], &frames[i]);
+	address_of(1, frames[0].source); /* another peer's id */
+	address_of(count, frames[1].source); /* a stranger's */
+	vk_put_session(data[2] + VK_HEADER_SIZE, 0, 0, VK_SPACE_B, 1); /* no id */
+	frames[3].size = VK_HEADER_SIZE; /* no room for one */
+	vk_peers_find_batch(run, frames, 4, found);
+	return (found[0] != 1) + (found[1] != VK_PEER_NOBODY) + (found[2] != 0) + (found[3] != 0);
 }
 
 static double change(struct vk_run *run, struct vk_state *state, uint32_t count, uint32_t *wrong)
@@ -170,18 +205,18 @@ static uint32_t move_and_leave(struct vk_run *run, struct vk_state *state, uint3
 
 	address_of(away, state->peers[0].address);
 	state->peers[1].state = VK_ROW_FREE;
-	state->peers[2].session_local = 0xabcdef01;
+	state->peers[2].session_local = vk_seat_id(state->seat_keys, 2, 4000);
 	for (uint32_t i = 0; i < 3; i++)
 		vk_peer_news(state, i);
 	settle(run);
 	wrong = !is_at(run, away, 0) + !is_at(run, 0, -1) + !is_at(run, 1, -1) + !is_at(run, 2, 2);
-	wrong += vk_peer_index_session(&run->peer_index, 1) != 0;
-	wrong += vk_peer_index_session(&run->peer_index, 2) != -1;
-	wrong += vk_peer_index_session(&run->peer_index, 3) != -1;
-	wrong += vk_peer_index_session(&run->peer_index, 0xabcdef01) != 2;
+	wrong += vk_peers_of_session(run, session_of(state, 0)) != 0;
+	wrong += vk_peers_of_session(run, session_of(state, 1)) != -1;
+	wrong += vk_peers_of_session(run, session_of(state, 2)) != -1;
+	wrong += vk_peers_of_session(run, vk_seat_id(state->seat_keys, 2, 4000)) != 2;
 	for (uint32_t i = 3; i < count; i++)
 		wrong += !is_at(run, i, (int)i) +
-			 (vk_peer_index_session(&run->peer_index, i + 1) != (int)i);
+			 (vk_peers_of_session(run, session_of(state, i)) != (int)i);
 	return wrong + (run->peer_index.count != count - 1);
 }
 
@@ -198,6 +233,8 @@ int main(int argc, char **argv)
 	boot->port_count = 1;
 	boot->ports[0].mtu = 1500;
 	run->boot = boot;
+	for (uint32_t i = 0; i < VK_SEAT_KEYS; i++)
+		state->seat_keys[i] = 0x9e3779b9u * (i + 1);
 	run->state = state;
 	run->work = map(sizeof *run->work);
 	run->counters = map(sizeof *run->counters);
@@ -213,7 +250,7 @@ int main(int argc, char **argv)
 	alone_ns = find_alone(run, count, rounds, &wrong);
 	batch_ns = find_batches(run, count, rounds, 0, &wrong);
 	rows_ns = find_batches(run, count, rounds, 1, &wrong);
-	wrong += !is_at(run, count, -1);
+	wrong += !is_at(run, count, -1) + find_odd(run, count);
 	change_ns = change(run, state, count, &wrong);
 	wrong += move_and_leave(run, state, count);
 	for (uint32_t i = 0; i < run->peer_count; i++)

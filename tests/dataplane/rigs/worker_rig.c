@@ -426,7 +426,9 @@ int rig_attach(uint32_t number, uint32_t slot, uint32_t ring_size, const struct 
 	result = give(node, &order, fds);
 	for (int i = 0; i < 4; i++)
 		close(fds[i]);
-	close(bell[1]); /* nobody waits here */
+	if (app->generation > 1)
+		close(app->bell);
+	app->bell = bell[1];
 	node->boot->slots[slot].attached = result == 0;
 	return result;
 }

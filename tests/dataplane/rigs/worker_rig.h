@@ -36,6 +36,7 @@ struct rig_app {
 	struct vk_tx tx[VK_CLASS_COUNT];
 	struct vk_rx rx[VK_CLASS_COUNT];
 	uint32_t generation;
+	int bell; /* that the worker rings: its other end, which nobody waits at */
 };
 
 struct rig_node {

@@ -214,6 +214,16 @@ static void do_counters(void)
 	printf("\n");
 }
 
+/* sleep node slot class need: an application waits, for records or so much room, for good */
+static void do_sleep(void)
+{
+	struct rig_app *app = app_of();
+
+	app->self->need[argument[2]] = (uint32_t)argument[3];
+	app->self->sleeping++;
+	printf("1\n");
+}
+
 /* poke node slot 't'|'h'|'d' class value: an application writes what it should not */
 static void do_poke(void)
 {
@@ -398,14 +408,14 @@ static const struct {
 	const char *name;
 	void (*run)(void);
 } commands[] = {
-	{ "put", do_put },     { "open", do_open },	  { "take", do_take },
-	{ "app", do_app },     { "log", do_log },	  { "counters", do_counters },
-	{ "poke", do_poke },   { "raw", do_raw },	  { "net", do_net },
-	{ "turn", do_turn },   { "worker", do_worker },	  { "param", do_param },
-	{ "peer", do_peer },   { "news", do_news },	  { "blocked", do_blocked },
-	{ "time", do_time },   { "service", do_service }, { "detach", do_detach },
-	{ "join", do_join },   { "session", do_session }, { "python", do_python },
-	{ "token", do_token },
+	{ "put", do_put },	   { "open", do_open },	  { "take", do_take },
+	{ "app", do_app },	   { "log", do_log },	  { "counters", do_counters },
+	{ "poke", do_poke },	   { "raw", do_raw },	  { "net", do_net },
+	{ "sleep", do_sleep },	   { "turn", do_turn },	  { "worker", do_worker },
+	{ "param", do_param },	   { "peer", do_peer },	  { "news", do_news },
+	{ "blocked", do_blocked }, { "time", do_time },	  { "service", do_service },
+	{ "detach", do_detach },   { "join", do_join },	  { "session", do_session },
+	{ "python", do_python },   { "token", do_token },
 };
 
 /* Splits a line into its command, numbers and the word among them. */
