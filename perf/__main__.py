@@ -15,6 +15,7 @@ import dataclasses
 import importlib
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ CLOSE_UPS = {
     "flood": "refused packets a second against a bare drop, on a veth",
     "dpdk": "XDP to application ring against DPDK's testpmd on AF_XDP",
     "hosts": "two hosts, messages a second and round trips, on both paths",
+    "queues": "64 B where nodes serve two queues, against one",
     "bare": "bulk over each path, against the same packets with nothing around them",
     "relay": "the relay between two hosts: rate, delay and loss, against what was asked of it",
     "transport": "flows through the relay, and the kernel's TCP there, under loss and long delay",
@@ -269,8 +271,15 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 }
 
 
+def _end(number: int, _frame: object) -> None:
+    """End as by Ctrl-C when somebody says so: nodes and namespaces go with us."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
 def main() -> int:
     """Do what the command line asks for; returns the exit code."""
+    signal.signal(signal.SIGTERM, _end)
     options = _arguments()
     try:
         return COMMANDS[options.command](options)

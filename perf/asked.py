@@ -210,7 +210,7 @@ HOST = (
 COST = (
     *(
         ask(
-            f"CPU a message, {scenario}, {language}: the cheapest other over ours",
+            f"CPU a message, {scenario}, {language}: the cheapest messaging system over ours",
             1,
             "times",
             cost(scenario, language),

@@ -32,7 +32,8 @@ XDP_PACKET = b"raw!"
 """In place of a Valkyrie header: nobody looks at it."""
 
 
-def _arena(stack: ExitStack, one: Contestant, mtu: int) -> Arena:
+def arena_of(stack: ExitStack, one: Contestant, mtu: int = MTUS[0]) -> Arena:
+    """Return hosts for one contestant, with what it runs on them, until *stack* ends."""
     arena = Arena(one.place, mtu=mtu)
     stack.callback(arena.close)
     one.side()
@@ -55,7 +56,7 @@ def _kernel(mtu: int, profile: Profile) -> Iterator[Row]:
     sizes = {"valkyrie-c-udp": MESSAGE, "udp-gso-c": mtu - HEADERS, "tcp-buffered-c": MESSAGE}
     found: dict[str, list[float]] = {name: [] for name in sizes}
     with ExitStack() as stack:
-        arenas = {name: _arena(stack, BY_NAME[name], mtu) for name in sizes}
+        arenas = {name: arena_of(stack, BY_NAME[name], mtu) for name in sizes}
         for turn in range(profile.repetitions):
             for name, size in sizes.items():
                 found[name].append(_gigabits(arenas[name], BY_NAME[name], size, profile, turn))
@@ -69,7 +70,7 @@ def _xdp(profile: Profile) -> Row:
     payload = MTUS[0] - HEADERS
     one, ours, bare = BY_NAME["valkyrie-c-xdp"], [], []
     with ExitStack() as stack:
-        arena, bench = _arena(stack, one, MTUS[0]), stack.enter_context(ready())
+        arena, bench = arena_of(stack, one, MTUS[0]), stack.enter_context(ready())
         packet = headed(bench.source, bench.target, XDP_PACKET.ljust(payload, b"."))
         for turn in range(profile.repetitions):
             ours.append(_gigabits(arena, one, MESSAGE, profile, turn))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import charts, markdown
+from . import behind, charts, markdown
 from .markdown import figure, number
 from .report import Document, main_figure, of_scenario
 
@@ -76,6 +76,12 @@ def _misses(document: Document) -> Iterator[str]:
     yield from ("", "All figures of that run: [docs/FIGURES.md](docs/FIGURES.md).")
 
 
+def _behind(document: Document) -> Iterator[str]:
+    """Yield where others carry more or answer sooner; who only costs less is told in FIGURES.md."""
+    if found := list(behind.lines(document, costs=False)):
+        yield from ("", "Where others are ahead:", "", *(f"- {line}" for line in found))
+
+
 def whole(document: Document) -> str:
     """Return everything, with tables of the curves."""
     curves = (line for curve in document["curves"] for line in charts.markdown(document, curve))
@@ -90,7 +96,7 @@ def summary(document: Document) -> str:
         for language in ("C", "Python"):
             lines += _best(document, scenario, language)
     lines += ["", *markdown.missing(document)]
-    return "\n".join([*lines, *_headlines(document), *_misses(document)])
+    return "\n".join([*lines, *_headlines(document), *_behind(document), *_misses(document)])
 
 
 def write(document: Document) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from . import machine
+from . import behind, machine
 from .report import Document, main_figure, of_scenario
 
 
@@ -86,6 +86,8 @@ def full(document: Document) -> str:
     """Return the whole report."""
     lines = ["# Benchmarks", "", head(document), "", *missing(document)]
     lines += ["", "### What is asked, and what was found", "", *asked(document)]
+    if ahead := list(behind.lines(document)):
+        lines += ["", "### Where others are ahead", "", *(f"- {line}" for line in ahead)]
     for scenario in document["scenarios"]:
         lines += _scenario(document, scenario)
     if document["rows"]:

@@ -149,23 +149,29 @@ class Network:
         modes: Sequence[str] = PLAINTEXT,
         extra: Mapping[str, str] | None = None,
         mtu: int = 1500,
+        queues: int = 1,
     ) -> None:
         """Make hosts and configurations; nodes are called ``<name>-a`` and ``<name>-b``.
 
         *cpus* are the cores of the workers of a and b; None leaves one to the scheduler. In other
         *modes* than plaintext the nodes have identities and know each other's fingerprints, and
-        keep audit logs (``audit``). *extra* is what a host's configuration has besides.
+        keep audit logs (``audit``). *extra* is what a host's configuration has besides. Interfaces
+        have as many *queues*, and nodes serve them.
         """
         self.lab = lab
         self._directory = tempfile.TemporaryDirectory(prefix="valkyrie-")
         self.directory = directory = Path(self._directory.name)
         directory.chmod(0o755)  # daemons look there for revocations
         a, b = (lab.host(name) for name in HOSTS)
-        self.wire: tuple[Link, Link] = lab.wire(a, b, mtu=mtu)
-        self.stranger: tuple[Link, Link] = lab.wire(lab.host("c"), b, names=("vk0", "vk1"))
+        self.wire: tuple[Link, Link] = lab.wire(a, b, mtu=mtu, queues=queues)
+        self.stranger: tuple[Link, Link] = lab.wire(
+            lab.host("c"), b, names=("vk0", "vk1"), queues=queues
+        )
         interfaces = {
-            "a": INTERFACE.format(name="vk0", path=path),
-            "b": "\n".join(INTERFACE.format(name=name, path=path) for name in ("vk0", "vk1")),
+            host: "\n".join(
+                f"{INTERFACE.format(name=name, path=path)}queues = {queues}\n" for name in names
+            )
+            for host, names in (("a", ("vk0",)), ("b", ("vk0", "vk1")))
         }
         safe = tuple(modes) != PLAINTEXT
         self.audit = {host: directory / f"audit-{host}.jsonl" for host in HOSTS}

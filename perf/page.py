@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
 
-from . import charts, machine, markdown
+from . import behind, charts, machine, markdown
 from .histogram import Histogram
 from .report import Document, main_figure, of_scenario
 from .svg import Bar, Curve, bars, curves
@@ -169,6 +169,10 @@ def render(document: Document) -> str:
             parts.append(f"<li>{escape(names[name])}: {escape(why)}</li>")
         parts.append("</ul>")
     parts += _asked(document)
+    if ahead := list(behind.lines(document)):
+        parts.append("<h2>Where others are ahead</h2><ul>")
+        parts += [f"<li>{escape(line)}</li>" for line in ahead]
+        parts.append("</ul>")
     for scenario in document["scenarios"]:
         parts += _scenario(document, scenario)
     for curve in document["curves"]:

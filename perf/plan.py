@@ -30,6 +30,7 @@ CLOSE_UP_S = {
     "dpdk": (15, 30),
     "hosts": (15, 60),
     "bare": (45, 100),
+    "queues": (15, 40),
     "relay": (6, 20),
     "transport": (330, 1_100),
     "sessions": (35, 100),

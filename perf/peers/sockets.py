@@ -8,6 +8,7 @@ from typing import Any
 
 from perf.arena import Arena
 from perf.contestant import Contestant
+from perf.targets import KERNEL
 
 from . import sides
 
@@ -45,7 +46,7 @@ def _kernel(
     return Contestant(
         name=f"{name}-{language.lower()}",
         title=f"{title} ({language})",
-        family="kernel sockets",
+        family=KERNEL,
         language=language,
         place=place,
         transport=name,

@@ -22,14 +22,16 @@ def _ours(module: str) -> Callable[[], tuple[str, ...]]:
     return lambda: (sys.executable, "-m", f"perf.sides.{module}")
 
 
-def _nodes(path: str, modes: Sequence[str]) -> Callable[[Arena], None]:
+def nodes(path: str, modes: Sequence[str], queues: int = 1) -> Callable[[Arena], None]:
     """Return what starts a node on each host, with *path* for receiving and sending."""
 
     def prepare(arena: Arena) -> None:
         name = f"perf-{os.getpid()}-{next(_numbers)}"
         of = arena.pinning.core
         cpus = of("sender", arena.place), of("receiver", arena.place)
-        network = Network(arena.lab, path, name=name, cpus=cpus, modes=modes, mtu=arena.mtu)
+        network = Network(
+            arena.lab, path, name=name, cpus=cpus, modes=modes, mtu=arena.mtu, queues=queues
+        )
         arena.adopt(network.wire)
         arena.closing.callback(network.stop)
         network.start()
@@ -74,7 +76,7 @@ def _network(
         transport=how,
         side=side,
         address=lambda arena: arena.facts["nodes"],
-        prepare=_nodes(path, ("noise",) if encrypted else PLAINTEXT),
+        prepare=nodes(path, ("noise",) if encrypted else PLAINTEXT),
         encrypted=encrypted,
         shapes=frozenset(shapes),
         size_max=ONE_RECORD if how == "batch" else LARGEST,

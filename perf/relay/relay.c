@@ -24,7 +24,7 @@
 #include <time.h>
 
 enum {
-	GAP_NS = 30000, /* between two sends of a busy link */
+	GAP_NS = 50000, /* between two sends of a busy link: each costs those who share the core */
 	SPIN_NS = 8000, /* a sleep takes so long at least */
 	TURN_NS = 100000, /* the longest sleep while frames come */
 	LINGER_NS = 2000000, /* frames came so lately: more will */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* valkyrie.c: streams of a node, through the application's end of its rings. A library instead of
  * a program: Python opens the streams (valkyrie_c.py), gives their ends and calls main. Over one
- * stream messages are handed over many at once where the shape lets them gather; with the shape
+ * stream messages are published many at once where the shape lets them gather; with the shape
  * "streams" or "logs" each goes by itself on a stream drawn at random.
  */
 #include "side.h"
@@ -26,9 +26,8 @@ static struct stream *streams, *by_flow[VK_FLOWS_MAX], **waiting;
 static uint32_t count, added, waits, scattered, large;
 static uint64_t dice = 88172645463325252; /* any but 0 */
 static struct vk_entry entries[VK_CLIENT_BATCH];
-static uint32_t ring, message_size, held, held_max, found, next_found;
+static uint32_t ring, held, held_max, found, next_found;
 static struct vk_reader reader;
-static uint8_t *out;
 
 /* valkyrie_streams says over how many open streams main is to run, valkyrie_stream gives one. */
 void valkyrie_streams(struct vk_client *of, uint32_t how_many)
@@ -52,17 +51,13 @@ void valkyrie_stream(struct vk_outlet *to, struct vk_inlet *from, uint32_t first
 static void valkyrie_open(const struct side_order *order)
 {
 	ring = vk_stream_class(streams->outlet->head.stream);
-	message_size = order->size;
 	scattered = !strcmp(order->shape, "streams") || !strcmp(order->shape, "logs");
-	held_max = HELD_BYTES_MAX / message_size < BATCH ? HELD_BYTES_MAX / message_size : BATCH;
+	held_max = HELD_BYTES_MAX / order->size < BATCH ? HELD_BYTES_MAX / order->size : BATCH;
 	held_max = held_max ? held_max : 1;
-	large = message_size > VK_SHARDED_MAX;
+	large = order->size > VK_SHARDED_MAX;
 	if (large && vk_reader_open(&reader, client, streams->inlet, &streams->outlet->head,
 				    streams->first, 0))
 		side_fail("reader");
-	out = malloc((size_t)held_max * message_size);
-	if (!out)
-		side_fail("messages that are held");
 }
 
 static void check(int code, const char *what)
@@ -86,20 +81,6 @@ static void wait_for_room(void)
 	check(ready ? ready : -ETIMEDOUT, "no room in the ring");
 }
 
-static void send_out(const uint8_t *messages, uint32_t number)
-{
-	for (uint32_t sent = 0; sent < number;) {
-		int n = vk_client_send_many(client, streams->outlet,
-					    messages + (size_t)sent * message_size, NULL,
-					    message_size, number - sent);
-
-		check(n, "vk_client_send_many");
-		sent += n > 0 ? (uint32_t)n : 0;
-		if (sent < number)
-			wait_for_room();
-	}
-}
-
 static void send_large(const uint8_t *message, uint32_t size)
 {
 	for (uint32_t sent = 0; sent < size;) {
@@ -114,7 +95,8 @@ static void send_large(const uint8_t *message, uint32_t size)
 
 static void valkyrie_flush(void)
 {
-	send_out(out, held);
+	if (held)
+		check(vk_client_publish(client, streams->outlet), "vk_client_publish");
 	held = 0;
 }
 
@@ -128,9 +110,10 @@ static struct stream *draw(void)
 
 static void valkyrie_send(const void *message, uint32_t size)
 {
+	int error;
+
 	if (scattered) {
 		struct stream *stream = draw();
-		int error;
 
 		while ((error = vk_client_send(client, stream->outlet, message, size)) < 0) {
 			check(error, "vk_client_send");
@@ -142,11 +125,10 @@ static void valkyrie_send(const void *message, uint32_t size)
 		send_large(message, size);
 		return;
 	}
-	if (held_max == 1) { /* nothing to gather: from where it lies */
-		send_out(message, 1);
-		return;
+	while ((error = vk_client_write(client, streams->outlet, message, size)) < 0) {
+		check(error, "vk_client_write");
+		wait_for_room();
 	}
-	memcpy(out + (size_t)held * size, message, size);
 	if (++held == held_max)
 		valkyrie_flush();
 }
@@ -200,7 +182,8 @@ static void idle(void)
 /* Describes the next records in entries; returns how many, 0 if none came in time, or -errno. */
 static int look(int timeout_ms)
 {
-	int64_t one = streams->outlet->head.flow, flow = scattered ? VK_CLIENT_ANY_FLOW : one;
+	int64_t one = vk_client_flow(&streams->outlet->head);
+	int64_t flow = scattered ? VK_CLIENT_ANY_FLOW : one;
 
 	for (;;) {
 		int n = vk_client_receive(client, ring, flow, VK_CLIENT_ANY_SEQUENCE, entries,

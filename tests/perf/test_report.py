@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from perf import kept, markdown, page, regression, report, targets
+from perf import behind, kept, markdown, page, regression, report, targets
 from perf.comparison import Figure, Standing, Suite
 from perf.peers import CONTESTANTS
 from perf.scenario import PROFILES, SCENARIOS, Scenario
@@ -46,6 +46,25 @@ def test_a_report_survives_the_disk(tmp_path: Path) -> None:
     made, path = document(), tmp_path / "report.json"
     report.save(made, path)
     assert report.load(path) == made
+
+
+def test_who_is_ahead_is_said_in_every_report() -> None:
+    made = document()
+    (rate,) = behind.lines(made)
+    assert rate == "Two hosts, 64 B one way: ZeroMQ (C), tcp carries 2.00 times as much"
+    assert all(
+        rate in text for text in (markdown.full(made), page.render(made), kept.summary(made))
+    )
+    tcp = Standing("tcp-buffered-c", STREAM.name, Figure(9.0, 9.0, 9.0), cpu_ns_per_message=1.0)
+    made["standings"][2] = asdict(tcp)
+    made["standings"][1]["cpu_ns_per_message"] = 4.0
+    _, cost, why = behind.lines(made)
+    assert cost.endswith("costs 0.25 of the processor time a message")
+    assert "zero-copy" in why
+
+
+def test_nobody_is_ahead_who_is_even() -> None:
+    assert not list(behind.lines(document(rate=505.0)))
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"format": 0}', '{"format": 1, "scenarios": [{}]}'])
