@@ -39,20 +39,22 @@ static void look_ahead(const struct vk_run *run, struct vk_ledger *ledger,
 	}
 }
 
-/* As many of one flow as lie one behind the other are taken off it at once. */
-static void finish_messages(struct vk_run *run, const struct vk_sent_run *content)
+/* Marks those of a row of entries as done that are there and are not; as many of one flow as lie
+ * one behind the other are taken off it at once. */
+static void finish_row(struct vk_run *run, struct vk_ledger *ledger, uint32_t first, uint32_t count)
 {
-	struct vk_ledger *ledger = ledger_of(run, content);
-	uint32_t flow = VK_NO_FLOW, done = 0, number;
-	struct vk_sent_run left = *content;
+	uint32_t flow = VK_NO_FLOW, done = 0, left;
 
-	look_ahead(run, ledger, left);
-	while (vk_content_take(&left, &number)) {
-		struct vk_entry *entry = vk_ledger_get(ledger, number);
+	while (count && !vk_ledger_get(ledger, first)) {
+		first++;
+		count--;
+	}
+	left = ledger->next - first;
+	for (count = count < left ? count : left; count; count--) {
+		struct vk_entry *entry = &ledger->entries[first++ & ledger->mask];
 
-		if (!entry || entry->state == VK_ENTRY_DONE)
+		if (entry->state == VK_ENTRY_DONE)
 			continue;
-		run->slots[content->slot].consumed |= 1u << content->ring;
 		if (entry->flow != flow) {
 			vk_flows_entries_done(run, flow, done);
 			flow = entry->flow;
@@ -62,6 +64,22 @@ static void finish_messages(struct vk_run *run, const struct vk_sent_run *conten
 		done++;
 	}
 	vk_flows_entries_done(run, flow, done);
+}
+
+static void finish_messages(struct vk_run *run, const struct vk_sent_run *content)
+{
+	struct vk_ledger *ledger = ledger_of(run, content);
+	struct vk_sent_run left = *content;
+	uint32_t number;
+
+	look_ahead(run, ledger, left);
+	run->slots[content->slot].consumed |= 1u << content->ring;
+	if (!content->apart) {
+		finish_row(run, ledger, content->first, content->a);
+		return;
+	}
+	while (vk_content_take(&left, &number))
+		finish_row(run, ledger, number, 1);
 }
 
 void vk_content_done(struct vk_run *run, uint32_t slot, uint32_t ring, uint32_t number)
