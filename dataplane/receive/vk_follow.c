@@ -37,24 +37,15 @@ static uint32_t head_of(const uint8_t *data, uint32_t left, const uint8_t *like,
 	return VK_MESSAGE_HEAD;
 }
 
-/* As for a single message, the record is in its ring before anything says so. */
-static int hand_over(struct vk_run *run, struct vk_flow *flow, const struct vk_message *message,
-		     const uint8_t *payload, uint32_t size)
-{
-	if (!vk_handover_put(run, flow, message, VK_RECORD_DATA, payload, size))
-		return 0;
-	flow->rx_cost += (uint64_t)size + VK_MESSAGE_COST;
-	VK_STORE_RELAXED(&flow->rx.next, message->sequence + 1);
-	return 1;
-}
-
 uint32_t vk_follow(struct vk_run *run, uint32_t peer, const struct vk_frame *outer,
 		   struct vk_frame *frame, const uint8_t *like, uint32_t at, uint32_t *inner)
 {
-	uint32_t messages = 0, head, size, app, class;
-	struct vk_flow *flow;
+	uint32_t most = VK_AGG_MAX - *inner, messages = 0, app, class, head, size;
+	uint64_t cost, limit = UINT64_MAX, landed, bytes = 0;
 	struct vk_message message;
-	uint64_t bytes = 0;
+	struct vk_flow *flow;
+	struct vk_tx tx;
+	uint8_t *body;
 
 	if (!head_of(outer->payload + at, outer->length - at, like, frame->sequence + 1, &size))
 		return at; /* streams take turns */
@@ -63,27 +54,47 @@ uint32_t vk_follow(struct vk_run *run, uint32_t peer, const struct vk_frame *out
 		return at;
 	app = flow->app;
 	class = flow->class;
+	tx = run->slots[app].out[class];
+	if (!tx.capacity)
+		return at;
+	cost = flow->rx_cost;
+	landed = run->flows[vk_flow_number(run, flow)].landed;
+	if (class != VK_CLASS_CRITICAL)
+		limit = flow->rx_limit;
 	message = vk_handover_describe(run, flow, frame);
-	while (at < outer->length && *inner < VK_AGG_MAX) {
+	while (at < outer->length && messages < most) {
 		const uint8_t *data = outer->payload + at;
 		uint32_t left = outer->length - at;
 
-		head = head_of(data, left, like, frame->sequence + 1, &size);
-		if (!head || size > left - head || vk_handover_overrun(run, flow, size))
+		head = head_of(data, left, like, message.sequence + 1, &size);
+		if (!head || size > left - head || cost + landed + size > limit)
 			break;
-		message.sequence = frame->sequence + 1;
+		body = vk_tx_reserve(&tx, (uint32_t)sizeof message + size);
+		if (!body)
+			break; /* for one of several reasons: the message is looked at by itself */
 		if (head == VK_MESSAGE_HEAD)
 			message.correlation = vk_get32(data + VK_CORRELATION_AT);
-		if (!hand_over(run, flow, &message, data + head, size))
-			break;
-		frame->sequence = message.sequence;
-		frame->correlation = message.correlation;
+		message.sequence++;
+		memcpy(body, &message, sizeof message);
+		memcpy(body + sizeof message, data + head, size);
+		/* As for a single message, the record is in its ring before anything says so. */
+		vk_tx_commit(&tx, (uint32_t)sizeof message + size, VK_RECORD_DATA);
+		VK_STORE_RELEASE(&run->work->committed[app][class], tx.tail);
+		cost += (uint64_t)size + VK_MESSAGE_COST;
+		flow->rx_cost = cost;
+		VK_STORE_RELAXED(&flow->rx.next, message.sequence + 1);
 		__builtin_prefetch(data + head + size + 2 * (size_t)VK_LINE);
 		at += vk_align_run(head + size);
-		(*inner)++;
 		messages++;
 		bytes += size;
 	}
+	if (!messages)
+		return at;
+	run->slots[app].out[class] = tx;
+	run->slots[app].published |= 1u << class;
+	frame->sequence = message.sequence;
+	frame->correlation = message.correlation;
+	*inner += messages;
 	vk_count_row(run, class)[VK_RX_MESSAGES] += messages;
 	vk_handover_count(run, app, class, messages, bytes);
 	return at;
