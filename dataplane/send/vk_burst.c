@@ -5,16 +5,31 @@
 
 #include <string.h>
 
-/* What a burst goes on with and has come to. */
+/* What a burst goes on with and has come to. Copies of what others keep: the bytes of a message
+ * that are written could be part of anything, as far as the compiler knows. */
 struct burst {
 	struct vk_flow *flow;
-	const struct vk_message *like;
-	uint8_t head[VK_MESSAGE_HEAD]; /* of the last frame that has one */
-	uint32_t count;
+	uint32_t number; /* the flow's */
+	uint64_t whose; /* the first word of a message that is alike */
+	uint64_t manner; /* its fourth, from the type to the code */
+	uint8_t *data;
+	uint32_t used;
+	uint32_t limit;
+	uint32_t first; /* sequence that it began with */
+	uint32_t sequence; /* of the next message */
+	uint32_t end; /* the one for which the datagram has no room any more */
 	uint64_t cost;
 	uint64_t cost_before; /* without the last one's */
-	uint64_t bytes; /* of payload */
+	uint64_t cost_max;
+	uint8_t head[VK_MESSAGE_HEAD]; /* of the last frame that has one */
 };
+
+_Static_assert(offsetof(struct vk_message, flow) == 0 &&
+		       offsetof(struct vk_message, flow_generation) == 4,
+	       "a message's first word says whose it is");
+_Static_assert(offsetof(struct vk_message, type) == 24 && offsetof(struct vk_message, code) == 28,
+	       "a message's fourth word says what it is like");
+_Static_assert((int)VK_AGG_ALIGN == sizeof(uint32_t), "a frame is padded by less than a number");
 
 /* Whether what follows needs nothing that is done for each message: stamps, a pool's leave, room of
  * a class of its own. */
@@ -44,112 +59,136 @@ static int may_go_on(const struct vk_run *run, uint32_t slot, uint32_t ring)
 	       !last->apart && last->first + last->a == owner->ledgers[ring].next;
 }
 
+/* A word of a message in memory that an application can write: read once. */
+static uint64_t word(const uint8_t *message, size_t at)
+{
+	return VK_LOAD_RELAXED((const uint64_t *)(const void *)(message + at));
+}
+
+static uint32_t half(const uint8_t *message, size_t at)
+{
+	return VK_LOAD_RELAXED((const uint32_t *)(const void *)(message + at));
+}
+
 static struct burst begin(struct vk_run *run)
 {
 	const struct vk_datagram *open = &run->datagram;
-	struct burst burst = { .flow = run->burst.flow, .like = &run->burst.like };
+	struct vk_flow *flow = run->burst.flow;
+	const struct vk_message *like = &run->burst.like;
+	struct burst burst = {
+		.flow = flow,
+		.number = like->flow,
+		.data = open->data,
+		.used = open->used,
+		.limit = open->limit,
+		.first = flow->tx_sequence,
+		.sequence = flow->tx_sequence,
+		.end = flow->tx_sequence + VK_AGG_MAX - open->inner,
+		.cost = flow->tx_cost[flow->tx_sequence & 1],
+		.cost_max = flow->tx_limit,
+	};
 
+	memcpy(&burst.whose, like, sizeof burst.whose);
+	memcpy(&burst.manner, (const uint8_t *)like + offsetof(struct vk_message, type),
+	       sizeof burst.manner);
 	memcpy(burst.head, open->data + open->used - run->burst.size - VK_MESSAGE_HEAD,
 	       VK_MESSAGE_HEAD);
-	burst.cost = burst.flow->tx_cost[burst.flow->tx_sequence & 1];
 	return burst;
 }
 
-static int is_alike(uint32_t kind, const struct vk_message *message, const struct vk_message *like,
-		    uint32_t sequence)
+/* Where the next frame begins. */
+static uint32_t end_of(const struct burst *burst)
 {
-	return kind == VK_RECORD_DATA && message->sequence == sequence &&
-	       message->flow == like->flow && message->flow_generation == like->flow_generation &&
-	       message->type == like->type && message->flags == like->flags &&
-	       message->priority == like->priority && message->trace == like->trace &&
-	       !message->code && !message->time_ns;
+	return VK_OUTER_SIZE + vk_align_run(burst->used - VK_OUTER_SIZE);
 }
 
-/* The bytes in front of a message's payload: those of a compact frame, if it goes on with the one
- * before it, whose head is at hand. */
-static uint32_t head_of(const uint8_t head[VK_MESSAGE_HEAD], const struct vk_message *message)
+/* Returns how many bytes lie in front of the payload if a record goes on like the last one, has
+ * room and is paid for: those of a compact frame where the head of the one before holds for it,
+ * too; 0: it does not go on. */
+static inline uint32_t goes_on(const struct burst *burst, const struct vk_record *record,
+			       const uint8_t *message, uint32_t correlation)
 {
-	return message->correlation == vk_get32(head + VK_CORRELATION_AT) ?
-		       sizeof(struct vk_compact) :
-		       VK_MESSAGE_HEAD;
-}
+	uint32_t size = record->size - (uint32_t)sizeof(struct vk_message);
+	uint32_t head = correlation == vk_get32(burst->head + VK_CORRELATION_AT) ?
+				sizeof(struct vk_compact) :
+				VK_MESSAGE_HEAD;
 
-/* Whether a record of so many bytes goes on like the last one, has room and is paid for. */
-static int goes_on(const struct vk_datagram *open, const struct burst *burst, uint32_t kind,
-		   uint32_t bytes, const struct vk_message *message)
-{
-	uint32_t at = VK_OUTER_SIZE + vk_align_run(open->used - VK_OUTER_SIZE);
-	uint32_t size = bytes - (uint32_t)sizeof *message;
-
-	return bytes >= sizeof *message &&
-	       is_alike(kind, message, burst->like, burst->flow->tx_sequence + burst->count) &&
-	       size <= open->limit && at + head_of(burst->head, message) + size <= open->limit &&
-	       burst->cost + vk_out_cost(size) <= burst->flow->tx_limit;
+	return record->kind == VK_RECORD_DATA && record->size >= sizeof(struct vk_message) &&
+			       half(message, offsetof(struct vk_message, sequence)) ==
+				       burst->sequence &&
+			       word(message, 0) == burst->whose &&
+			       word(message, offsetof(struct vk_message, type)) == burst->manner &&
+			       !word(message, offsetof(struct vk_message, time_ns)) &&
+			       size <= burst->limit &&
+			       end_of(burst) + head + size <= burst->limit &&
+			       burst->cost + vk_out_cost(size) <= burst->cost_max ?
+		       head :
+		       0;
 }
 
 /* Enters a record as sent. */
-static int enter(struct vk_ledger *ledger, uint64_t at, const struct vk_record *record,
-		 const struct vk_message *message)
+static inline int enter(struct vk_ledger *ledger, uint64_t at, const struct vk_record *record,
+			const struct burst *burst)
 {
-	struct vk_entry *entry = vk_ledger_push(ledger, at);
+	struct vk_entry *entry = vk_ledger_spare(ledger);
 
 	if (!entry)
+		entry = vk_ledger_push(ledger, at);
+	if (!entry)
 		return 0;
-	entry->flow = message->flow;
-	entry->sequence = message->sequence;
-	entry->size = record->size;
-	entry->kind = record->kind;
+	*entry = (struct vk_entry){
+		.at = at,
+		.flow = burst->number,
+		.sequence = burst->sequence,
+		.size = record->size,
+		.next = VK_NO_ENTRY,
+		.kind = VK_RECORD_DATA,
+	};
 	vk_out_flying(entry);
 	return 1;
 }
 
-/* Writes the frame of a message behind the one whose head is at hand, and which a head becomes that
- * is written; returns where it ends. */
-static uint32_t write(uint8_t *data, uint32_t used, uint8_t head[VK_MESSAGE_HEAD],
-		      const struct vk_message *message, const uint8_t *payload, uint32_t size)
+/* Writes the frame of a message, with so many bytes in front of its payload, behind the one whose
+ * head is at hand, and which a head becomes that is written. */
+static inline void add(struct burst *burst, uint32_t head, uint32_t correlation,
+		       const uint8_t *payload, uint32_t size)
 {
-	uint32_t at = VK_OUTER_SIZE + vk_align_run(used - VK_OUTER_SIZE);
-	uint8_t *frame = data + at;
+	uint8_t *frame = burst->data + end_of(burst);
 
-	memset(data + used, 0, at - used);
-	if (head_of(head, message) == VK_MESSAGE_HEAD) {
-		vk_put32(head + VK_LENGTH_AT, size);
-		vk_put32(head + VK_CORRELATION_AT, message->correlation);
-		vk_put32(head + VK_SEQUENCE_AT, message->sequence);
-		memcpy(frame, head, VK_MESSAGE_HEAD);
-		frame += VK_MESSAGE_HEAD;
+	vk_put32(burst->data + burst->used, 0); /* padding, and a bit of what comes now */
+	if (head == VK_MESSAGE_HEAD) {
+		vk_put32(burst->head + VK_LENGTH_AT, size);
+		vk_put32(burst->head + VK_CORRELATION_AT, correlation);
+		vk_put32(burst->head + VK_SEQUENCE_AT, burst->sequence);
+		memcpy(frame, burst->head, VK_MESSAGE_HEAD);
 	} else {
-		frame = vk_put_compact(frame, size);
+		vk_put_compact(frame, size);
 	}
-	memcpy(frame, payload, size);
-	return (uint32_t)(frame + size - data);
-}
-
-static void add(struct vk_datagram *open, struct burst *burst, const struct vk_message *message,
-		const uint8_t *payload, uint32_t size)
-{
-	open->used = write(open->data, open->used, burst->head, message, payload, size);
-	open->inner++;
+	memcpy(frame + head, payload, size);
+	burst->used = (uint32_t)(frame + head + size - burst->data);
+	burst->sequence++;
 	burst->cost_before = burst->cost;
 	burst->cost += vk_out_cost(size);
-	burst->bytes += size;
-	burst->count++;
 }
 
-/* The messages are on their way for the first time. As in vk_out_count which of the sums of cost
- * holds is told by the sequence's last bit: it is turned by every step. */
+/* The messages are in the datagram, and on their way for the first time. As in vk_out_count which
+ * of the sums of cost holds is told by the sequence's last bit: it is turned by every step. */
 static void count(struct vk_run *run, uint32_t slot, uint32_t ring, const struct burst *burst)
 {
 	struct vk_flow *flow = burst->flow;
-	uint32_t first = flow->tx_sequence, next = first + burst->count;
+	uint32_t messages = burst->sequence - burst->first;
+	uint64_t bytes = burst->cost - flow->tx_cost[burst->first & 1] -
+			 (uint64_t)messages * VK_MESSAGE_COST;
 
-	if (burst->count % 2 == 0) {
-		flow->tx_cost[(first + 1) & 1] = burst->cost_before;
-		VK_STORE_RELEASE(&flow->tx_sequence, next - 1);
+	run->datagram.used = burst->used;
+	run->datagram.inner += messages;
+	if (messages % 2 == 0) {
+		flow->tx_cost[(burst->sequence - 1) & 1] = burst->cost_before;
+		VK_STORE_RELEASE(&flow->tx_sequence, burst->sequence - 1);
 	}
-	flow->tx_cost[next & 1] = burst->cost;
-	VK_STORE_RELEASE(&flow->tx_sequence, next);
-	vk_out_sent(run, slot, ring, burst->count, burst->bytes);
+	flow->tx_cost[burst->sequence & 1] = burst->cost;
+	VK_STORE_RELEASE(&flow->tx_sequence, burst->sequence);
+	vk_out_sent(run, slot, ring, messages, bytes);
 }
 
 static uint32_t flow_of(const uint8_t *body)
@@ -165,9 +204,12 @@ void vk_burst_go(struct vk_run *run, uint32_t slot, uint32_t ring, int64_t budge
 	struct vk_rx *in = &run->slots[slot].in[ring];
 	struct vk_ledger *ledger = &run->slots[slot].ledgers[ring];
 	struct vk_datagram *open = &run->datagram;
+	struct vk_rx scan;
 	struct vk_record record;
 	struct burst burst;
 	const uint8_t *body;
+	int64_t sum = *bytes;
+	uint32_t messages;
 
 	/* Streams often take turns: then nothing else is to be looked at. */
 	if (vk_rx_peek(in, &record, &body) <= 0 || flow_of(body) != run->burst.like.flow ||
@@ -176,24 +218,29 @@ void vk_burst_go(struct vk_run *run, uint32_t slot, uint32_t ring, int64_t budge
 		return;
 	}
 	burst = begin(run);
+	scan = *in;
 	run->burst.flow = NULL;
-	while (*bytes < budget && open->inner < VK_AGG_MAX && vk_rx_peek(in, &record, &body) > 0) {
-		struct vk_message message;
+	while (sum < budget && burst.sequence != burst.end &&
+	       vk_rx_peek(&scan, &record, &body) > 0) {
+		uint32_t correlation = half(body, offsetof(struct vk_message, correlation));
+		uint32_t head = goes_on(&burst, &record, body, correlation);
 
-		memcpy(&message, body, sizeof message);
-		if (!goes_on(open, &burst, record.kind, record.size, &message) ||
-		    !enter(ledger, in->head, &record, &message))
+		if (!head || !enter(ledger, scan.head, &record, &burst))
 			break;
-		add(open, &burst, &message, body + sizeof message,
-		    record.size - (uint32_t)sizeof message);
-		vk_rx_advance(in, &record);
-		*bytes += record.size;
+		add(&burst, head, correlation, body + sizeof(struct vk_message),
+		    record.size - (uint32_t)sizeof(struct vk_message));
+		vk_rx_advance(&scan, &record);
+		sum += record.size;
 	}
-	if (!burst.count)
+	*bytes = sum;
+	in->head = scan.head;
+	in->tail = scan.tail;
+	messages = burst.sequence - burst.first;
+	if (!messages)
 		return;
-	open->runs[open->run_count - 1].a += burst.count;
+	open->runs[open->run_count - 1].a += messages;
 	count(run, slot, ring, &burst);
-	run->flows[vk_flow_number(run, burst.flow)].unacked += burst.count;
+	run->flows[vk_flow_number(run, burst.flow)].unacked += messages;
 	if (in->head > run->work->looked[slot][ring])
 		VK_STORE_RELAXED(&run->work->looked[slot][ring], in->head);
 }
@@ -204,7 +251,6 @@ void vk_burst_held(struct vk_run *run, int64_t budget, int64_t *bytes)
 	struct vk_flow_run *own = &run->flows[vk_flow_number(run, flow)];
 	uint32_t slot = flow->app, ring = flow->class;
 	struct vk_ledger *ledger = &run->slots[slot].ledgers[ring];
-	struct vk_datagram *open = &run->datagram;
 	struct burst burst;
 
 	if (!may_go(run, ring)) {
@@ -213,21 +259,22 @@ void vk_burst_held(struct vk_run *run, int64_t budget, int64_t *bytes)
 	}
 	burst = begin(run);
 	run->burst.flow = NULL;
-	while (own->held_count && *bytes < budget && open->inner < VK_AGG_MAX) {
+	while (own->held_count && *bytes < budget && burst.sequence != burst.end) {
 		struct vk_entry *entry = vk_ledger_get(ledger, own->held_first);
-		struct vk_message message;
-		struct vk_out out;
+		struct vk_record record = { .size = entry->size, .kind = entry->kind };
+		const uint8_t *body = vk_out_body(run, slot, ring, entry->at);
+		uint32_t correlation = half(body, offsetof(struct vk_message, correlation)), head;
 
-		vk_out_read(run, slot, ring, entry, &message, &out);
-		if (entry->more || entry->shards || entry->again ||
-		    !goes_on(open, &burst, entry->kind, entry->size, &message) ||
-		    !vk_datagram_carry(open, slot, ring, own->held_first))
+		head = goes_on(&burst, &record, body, correlation);
+		if (!head || entry->more || entry->shards || entry->again ||
+		    !vk_datagram_carry(&run->datagram, slot, ring, own->held_first))
 			break;
-		add(open, &burst, &message, out.payload, out.size);
+		add(&burst, head, correlation, body + sizeof(struct vk_message),
+		    record.size - (uint32_t)sizeof(struct vk_message));
 		vk_out_flying(entry);
 		*bytes += entry->size;
 		vk_flows_went(run, flow);
 	}
-	if (burst.count)
+	if (burst.sequence != burst.first)
 		count(run, slot, ring, &burst);
 }

@@ -68,6 +68,15 @@ void vk_ledger_free(struct vk_ledger *ledger);
  * memory. Entries move when the ledger grows: no pointer outlives a push. */
 struct vk_entry *vk_ledger_push(struct vk_ledger *ledger, uint64_t at);
 
+/* vk_ledger_spare returns the next entry, to be written as a whole; NULL: the ledger has to grow,
+ * as vk_ledger_push does. */
+static inline struct vk_entry *vk_ledger_spare(struct vk_ledger *ledger)
+{
+	if (!ledger->entries || ledger->next - ledger->first > ledger->mask)
+		return NULL;
+	return &ledger->entries[ledger->next++ & ledger->mask];
+}
+
 /* vk_ledger_get returns an entry that is there, NULL otherwise: packets may outlive their
  * content. */
 static inline struct vk_entry *vk_ledger_get(struct vk_ledger *ledger, uint32_t number)

@@ -16,17 +16,10 @@ static uint8_t priority_of(uint32_t class, uint8_t wanted)
 	return wanted && vk_priority_ok(class, wanted) ? wanted : vk_priority_lowest(class);
 }
 
-static const uint8_t *body_of(struct vk_run *run, uint32_t slot, uint32_t ring, uint64_t at)
-{
-	const struct vk_rx *in = &run->slots[slot].in[ring];
-
-	return in->data + (at & (in->capacity - 1)) + sizeof(struct vk_record);
-}
-
 int vk_out_read(struct vk_run *run, uint32_t slot, uint32_t ring, const struct vk_entry *entry,
 		struct vk_message *message, struct vk_out *out)
 {
-	const uint8_t *body = body_of(run, slot, ring, entry->at);
+	const uint8_t *body = vk_out_body(run, slot, ring, entry->at);
 
 	memcpy(message, body, sizeof *message);
 	message->sequence = entry->sequence;

@@ -29,6 +29,15 @@ static inline void vk_out_flying(struct vk_entry *entry)
 	entry->again = 1;
 }
 
+/* vk_out_body returns where the body of the record at a position of a ring lies. */
+static inline const uint8_t *vk_out_body(const struct vk_run *run, uint32_t slot, uint32_t ring,
+					 uint64_t at)
+{
+	const struct vk_rx *in = &run->slots[slot].in[ring];
+
+	return in->data + (at & (in->capacity - 1)) + sizeof(struct vk_record);
+}
+
 /* vk_out_read reads an entry's record again; 0 when its flow is gone. */
 int vk_out_read(struct vk_run *run, uint32_t slot, uint32_t ring, const struct vk_entry *entry,
 		struct vk_message *message, struct vk_out *out);
