@@ -201,32 +201,35 @@ static void learn(struct vk_recovery *recovery, const struct vk_sent *sent,
 	}
 }
 
+/* RFC 9002, 6.1.2: "max(smoothed_rtt, latest_rtt)". */
+static uint64_t recent_rtt_ns(const struct vk_recovery *recovery)
+{
+	const struct vk_rtt *rtt = &recovery->rtt;
+
+	return rtt->smoothed_ns > rtt->latest_ns ? rtt->smoothed_ns : rtt->latest_ns;
+}
+
 /* RFC 9002, 6.1.2: "max(kTimeThreshold * max(smoothed_rtt, latest_rtt), kGranularity)", 9/8. */
 static uint64_t loss_delay_ns(const struct vk_recovery *recovery)
 {
-	uint64_t rtt_ns = recovery->rtt.smoothed_ns > recovery->rtt.latest_ns ?
-				  recovery->rtt.smoothed_ns :
-				  recovery->rtt.latest_ns;
-	uint64_t delay_ns = rtt_ns + rtt_ns / 8;
+	uint64_t rtt_ns = recent_rtt_ns(recovery), delay_ns = rtt_ns + rtt_ns / 8;
 
 	return delay_ns > recovery->params.granularity_ns ? delay_ns :
 							    recovery->params.granularity_ns;
 }
 
-/* RFC 9002, 6.2.1: "smoothed_rtt + max(4*rttvar, kGranularity)". */
-static uint64_t answer_ns(const struct vk_recovery *recovery)
+/* RFC 9002, 6.2.1: "max(4*rttvar, kGranularity)". */
+static uint64_t spread_ns(const struct vk_recovery *recovery)
 {
-	uint64_t spread_ns = 4 * recovery->rtt.variance_ns;
+	uint64_t spread = 4 * recovery->rtt.variance_ns;
 
-	if (spread_ns < recovery->params.granularity_ns)
-		spread_ns = recovery->params.granularity_ns;
-	return recovery->rtt.smoothed_ns + spread_ns;
+	return spread > recovery->params.granularity_ns ? spread : recovery->params.granularity_ns;
 }
 
-/* RFC 9002, 6.2.1: "[...] + max_ack_delay". */
+/* RFC 9002, 6.2.1: "smoothed_rtt + max(4*rttvar, kGranularity) + max_ack_delay". */
 static uint64_t pto_ns(const struct vk_recovery *recovery)
 {
-	return answer_ns(recovery) + recovery->params.max_ack_delay_ns;
+	return recovery->rtt.smoothed_ns + spread_ns(recovery) + recovery->params.max_ack_delay_ns;
 }
 
 static void tally(struct vk_recovery *recovery, const struct vk_sent_packet *packet,
@@ -251,11 +254,13 @@ static void tally(struct vk_recovery *recovery, const struct vk_sent_packet *pac
  * is ahead says nothing of who is behind before a probe would be due, which those ahead put off
  * while they are sent. Neither do numbers of what nobody answers, whose class is not known here.
  * Who is behind came last, but a reader that had more jobs than it takes in a turn looked at data
- * in between, and its turns go with no round trip. */
+ * in between. Its turns go with no round trip, and with many jobs they are longer at once than the
+ * smoothed one knows. */
 static uint64_t patience_ns(const struct vk_recovery *recovery, const struct vk_sent_packet *packet,
 			    int passed)
 {
-	uint64_t delay_ns = loss_delay_ns(recovery), turns_ns = answer_ns(recovery);
+	uint64_t delay_ns = loss_delay_ns(recovery);
+	uint64_t turns_ns = recent_rtt_ns(recovery) + spread_ns(recovery);
 
 	if (!passed && !ahead(packet->flags))
 		return pto_ns(recovery);

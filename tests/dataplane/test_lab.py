@@ -206,6 +206,7 @@ FOUND = {
     369243: (parallel, "a reader that looks at data between jobs makes no losses"),
     386315: (killed, "the number of a stream that has ended is not another's at once"),
     742437: (urgent, "acknowledgements of critical messages make no losses of system ones"),
+    1283758: (parallel, "a reader that a burst of jobs makes late makes no losses"),
 }
 """Drawn scenarios that went wrong once: what has to be in them, and what holds now."""
 

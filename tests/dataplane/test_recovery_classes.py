@@ -31,7 +31,7 @@ def test_what_readers_take_last_says_by_time_that_what_was_ahead_is_lost() -> No
     recovery.ack(*range(2, 40))
     assert recovery.lost() == []
     rtt = recovery.rtt
-    due = sent + rtt.smoothed_ns + max(4 * rtt.variance_ns, GRANULARITY_NS)
+    due = sent + max(rtt.smoothed_ns, rtt.latest_ns) + max(4 * rtt.variance_ns, GRANULARITY_NS)
     assert recovery.deadline == due > sent + rtt.smoothed_ns * 9 // 8
     recovery.wait(due - recovery.now)
     recovery.expire()
@@ -50,6 +50,25 @@ def test_what_nobody_answers_says_nothing_of_what_waits() -> None:
     assert recovery.lost() == []
     recovery.ack(*range(1, 14))
     assert recovery.count.spurious == 0
+
+
+def test_turns_of_a_reader_count_from_the_round_trip_it_takes_now() -> None:
+    """One that got a burst of jobs answers late at once; the smoothed round trip tells of it
+    later."""
+    recovery = sampled(MS // 10)
+    for number in range(1, 40):
+        recovery.send(number, ahead=True)
+        recovery.wait(MS // 10)
+        recovery.ack(*range(number + 1))
+    sent = recovery.now
+    recovery.send(*range(40, 50), ahead=True)
+    recovery.lib.rig_issue(recovery.it, 0, 50)  # an acknowledgement beside data
+    recovery.wait(MS)
+    recovery.ack(*range(45))
+    recovery.ack(*range(45), 50)
+    assert recovery.rtt.smoothed_ns < recovery.rtt.latest_ns // 4
+    assert recovery.deadline == sent + MS + 4 * recovery.rtt.variance_ns
+    assert recovery.lost() == []
 
 
 @pytest.mark.parametrize("ahead", [False, True])
