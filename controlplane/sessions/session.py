@@ -151,7 +151,7 @@ class Session:
         self.link = link
         self.agree()
         self.liveness.hear(now_ns)
-        if not link.asked:
+        if link.protection.keyed or not link.asked:  # the peer may be a session ahead, too
             self._bear(now_ns)
 
     def agree(self) -> None:
