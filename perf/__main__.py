@@ -2,6 +2,7 @@
 
 scripts/bench [--quick | --full]        the suite and the close-ups; ends with an HTML page
 scripts/bench compare OLD NEW           what changed between two reports; exit 1 if worse
+scripts/bench merge REPORT...           one report of several, each of some of the parts
 scripts/bench render REPORT             all that is made from a report, again
 scripts/bench readme [REPORT]           README and docs/FIGURES.md from the kept report
 scripts/bench explain SCENARIO          where a message's time and cost go, on both paths
@@ -12,16 +13,29 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import explain, kept, load, markdown, page, regression, report, scale, schema, tables
+from . import (
+    closeup,
+    ending,
+    explain,
+    kept,
+    load,
+    machine,
+    markdown,
+    merge,
+    page,
+    regression,
+    report,
+    scale,
+    schema,
+    tables,
+)
 from .arena import PINS
 from .comparison import Suite
 from .contestant import BUILD, Contestant, MissingError
@@ -90,13 +104,18 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="the report")
     parser.add_argument(
-        "--performance", action="store_true", help="put what transport finds into docs/"
+        "--performance",
+        action="store_true",
+        help="put what transport finds into docs/PERFORMANCE.md; --full does",
     )
     parser.add_argument("--keep", action="store_true", help="keep it as the README's report")
     commands = parser.add_subparsers(dest="command", metavar="")
     compare = commands.add_parser("compare")
     compare.add_argument("old", type=Path)
     compare.add_argument("new", type=Path)
+    pieces = commands.add_parser("merge")
+    pieces.add_argument("reports", type=Path, nargs="+")
+    pieces.add_argument("--json", type=Path, dest="merged", metavar="FILE", help="the report")
     commands.add_parser("render").add_argument("report", type=Path)
     commands.add_parser("schema")
     why = commands.add_parser("explain")
@@ -108,17 +127,21 @@ def _arguments() -> argparse.Namespace:
     options.command = options.command or "run"
     chosen = PROFILES[options.profile]
     options.profile = dataclasses.replace(chosen, pin=options.pin, cores=options.cores)
+    options.performance |= chosen.name == "full"
     return options
 
 
 def _say(run: Run) -> None:
     latency = f"{run.latency_ns['p50'] / 1e3:10,.1f} µs" if run.latency_ns else ""
     lost = f"  lost {run.lost / (run.received + run.lost):.1%}" if run.lost else ""
-    doubt = f"  (others used {run.foreign_share:.0%} of the machine)" if run.noisy else ""
+    doubt = (
+        f"  (others used {run.foreign_share:.0%} of the machine, its host took "
+        f"{run.stolen_share:.0%})"
+    )
     offered = f" of {markdown.number(run.offered)} due" if run.offered else ""
     figures = f"{markdown.number(run.rate):>10}/s{offered}{latency}{lost}"
     print(
-        f"{run.scenario:<9}{run.contestant:<28}{run.error or figures}{doubt}",
+        f"{run.scenario:<9}{run.contestant:<28}{run.error or figures}{doubt if run.noisy else ''}",
         flush=True,
     )
 
@@ -160,7 +183,7 @@ def _close_ups(
         with plan.part(name, f"{name}: {CLOSE_UPS[name]}") as fits:
             if fits:
                 try:
-                    found = importlib.import_module(f"perf.{name}").run(quick, **extra)
+                    found = closeup.run(f"perf.{name}", quick=quick, **extra)
                 except MissingError as error:
                     notes.append(f"missing: {name}: {error}")
                     print(f"  {notes[-1]}")
@@ -181,7 +204,8 @@ def _command(options: argparse.Namespace) -> str:
     words += [f"--cores {','.join(map(str, profile.cores))}"] if profile.cores else []
     words += [f"--scenario {name}" for name in options.scenario or []]
     words += [f"--only {word}" for word in options.only or []]
-    return " ".join([*words, *(["--performance"] if options.performance else [])])
+    words += ["--performance"] if options.performance and profile.name != "full" else []
+    return " ".join(words)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -197,6 +221,7 @@ def _run(options: argparse.Namespace) -> int:
     parts = [(name, seconds(part, profile, contestants)) for name, part in named]
     plan = Plan(parts, None if options.scenario else profile.limit_s)
     print("\n".join(plan.lines()))
+    facts = machine.facts()  # before docs/ is written to
     suite, drawn = _compete(profile, scenarios, chosen, contestants, plan)
     command = _command(options)
     document = command if options.performance else ""
@@ -204,14 +229,21 @@ def _run(options: argparse.Namespace) -> int:
     suite.notes += plan.notes()
     suite.durations_s = plan.durations_s
     made = report.build(
-        suite, scenarios, contestants, profile, command=command, rows=rows, curves=drawn
+        suite,
+        scenarios,
+        contestants,
+        profile,
+        command=command,
+        facts=facts,
+        rows=rows,
+        curves=drawn,
     )
     path = options.json or BUILD / "report.json"
     report.save(made, path)
-    if options.keep:
+    if options.keep and not plan.ended:
         shutil.copyfile(path, report.BASELINE)
         kept.write(made)
-    return _render(path) or int(bool(plan.failed))
+    return _render(path) or int(bool(plan.failed or plan.ended))
 
 
 def _render(path: Path) -> int:
@@ -225,16 +257,25 @@ def _render(path: Path) -> int:
     return 0
 
 
+def _merge(options: argparse.Namespace) -> int:
+    made = merge.merged([report.load(path) for path in options.reports])
+    path = options.merged or BUILD / "report.json"
+    report.save(made, path)
+    return _render(path)
+
+
 def _compare(old: Path, new: Path) -> int:
     before, after = report.load(old), report.load(new)
-    if differ := regression.same_machine(before, after):
-        print(f"not the same machine, believe ratios only: {differ}")
+    if differ := regression.other_processor(before, after):
+        print(f"The machines differ: {differ}.\nTheir figures cannot be compared, only ratios:\n")
+    elif differ := regression.same_machine(before, after):
+        print(f"not quite the same machine: {differ}")
     worse = 0
     for change in regression.changes(before, after):
         worse += change.verdict == "worse"
         values = f"{markdown.number(change.before):>10} → {markdown.number(change.after):>10}"
         print(
-            f"{change.verdict:<8}{change.share:+8.1%}  {change.scenario:<9}{change.contestant:<28}"
+            f"{change.verdict:<8}{change.share:+8.1%}  {change.scenario:<11}{change.what:<44}"
             f"{values} {change.unit}"
         )
     return int(worse > 0)
@@ -264,6 +305,7 @@ def _readme(path: Path) -> int:
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
     "compare": lambda options: _compare(options.old, options.new),
+    "merge": _merge,
     "render": lambda options: _render(options.report),
     "readme": lambda options: _readme(options.report),
     "explain": _explain,
@@ -271,15 +313,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 }
 
 
-def _end(number: int, _frame: object) -> None:
-    """End as by Ctrl-C when somebody says so: nodes and namespaces go with us."""
-    signal.signal(number, signal.SIG_IGN)
-    sys.exit(128 + number)
-
-
 def main() -> int:
     """Do what the command line asks for; returns the exit code."""
-    signal.signal(signal.SIGTERM, _end)
+    ending.in_order()
     options = _arguments()
     try:
         return COMMANDS[options.command](options)

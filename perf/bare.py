@@ -11,17 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from statistics import median
-from typing import Any
 
 from .arena import Arena
 from .contestant import Contestant
 from .match import RunError, play
 from .peers import CONTESTANTS
 from .receive import headed, ready
+from .rows import Row, make_row
 from .scenario import Profile, Scenario
 
-Row = dict[str, Any]
+_row = partial(make_row, "bare")
 MESSAGE = 65_000
 HEADERS = 28
 """Of IPv4 and UDP."""
@@ -61,8 +62,8 @@ def _kernel(mtu: int, profile: Profile) -> Iterator[Row]:
             for name, size in sizes.items():
                 found[name].append(_gigabits(arenas[name], BY_NAME[name], size, profile, turn))
     ours, datagrams, tcp = (median(found[name]) for name in sizes)
-    yield _row(f"udp, MTU {mtu}, against datagrams of the kernel", ours, datagrams)
-    yield _row(f"udp at MTU {mtu} against TCP, writes of 64 KiB", ours, tcp)
+    yield _row(f"udp, MTU {mtu}, against datagrams of the kernel", ours, "Gbit/s", datagrams)
+    yield _row(f"udp at MTU {mtu} against TCP, writes of 64 KiB", ours, "Gbit/s", tcp)
 
 
 def _xdp(profile: Profile) -> Row:
@@ -76,18 +77,9 @@ def _xdp(profile: Profile) -> Row:
             ours.append(_gigabits(arena, one, MESSAGE, profile, turn))
             packets = bench.carried(packet, round(profile.run_s * 1e9))
             bare.append(packets * payload * 8 / GIGA)
-    return _row(f"xdp, MTU {MTUS[0]}, against packets of two sockets", median(ours), median(bare))
-
-
-def _row(metric: str, value: float, baseline: float) -> Row:
-    return {
-        "scenario": "bare",
-        "metric": metric,
-        "value": round(value, 2),
-        "unit": "Gbit/s",
-        "baseline": round(baseline, 2),
-        "ratio": round(value / baseline, 3),
-    }
+    return _row(
+        f"xdp, MTU {MTUS[0]}, against packets of two sockets", median(ours), "Gbit/s", median(bare)
+    )
 
 
 def run(quick: bool) -> list[Row]:  # every scenario is called run(quick)

@@ -13,6 +13,7 @@ import ipaddress
 import socket
 import time
 from dataclasses import replace
+from functools import partial
 from statistics import median
 
 from valkyrie.dataplane import ffi, lib
@@ -21,6 +22,7 @@ from valkyrie.dataplane.loader import Program, open_classifier
 from valkyrie.dataplane.wire import Class, Seq, Session, Token, Type, make_frame
 
 from .kernel import compiled
+from .rows import Row, make_row
 
 AF_XDP = 44  # linux/socket.h
 XDP_DROP, XDP_REDIRECT = 1, 4  # linux/bpf.h
@@ -31,7 +33,7 @@ MASTER = Master(1, bytes(range(16)))
 REPEAT = 1_000_000
 """Runs a call: at 200 000 the call itself adds 1 ns to each, which flatters the ratio."""
 
-Row = dict[str, object]
+_row = partial(make_row, "classifier", digits=1)
 
 
 def _packet(*token: Token) -> bytes:
@@ -109,13 +111,6 @@ def run(quick: bool) -> list[Row]:
     medians = {name: median(values) for name, values in times.items()}
     bare = medians.pop("parse and drop")
     return [
-        {
-            "scenario": "classifier",
-            "metric": f"{name}, against parse and drop",
-            "value": round(ns, 1),
-            "unit": "ns/packet",
-            "baseline": round(bare, 1),
-            "ratio": round(bare / ns, 3),
-        }
+        _row(f"{name}, against parse and drop", ns, "ns/packet", bare, ratio=bare / ns)
         for name, ns in medians.items()
     ]

@@ -15,9 +15,9 @@ import signal
 import subprocess
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from tests.lab import wait_until
 from valkyrie.dataplane.loader import attached_to
@@ -25,13 +25,14 @@ from valkyrie.dataplane.ports import Rings
 
 from .contestant import MissingError
 from .receive import SIZES, Bench, _packet, ready
+from .rows import Row, make_row
 
 PROGRAM = "dpdk-testpmd"
 START_S = 20.0
 RECEIVED = re.compile(r"RX-packets:\s+(\d+)")
 MEMORY_MIB = 256
 
-Row = dict[str, Any]
+_row = partial(make_row, "dpdk", digits=None)
 
 
 def received(listing: str) -> int:
@@ -114,13 +115,11 @@ def run(quick: bool) -> list[Row]:  # every scenario is called run(quick)
                 log = Path(directory, "testpmd.log")
                 theirs.append(_testpmd(bench, program, packet, duration_ns, log))
             rows.append(
-                {
-                    "scenario": "dpdk",
-                    "metric": f"{name} packets into a ring, against testpmd rxonly",
-                    "value": round(median(ours)),
-                    "unit": "packets/s",
-                    "baseline": round(median(theirs)),
-                    "ratio": round(median(ours) / max(median(theirs), 1), 3),
-                }
+                _row(
+                    f"{name} packets into a ring, against testpmd rxonly",
+                    median(ours),
+                    "packets/s",
+                    median(theirs),
+                )
             )
     return rows

@@ -11,10 +11,10 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from tests.lab import Link
 from valkyrie.dataplane.guard import Guard, Master, tick
@@ -24,6 +24,7 @@ from valkyrie.dataplane.wire import Class, Session, Token, Type, make_frame
 from .classifier import XDP_DROP
 from .kernel import compiled
 from .receive import Bench, headed, ready
+from .rows import Row, make_row
 
 MASTER = Master(1, bytes(range(16)))
 SESSION = 77
@@ -31,7 +32,7 @@ STREAM = 2000
 SIZE = 64
 LIFE = 100_000
 """Ticks that a token is good for."""
-Row = dict[str, Any]
+_row = partial(make_row, "flood", digits=None)
 
 
 def _frames(source: Link) -> dict[str, bytes]:
@@ -109,14 +110,5 @@ def run(quick: bool) -> list[Row]:  # every scenario is called run(quick)
                         assert program.test_run(packet).result == XDP_DROP, name
                         found.append(_rate(bench, packet, duration_s))
             bare, ours = map(median, rates)
-            rows.append(
-                {
-                    "scenario": "flood",
-                    "metric": f"{name}, dropped",
-                    "value": round(ours),
-                    "unit": "packets/s",
-                    "baseline": round(bare),
-                    "ratio": round(ours / bare, 3),
-                }
-            )
+            rows.append(_row(f"{name}, dropped", ours, "packets/s", bare))
     return rows

@@ -13,7 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
 
 from tests.lab import Host, laboratory
 from valkyrie.controlplane.security.identity import Identity
@@ -29,6 +29,7 @@ from valkyrie.dataplane.wire import PORT, Type
 
 from . import blast, pair
 from .network import Network
+from .rows import Row, make_row
 
 NAME = "handshakes"
 SIZE = 64
@@ -46,7 +47,7 @@ SLICE_NS = 10_000_000
 """Of the program that offers: whoever wakes takes the core from it."""
 MARK = b"HANDSHAK"
 """Stands where an attempt's number is to be."""
-Row = dict[str, Any]
+_row = partial(make_row, "handshakes")
 KNOWN = """
 [[peer]]
 name = "c"
@@ -173,18 +174,10 @@ def run(quick: bool) -> list[Row]:  # every scenario is called run(quick)
     rows = []
     for label, share in (("p50", 0.50), ("p99", 0.99)):
         value, base = (sorted(times)[int(len(times) * share)] / 1e3 for times in (loaded, calm))
-        rows.append((f"encrypted round trip {label} under handshakes", value, "µs", base))
-    lost = count * rounds - len(loaded)
-    rows.append(("messages lost under handshakes", lost, "msg", 0))
-    rows.append(("handshakes that the node's daemon followed", asked.get("negotiate", 0), "msg", 0))
+        rows.append(_row(f"encrypted round trip {label} under handshakes", value, "µs", base))
+    lost, followed = count * rounds - len(loaded), asked.get("negotiate", 0)
     return [
-        {
-            "scenario": "handshakes",
-            "metric": metric,
-            "value": round(value, 2),
-            "unit": unit,
-            "baseline": round(base, 2),
-            "ratio": round(value / base, 3) if base else None,
-        }
-        for metric, value, unit, base in rows
+        *rows,
+        _row("messages lost under handshakes", lost, "msg", 0),
+        _row("handshakes that the node's daemon followed", followed, "msg", 0),
     ]

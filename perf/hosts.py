@@ -7,21 +7,22 @@ on the same wire in the same run. Baseline of the round trips: a blocking UDP pi
 from __future__ import annotations
 
 import subprocess
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from tests.lab import Link, laboratory
 from valkyrie.dataplane.application.node import SyncNode, SyncService
 
 from . import blast, pair
 from .network import Network
+from .rows import Row, make_row
 
 ROOT = Path(__file__).resolve().parent.parent
 UDP_PORT = 9000
 SIZE = 64
 BULK = 1024
-Row = dict[str, Any]
+_row = partial(make_row, "hosts")
 
 
 def _compile() -> Path:
@@ -72,17 +73,6 @@ def _round_trips(name: str, count: int) -> list[int]:
 
     _, times = pair.run(name, echo, ping)
     return list(times)
-
-
-def _row(metric: str, value: float, unit: str, baseline: float) -> Row:
-    return {
-        "scenario": "hosts",
-        "metric": metric,
-        "value": round(value, 2),
-        "unit": unit,
-        "baseline": round(baseline, 2),
-        "ratio": round(value / baseline, 3) if baseline else None,
-    }
 
 
 def _measure(path: str, binary: Path, *, quick: bool) -> list[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -13,13 +14,14 @@ from valkyrie.dataplane.application.node import SyncNode, SyncService
 
 from . import blast, pair
 from .network import Network
+from .rows import Row, make_row
 
 PATHS = ("xdp", "udp")
 SIZE = 64
 FLOOD_DEADLINE_NS = 60_000_000_000
 RING_BYTES = 131_072
 """Of the flood: an application that fills its ring in one go keeps a shared core that long."""
-Row = dict[str, Any]
+_row = partial(make_row, "isolation")
 
 
 def _child(work: Any) -> int:
@@ -100,17 +102,6 @@ def _rounds(path: str, count: int, rounds: int) -> list[tuple[list[int], list[in
         finally:
             network.stop()
     return found
-
-
-def _row(metric: str, value: float, unit: str, base: float) -> Row:
-    return {
-        "scenario": "isolation",
-        "metric": metric,
-        "value": round(value, 2),
-        "unit": unit,
-        "baseline": round(base, 2),
-        "ratio": round(value / base, 3) if base else None,
-    }
 
 
 def run(quick: bool) -> list[Row]:  # every scenario is called run(quick)

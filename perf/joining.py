@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from statistics import median
-from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -29,7 +28,9 @@ from valkyrie.controlplane.security.trust import Pins
 from valkyrie.dataplane.signing import fn_dsa
 from valkyrie.dataplane.signing.signature import Algorithm
 
-Row = dict[str, Any]
+from .rows import Row, make_row
+
+_row = partial(make_row, "joining", digits=3)
 RECORD = 65_536
 
 
@@ -111,13 +112,6 @@ def run(quick: bool) -> list[Row]:  # every scenario is called run(quick)
             costs[name].append(_cost_ms(work, count))
     base = median(costs.pop(""))
     return [
-        {
-            "scenario": "joining",
-            "metric": f"one handshake, both sides, {name}",
-            "value": round(median(each), 3),
-            "unit": "ms",
-            "baseline": round(base, 3),
-            "ratio": round(median(each) / base, 3),
-        }
+        _row(f"one handshake, both sides, {name}", median(each), "ms", base)
         for name, each in costs.items()
     ]

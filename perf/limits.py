@@ -11,6 +11,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,26 +20,15 @@ from tests.dataplane.native import INCLUDES, find
 
 from .contestant import BUILD, ROOT
 from .receive import _packet, ready
+from .rows import Row, make_row
 
-Row = dict[str, Any]
+_row = partial(make_row, "limits", digits=3)
 COPIED = (64, 1024, 65_000)
 SEALED = (64, 1024, 1400, 16_384)
 CIPHERS = ("AES-256-GCM", "ChaCha20-Poly1305")
 PACKETS = {"66 B": 0, "1100 B": 1034}
 """Packet on the link -> payload behind Ethernet, IPv4, UDP and frame header."""
 LINE = "a cache line to another core and back"
-
-
-def _row(metric: str, value: float, unit: str, baseline: float | None = None) -> Row:
-    value = round(value, 3)
-    return {
-        "scenario": "limits",
-        "metric": metric,
-        "value": value,
-        "unit": unit,
-        "baseline": baseline and round(baseline, 3),
-        "ratio": round(value / baseline, 3) if baseline else None,
-    }
 
 
 def copied(size: int) -> str:

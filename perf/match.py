@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import select
 import subprocess
 import time
@@ -12,9 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .arena import Arena, descendants, resident_kib, usage
+from .arena import Arena, descendants, resident_kib
 from .contestant import ROOT, Contestant
 from .histogram import PERCENTILES, Histogram
+from .noise import Noise
 from .scenario import Profile, Scenario
 from .sides.result import Result
 from .syscalls import Counter
@@ -24,7 +24,7 @@ READY_S = 15.0
 MARGIN_S = 20.0
 OPEN_S = 0.002
 """To open and accept a stream, of many."""
-FOREIGN_SHARE_MAX = 0.1
+OTHERS_SHARE_MAX = 0.1
 """More of all cores' time than this used by others makes a run noisy."""
 
 
@@ -63,37 +63,18 @@ class Run:
     """Of that: ``sender``, ``receiver``, and each kind of helper."""
     foreign_share: float = 0.0
     """Share of the cores' time that went to processes that are not part of the run."""
+    stolen_share: float = 0.0
+    """Share of it that the host of this machine gave to others."""
     error: str = ""
 
     @property
     def noisy(self) -> bool:
         """Whether others used so much of the machine that the figures are in doubt."""
-        return self.foreign_share > FOREIGN_SHARE_MAX
+        return self.foreign_share + self.stolen_share > OTHERS_SHARE_MAX
 
     def dumps(self) -> dict[str, Any]:
         """Return it as JSON's types."""
         return asdict(self)
-
-
-class _Machine:
-    """Time that all cores spent working, ours and everybody's."""
-
-    def __init__(self, helpers: list[int]) -> None:
-        self._helpers = helpers
-        self._before = self._read()
-
-    def _read(self) -> tuple[float, float, float]:
-        with open("/proc/stat", encoding="ascii") as file:
-            fields = [int(word) for word in file.readline().split()[1:9]]
-        busy_s = (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
-        own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        own_s = sum(used.ru_utime + used.ru_stime for used in own)
-        return time.monotonic(), busy_s, own_s + usage(self._helpers).cpu_ns / 1e9
-
-    def foreign_share(self) -> float:
-        """Return the share of all cores' time since the start that others used."""
-        elapsed, busy, own = (b - a for a, b in zip(self._before, self._read(), strict=True))
-        return max(0.0, (busy - own) / (elapsed * (os.cpu_count() or 1)))
 
 
 class _Side:
@@ -179,7 +160,7 @@ def play(
     run = Run(contestant.name, scenario.name, repetition, offered=scenario.rate)
     order = [scenario.shape, contestant.transport, contestant.address(arena), str(scenario.size)]
     order += [str(profile.warm_s), str(profile.run_s), str(scenario.rate or scenario.count)]
-    machine = _Machine(list(arena.helpers))
+    noise = Noise(list(arena.helpers))
     sides: list[_Side] = []
     try:
         receiver = _Side(arena, contestant, "receiver", *order)
@@ -202,7 +183,7 @@ def play(
     finally:
         for side in reversed(sides):
             side.end()
-        run.foreign_share = machine.foreign_share()
+        run.foreign_share, run.stolen_share = noise.shares()
     run.cpu_ns_by_part = {"sender": there.cpu_ns, "receiver": here.cpu_ns, **spent.cpu_ns}
     if counter:
         calls = [counter.calls(side.process.pid).measured for side in (sender, receiver)]

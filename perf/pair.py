@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import signal
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -61,6 +62,9 @@ def _run(name: str, receiver: Receiver, sender: Sender) -> tuple[Any, Any]:
             with valkyrie.attach_sync(f"{name}-a", ring_size=RING_BYTES) as node:
                 sent = sender(node)
                 received = json.loads(results.read() or b"null")
+        except BaseException:
+            os.kill(pid, signal.SIGKILL)  # it may wait for what nobody sends any more
+            raise
         finally:
             os.sched_setaffinity(0, before)
             os.waitpid(pid, 0)

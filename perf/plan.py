@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from .contestant import Contestant
 from .load import Sweep
+from .noise import stolen_s
 from .scale import Scale
 from .scenario import Profile, Scenario
 
@@ -40,6 +41,8 @@ CLOSE_UP_S = {
     "handshakes": (8, 60),
 }
 """Seconds of close-ups, short and long, as they took on two cores."""
+STOLEN_MAX = 0.05
+"""Of a part's time: more than that taken by the machine's host is told."""
 
 
 def _runs_s(profile: Profile, count: int) -> float:
@@ -80,11 +83,17 @@ class Plan:
     limit_s: float | None
     """No part begins that would end after so long, as far as is known."""
     now_s: Callable[[], float] = time.monotonic
+    stolen_s: Callable[[], float] = stolen_s
+    """How long the machine's host has kept the processor to itself."""
     durations_s: dict[str, float] = field(default_factory=dict)
     """Of the parts that were run."""
     failed: dict[str, str] = field(default_factory=dict)
     """Parts that gave nothing, and why."""
     left_out: list[str] = field(default_factory=list)
+    ended: str = ""
+    """The part in which somebody ended the run."""
+    stolen: dict[str, float] = field(default_factory=dict)
+    """Of a part's time the share that the machine's host took, where it is much."""
 
     def __post_init__(self) -> None:
         """Begin."""
@@ -102,27 +111,41 @@ class Plan:
     def part(self, name: str, title: str = "") -> Iterator[bool]:
         """Measure a part; what it gives says whether there is time for it.
 
-        One that fails is told, and takes no figures of others with it.
+        One that fails is told, and takes no figures of others with it. Behind one that somebody
+        ends none fits.
         """
-        begin_s = self.now_s()
+        begin_s, stolen_s = self.now_s(), self.stolen_s()
         spent_s = begin_s - self._begin_s
-        fits = not self.limit_s or spent_s + self._known.get(name, 0) <= self.limit_s
+        late = self.limit_s and spent_s + self._known.get(name, 0) > self.limit_s
+        fits = not late and not self.ended
         if not fits:
             self.left_out.append(name)
         if fits and title:
             print(f"\n{title}", flush=True)
         try:
             yield fits
+        except SystemExit:
+            self.ended = name
         except Exception as error:  # whatever it was, the other parts are good
             traceback.print_exc()
             self.failed[name] = str(error) or type(error).__name__
         if fits:
-            self.durations_s[name] = round(self.now_s() - begin_s, 1)
+            spent_s = self.now_s() - begin_s
+            self.durations_s[name] = round(spent_s, 1)
+            stolen_s = self.stolen_s() - stolen_s
+            if stolen_s > STOLEN_MAX * spent_s:
+                self.stolen[name] = stolen_s / max(spent_s, stolen_s)
 
     def notes(self) -> list[str]:
-        """Return what was left out, and why."""
+        """Return what was left out and why, and what the machine's host did to the rest."""
         found = [f"failed: {name}: {why}" for name, why in self.failed.items()]
-        if self.left_out and self.limit_s:
-            over = f"no time was left of {self.limit_s / 60:.0f} minutes"
-            found.append(f"left out: {', '.join(self.left_out)}: {over}; run them by --scenario")
+        if self.ended:
+            found.append(f"ended by somebody during {self.ended}, which may lack figures")
+        if self.left_out:
+            over = f"no time was left of {(self.limit_s or 0) / 60:.0f} minutes"
+            why = "the run was ended before" if self.ended else over
+            found.append(f"left out: {', '.join(self.left_out)}: {why}; run them by --scenario")
+        if self.stolen:
+            shares = ", ".join(f"{name} {share:.0%}" for name, share in self.stolen.items())
+            found.append(f"of the processors' time the host of this machine took: {shares}")
         return found

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from statistics import median
-from typing import Any
 
 from .bare import arena_of
 from .match import RunError, play
 from .network import PLAINTEXT
 from .peers import CONTESTANTS
 from .peers.valkyrie import nodes
+from .rows import Row, make_row
 from .scenario import Profile, Scenario
 
+_row = partial(make_row, "queues", digits=None)
 COUNTS = (1, 2)
 SCENARIO = Scenario("queues", "Two hosts, 64 B one way", "network", "stream", 64)
 
@@ -39,20 +41,11 @@ def _rates(path: str, profile: Profile) -> list[float]:
     return [median(found[count]) for count in COUNTS]
 
 
-def run(quick: bool) -> list[dict[str, Any]]:
+def run(quick: bool) -> list[Row]:
     """Return a row a path."""
     profile = Profile("queues", 0.1, 0.3 if quick else 1.0, 5 if quick else 9, ())
     rows = []
     for path in ("udp", "xdp"):
         one, two = _rates(path, profile)
-        rows.append(
-            {
-                "scenario": "queues",
-                "metric": f"{path}, 64 B, nodes serve 2 queues, against 1",
-                "value": round(two),
-                "unit": "messages/s",
-                "baseline": round(one),
-                "ratio": round(two / one, 3),
-            }
-        )
+        rows.append(_row(f"{path}, 64 B, nodes serve 2 queues, against 1", two, "messages/s", one))
     return rows

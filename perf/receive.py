@@ -18,6 +18,7 @@ import struct
 import subprocess
 import tempfile
 import warnings
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from valkyrie.dataplane.ports import Port, Rings, open_port
 from valkyrie.dataplane.wire import Class, Type, make_frame
 
 from .kernel import compiled
+from .rows import Row, make_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,7 +49,7 @@ RINGS = {
     ),
 }
 
-Row = dict[str, object]
+_row = partial(make_row, "receive", digits=None)
 
 
 class Result(ctypes.Structure):
@@ -264,14 +266,12 @@ def run(quick: bool) -> list[Row]:
                 for label, rings in RINGS.items():
                     ours[label].append(bench.ours(packet, duration_ns, rings))
             rows += [
-                {
-                    "scenario": "receive",
-                    "metric": f"{name} packets into a ring, {label}",
-                    "value": round(median(values)),
-                    "unit": "packets/s",
-                    "baseline": round(median(bare)),
-                    "ratio": round(median(values) / median(bare), 3),
-                }
+                _row(
+                    f"{name} packets into a ring, {label}",
+                    median(values),
+                    "packets/s",
+                    median(bare),
+                )
                 for label, values in ours.items()
             ]
     return rows

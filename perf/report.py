@@ -39,10 +39,14 @@ def build(
     profile: Profile,
     *,
     command: str,
+    facts: dict[str, Any] | None = None,
     rows: Sequence[dict[str, Any]] = (),
     curves: Sequence[Curve] = (),
 ) -> Document:
-    """Return the report of a finished suite; *rows* are the close-ups' figures."""
+    """Return the report of a finished suite; *rows* are the close-ups' figures.
+
+    *facts* are the machine's, as they were before it.
+    """
     runs = [run.dumps() for run in suite.runs]
     standings = [asdict(one) for scenario in scenarios for one in suite.standings(scenario)]
     ours = [contestant.name for contestant in contestants if contestant.ours]
@@ -52,7 +56,7 @@ def build(
         "format": FORMAT,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
-        "machine": machine.facts(),
+        "machine": facts or machine.facts(),
         "profile": {
             **asdict(profile),
             "scenarios": [one.name for one in scenarios],

@@ -12,6 +12,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,21 +20,12 @@ from typing import Any
 from valkyrie.shm import local
 from valkyrie.shm.ring import Channel
 
+from .rows import Row, make_row
+
 ROOT = Path(__file__).resolve().parent.parent
 MESSAGE = bytes(range(64))
 BATCH = 1000
-Row = dict[str, Any]
-
-
-def _row(metric: str, value: float, unit: str, baseline: float) -> Row:
-    return {
-        "scenario": "rings",
-        "metric": metric,
-        "value": round(value, 3),
-        "unit": unit,
-        "baseline": round(baseline, 3),
-        "ratio": round(value / baseline, 3) if baseline else None,
-    }
+_row = partial(make_row, "rings", digits=3)
 
 
 def _c(messages: int, pings: int, rounds: int) -> list[Row]:

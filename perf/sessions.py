@@ -10,10 +10,10 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from tests.dataplane.native import INCLUDES, PARTS, find
 from valkyrie.controlplane.daemon.state import State, Way
@@ -25,8 +25,9 @@ from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.control import Limits
 
 from .contestant import BUILD, ROOT
+from .rows import Row, make_row
 
-Row = dict[str, Any]
+_row = partial(make_row, "sessions", digits=1)
 COUNTS = (1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 BASE = 1_000
 FEW = 16
@@ -36,17 +37,6 @@ IDLE = (10_000, 100_000)
 USED_MAX = 250_000
 """Sessions that are in use at a time: of 11 KiB each, and memory is bounded."""
 TIMEOUT_S = 600
-
-
-def _row(metric: str, value: float, unit: str, baseline: float | None = None) -> Row:
-    return {
-        "scenario": "sessions",
-        "metric": metric,
-        "value": round(value, 1),
-        "unit": unit,
-        "baseline": round(baseline, 1) if baseline else None,
-        "ratio": round(value / baseline, 2) if baseline else None,
-    }
 
 
 def program() -> Path:

@@ -22,7 +22,6 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import valkyrie
 from tests.lab import Host, laboratory
@@ -30,8 +29,8 @@ from valkyrie.dataplane.application.node import SyncNode, SyncService
 
 from . import pair
 from .network import Network
+from .rows import Row, make_row
 
-Row = dict[str, Any]
 NAME = "single"
 TCP_PORT = 9_100
 STAMP = struct.Struct("!Q")
@@ -242,14 +241,8 @@ def files_of(count: int) -> int:
 
 def _row(metric: str, times: Sequence[int], base: Sequence[int], percent: int) -> Row:
     value, baseline = (_percentile(each, percent) for each in (times, base))
-    return {
-        "scenario": NAME,
-        "metric": f"{metric}, {'median' if percent == 50 else f'p{percent}'}",
-        "value": round(value, 1),
-        "unit": "µs",
-        "baseline": round(baseline, 1),
-        "ratio": round(value / baseline, 3),
-    }
+    which = "median" if percent == 50 else f"p{percent}"
+    return make_row(NAME, f"{metric}, {which}", value, "µs", baseline, digits=1)
 
 
 def _measure(path: str, count: int) -> Iterator[Row]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
+from perf.rows import Row, make_row
 from tests.lab import laboratory
 
 from .path import Conditions, Count, Relay
@@ -12,18 +13,7 @@ from .probe import Probe, rate_bps
 FRAME = 1514
 """Bytes of a full Ethernet frame without its FCS."""
 LOSS_FRAME = 100
-Row = dict[str, Any]
-
-
-def _row(metric: str, value: float, unit: str, asked: float) -> Row:
-    return {
-        "scenario": "relay",
-        "metric": metric,
-        "value": round(value, 4),
-        "unit": unit,
-        "baseline": asked,
-        "ratio": round(value / asked, 4) if asked else None,
-    }
+_row = partial(make_row, "relay", digits=4)
 
 
 def _checked(relay: Relay) -> Count:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
+
+from perf.rows import Row, make_row
 
 from . import document
 from .cases import ALONE, BESIDE, PAIR
@@ -13,19 +16,8 @@ if TYPE_CHECKING:
 
     from .results import Line, Results
 
-Row = dict[str, Any]
+_row = partial(make_row, "transport", digits=3)
 BASELINE = "kernel TCP, cubic"
-
-
-def _row(metric: str, value: float | None, unit: str, baseline: float | None) -> Row:
-    return {
-        "scenario": "transport",
-        "metric": metric,
-        "value": value,
-        "unit": unit,
-        "baseline": baseline,
-        "ratio": round(value / baseline, 3) if value and baseline else None,
-    }
 
 
 def _rate(line: Line) -> float:

@@ -6,7 +6,7 @@ import pytest
 
 from perf.comparison import Figure, quartiles, standing
 from perf.histogram import Histogram
-from perf.match import FOREIGN_SHARE_MAX, Run
+from perf.match import OTHERS_SHARE_MAX, Run
 from perf.scenario import Scenario
 
 RATE = Scenario("rate", "Rates", "network", "stream", 64)
@@ -61,7 +61,7 @@ def test_a_figure_that_varies_much_is_called_noisy() -> None:
 
 
 def test_a_run_that_others_disturbed_says_so() -> None:
-    disturbed = rates("peer", 2, 2, foreign=FOREIGN_SHARE_MAX * 2)
+    disturbed = rates("peer", 2, 2, foreign=OTHERS_SHARE_MAX * 2)
     assert "others used the machine in 2 of 2 runs" in standing(disturbed, [], RATE).noisy
 
 

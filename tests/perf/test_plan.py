@@ -53,7 +53,7 @@ def test_repetitions_end_within_their_budget_but_for_the_first(
 
 def test_a_part_that_would_end_too_late_is_left_out_and_told() -> None:
     clock = Clock()
-    made = plan.Plan([("a", 60.0), ("b", 60.0), ("c", 10.0)], 100, clock)
+    made = plan.Plan([("a", 60.0), ("b", 60.0), ("c", 10.0)], 100, clock, Clock())
     for name, spent_s in (("a", 80.0), ("b", 0.0), ("c", 10.0)):
         with made.part(name) as fits:
             clock.s += spent_s if fits else 0
@@ -62,7 +62,7 @@ def test_a_part_that_would_end_too_late_is_left_out_and_told() -> None:
 
 
 def test_a_part_that_fails_takes_nothing_of_the_others_with_it() -> None:
-    made = plan.Plan([("a", 1.0), ("b", 1.0)], None, Clock())
+    made = plan.Plan([("a", 1.0), ("b", 1.0)], None, Clock(), Clock())
 
     def fail() -> None:
         raise RuntimeError("no luck")
@@ -74,9 +74,35 @@ def test_a_part_that_fails_takes_nothing_of_the_others_with_it() -> None:
     assert made.notes() == ["failed: a: no luck"]
 
 
+def test_what_the_host_took_of_a_part_is_told_where_it_is_much() -> None:
+    clock, stolen = Clock(), Clock()
+    made = plan.Plan([("a", 1.0), ("b", 1.0)], None, clock, stolen)
+    for name, taken_s in (("a", 0.4), ("b", 3.0)):
+        with made.part(name):
+            clock.s += 10.0
+            stolen.s += taken_s
+    assert made.notes() == ["of the processors' time the host of this machine took: b 30%"]
+
+
+def test_behind_a_part_that_somebody_ends_nothing_begins_and_that_is_told() -> None:
+    made = plan.Plan([("a", 1.0), ("b", 1.0), ("c", 1.0)], None, Clock(), Clock())
+    begun = []
+    for name in ("a", "b", "c"):
+        with made.part(name) as fits:
+            if fits:
+                begun.append(name)
+            if name == "b":
+                raise SystemExit(143)
+    assert begun == ["a", "b"]
+    assert made.ended == "b"
+    ended, left_out = made.notes()
+    assert ended.startswith("ended by somebody during b")
+    assert left_out.startswith("left out: c: the run was ended before")
+
+
 def test_without_a_limit_nothing_is_left_out() -> None:
     clock = Clock()
-    made = plan.Plan([("a", 60.0)], None, clock)
+    made = plan.Plan([("a", 60.0)], None, clock, Clock())
     clock.s += 1e6
     with made.part("a") as fits:
         assert fits

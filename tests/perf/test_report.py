@@ -12,6 +12,7 @@ import pytest
 from perf import behind, kept, markdown, page, regression, report, targets
 from perf.comparison import Figure, Standing, Suite
 from perf.peers import CONTESTANTS
+from perf.rows import make_row
 from perf.scenario import PROFILES, SCENARIOS, Scenario
 
 STREAM = next(scenario for scenario in SCENARIOS if scenario.name == "net-64")
@@ -84,10 +85,45 @@ def test_a_fall_is_worse_only_when_the_quartiles_part() -> None:
     assert list(verdicts.values()) == ["same", "worse", "unclear", "better"]
 
 
+def _row(ratio: float, unit: str) -> dict[str, Any]:
+    return make_row("rings", "a metric", 1.0, unit, 1.0, ratio=ratio)
+
+
+def test_of_two_machines_only_ratios_are_compared() -> None:
+    old, new = document(), document(rate=9e9)
+    new["machine"] = {**new["machine"], "processor": "another"}
+    old["standings"][0]["reference"] = new["standings"][0]["reference"] = "valkyrie-c-udp"
+    new["standings"][0]["ratio"] = asdict(Figure(0.9, 0.8, 1.0))
+    (change,) = regression.changes(old, new)
+    assert (change.what, change.unit, change.verdict) == ("ahead of zeromq-c-tcp", "×", "better")
+    assert "processor" in regression.other_processor(old, new)
+
+
+@pytest.mark.parametrize(
+    ("unit", "ratio", "verdict"),
+    [
+        ("msg/s", 2.0, "better"),
+        ("µs", 2.0, "worse"),
+        ("ns/packet", 2.0, "better"),
+        ("ns", 0.5, "better"),
+        ("msg/s", 1.1, "same"),
+    ],
+)
+def test_ratios_of_close_ups_are_compared_by_what_is_better(
+    unit: str, ratio: float, verdict: str
+) -> None:
+    old, new = document(), document()
+    new["machine"] = {**new["machine"], "cores": 1000}
+    old["rows"], new["rows"] = [_row(1.0, unit)], [_row(ratio, unit)]
+    assert [one.verdict for one in regression.changes(old, new) if one.what == "a metric"] == [
+        verdict
+    ]
+
+
 def test_of_round_trips_less_is_better() -> None:
     old, new = document(), document()
     new["standings"][2]["p50_ns"] = asdict(Figure(4.5e3, 4.4e3, 4.6e3))
-    (change,) = [one for one in regression.changes(old, new) if one.contestant == "tcp-c"]
+    (change,) = [one for one in regression.changes(old, new) if one.what == "tcp-c"]
     assert change.verdict == "better"
     assert change.share == pytest.approx(1.0)
 
