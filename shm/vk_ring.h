@@ -93,6 +93,19 @@ static inline uint8_t *vk_tx_reserve(struct vk_tx *tx, uint32_t size)
 	return tx->data + (tx->tail & (tx->capacity - 1)) + sizeof(struct vk_record);
 }
 
+/* vk_tx_ahead begins to fetch lines that later records will be written to, for who writes many
+ * small ones: body is what vk_tx_reserve returned. Never lines that the consumer may have to read
+ * yet. */
+static inline void vk_tx_ahead(const struct vk_tx *tx, const uint8_t *body)
+{
+	const uint8_t *at = body + VK_RING_AHEAD - 4 * VK_LINE;
+
+	if (tx->capacity - (tx->tail - tx->head) > VK_RING_AHEAD) {
+		VK_PREFETCH_WRITE(at);
+		VK_PREFETCH_WRITE(at + VK_LINE);
+	}
+}
+
 /* vk_tx_commit completes the record reserved last; size may be less than what was reserved. */
 static inline void vk_tx_commit(struct vk_tx *tx, uint32_t size, uint8_t kind)
 {

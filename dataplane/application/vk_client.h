@@ -151,6 +151,7 @@ static inline int vk_client_write(struct vk_client *client, struct vk_outlet *ou
 		vk_client_publish(client, outlet);
 		return vk_client_send(client, outlet, payload, size); /* knows why not */
 	}
+	vk_tx_ahead(tx, body);
 	__builtin_memcpy(body, &outlet->head, sizeof outlet->head);
 	__builtin_memcpy(body + sizeof outlet->head, payload, size);
 	vk_tx_commit(tx, (uint32_t)sizeof outlet->head + size, VK_RECORD_DATA);
