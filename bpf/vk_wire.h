@@ -30,7 +30,7 @@
  * inner frames of the outer frame's class, each beginning on a multiple of VK_AGG_ALIGN from the
  * start of the payload; a zero magic ends the run (padding up to a segment size); `correlation` of
  * the outer frame is then the number of inner frames. Inner frames carry no AGG, ENC or SESSION.
- * Messages of one stream that are alike need no header each: see struct vk_compact.
+ * Messages that are alike need no header each: see struct vk_compact and vk_compact_stream.
  *
  * A message over VK_SHARDED_MAX, which logs do not have, is a run of fragments: messages to the
  * nodes, with sequences that follow each other, marked in the arg of their SEQ or SHARD. Only the
@@ -64,6 +64,7 @@ enum vk_wire_const {
 	VK_AGG_ALIGN = 4,
 	VK_AGG_MAX = 256, /* inner frames of one outer frame */
 	VK_COMPACT = 0x4358, /* where other frames have their magic */
+	VK_COMPACT_STREAM = 0x4353, /* likewise */
 	VK_TAG_SIZE = 16,
 	VK_SESSION_EPOCH_SHIFT = 8, /* in the arg of SESSION; the path is its low bits */
 	VK_SESSION_SPACE_SHIFT = 6,
@@ -217,6 +218,15 @@ struct vk_header {
 struct vk_compact {
 	uint16_t mark; /* VK_COMPACT */
 	uint16_t length; /* payload bytes */
+};
+
+/* Begins a compact frame where one may be, of any stream of the aggregate's class. Its payload
+ * follows. All that is not here is as in the message before it. */
+struct vk_compact_stream {
+	uint16_t mark; /* VK_COMPACT_STREAM */
+	uint16_t length; /* payload bytes */
+	uint32_t stream;
+	uint32_t sequence; /* of the message, on its stream */
 };
 
 struct vk_ext {
@@ -537,6 +547,7 @@ _Static_assert(sizeof(struct vk_ack) == 28, "wire: feedback is 28 bytes");
 _Static_assert(sizeof(struct vk_header) == VK_HEADER_SIZE, "wire: the header is 24 bytes");
 _Static_assert(__builtin_offsetof(struct vk_header, stream) == 8, "wire: stream at 8");
 _Static_assert(sizeof(struct vk_compact) == 4, "wire: a compact frame's head is 4 bytes");
+_Static_assert(sizeof(struct vk_compact_stream) == 12, "wire: one that names its stream is 12");
 _Static_assert(sizeof(struct vk_ext) == VK_EXT_WORD, "wire: an extension header is one word");
 _Static_assert(sizeof(struct vk_ext_session) == 16, "wire: SESSION is 4 words");
 _Static_assert(sizeof(struct vk_ext_token) == 16, "wire: TOKEN is 4 words");
@@ -547,52 +558,6 @@ _Static_assert(sizeof(struct vk_ext_shard) == 16, "wire: SHARD is 4 words");
 _Static_assert(sizeof(struct vk_ext_time) == 12, "wire: TIME is 3 words");
 _Static_assert(sizeof(struct vk_ext_trace) == 28, "wire: TRACE is 7 words");
 
-/* vk_stream_class returns the class that a stream id selects (never VK_CLASS_CONTROL). */
-static inline __attribute__((always_inline)) uint32_t vk_stream_class(uint32_t stream)
-{
-	if (stream < VK_FIRST_SYSTEM)
-		return VK_CLASS_CRITICAL;
-	if (stream < VK_FIRST_JOB)
-		return VK_CLASS_SYSTEM;
-	if (stream < VK_FIRST_DATA)
-		return VK_CLASS_JOB;
-	return stream < VK_FIRST_LOGS ? VK_CLASS_DATA : VK_CLASS_LOGS;
-}
-
-/* vk_class_space returns the packet-number space of a class. */
-static inline __attribute__((always_inline)) uint32_t vk_class_space(uint32_t class)
-{
-	if (class <= VK_CLASS_SYSTEM)
-		return VK_SPACE_E;
-	return class <= VK_CLASS_DATA ? VK_SPACE_B : VK_SPACE_L;
-}
-
-/* vk_priority_ok says whether a priority lies in the band of a class. */
-static inline __attribute__((always_inline)) int vk_priority_ok(uint32_t class, uint32_t priority)
-{
-	switch (class) {
-	case VK_CLASS_CRITICAL:
-		return priority == VK_PRIORITY_CRITICAL;
-	case VK_CLASS_SYSTEM:
-		return priority >= VK_PRIORITY_SYSTEM && priority < VK_PRIORITY_CRITICAL;
-	case VK_CLASS_JOB:
-		return priority >= VK_PRIORITY_JOB && priority < VK_PRIORITY_SYSTEM;
-	case VK_CLASS_DATA:
-		return priority >= VK_PRIORITY_DATA && priority < VK_PRIORITY_JOB;
-	case VK_CLASS_LOGS:
-		return priority < VK_PRIORITY_DATA;
-	default:
-		return 1;
-	}
-}
-
-/* vk_type_known says whether a type byte is assigned. */
-static inline __attribute__((always_inline)) int vk_type_known(uint32_t type)
-{
-	return type <= VK_NEGOTIATE || (type >= VK_AUTH_CHALLENGE && type <= VK_CERT_REQUEST) ||
-	       (type >= VK_JOB_REQUEST && type <= VK_JOB_RESUME) ||
-	       (type >= VK_STREAM_OPEN && type <= VK_FILE_COMPLETE) ||
-	       (type >= VK_METRICS_REPORT && type <= VK_ALERT_NOTIFICATION);
-}
+#include "vk_class.h"
 #endif /* VK_CDEF */
 #endif

@@ -194,6 +194,7 @@ class Layout:
 _HEADER = Layout("vk_header")
 _EXT = Layout("vk_ext")
 _COMPACT = Layout("vk_compact")
+_COMPACT_STREAM = Layout("vk_compact_stream")
 HEADER_SIZE: int = _HEADER.size
 PORT: int = lib.VK_PORT
 
@@ -470,7 +471,7 @@ class Frame:
         at, last = 0, None  # type: int, Frame | None
         while any(self.payload[at : at + 2]):
             rest = self.payload[at:]
-            if rest.startswith(lib.VK_COMPACT.to_bytes(2, "big")):
+            if int.from_bytes(rest[:2], "big") in (lib.VK_COMPACT, lib.VK_COMPACT_STREAM):
                 last, size = _parse_compact(rest, last)
             else:
                 size = _frame_size(Header.parse(rest))
@@ -483,23 +484,31 @@ class Frame:
             at += -(-size // lib.VK_AGG_ALIGN) * lib.VK_AGG_ALIGN
 
 
-def make_compact(payload: bytes) -> bytes:
-    """Return a compact frame, for a run."""
-    return _COMPACT.pack({"mark": lib.VK_COMPACT, "length": len(payload)}) + payload
+def make_compact(payload: bytes, stream: int | None = None, sequence: int = 0) -> bytes:
+    """Return a compact frame, for a run: the next one of its stream, or one of a named stream."""
+    if stream is None:
+        return _COMPACT.pack({"mark": lib.VK_COMPACT, "length": len(payload)}) + payload
+    names = {"stream": stream, "sequence": sequence}
+    head = {"mark": lib.VK_COMPACT_STREAM, "length": len(payload), **names}
+    return _COMPACT_STREAM.pack(head) + payload
 
 
 def _parse_compact(data: bytes, last: Frame | None) -> tuple[Frame, int]:
     """Return what a compact frame behind ``last`` says, and its size; raises FrameError."""
-    if len(data) < _COMPACT.size:
+    named = data.startswith(lib.VK_COMPACT_STREAM.to_bytes(2, "big"))
+    layout = _COMPACT_STREAM if named else _COMPACT
+    if len(data) < layout.size:
         raise FrameError(Verdict.DROP_TRUNCATED)
-    size = _COMPACT.size + (length := _COMPACT.unpack(data)["length"])
+    head = layout.unpack(data)
+    size = layout.size + head["length"]
     if last is None or last.header.type not in MESSAGE_TYPES:
         raise FrameError(Verdict.DROP_MAGIC)
     match last.extensions:
         case (Seq(sequence, fragment=Fragment(0)),) if size <= len(data):
-            place = Seq((sequence + 1) % 2**32)
-            header = replace(last.header, length=length)
-            return Frame(header, (place,), data[_COMPACT.size : size]), size
+            place = Seq(head["sequence"] if named else (sequence + 1) % 2**32)
+            stream = head["stream"] if named else last.header.stream
+            header = replace(last.header, length=head["length"], stream=stream)
+            return Frame(header, (place,), data[layout.size : size]), size
     raise FrameError(Verdict.DROP_MAGIC)
 
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #ifndef VK_FOLLOW_H
 #define VK_FOLLOW_H
-/* vk_follow.h: messages of an aggregate that follow one of their stream and differ from it only in
- * what they say and in being the next: what was found out for it holds for them.
+/* vk_follow.h: messages of an aggregate that follow one and differ from it only in what they say,
+ * in their stream and in being the next there: what was found out for it holds for them, and what
+ * is to be known of their stream is found out once.
  */
 #include "vk_run.h"
 

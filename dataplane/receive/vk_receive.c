@@ -352,6 +352,9 @@ static void look_ahead(const struct vk_run *run, uint32_t peer, const struct vk_
 
 		if (vk_is_compact(data)) {
 			size = (uint32_t)sizeof(struct vk_compact) + vk_compact_length(data);
+		} else if (vk_is_compact_stream(data)) {
+			size = (uint32_t)sizeof(struct vk_compact_stream) + vk_compact_length(data);
+			streams[count++] = vk_get32(data + VK_COMPACT_STREAM_AT);
 		} else {
 			size = vk_frame_head(data) + vk_get32(data + VK_LENGTH_AT);
 			streams[count++] = vk_get32(data + VK_STREAM_AT);

@@ -2,25 +2,34 @@
 #include "vk_burst.h"
 
 #include "vk_flows.h"
+#include "vk_head.h"
+#include "vk_outgoing.h"
 
 #include <string.h>
 
 /* What a burst goes on with and has come to. Copies of what others keep: the bytes of a message
  * that are written could be part of anything, as far as the compiler knows. */
 struct burst {
+	/* Of the stream that it is at. */
 	struct vk_flow *flow;
 	uint32_t number; /* the flow's */
-	uint64_t whose; /* the first word of a message that is alike */
-	uint64_t manner; /* its fourth, from the type to the code */
-	uint8_t *data;
-	uint32_t used;
-	uint32_t limit;
+	uint32_t other; /* the message in front of its next one is another stream's */
+	uint64_t whose; /* the first word of a message of its */
 	uint32_t first; /* sequence that it began with */
 	uint32_t sequence; /* of the next message */
 	uint32_t end; /* the one for which the datagram has no room any more */
 	uint64_t cost;
 	uint64_t cost_before; /* without the last one's */
 	uint64_t cost_max;
+	/* Of all. */
+	uint64_t manner; /* the fourth word of a message that is alike, from the type to the code */
+	uint8_t *data;
+	uint32_t used;
+	uint32_t limit;
+	uint32_t inner; /* messages on the streams that it was at before */
+	uint32_t last_stream; /* of the last of these */
+	uint32_t last_sequence;
+	uint64_t bytes; /* of payload, of these */
 	uint8_t head[VK_MESSAGE_HEAD]; /* of the last frame that has one */
 };
 
@@ -31,18 +40,23 @@ _Static_assert(offsetof(struct vk_message, type) == 24 && offsetof(struct vk_mes
 	       "a message's fourth word says what it is like");
 _Static_assert((int)VK_AGG_ALIGN == sizeof(uint32_t), "a frame is padded by less than a number");
 
+/* Whether a stream's messages need no leave of a pool. */
+static int is_free(const struct vk_run *run, const struct vk_flow *flow)
+{
+	return !(run->flows[vk_flow_number(run, flow)].pooled &&
+		 run->peers[flow->peer].session_window);
+}
+
 /* Whether what follows needs nothing that is done for each message: stamps, a pool's leave, room of
  * a class of its own. */
 static int may_go(const struct vk_run *run, uint32_t ring)
 {
 	const struct vk_datagram *open = &run->datagram;
-	const struct vk_flow *flow = run->burst.flow;
-	const struct vk_flow_run *own = &run->flows[vk_flow_number(run, flow)];
 	const struct vk_message *like = &run->burst.like;
 
-	return open->data && open->inner && open->run_count && ring != VK_CLASS_CRITICAL &&
+	return open->data && open->alike && open->run_count && ring != VK_CLASS_CRITICAL &&
 	       ring != VK_CLASS_LOGS && !like->code && !like->time_ns && !run->params.stamp &&
-	       !(own->pooled && run->peers[flow->peer].session_window);
+	       is_free(run, run->burst.flow);
 }
 
 /* Whether records of the ring need no rate and can be entered in the datagram's last run. */
@@ -70,29 +84,31 @@ static uint32_t half(const uint8_t *message, size_t at)
 	return VK_LOAD_RELAXED((const uint32_t *)(const void *)(message + at));
 }
 
+/* Goes on at a stream, from whose next message on. */
+static inline void be_at(struct vk_run *run, struct burst *burst, struct vk_flow *flow)
+{
+	burst->flow = flow;
+	burst->number = vk_flow_number(run, flow);
+	memcpy(&burst->whose, (const uint32_t[]){ burst->number, flow->generation },
+	       sizeof burst->whose);
+	burst->first = flow->tx_sequence;
+	burst->sequence = flow->tx_sequence;
+	burst->end = flow->tx_sequence + VK_AGG_MAX - run->datagram.inner - burst->inner;
+	burst->cost = flow->tx_cost[flow->tx_sequence & 1];
+	burst->cost_max = flow->tx_limit;
+}
+
 static struct burst begin(struct vk_run *run)
 {
 	const struct vk_datagram *open = &run->datagram;
-	struct vk_flow *flow = run->burst.flow;
 	const struct vk_message *like = &run->burst.like;
-	struct burst burst = {
-		.flow = flow,
-		.number = like->flow,
-		.data = open->data,
-		.used = open->used,
-		.limit = open->limit,
-		.first = flow->tx_sequence,
-		.sequence = flow->tx_sequence,
-		.end = flow->tx_sequence + VK_AGG_MAX - open->inner,
-		.cost = flow->tx_cost[flow->tx_sequence & 1],
-		.cost_max = flow->tx_limit,
-	};
+	struct burst burst = { .data = open->data, .used = open->used, .limit = open->limit };
 
-	memcpy(&burst.whose, like, sizeof burst.whose);
+	be_at(run, &burst, run->burst.flow);
 	memcpy(&burst.manner, (const uint8_t *)like + offsetof(struct vk_message, type),
 	       sizeof burst.manner);
-	memcpy(burst.head, open->data + open->used - run->burst.size - VK_MESSAGE_HEAD,
-	       VK_MESSAGE_HEAD);
+	memcpy(burst.head, open->head, VK_MESSAGE_HEAD);
+	run->burst.flow = NULL;
 	return burst;
 }
 
@@ -109,9 +125,10 @@ static inline uint32_t goes_on(const struct burst *burst, const struct vk_record
 			       const uint8_t *message, uint32_t correlation)
 {
 	uint32_t size = record->size - (uint32_t)sizeof(struct vk_message);
-	uint32_t head = correlation == vk_get32(burst->head + VK_CORRELATION_AT) ?
-				sizeof(struct vk_compact) :
-				VK_MESSAGE_HEAD;
+	uint32_t head = burst->other ? sizeof(struct vk_compact_stream) : sizeof(struct vk_compact);
+
+	if (correlation != vk_get32(burst->head + VK_CORRELATION_AT))
+		head = VK_MESSAGE_HEAD;
 
 	return record->kind == VK_RECORD_DATA && record->size >= sizeof(struct vk_message) &&
 			       half(message, offsetof(struct vk_message, sequence)) ==
@@ -159,11 +176,15 @@ static inline void add(struct burst *burst, uint32_t head, uint32_t correlation,
 	if (head == VK_MESSAGE_HEAD) {
 		vk_put32(burst->head + VK_LENGTH_AT, size);
 		vk_put32(burst->head + VK_CORRELATION_AT, correlation);
+		vk_put32(burst->head + VK_STREAM_AT, burst->flow->stream);
 		vk_put32(burst->head + VK_SEQUENCE_AT, burst->sequence);
 		memcpy(frame, burst->head, VK_MESSAGE_HEAD);
+	} else if (burst->other) {
+		vk_put_compact_stream(frame, size, burst->flow->stream, burst->sequence);
 	} else {
 		vk_put_compact(frame, size);
 	}
+	burst->other = 0;
 	memcpy(frame + head, payload, size);
 	burst->used = (uint32_t)(frame + head + size - burst->data);
 	burst->sequence++;
@@ -171,60 +192,96 @@ static inline void add(struct burst *burst, uint32_t head, uint32_t correlation,
 	burst->cost += vk_out_cost(size);
 }
 
-/* The messages are in the datagram, and on their way for the first time. As in vk_out_count which
- * of the sums of cost holds is told by the sequence's last bit: it is turned by every step. */
-static void count(struct vk_run *run, uint32_t slot, uint32_t ring, const struct burst *burst)
+/* The messages of the stream that a burst is at are on their way for the first time. As in
+ * vk_out_count which of the sums of cost holds is told by the sequence's last bit: it is turned by
+ * every step. Returns how many they are. */
+static inline uint32_t count(struct burst *burst)
 {
 	struct vk_flow *flow = burst->flow;
 	uint32_t messages = burst->sequence - burst->first;
-	uint64_t bytes = burst->cost - flow->tx_cost[burst->first & 1] -
-			 (uint64_t)messages * VK_MESSAGE_COST;
 
-	run->datagram.used = burst->used;
-	run->datagram.inner += messages;
+	if (!messages)
+		return 0;
+	burst->inner += messages;
+	burst->bytes += burst->cost - flow->tx_cost[burst->first & 1] -
+			(uint64_t)messages * VK_MESSAGE_COST;
 	if (messages % 2 == 0) {
 		flow->tx_cost[(burst->sequence - 1) & 1] = burst->cost_before;
 		VK_STORE_RELEASE(&flow->tx_sequence, burst->sequence - 1);
 	}
 	flow->tx_cost[burst->sequence & 1] = burst->cost;
 	VK_STORE_RELEASE(&flow->tx_sequence, burst->sequence);
-	vk_out_sent(run, slot, ring, messages, bytes);
+	return messages;
 }
 
-static uint32_t flow_of(const uint8_t *body)
+/* All of them are in the datagram. */
+static void finish(struct vk_run *run, uint32_t slot, uint32_t ring, const struct burst *burst)
 {
-	uint32_t flow;
+	struct vk_datagram *open = &run->datagram;
 
-	memcpy(&flow, body + offsetof(struct vk_message, flow), sizeof flow);
-	return flow;
+	open->used = burst->used;
+	open->inner += burst->inner;
+	memcpy(open->head, burst->head, VK_MESSAGE_HEAD);
+	vk_put32(open->head + VK_STREAM_AT,
+		 burst->other ? burst->last_stream : burst->flow->stream);
+	vk_put32(open->head + VK_SEQUENCE_AT,
+		 burst->other ? burst->last_sequence : burst->sequence - 1);
+	vk_out_sent(run, slot, ring, burst->inner, burst->bytes);
 }
 
-void vk_burst_go(struct vk_run *run, uint32_t slot, uint32_t ring, int64_t budget, int64_t *bytes)
+/* Turns to the stream of the next record, if that may go like those before it. */
+static int turn(struct vk_run *run, struct burst *burst, const struct vk_record *record,
+		const uint8_t *body)
+{
+	const struct vk_flow *from = burst->flow;
+	struct vk_message message;
+	struct vk_flow *flow;
+
+	if (record->kind != VK_RECORD_DATA || record->size < sizeof message ||
+	    word(body, 0) == burst->whose)
+		return 0;
+	memcpy(&message, body, sizeof message);
+	flow = vk_outgoing_flow(run, from->app, from->class, &message);
+	if (!flow || flow->peer != from->peer || vk_flows_holds(run, flow) || !is_free(run, flow))
+		return 0;
+	if (!burst->other) {
+		burst->last_stream = from->stream;
+		burst->last_sequence = burst->sequence - 1;
+	}
+	run->flows[burst->number].unacked += count(burst);
+	be_at(run, burst, flow);
+	burst->other = 1;
+	return 1;
+}
+
+void vk_burst_go(struct vk_run *run, uint32_t slot, uint32_t ring, int64_t budget, int64_t *bytes,
+		 struct vk_ahead *ahead)
 {
 	struct vk_rx *in = &run->slots[slot].in[ring];
 	struct vk_ledger *ledger = &run->slots[slot].ledgers[ring];
-	struct vk_datagram *open = &run->datagram;
-	struct vk_rx scan;
 	struct vk_record record;
 	struct burst burst;
 	const uint8_t *body;
 	int64_t sum = *bytes;
-	uint32_t messages;
+	struct vk_rx scan;
 
-	/* Streams often take turns: then nothing else is to be looked at. */
-	if (vk_rx_peek(in, &record, &body) <= 0 || flow_of(body) != run->burst.like.flow ||
-	    !may_go_on(run, slot, ring)) {
+	if (!may_go_on(run, slot, ring)) {
 		run->burst.flow = NULL;
 		return;
 	}
 	burst = begin(run);
 	scan = *in;
-	run->burst.flow = NULL;
 	while (sum < budget && burst.sequence != burst.end &&
 	       vk_rx_peek(&scan, &record, &body) > 0) {
-		uint32_t correlation = half(body, offsetof(struct vk_message, correlation));
-		uint32_t head = goes_on(&burst, &record, body, correlation);
+		uint32_t correlation = half(body, offsetof(struct vk_message, correlation)), head;
 
+		head = goes_on(&burst, &record, body, correlation);
+		if (!head) {
+			vk_ahead_look(run, &scan, ahead);
+			if (!turn(run, &burst, &record, body))
+				break;
+			head = goes_on(&burst, &record, body, correlation);
+		}
 		if (!head || !enter(ledger, scan.head, &record, &burst))
 			break;
 		add(&burst, head, correlation, body + sizeof(struct vk_message),
@@ -235,12 +292,11 @@ void vk_burst_go(struct vk_run *run, uint32_t slot, uint32_t ring, int64_t budge
 	*bytes = sum;
 	in->head = scan.head;
 	in->tail = scan.tail;
-	messages = burst.sequence - burst.first;
-	if (!messages)
+	run->flows[burst.number].unacked += count(&burst);
+	if (!burst.inner)
 		return;
-	open->runs[open->run_count - 1].a += messages;
-	count(run, slot, ring, &burst);
-	run->flows[vk_flow_number(run, burst.flow)].unacked += messages;
+	run->datagram.runs[run->datagram.run_count - 1].a += burst.inner;
+	finish(run, slot, ring, &burst);
 	if (in->head > run->work->looked[slot][ring])
 		VK_STORE_RELAXED(&run->work->looked[slot][ring], in->head);
 }
@@ -258,7 +314,6 @@ void vk_burst_held(struct vk_run *run, int64_t budget, int64_t *bytes)
 		return;
 	}
 	burst = begin(run);
-	run->burst.flow = NULL;
 	while (own->held_count && *bytes < budget && burst.sequence != burst.end) {
 		struct vk_entry *entry = vk_ledger_get(ledger, own->held_first);
 		struct vk_record record = { .size = entry->size, .kind = entry->kind };
@@ -275,6 +330,6 @@ void vk_burst_held(struct vk_run *run, int64_t budget, int64_t *bytes)
 		*bytes += entry->size;
 		vk_flows_went(run, flow);
 	}
-	if (burst.sequence != burst.first)
-		count(run, slot, ring, &burst);
+	if (count(&burst))
+		finish(run, slot, ring, &burst);
 }

@@ -2,6 +2,7 @@
 #include "vk_datagram.h"
 
 #include "vk_fit.h"
+#include "vk_head.h"
 #include "vk_python.h"
 #include "vk_sealing.h"
 #include "vk_session.h"
@@ -168,6 +169,7 @@ static int begin(struct vk_run *run, const struct vk_part *part)
 	open->stream = part->frame.stream;
 	open->priority = 0;
 	open->eliciting = 0;
+	open->alike = 0;
 	open->run_count = 0;
 	return 1;
 }
@@ -237,14 +239,41 @@ static int add_alone(struct vk_run *run, const struct vk_part *part)
 	return 1;
 }
 
-/* Bytes of an inner frame: no SESSION, but a header of its own. */
-static uint32_t inner_size(const struct vk_part *part)
+/* Bytes in front of the payload of an inner frame: no SESSION, but a header of its own. */
+static uint32_t inner_head(const struct vk_part *part)
 {
-	return vk_part_overhead(&part->frame) - (uint32_t)sizeof(struct vk_ext_session) +
-	       part->size;
+	return vk_part_overhead(&part->frame) - (uint32_t)sizeof(struct vk_ext_session);
 }
 
-static void append(struct vk_run *run, const struct vk_part *part, uint32_t size)
+/* The same for one behind what is there. What is sent again has a header in any case. */
+static uint32_t next_head(const struct vk_datagram *open, const struct vk_part *part)
+{
+	const struct vk_frame *frame = &part->frame;
+
+	if (open->data && open->alike && frame->present == 1u << VK_EXT_SEQ && !frame->fragment &&
+	    !(frame->flags & VK_FLAG_RTX) && vk_head_alike(open->head, frame))
+		return vk_head_short(open->head, frame->stream, frame->sequence);
+	return inner_head(part);
+}
+
+/* Writes a whole head, and notes it if messages may go on like it. */
+static uint8_t *put_head(struct vk_run *run, uint8_t *at, const struct vk_frame *frame,
+			 uint32_t head)
+{
+	struct vk_datagram *open = &run->datagram;
+	uint8_t *end =
+		put_extensions(vk_put_header(at, frame, (head - VK_HEADER_SIZE) / VK_EXT_WORD,
+					     (uint32_t)(run->real_ns / 1000000000)),
+			       frame);
+
+	open->alike = frame->present == 1u << VK_EXT_SEQ && !frame->fragment &&
+		      vk_type_message(frame->type);
+	if (open->alike)
+		memcpy(open->head, at, VK_MESSAGE_HEAD);
+	return end;
+}
+
+static void append(struct vk_run *run, const struct vk_part *part, uint32_t head)
 {
 	struct vk_datagram *open = &run->datagram;
 	struct vk_frame frame = part->frame;
@@ -253,12 +282,14 @@ static void append(struct vk_run *run, const struct vk_part *part, uint32_t size
 
 	memset(open->data + open->used, 0, at - open->used);
 	frame.length = part->size;
-	data = vk_put_header(data, &frame, (size - part->size - VK_HEADER_SIZE) / VK_EXT_WORD,
-			     (uint32_t)(run->real_ns / 1000000000));
-	data = put_extensions(data, &frame);
+	if (head < VK_HEADER_SIZE)
+		data = vk_head_put(open->head, data, head, frame.stream, frame.sequence,
+				   part->size);
+	else
+		data = put_head(run, data, &frame, head);
 	if (part->size)
 		memcpy(data, part->payload, part->size);
-	open->used = at + size;
+	open->used = at + head + part->size;
 	open->inner++;
 	if (frame.priority > open->priority)
 		open->priority = frame.priority;
@@ -279,7 +310,7 @@ static uint32_t room(const struct vk_datagram *open, const struct vk_part *part)
 
 uint32_t vk_datagram_room(const struct vk_run *run, const struct vk_part *part)
 {
-	uint32_t left = room(&run->datagram, part), head = inner_size(part) - part->size;
+	uint32_t left = room(&run->datagram, part), head = inner_head(part);
 
 	return left > head ? left - head : 0;
 }
@@ -306,7 +337,7 @@ static int feedback(struct vk_run *run, uint32_t size)
 	if (!part.size)
 		return 0;
 	part.quiet = part.content.kind == VK_CONTENT_NONE;
-	append(run, &part, inner_size(&part));
+	append(run, &part, inner_head(&part));
 	vk_count_row(run, open->class)[VK_TX_CONTROL]++;
 	return 1;
 }
@@ -336,10 +367,12 @@ static void fill(struct vk_datagram *open, const struct vk_part *part)
 int vk_datagram_add(struct vk_run *run, const struct vk_part *part, int alone)
 {
 	struct vk_datagram *open = &run->datagram;
-	uint32_t size = inner_size(part), payload = vk_fit_payload(run, part->peer);
+	uint32_t head = next_head(open, part);
 
-	if (room(open, part) < size) {
+	if (room(open, part) < head + part->size) {
 		const struct vk_session *session = run->sessions[part->peer];
+		uint32_t size = inner_head(part) + part->size;
+		uint32_t payload = vk_fit_payload(run, part->peer);
 		int company = feedback_due(run, part) &&
 			      VK_OUTER_SIZE + size + FEEDBACK_ROOM + VK_HEADER_SIZE + VK_AGG_ALIGN <
 				      payload;
@@ -354,7 +387,8 @@ int vk_datagram_add(struct vk_run *run, const struct vk_part *part, int alone)
 			return 0;
 		if (company)
 			feedback(run, size);
+		head = inner_head(part);
 	}
-	append(run, part, size);
+	append(run, part, head);
 	return 1;
 }

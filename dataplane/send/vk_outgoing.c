@@ -232,8 +232,8 @@ static enum vk_outcome take_flush(struct vk_run *run, uint32_t slot, uint32_t ri
 
 /* ---- Messages ---- */
 
-static struct vk_flow *own_flow(struct vk_run *run, uint32_t slot, uint32_t ring,
-				const struct vk_message *message)
+struct vk_flow *vk_outgoing_flow(struct vk_run *run, uint32_t slot, uint32_t ring,
+				 const struct vk_message *message)
 {
 	struct vk_flow *flow;
 
@@ -330,7 +330,7 @@ static enum vk_outcome take_data(struct vk_run *run, uint32_t slot, uint32_t rin
 				 const uint8_t *payload, int alone)
 {
 	uint32_t size = record->size - (uint32_t)sizeof *message;
-	struct vk_flow *flow = own_flow(run, slot, ring, message);
+	struct vk_flow *flow = vk_outgoing_flow(run, slot, ring, message);
 	struct vk_ledger *ledger = &run->slots[slot].ledgers[ring];
 	struct vk_out out = { flow, message, payload, size, slot, ring };
 	enum vk_counter refusal = refuse_data(run, flow, message, size);

@@ -22,6 +22,10 @@ enum vk_outcome {
 enum vk_outcome vk_outgoing_record(struct vk_run *run, uint32_t slot, uint32_t ring,
 				   const struct vk_record *record, const uint8_t *body, int alone);
 
+/* vk_outgoing_flow returns the flow that a message of a ring goes on, NULL if it may not. */
+struct vk_flow *vk_outgoing_flow(struct vk_run *run, uint32_t slot, uint32_t ring,
+				 const struct vk_message *message);
+
 /* vk_outgoing_ahead says whether records of a ring are looked at though the path refused one before
  * them (run->refused): then they are held, each behind those of its stream. */
 int vk_outgoing_ahead(const struct vk_run *run, uint32_t slot, uint32_t ring);

@@ -3,6 +3,7 @@
 #include "vk_send.h"
 
 #include "vk_again.h"
+#include "vk_ahead.h"
 #include "vk_burst.h"
 #include "vk_credit.h"
 #include "vk_flows.h"
@@ -19,7 +20,6 @@ enum {
 	REPORTS_A_TURN = 256, /* of one application */
 	HELD_TURN = 16384, /* bytes a stream sends of what it holds before the next one does */
 	CRITICAL_TURN = 4096, /* bytes of an application's, between two parts of a turn */
-	RECORDS_AHEAD = 16, /* records whose flows are begun to be fetched together */
 	AHEAD_TURN = 131072, /* bytes of records that are looked at in one go and held */
 };
 
@@ -169,35 +169,6 @@ static enum vk_served send_held(struct vk_run *run, uint32_t number, uint32_t cl
 	return *bytes >= budget ? VK_SERVED_BUDGET : VK_SERVED_ALL;
 }
 
-/* Where in a ring the flows of records were begun to be fetched up to. */
-struct ahead {
-	uint64_t at;
-	uint32_t left; /* records to be handled before the next look */
-};
-
-/* Begins to fetch the flows of the next records of a ring. Nothing of a record is believed. */
-static void look_ahead(const struct vk_run *run, const struct vk_rx *in, struct ahead *ahead)
-{
-	uint64_t at = ahead->at - in->head < in->tail - in->head ? ahead->at : in->head;
-
-	if (ahead->left--)
-		return;
-	for (uint32_t i = 0; i < RECORDS_AHEAD && at - in->head < in->tail - in->head; i++) {
-		const uint8_t *place = in->data + (at & (in->capacity - 1));
-		struct vk_record record;
-		uint32_t flow;
-
-		VK_RECORD_GET(&record, place);
-		memcpy(&flow, place + sizeof record + offsetof(struct vk_message, flow),
-		       sizeof flow);
-		if (flow < VK_FLOWS_MAX)
-			vk_flows_fetch(run, flow);
-		at += vk_record_span(record.size);
-	}
-	ahead->at = at;
-	ahead->left = RECORDS_AHEAD / 2 - 1;
-}
-
 /* Why the record at the front of a ring keeps all behind it there. */
 static uint8_t why_held(struct vk_run *run, uint32_t number, uint32_t class)
 {
@@ -238,7 +209,7 @@ static enum vk_served send_ring(void *context, uint32_t number, uint32_t class, 
 	struct vk_run_slot *slot = &run->slots[number];
 	enum vk_served why = VK_SERVED_BUDGET, held = VK_SERVED_ALL;
 	int64_t ahead = 0, turn = budget;
-	struct ahead fetched = { .left = vk_flows_many(run) ? 0 : UINT32_MAX };
+	struct vk_ahead fetched = vk_ahead_begin(run);
 
 	if (!slot->capacity[class])
 		return VK_SERVED_ALL;
@@ -258,10 +229,10 @@ static enum vk_served send_ring(void *context, uint32_t number, uint32_t class, 
 	}
 	run->burst.flow = NULL;
 	while (why == VK_SERVED_BUDGET && *bytes < budget && ahead < AHEAD_TURN) {
-		look_ahead(run, &slot->in[class], &fetched);
+		vk_ahead_look(run, &slot->in[class], &fetched);
 		why = send_next(run, number, class, bytes, &ahead);
 		if (run->burst.flow)
-			vk_burst_go(run, number, class, budget, bytes);
+			vk_burst_go(run, number, class, budget, bytes, &fetched);
 	}
 	slot->stuck &= ~(1u << class);
 	if (why == VK_SERVED_PATH || why == VK_SERVED_RATE || why == VK_SERVED_CREDIT)

@@ -105,12 +105,26 @@ static int parse_compact(struct vk_frame *frame, const uint8_t *data, uint32_t s
 	return frame->size <= size;
 }
 
+static int parse_compact_stream(struct vk_frame *frame, const uint8_t *data, uint32_t size)
+{
+	if (size < sizeof(struct vk_compact_stream))
+		return 0;
+	frame->length = vk_compact_length(data);
+	frame->size = (uint32_t)sizeof(struct vk_compact_stream) + frame->length;
+	frame->payload = data + sizeof(struct vk_compact_stream);
+	frame->stream = vk_get32(data + VK_COMPACT_STREAM_AT);
+	frame->sequence = vk_get32(data + VK_COMPACT_SEQUENCE_AT);
+	return frame->size <= size;
+}
+
 int vk_frame_inner(struct vk_frame *frame, const uint8_t **like, const uint8_t *data, uint32_t size)
 {
 	if (size < sizeof(struct vk_compact))
 		return 0;
 	if (vk_is_compact(data))
 		return *like && parse_compact(frame, data, size);
+	if (vk_is_compact_stream(data))
+		return *like && parse_compact_stream(frame, data, size);
 	*like = NULL;
 	if (vk_frame_parse(frame, data, size, 0) || frame->flags & (VK_FLAG_AGG | VK_FLAG_ENC) ||
 	    frame->present & 1u << VK_EXT_SESSION)

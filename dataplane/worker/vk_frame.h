@@ -17,6 +17,12 @@ enum vk_frame_place {
 	VK_SEQUENCE_AT = VK_HEADER_SIZE + offsetof(struct vk_ext_seq, sequence),
 	VK_MESSAGE_HEAD = VK_HEADER_SIZE + sizeof(struct vk_ext_seq), /* bytes before its payload */
 };
+
+/* Places in a compact frame that names its stream. */
+enum vk_compact_place {
+	VK_COMPACT_STREAM_AT = offsetof(struct vk_compact_stream, stream),
+	VK_COMPACT_SEQUENCE_AT = offsetof(struct vk_compact_stream, sequence),
+};
 #endif
 
 /* A parsed frame: the header in host order, the extensions it carries, where its payload is. */
@@ -120,7 +126,13 @@ static inline int vk_is_compact(const uint8_t *data)
 	return vk_get32(data) >> 16 == VK_COMPACT;
 }
 
-/* vk_compact_length returns the payload bytes of the compact frame at data. */
+/* vk_is_compact_stream says whether one that names its stream does. */
+static inline int vk_is_compact_stream(const uint8_t *data)
+{
+	return vk_get32(data) >> 16 == VK_COMPACT_STREAM;
+}
+
+/* vk_compact_length returns the payload bytes of the compact frame at data, of either kind. */
 static inline uint32_t vk_compact_length(const uint8_t *data)
 {
 	return vk_get32(data) & 0xffff;
@@ -131,6 +143,16 @@ static inline uint8_t *vk_put_compact(uint8_t *at, uint32_t length)
 {
 	vk_put32(at, (uint32_t)VK_COMPACT << 16 | length);
 	return at + sizeof(struct vk_compact);
+}
+
+/* vk_put_compact_stream does the same for one that names its stream. */
+static inline uint8_t *vk_put_compact_stream(uint8_t *at, uint32_t length, uint32_t stream,
+					     uint32_t sequence)
+{
+	vk_put32(at, (uint32_t)VK_COMPACT_STREAM << 16 | length);
+	vk_put32(at + VK_COMPACT_STREAM_AT, stream);
+	vk_put32(at + VK_COMPACT_SEQUENCE_AT, sequence);
+	return at + sizeof(struct vk_compact_stream);
 }
 
 /* vk_put_header writes a header; ext counts words. Returns where the extensions go. */

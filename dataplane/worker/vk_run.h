@@ -150,6 +150,8 @@ struct vk_datagram {
 	uint32_t stream; /* of the first inner frame */
 	uint8_t priority; /* highest inside */
 	uint8_t eliciting; /* the peer has to acknowledge it */
+	uint8_t alike; /* a message may go on like the last one, whose head this is: */
+	uint8_t head[VK_MESSAGE_HEAD];
 	struct vk_session *session;
 	uint32_t run_count;
 	struct vk_sent_run runs[VK_SENT_RUNS_MAX]; /* what it carries */
@@ -158,7 +160,6 @@ struct vk_datagram {
 /* The message that the records behind it in its ring are compared with. */
 struct vk_burst {
 	struct vk_flow *flow; /* NULL = none */
-	uint32_t size; /* bytes of its payload */
 	struct vk_message like;
 };
 

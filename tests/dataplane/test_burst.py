@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 
 import pytest
 
-from tests.dataplane.rig import Rig, rig_of
+from tests.dataplane.rig import Rig, Stream, rig_of
 from valkyrie.dataplane import ffi, lib
-from valkyrie.dataplane.wire import HEADER_SIZE, Class, Flag, Gauge, parse_frame
+from valkyrie.dataplane.wire import HEADER_SIZE, Class, Flag, Gauge, parse_frame, stream_class
 
 LIKE = {"type": 0, "flags": 0, "priority": 0, "correlation": 0}
 ALIKE = [LIKE] * 6
@@ -65,6 +66,86 @@ def test_only_the_first_of_a_datagram_has_a_header_when_the_others_go_on_like_it
         inner = list(frame.inner())
         assert len(frame.payload) == head + 64 + (len(inner) - 1) * size
         assert frame.header.correlation == len(inner)
+
+
+def several(rig: Rig, count: int, first: int = 1000) -> list[Stream]:
+    """Open streams of one application to another's."""
+    ends = [rig.open(0, 0, first + number, "svc") for number in range(1, count)]
+    rig.settle()
+    rig.take(1, 0, stream_class(first))
+    return ends
+
+
+@pytest.mark.parametrize("first", [1000, 10_000])
+def test_of_streams_that_take_turns_each_message_names_its_own(rig: Rig, first: int) -> None:
+    ours, _ = rig.pair("svc", first)
+    ends = [ours, *several(rig, 5, first)]
+    klass = stream_class(first)
+    rig.log()
+    for mark in range(50):
+        assert rig.put(ends[mark % 5], 64, mark)
+    rig.turn(0)
+    frames = [parse_frame(each.data) for each in rig.log() if each.klass == klass]
+    runs = [frame for frame in frames if frame.header.flags & Flag.AGG]
+    assert sum(frame.header.correlation for frame in runs) == 50
+    head = HEADER_SIZE + ffi.sizeof("struct vk_ext_seq")
+    size = ffi.sizeof("struct vk_compact_stream") + 64
+    for frame in runs:
+        assert len(frame.payload) == head + 64 + (len(list(frame.inner())) - 1) * size
+    rig.settle()
+    got = rig.take(1, 0, klass)
+    assert [each.mark for each in got] == list(range(50))
+    assert [each.stream for each in got] == [first + mark % 5 for mark in range(50)]
+    assert [each.sequence for each in got] == [mark // 5 for mark in range(50)]
+    assert rig.count(0, klass)["tx_messages"] == rig.count(1, klass)["rx_delivered"] == 50
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_streams_drawn_at_random_lose_nothing_and_pay_for_what_they_send(
+    rig: Rig, seed: int
+) -> None:
+    dice = random.Random(seed)
+    ours, _ = rig.pair()
+    ends = [ours, *several(rig, 7)]
+    rig.net(loss=50 * (seed % 4), reorder=100 * (seed % 3), twice=50 * (seed % 2), seed=seed + 1)
+    put: dict[int, list[tuple[int, int, int]]] = {end.stream: [] for end in ends}
+    head = {"correlation": 0, "type": 0}
+    for mark in range(400):
+        if not dice.randrange(20):
+            head = {"correlation": dice.randrange(3), "type": dice.choice([0, lib.VK_LOG_ENTRY])}
+        end = dice.choice(ends)
+        size = dice.choice([8, 64, 64, 64, 200, 3000]) if dice.randrange(50) else 0
+        assert rig.put(end, size, mark, **head)
+        put[end.stream].append((mark if size else 0, size, head["correlation"]))
+        if not dice.randrange(30):
+            rig.exchange()
+    rig.net()
+    rig.settle()
+    got: dict[int, dict[int, tuple[int, int, int]]] = {end.stream: {} for end in ends}
+    for each in rig.take(1, 0, Class.DATA):
+        assert each.sequence not in got[each.stream]
+        got[each.stream][each.sequence] = (each.mark, each.size, each.correlation)
+    found = {stream: [one for _, one in sorted(all_.items())] for stream, all_ in got.items()}
+    assert found == put
+    assert rig.count(1, Class.DATA)["drop_reassembly"] == 0
+
+
+@pytest.mark.parametrize("end", ["close", "reset"])
+def test_a_stream_that_ends_between_others_takes_none_of_them_along(rig: Rig, end: str) -> None:
+    ours, _ = rig.pair()
+    other, third = several(rig, 3)
+    kind = {"close": lib.VK_RECORD_CLOSE, "reset": lib.VK_RECORD_RESET}[end]
+    for mark in range(30):
+        assert rig.put((ours, other, third)[mark % 3], 64, mark)
+        if mark == 13:
+            assert rig.put(other, 0, 0, kind=kind)
+    rig.settle()
+    got = [each for each in rig.take(1, 0, Class.DATA) if each.kind == lib.VK_RECORD_DATA]
+    whole = [each.mark for each in got if each.stream != 1001]
+    assert whole == [mark for mark in range(30) if mark % 3 != 1]
+    assert rig.count(0, Class.DATA)["refused_flow"] == 5
+    if end == "close":
+        assert [each.mark for each in got if each.stream == 1001] == [1, 4, 7, 10, 13]
 
 
 def test_what_several_streams_held_goes_in_full_datagrams(rig: Rig) -> None:

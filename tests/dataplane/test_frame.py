@@ -138,7 +138,8 @@ single = st.builds(
     correlation=u32,
 )
 """Frames of one extension: compact ones may follow most of them."""
-inner = st.one_of(single.map(Frame.pack), u8s.map(make_compact), u8s.map(make_compact))
+compact = st.one_of(u8s.map(make_compact), st.builds(make_compact, u8s, u32, u32))
+inner = st.one_of(single.map(Frame.pack), compact, compact)
 odd = st.one_of(inner, inner, inner, frames().map(Frame.pack))
 
 
@@ -206,6 +207,22 @@ def test_a_compact_frame_says_what_comes_next_on_the_stream() -> None:
     )
 
 
+def test_a_compact_frame_may_name_another_stream_and_is_what_the_next_ones_go_on_with() -> None:
+    first = make_frame(Type.JOB_START, 500, b"first", Seq(2), correlation=9, flags=Flag.URG)
+    named = make_compact(b"other", 501, 2**32 - 1)
+    run = run_of([first.pack(), named, make_compact(b""), make_compact(b"back", 500, 3)])
+    head = (Type.JOB_START, Flag.URG)
+    assert read_run(run) == (
+        [
+            ((*head, 500, 9, b"first"), 2),
+            ((*head, 501, 9, b"other"), 2**32 - 1),
+            ((*head, 501, 9, b""), 0),
+            ((*head, 500, 9, b"back"), 3),
+        ],
+        True,
+    )
+
+
 UNREPEATED = {
     "1 nothing": b"",
     "2 a frame without sequence": make_frame(Type.STREAM_DATA, 5).pack(),
@@ -218,8 +235,12 @@ UNREPEATED = {
 
 
 @pytest.mark.parametrize("case", UNREPEATED)
-def test_a_compact_frame_is_refused_where_there_is_no_message_to_repeat(case: str) -> None:
-    run = run_of([part for part in (UNREPEATED[case], make_compact(b"x")) if part])
+@pytest.mark.parametrize("named", [False, True])
+def test_a_compact_frame_is_refused_where_there_is_no_message_to_repeat(
+    case: str, named: bool
+) -> None:
+    compact = make_compact(b"x", 5, 7) if named else make_compact(b"x")
+    run = run_of([part for part in (UNREPEATED[case], compact) if part])
     assert read_run(run) == modelled_run(run)
     assert (len(read_run(run)[0]), read_run(run)[1]) == (bool(UNREPEATED[case]), False)
 
@@ -257,5 +278,6 @@ def test_the_parser_reads_nothing_beside_its_input() -> None:
         make_frame(Type.STREAM_DATA, 7, bytes(32), token, session).pack(),
         make_frame(Type.STREAM_DATA, 7, bytes(32), token).pack(),
         run_of([make_frame(Type.STREAM_DATA, 7, b"run", Seq(3)).pack(), make_compact(b"next")]),
+        run_of([make_frame(Type.STREAM_DATA, 7, b"r", Seq(3)).pack(), make_compact(b"n", 9, 4)]),
     ]
     fuzz("fuzz_frame", ["fuzz_frame.c", "vk_frame.c"], corpus)

@@ -117,6 +117,9 @@ INNER_INVALID = {
     "5 no magic": b"\xff" * 32,
     "6 compact, longer than the run": struct.pack(">HH", lib.VK_COMPACT, 5) + bytes(4),
     "7 less than a compact frame": b"\xff",
+    "8 compact, of another class": make_compact(b"", 5, 0),
+    "9 compact, its stream cut off": make_compact(b"", 1000, 0)[:8],
+    "10 compact, with a stream, longer than the run": make_compact(b"12345678", 1000, 2)[:-4],
 }
 
 
@@ -163,6 +166,43 @@ def test_a_compact_frame_is_of_the_stream_before_it_whether_that_is_known_or_not
     assert marks(rig) == [0, 1]
     assert count(rig, "drop_unknown_stream") == 3
     assert count(rig, "drop_inner_invalid") == 0
+
+
+def test_compact_frames_may_take_turns_on_streams(rig: Rig) -> None:
+    rig.open(0, 0, STREAM + 1, "svc")
+    rig.settle()
+    rig.take(1, 0, Class.DATA)
+    both = (STREAM, STREAM + 1)
+    turns = [make_compact(b"", both[at % 2], at // 2) for at in range(1, 8)]
+    inject(rig, run_of(data(0, b"").pack(), *turns, make_compact(b"")))
+    got = [(each.stream, each.sequence) for each in rig.take(1, 0, Class.DATA)]
+    assert got == [*((both[at % 2], at // 2) for at in range(8)), (both[1], 4)]
+    inject(rig, run_of(data(3, b"").pack(), *turns, make_compact(b"", both[0], 4)))
+    assert [each.sequence for each in rig.take(1, 0, Class.DATA)] == [4]
+    assert count(rig, "drop_stale") == 8
+    assert count(rig, "rx_messages") == 18
+
+
+def test_a_compact_frame_of_a_stream_that_nobody_knows_spoils_no_other(rig: Rig) -> None:
+    strange = [make_compact(b"", 1234, 5), make_compact(b"")]
+    inject(rig, run_of(data(0).pack(), *strange, make_compact(b"", STREAM, 1)))
+    assert marks(rig) == [0, 1]
+    assert count(rig, "drop_unknown_stream") == 2
+    assert count(rig, "drop_inner_invalid") == 0
+
+
+def test_compact_frames_of_logs_count_what_is_missing(logs: Rig) -> None:
+    first = make_frame(lib.VK_STREAM_DATA, LOGS, b"", Seq(0)).pack()
+    parts = [make_compact(b"", LOGS, at) for at in (1, 2, 5, 4, 4)]
+    run = b"".join([first, *parts])
+    inject(
+        logs,
+        make_frame(lib.VK_STREAM_DATA, LOGS, run, OF_LOGS, flags=Flag.AGG, correlation=6),
+        Class.LOGS,
+    )
+    assert [each.sequence for each in logs.take(1, 0, Class.LOGS)] == [0, 1, 2, 5, 4]
+    row = logs.count(1, Class.LOGS)
+    assert (row["rx_gaps"], row["drop_stale"], row["rx_messages"]) == (1, 1, 6)
 
 
 def test_compact_frames_repeat_all_but_length_and_sequence(rig: Rig) -> None:
@@ -312,6 +352,7 @@ def test_fuzzed_datagrams_leave_the_worker_whole_and_its_counters_balanced() -> 
         shard(2, 64, bytes(64), 128),
         run_of(data(3).pack(), data(4).pack()),
         run_of(data(5).pack(), make_compact(b"next"), make_compact(b"")),
+        run_of(data(7).pack(), make_compact(b"", 1001, 0), make_compact(b"", STREAM, 8)),
         make_frame(lib.VK_STREAM_CLOSE, STREAM, b"", SESSION, correlation=7),
         make_frame(lib.VK_STREAM_RESET, STREAM, b"\0\0\1\x2f", SESSION, correlation=7),
         make_frame(lib.VK_PING, STREAM, b"", SESSION),

@@ -129,6 +129,17 @@ def test_compact_frames_are_the_next_messages_of_their_stream() -> None:
     assert found == [*whole, wire.make_frame(Type.JOB_START, 500, b"", wire.Seq(9))]
 
 
+def test_compact_frames_may_name_another_stream() -> None:
+    first = wire.make_frame(Type.JOB_START, 500, b"abcd", wire.Seq(7))
+    run = first.pack() + wire.make_compact(b"efgh", 501, 3) + wire.make_compact(b"ijkl")
+    found = list(wire.make_frame(Type.STREAM_DATA, 500, run, flags=Flag.AGG).inner())
+    other = [(b"efgh", 3), (b"ijkl", 4)]
+    assert found == [
+        first,
+        *(wire.make_frame(Type.JOB_START, 501, text, wire.Seq(at)) for text, at in other),
+    ]
+
+
 def test_an_aggregate_with_a_malformed_inner_frame_says_so() -> None:
     good = wire.make_frame(Type.STREAM_DATA, 5).pack()
     outer = wire.make_frame(Type.STREAM_DATA, 5, good + b"RC" + bytes(30), flags=Flag.AGG)

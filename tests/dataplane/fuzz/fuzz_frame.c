@@ -48,7 +48,8 @@ static void rebuild(const struct vk_frame *frame)
 	require(again.time_ns == frame->time_ns && again.correlation == frame->correlation);
 }
 
-/* Compact frames lie inside of the run, and say no more than the message before them does. */
+/* Compact frames lie inside of the run, and say what the message before them does, but for their
+ * place: the next one of its stream, or one that they name. */
 static void read_run(const uint8_t *data, uint32_t size)
 {
 	struct vk_frame frame, before;
@@ -63,10 +64,15 @@ static void read_run(const uint8_t *data, uint32_t size)
 		require(frame.payload > data + at);
 		require(frame.payload + frame.length == data + at + frame.size);
 		require(!like || (like <= data + at && frame.present == 1u << VK_EXT_SEQ));
-		if (frame.payload != data + at + sizeof(struct vk_compact))
+		if (frame.payload >= data + at + VK_HEADER_SIZE)
 			continue;
-		require(like && like < data + at && frame.sequence == before.sequence + 1);
-		require(frame.stream == before.stream && frame.type == before.type);
+		require(like && like < data + at && frame.type == before.type);
+		require(frame.correlation == before.correlation && frame.flags == before.flags);
+		if (vk_is_compact(data + at))
+			require(frame.stream == before.stream &&
+				frame.sequence == before.sequence + 1);
+		else
+			require(frame.payload == data + at + sizeof(struct vk_compact_stream));
 	}
 }
 
