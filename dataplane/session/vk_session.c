@@ -6,6 +6,7 @@
 #include "vk_fit.h"
 #include "vk_flows.h"
 #include "vk_pages.h"
+#include "vk_probe.h"
 #include "vk_rekey.h"
 #include "vk_sealing.h"
 #include "vk_signals.h"
@@ -19,7 +20,7 @@ enum {
 	CREDIT_SIZE = sizeof(struct vk_ack_credit),
 };
 
-static uint32_t random_below(struct vk_run *run, uint32_t limit)
+uint32_t vk_session_random(struct vk_run *run, uint32_t limit)
 {
 	run->random = run->random * 6364136223846793005u + 1442695040888963407u; /* Knuth, MMIX */
 	return (uint32_t)(run->random >> 33) % limit;
@@ -50,7 +51,7 @@ static void begin(struct vk_run *run, struct vk_session *session, uint32_t peer)
 		session->ack_stream[s] = streams[s];
 		/* Those before may be acknowledged again, though nobody here waits for it. */
 		session->recovery.sent[s].issued = next;
-		session->skip[s] = next + 1 + random_below(run, 2 * VK_SKIP_MEAN);
+		session->skip[s] = next + 1 + vk_session_random(run, 2 * VK_SKIP_MEAN);
 	}
 }
 
@@ -135,7 +136,7 @@ uint64_t vk_session_number(struct vk_run *run, struct vk_session *session, uint3
 	 * what it has not received. */
 	if (*next == session->skip[space]) {
 		vk_recovery_skip(&session->recovery, space, (*next)++);
-		session->skip[space] = *next + random_below(run, 2 * VK_SKIP_MEAN);
+		session->skip[space] = *next + vk_session_random(run, 2 * VK_SKIP_MEAN);
 	}
 	vk_recovery_issue(&session->recovery, space, *next);
 	return (*next)++;
@@ -439,56 +440,6 @@ static int resend_class(struct vk_run *run, struct vk_session *session, uint32_t
 	return 1;
 }
 
-static void ping_alone(struct vk_run *run, const struct vk_session *session)
-{
-	uint32_t stream = session->ack_stream[session->probe_space];
-	struct vk_part ping = {
-		.frame = { .type = VK_PING, .stream = stream },
-		.peer = session->peer,
-		.class = vk_stream_class(stream),
-		.forced = 1,
-	};
-
-	ping.frame.priority = vk_priority_lowest(ping.class);
-	if (vk_datagram_add(run, &ping, 1))
-		vk_count_row(run, ping.class)[VK_TX_CONTROL]++;
-	vk_datagram_close(run);
-}
-
-/* RFC 9002, 6.2.4: "When a PTO timer expires, a sender MUST send at least one ack-eliciting packet
- * in the packet number space as a probe." The oldest content in flight, or a PING. */
-static void probe(struct vk_run *run, struct vk_session *session)
-{
-	const struct vk_sent *sent = &session->recovery.sent[session->probe_space];
-
-	/* One is small then, as a path may carry nothing large now; and first: it may take one. */
-	if (session->recovery.pto_count > 1 || session->mtu.bursts) {
-		struct vk_path *path = run->tx[run->peers[session->peer].port_index];
-
-		session->probes--;
-		ping_alone(run, session);
-		path->ops->tx_flush(path); /* or it would be padded to the size of what follows */
-	}
-	for (uint64_t n = sent->oldest; n != sent->next && session->probes; n++) {
-		struct vk_sent_packet *packet = vk_sent_get(sent, n);
-		struct vk_sent_run runs[VK_SENT_RUNS_MAX];
-		uint64_t before = session->recovery.count.sent;
-		uint32_t count;
-
-		if (!packet || packet->state != VK_SENT_FLYING || !packet->run_count)
-			continue;
-		count = packet->run_count; /* sending may move the packets */
-		memcpy(runs, packet->runs, sizeof runs);
-		for (uint32_t i = 0; i < count; i++)
-			vk_content_probe(run, session, &runs[i]);
-		vk_datagram_close(run);
-		/* What it carried may be known by now: then it takes another. */
-		session->probes -= session->recovery.count.sent != before;
-	}
-	for (; session->probes; session->probes--)
-		ping_alone(run, session);
-}
-
 void vk_session_send_all(struct vk_run *run)
 {
 	for (uint32_t i = 0; i < run->busy_count; i++) {
@@ -496,7 +447,7 @@ void vk_session_send_all(struct vk_run *run)
 		int all;
 
 		if (session->probes) /* first: what it finds may be owed again */
-			probe(run, session);
+			vk_probe_send(run, session);
 		all = send_owed(run, session);
 		for (uint32_t c = VK_CLASS_CRITICAL; c < VK_CLASS_COUNT; c++)
 			all &= resend_class(run, session, c);

@@ -84,6 +84,9 @@ static inline void vk_session_prefetch(const struct vk_session *session, uint32_
 	__builtin_prefetch(&session->received[space], 1);
 }
 
+/* vk_session_random draws a number below limit, of which nothing secret may come. */
+uint32_t vk_session_random(struct vk_run *run, uint32_t limit);
+
 /* vk_session_of returns the session with a peer, made if need be; NULL while the peer has not
  * joined, or without memory. */
 struct vk_session *vk_session_of(struct vk_run *run, uint32_t peer);
