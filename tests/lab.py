@@ -43,6 +43,10 @@ IFA_F_NODAD = 0x02  # linux/if_addr.h
 
 SLOWNESS = float(os.environ.get("VALKYRIE_TEST_SLOWNESS", "1"))
 """How many times longer than on real hardware things may take: scripts/vm sets it."""
+PATIENCE = max(SLOWNESS, 6.0)
+"""How many times longer what has to happen is waited for: a machine may stand still for seconds."""
+SOON_S = 5.0 * PATIENCE
+"""Until when a message comes, or whatever else takes milliseconds."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -50,9 +54,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def wait_until(condition: Callable[[], T], deadline_s: float = 5.0, what: str = "") -> T:
     """Return the first true value of *condition*, or fail after *deadline_s* seconds.
 
-    The deadline is stretched by SLOWNESS, so give the one of real hardware.
+    The deadline is stretched by PATIENCE, so give the one of real hardware.
     """
-    deadline_s *= SLOWNESS
+    deadline_s *= PATIENCE
     end = time.monotonic() + deadline_s
     pause_s = 0.0005
     while not (value := condition()):
@@ -115,7 +119,7 @@ class Host:
         """Return an AF_PACKET socket that sends and receives whole frames on *interface*."""
         raw = self.socket(AF_PACKET, SOCK_RAW)
         raw.bind((interface, ETH_P_ALL))
-        raw.settimeout(timeout_s * SLOWNESS)
+        raw.settimeout(timeout_s * PATIENCE)
         return raw
 
     def popen(

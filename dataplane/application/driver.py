@@ -10,6 +10,7 @@ import socket
 import time
 from collections import deque
 from pathlib import Path
+from threading import get_ident
 from typing import TypeVar
 from weakref import WeakSet
 
@@ -201,9 +202,12 @@ class SyncDriver(Driver):
     def run(self, verb: Verb[T], *, pump: bool = True) -> T:
         """Return the result of a verb; pump: take records in after every wait."""
         answer: object = None
+        self.alone()
         if self._running:
             raise shared()
-        self._running = True
+        client = self.rings.client
+        engaged = client.engaged
+        self._running, client.engaged = True, get_ident()
         try:
             while True:
                 step = verb.send(answer)
@@ -216,7 +220,12 @@ class SyncDriver(Driver):
             return result
         finally:
             verb.close()  # an error in between: the verb cleans up
-            self._running = False
+            self._running, client.engaged = False, engaged
+
+    def alone(self) -> None:
+        """Raise if another thread is within a call."""
+        if self.rings.client.engaged not in (0, get_ident()):
+            raise shared()
 
     def _wait(self, wait: Wait, pump: bool) -> int:
         attachment = self.attachment

@@ -143,6 +143,7 @@ class Rings:
     def orphan(self) -> None:
         """Leave the rings to the process that this one is a fork of."""
         self.client.generation ^= 0xFFFFFFFF  # likewise
+        self.client.engaged = 0  # no other thread is in here
         for ring in Class:
             self.client.rx[ring].capacity = 0  # what lies there is the parent's to take
 

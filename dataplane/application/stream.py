@@ -274,6 +274,7 @@ class SyncStream(StreamFace[SyncDriver], Face):
         timeout: float | None = None,
     ) -> None:
         """Send what ``send`` leaves alone: with a descriptor, large, without room, an error."""
+        self._driver.alone()
         options = None
         if type or correlation or eos or urgent or priority or stamp or lifetime is not None:
             flags = (_EOS if eos else 0) | (_URG if urgent else 0)
@@ -301,6 +302,7 @@ class SyncStream(StreamFace[SyncDriver], Face):
         timeout: float | None = None,
     ) -> None:
         """Send a sequence of messages, or one buffer cut into messages of ``size`` bytes."""
+        self._driver.alone()
         outgoing = Outgoing(payloads, size, type)
         if outgoing.push(self._flow):
             return
@@ -339,6 +341,7 @@ class SyncStream(StreamFace[SyncDriver], Face):
 
     def _recv(self, timeout: float | None, began_ns: int) -> Message | None:
         """Receive when ``recv`` leaves it alone, after it has waited since a time that is not 0."""
+        self._driver.alone()
         message = self._attachment.take(self._flow)
         if message is not None:
             return message

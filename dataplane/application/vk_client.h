@@ -71,6 +71,8 @@ struct vk_client {
 	uint32_t paused; /* bit r: records in ring r do not count as something to wake for */
 	uint32_t need[VK_RINGS_MAX]; /* bytes of room in TX ring r to wake for; 0 = do not care */
 	uint32_t busy; /* 1: a thread sends or waits */
+	uint64_t engaged; /* the thread within a call that may wait, from its begin to its end, as
+			   * its language counts threads; 0 = none. Not looked at here */
 	struct vk_spin spin;
 	uint64_t bells; /* rung */
 	uint64_t waits; /* that ended in a sleep */

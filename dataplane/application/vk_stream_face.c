@@ -9,13 +9,18 @@ struct face {
 	PyObject_HEAD PyObject *end;
 };
 
-/* The end, unless this face has none. */
+/* The end, unless this face has none, or another thread is within a call at the attachment. */
 static struct vk_stream_end *end_of(PyObject *self)
 {
 	PyObject *end = ((struct face *)self)->end;
+	const struct vk_client *client;
 
-	return end && PyObject_TypeCheck(end, vk_stream_end_type) ? (struct vk_stream_end *)end :
-								    NULL;
+	if (!end || !PyObject_TypeCheck(end, vk_stream_end_type))
+		return NULL;
+	client = ((struct vk_stream_end *)end)->client;
+	if (client && client->engaged && client->engaged != PyThread_get_thread_ident())
+		return NULL;
+	return (struct vk_stream_end *)end;
 }
 
 /* Have Python's method do it, with the arguments as they came. */
@@ -95,6 +100,7 @@ static PyObject *next_message(struct vk_stream_end *end, PyObject *timeout, int6
 
 	if (found != VK_FOUND_NOTHING || to_ns(timeout, &limit_ns))
 		return message;
+	end->client->engaged = PyThread_get_thread_ident();
 	*begin = vk_spin_clock();
 	while (found == VK_FOUND_NOTHING && waited <= 0) {
 		if (!waited && vk_stream_end_idle(end))
@@ -124,6 +130,8 @@ static int look_around(PyObject *self, struct vk_stream_end *end)
 static PyObject *face_recv(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
 	struct vk_stream_end *end = end_of(self);
+	struct vk_client *client = end ? end->client : NULL;
+	const uint64_t engaged = client ? client->engaged : 0;
 	PyObject *timeout = NULL, *message;
 	int64_t begin = 0;
 
@@ -138,10 +146,15 @@ static PyObject *face_recv(PyObject *self, PyObject *const *args, Py_ssize_t cou
 	if (end && look_around(self, end))
 		return NULL;
 	message = end ? next_message(end, timeout, &begin) : NULL;
-	if (message || PyErr_Occurred())
-		return message;
-	return PyObject_CallMethod(self, "_recv", "OL", timeout ? timeout : Py_None,
-				   (long long)begin);
+	if (!message && !PyErr_Occurred()) {
+		if (client)
+			client->engaged = PyThread_get_thread_ident();
+		message = PyObject_CallMethod(self, "_recv", "OL", timeout ? timeout : Py_None,
+					      (long long)begin);
+	}
+	if (client)
+		client->engaged = engaged;
+	return message;
 }
 
 static void face_dealloc(PyObject *self)

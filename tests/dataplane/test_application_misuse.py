@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import valkyrie
-from tests.lab import SLOWNESS, wait_until
+from tests.aside import aside
+from tests.lab import SOON_S, wait_until
 from valkyrie.dataplane.application import driver
 from valkyrie.dataplane.application import node as node_module
 from valkyrie.dataplane.application.attachment import TIMEOUT_MAX_S, deadline
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from tests.dataplane.double import DoubleNode
 
 Nodes = tuple["DoubleNode", "DoubleNode"]
-SOON_S = 5.0 * SLOWNESS
 
 
 @pytest.fixture
@@ -183,26 +183,74 @@ def test_a_fork_has_no_part_in_the_attachment_and_does_it_no_harm(
     stream.flush(SOON_S)
 
 
-def test_two_threads_at_one_attachment_are_told_of_each_other(stream: valkyrie.SyncStream) -> None:
-    def read() -> None:
-        with suppress(valkyrie.NodeGoneError):
-            stream.recv(timeout=SOON_S)
+def end_lease(stream: valkyrie.SyncStream) -> None:
+    """Have whoever waits at the attachment give up."""
+    stream._driver.rings.end()
+    stream._driver.link.socket.shutdown(socket.SHUT_RDWR)
 
-    reader = threading.Thread(target=read)
-    reader.start()
-    wait_until(lambda: stream._flow.rings.client.busy, SOON_S)
-    calls: tuple[Callable[[], None], ...] = (
+
+def told_of_another_thread(stream: valkyrie.SyncStream) -> None:
+    calls: tuple[Callable[[], object], ...] = (
         lambda: stream.send(b"x"),
+        lambda: stream.send(b"x", correlation=5),
         lambda: stream.send_many([b"x"]),
+        lambda: stream.recv(0),
+        stream.recv_many,
         stream.flush,
     )
     for call in calls:
         with pytest.raises(LocalProtocolError, match="two threads"):
             call()
-    stream._driver.rings.end()
-    stream._driver.link.socket.shutdown(socket.SHUT_RDWR)
-    reader.join(SOON_S)
-    assert not reader.is_alive()
+
+
+def test_two_threads_at_one_attachment_are_told_of_each_other(stream: valkyrie.SyncStream) -> None:
+    client = stream._flow.rings.client
+
+    def read() -> None:
+        with suppress(valkyrie.NodeGoneError):
+            stream.recv(timeout=SOON_S)
+
+    with aside(read):
+        try:
+            wait_until(lambda: client.engaged)
+            told_of_another_thread(stream)
+        finally:
+            end_lease(stream)
+    assert not client.engaged
+
+
+AWAKE: dict[str, tuple[Callable[[Any], object], Callable[[Any], object], str]] = {
+    "in a verb": (lambda s: s.request(b"x"), lambda s: s._driver.rings, "wait"),
+    "in front of one": (lambda s: s.recv(), lambda s: s._attachment, "take"),
+}
+
+
+@pytest.mark.parametrize("where", AWAKE)
+def test_a_thread_within_a_call_is_noticed_though_it_does_not_wait_just_now(
+    stream: valkyrie.SyncStream, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    call, owner, name = AWAKE[where]
+    is_there, go_on = threading.Event(), threading.Event()
+
+    def stay(*_: object) -> None:
+        is_there.set()
+        assert go_on.wait(SOON_S)
+        raise TimeoutError
+
+    def work() -> None:
+        with pytest.raises(TimeoutError):
+            call(stream)
+
+    stream._flow.careful = True  # no message comes without Python
+    monkeypatch.setattr(owner(stream), name, stay)
+    with aside(work):
+        try:
+            assert is_there.wait(SOON_S)
+            assert not stream._flow.rings.client.busy
+            told_of_another_thread(stream)
+        finally:
+            go_on.set()
+    assert not stream._flow.rings.client.engaged
 
 
 async def test_an_attach_that_is_cancelled_is_given_back(

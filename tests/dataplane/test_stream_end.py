@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import valkyrie
+from tests.aside import aside
 from tests.dataplane.double import DEFAULT_RING_SIZE, Channel, DoubleNode
 from tests.dataplane.test_application_misuse import in_a_child
-from tests.dataplane.test_node import SOON_S, Nodes
+from tests.dataplane.test_node import Nodes
 from tests.dataplane.test_stream import sync_pair
-from tests.lab import wait_until
+from tests.lab import SOON_S, wait_until
 from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.application.attachment import Attachment
 from valkyrie.dataplane.application.driver import SyncDriver
@@ -239,10 +239,11 @@ def test_a_handler_may_close_what_is_waited_for(nodes: Nodes) -> None:
 
 def test_other_threads_run_while_one_waits_and_are_told_of_it(nodes: Nodes) -> None:
     got: list[bytes | None] = []
-    with sync_pair(nodes) as (mine, theirs):
-        reader = threading.Thread(target=lambda: got.append(payload_of(theirs, SOON_S)))
-        reader.start()
-        wait_until(lambda: theirs._flow.rings.client.busy, SOON_S)
+    with (
+        sync_pair(nodes) as (mine, theirs),
+        aside(lambda: got.append(payload_of(theirs, SOON_S))),
+    ):
+        wait_until(lambda: theirs._flow.rings.client.engaged)
         calls: tuple[Callable[[], object], ...] = (
             lambda: theirs.recv(0.01),
             lambda: theirs.send(b"x"),
@@ -251,7 +252,6 @@ def test_other_threads_run_while_one_waits_and_are_told_of_it(nodes: Nodes) -> N
             with pytest.raises(LocalProtocolError, match="two threads"):
                 call()
         mine.send(b"x")
-        reader.join(SOON_S)
     assert got == [b"x"]
 
 
@@ -316,10 +316,8 @@ def test_what_is_sent_is_what_was_given(alone: Alone) -> None:
 def test_large_messages_go_the_long_way(nodes: Nodes) -> None:
     large = os.urandom(4 * DEFAULT_RING_SIZE)
     with sync_pair(nodes) as (mine, theirs):
-        sender = threading.Thread(target=mine.send, args=(large,))
-        sender.start()
-        assert payload_of(theirs, SOON_S) == large
-        sender.join(SOON_S)
+        with aside(lambda: mine.send(large)):
+            assert payload_of(theirs, SOON_S) == large
         mine.send(b"small")
         assert payload_of(theirs, SOON_S) == b"small"
 
