@@ -19,7 +19,7 @@ import psutil
 import valkyrie
 from tests import nursery
 from tests.census import NODE_PREFIX
-from tests.lab import SLOWNESS, Host, Lab, Link, wait_until
+from tests.lab import PATIENCE, SOON_S, Host, Lab, Link, wait_until
 from valkyrie.controlplane.security.identity_file import load_or_make
 from valkyrie.dataplane.application import appsocket
 from valkyrie.dataplane.application.driver import exchange
@@ -110,7 +110,7 @@ class NodeUnderTest:
     def connect(self, timeout_s: float = 10.0) -> Socket:
         """Return a new connection to the node."""
         connection = Socket(AF_UNIX, SOCK_SEQPACKET)
-        connection.settimeout(timeout_s * SLOWNESS)
+        connection.settimeout(timeout_s * PATIENCE)
         try:
             connection.connect(self.socket)
         except BaseException:
@@ -150,7 +150,7 @@ class NodeUnderTest:
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=10 * SLOWNESS)
+        return self.process.wait(timeout=10 * PATIENCE)
 
     def records(self, event: str) -> list[dict[str, Any]]:
         """Return the records of an event in its audit log."""
@@ -302,13 +302,13 @@ def streams(a: NodeUnderTest, b: NodeUnderTest) -> Iterator[Streams]:
     ):
         out = one.connect(b.name.removeprefix(NODE_PREFIX)).open("echo", stream=1000)
         out.send(b"first")
-        into = service.accept(timeout=5)
+        into = service.accept(timeout=SOON_S)
         expect(into, b"first")
         yield out, into
 
 
 def expect(stream: valkyrie.SyncStream, payload: bytes) -> None:
     """Receive a message, which must be this one."""
-    message = stream.recv(timeout=5)
+    message = stream.recv(timeout=SOON_S)
     assert message is not None
     assert message.payload == payload

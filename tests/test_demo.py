@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.census import Census, needs
-from tests.lab import SLOWNESS, wait_until
+from tests.lab import PATIENCE, wait_until
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ("critical", "system", "job", "data", "logs")
@@ -36,7 +36,7 @@ def test_the_demonstration_keeps_all_promises(tmp_path: Path, census: Census) ->
     needs("root")
     path = tmp_path / "out.json"
     done = start("--seconds", "4", "--json", str(path))
-    said, _ = done.communicate(timeout=90 * SLOWNESS)
+    said, _ = done.communicate(timeout=90 * PATIENCE)
     assert done.returncode == 0, said.decode()
     document = json.loads(path.read_text("utf-8"))
     assert document["ok"]
@@ -86,7 +86,7 @@ def test_an_interrupted_demonstration_leaves_nothing_behind(census: Census) -> N
     run = start("--seconds", "30")
     wait_until(lambda: Path("/run/valkyrie/demo-b.sock").exists(), 20)
     run.send_signal(signal.SIGINT)
-    said, _ = run.communicate(timeout=30 * SLOWNESS)
+    said, _ = run.communicate(timeout=30 * PATIENCE)
     assert run.returncode == 130, said.decode()
     left = [*Path("/dev/shm").glob("valkyrie.demo-*"), *Path("/run/valkyrie").glob("demo-*")]
     assert not left

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from tests.census import Census, needs
-from tests.lab import SLOWNESS, Lab, Link, wait_until
+from tests.lab import PATIENCE, Lab, Link, wait_until
 
 
 def test_hosts_live_in_namespaces_of_their_own(lab: Lab) -> None:
@@ -27,7 +27,7 @@ def test_datagrams_cross_a_wire(pair: tuple[Link, Link], version: int) -> None:
     target = str((b.v4 if version == 4 else b.v6).ip)
     with b.host.socket(family) as receiver, a.host.socket(family) as sender:
         receiver.bind((target, 4000))
-        receiver.settimeout(2 * SLOWNESS)
+        receiver.settimeout(2 * PATIENCE)
         sender.sendto(b"hello", (target, 4000))
         assert receiver.recv(100) == b"hello"
 
@@ -74,7 +74,7 @@ def test_processes_start_inside_and_end_with_the_host(lab: Lab) -> None:
 
 def test_processes_run_as_another_user(lab: Lab) -> None:
     process = lab.host("a").popen(["id", "-un"], user="nobody", stdout=subprocess.PIPE)
-    assert process.communicate(timeout=5 * SLOWNESS)[0] == b"nobody\n"
+    assert process.communicate(timeout=5 * PATIENCE)[0] == b"nobody\n"
 
 
 def test_the_census_finds_a_leaked_descriptor() -> None:

@@ -14,12 +14,11 @@ import pytest
 
 import valkyrie
 from tests.dataplane.double import Fabric
-from tests.lab import SLOWNESS, Lab, wait_until
+from tests.lab import SOON_S, Lab, wait_until
 from tests.nodes import make_pair, running
 from valkyrie.controlplane.config import reader
 
 ROOT = Path(__file__).parents[1]
-SOON_S = 5.0 * SLOWNESS
 
 
 def examples(path: str) -> list[str]:

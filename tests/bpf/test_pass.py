@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.census import needs
-from tests.lab import SLOWNESS, Link
+from tests.lab import PATIENCE, Link
 from valkyrie.dataplane.loader import Program, XdpMode, attached_to
 
 XDP_PASS = 2  # linux/bpf.h
@@ -36,7 +36,7 @@ def test_an_interface_that_carries_it_receives_as_before(
             attached = b.host.run(attached_to, b.index)
             assert (attached.name, attached.mode) == ("vk_pass", mode)
             receiver.bind((str(b.v4.ip), 4000))
-            receiver.settimeout(2 * SLOWNESS)
+            receiver.settimeout(2 * PATIENCE)
             sender.sendto(b"through", (str(b.v4.ip), 4000))
             assert receiver.recv(100) == b"through"
         finally:

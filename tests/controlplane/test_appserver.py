@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import SLOWNESS
+from tests.lab import PATIENCE
 from valkyrie.controlplane.confinement import rights
 from valkyrie.controlplane.daemon.appserver import (
     Answer,
@@ -87,7 +87,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
 
 async def receive(client: socket.socket) -> bytes:
     loop = asyncio.get_running_loop()
-    return await asyncio.wait_for(loop.sock_recv(client, appsocket.PACKET_SIZE_MAX), 5 * SLOWNESS)
+    return await asyncio.wait_for(loop.sock_recv(client, appsocket.PACKET_SIZE_MAX), 5 * PATIENCE)
 
 
 async def ask(client: socket.socket, request: appsocket.Request) -> Reply:
@@ -137,7 +137,7 @@ async def test_descriptors_of_an_answer_are_closed_here_when_they_were_sent(
     client.send(appsocket.encode(appsocket.Attach()))
     reader = asyncio.Event()
     asyncio.get_running_loop().add_reader(client, reader.set)
-    await asyncio.wait_for(reader.wait(), 5 * SLOWNESS)
+    await asyncio.wait_for(reader.wait(), 5 * PATIENCE)
     asyncio.get_running_loop().remove_reader(client)
     _, descriptors, _, _ = socket.recv_fds(client, 65536, 8)
     assert len(descriptors) == 4
@@ -157,7 +157,7 @@ async def test_a_mistake_of_the_node_is_an_answer_too(server: Server) -> None:
 async def test_who_does_not_read_its_answers_is_let_go(server: Server) -> None:
     client = await server.connect()
     server.big = "m" * 100_000
-    end = asyncio.get_running_loop().time() + 10 * SLOWNESS
+    end = asyncio.get_running_loop().time() + 10 * PATIENCE
     while not server.ended:
         assert asyncio.get_running_loop().time() < end
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
@@ -196,7 +196,7 @@ async def test_the_end_of_a_connection_is_noticed_while_it_is_idle(server: Serve
     client = await server.connect()
     await ask(client, appsocket.Status())
     client.close()
-    await asyncio.wait_for(server.somebody_left.wait(), 5 * SLOWNESS)
+    await asyncio.wait_for(server.somebody_left.wait(), 5 * PATIENCE)
     assert not server.apps.connections
 
 

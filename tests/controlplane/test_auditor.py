@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 import valkyrie
-from tests.lab import Lab, wait_until
+from tests.lab import SOON_S, Lab, wait_until
 from tests.nodes import NodeUnderTest, make_pair, running
 from valkyrie.controlplane.cli import run
 from valkyrie.controlplane.config.reader import parse
@@ -250,8 +250,8 @@ def test_a_full_disk_stops_administration_and_no_data(lab: Lab, tmp_path: Path) 
         ):
             out = sender.connect("b").open("x", stream=100)
             out.send(b"on a full disk")
-            into = service.accept(timeout=5)
-            got = into.recv(timeout=5)
+            into = service.accept(timeout=SOON_S)
+            got = into.recv(timeout=SOON_S)
             assert got is not None
             assert got.payload == b"on a full disk"
         wait_until(lambda: a.status()["audit"]["waiting"] > 0)

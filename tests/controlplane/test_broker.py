@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.census import needs
-from tests.lab import SLOWNESS, Lab, wait_until
+from tests.lab import PATIENCE, Lab, wait_until
 from tests.nodes import NodeUnderTest, make_node, make_pair, running
 from valkyrie.controlplane.config import settings
 from valkyrie.controlplane.host import interfaces
@@ -88,7 +88,7 @@ def test_a_second_node_of_the_name_is_refused_in_one_line(node: NodeUnderTest) -
         second.log = node.log.with_suffix(".second")
         second.up()
         assert second.process is not None
-        assert second.process.wait(timeout=10 * SLOWNESS) == 1
+        assert second.process.wait(timeout=10 * PATIENCE) == 1
         assert second.said().splitlines() == [
             (
                 f"error: [Errno 98] node '{node.name}' runs already as process {node.process.pid}:"
@@ -104,7 +104,7 @@ def test_an_interface_that_is_not_there_is_one_clear_error(
     node.config.write_text(node.config.read_text().replace('name = "vk0"', 'name = "vk9"'))
     node.up()
     assert node.process is not None
-    assert node.process.wait(timeout=10 * SLOWNESS) == 1
+    assert node.process.wait(timeout=10 * PATIENCE) == 1
     (line,) = node.said().splitlines()
     assert "vk9" in line
     assert node.left() == []
@@ -114,7 +114,7 @@ def test_an_interface_that_is_down_is_one_clear_error(node: NodeUnderTest) -> No
     node.host.run(node.host.netlink.link, "set", index=node.link.index, state="down")
     node.up()
     assert node.process is not None
-    assert node.process.wait(timeout=10 * SLOWNESS) == 1
+    assert node.process.wait(timeout=10 * PATIENCE) == 1
     (line,) = node.said().splitlines()
     assert "ip link set vk0 up" in line
 
@@ -126,7 +126,7 @@ def test_an_interface_that_vanishes_ends_the_node_with_one_error(
     with_path(node, path).start()
     assert node.process is not None
     node.host.run(node.host.netlink.link, "del", index=node.link.index)
-    assert node.process.wait(timeout=10 * SLOWNESS) == 1
+    assert node.process.wait(timeout=10 * PATIENCE) == 1
     errors = [line for line in node.said().splitlines() if line.startswith("error:")]
     assert errors == ["error: interface vk0 has vanished: bring it back and start the node again"]
     assert list(node.directory.iterdir()) == []
@@ -138,7 +138,7 @@ def test_without_rights_it_says_which(node: NodeUnderTest) -> None:
         node.config = Path(shutil.copy(node.config, public))
         node.up(user="nobody")
         assert node.process is not None
-        assert node.process.wait(timeout=10 * SLOWNESS) == 1
+        assert node.process.wait(timeout=10 * PATIENCE) == 1
     (line,) = node.said().splitlines()
     assert "CAP_BPF" in line
     assert "CAP_NET_ADMIN" in line
@@ -239,7 +239,7 @@ def test_the_service_manager_hears_ready_and_stopping(node: NodeUnderTest, tmp_p
     address = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(address))
-        manager.settimeout(10 * SLOWNESS)
+        manager.settimeout(10 * PATIENCE)
         node.up(env={**os.environ, "NOTIFY_SOCKET": str(address)})
         assert node.process is not None
         assert manager.recv(1000).decode().splitlines() == [
@@ -261,7 +261,7 @@ def test_a_worker_that_always_dies_ends_the_node(node: NodeUnderTest, tmp_path: 
     node.library = library
     node.up()
     assert node.process is not None
-    assert node.process.wait(timeout=20 * SLOWNESS) == 1
+    assert node.process.wait(timeout=20 * PATIENCE) == 1
     assert "the worker died 11 times" in node.said()
     assert "Input/output error" in node.said()
     assert node.left() == []

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 import valkyrie
-from tests.lab import SLOWNESS, Lab, wait_until
+from tests.lab import PATIENCE, SOON_S, Lab, wait_until
 from tests.nodes import PATIENT, NodeUnderTest, make_pair, running
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.application import appsocket
@@ -52,13 +52,13 @@ def opened(pair: Pair, stream: int = 100) -> Iterator[tuple[SyncStream, SyncStre
         receiver.listen("work") as service,
     ):
         out = sender.connect("b").open("work", stream=stream)
-        yield out, service.accept(timeout=5)
+        yield out, service.accept(timeout=SOON_S)
 
 
 def cross(out: SyncStream, into: SyncStream, payload: bytes, deadline_s: float = 5.0) -> float:
     """Send until it arrives (best effort may lose it meanwhile); return the seconds it took."""
     begin = time.monotonic()
-    while time.monotonic() - begin < deadline_s * SLOWNESS:
+    while time.monotonic() - begin < deadline_s * PATIENCE:
         with contextlib.suppress(valkyrie.WouldBlockError):
             out.send(payload)
         with contextlib.suppress(TimeoutError):
@@ -102,7 +102,7 @@ def test_a_killed_worker_is_back_and_streams_go_on(pair: Pair, side: int) -> Non
         for number in range(3):
             pid = node.pid("worker")
             os.kill(pid, signal.SIGKILL)
-            assert cross(out, into, b"after %d" % number) < BACK_S * SLOWNESS
+            assert cross(out, into, b"after %d" % number) < BACK_S * PATIENCE
             assert node.pid("worker") != pid
         assert node.status()["worker"]["restarts"] == 3
     wait_until(lambda: balanced(node))
@@ -121,7 +121,7 @@ def test_frames_that_wait_in_the_kernel_outlive_a_worker(pair: Pair) -> None:
         os.kill(pid, signal.SIGKILL)
         got: list[int] = []
         while len(got) < 100:
-            message = into.recv(timeout=5)
+            message = into.recv(timeout=SOON_S)
             assert message is not None
             if message.payload != b"before":
                 got.append(struct.unpack_from("<I", message.payload)[0])
@@ -138,7 +138,7 @@ def test_a_killed_daemon_is_back_and_applications_stay(pair: Pair) -> None:
             os.kill(pid, signal.SIGKILL)
             begin = time.monotonic()
             anew(node, "daemon", pid)
-            assert time.monotonic() - begin < BACK_S * SLOWNESS
+            assert time.monotonic() - begin < BACK_S * PATIENCE
             assert names(node) == before
             assert node.status()["daemon"]["restarts"] == 1
         cross(out, into, b"after")
@@ -334,7 +334,7 @@ def test_who_never_reads_loses_only_its_own_messages(pair: Pair) -> None:
         deaf.listen("deaf") as service,
     ):
         flood = loud.connect("b").open("deaf", stream=10_000)
-        service.accept(timeout=5)
+        service.accept(timeout=SOON_S)
         with CountersPage(b.name) as page:
 
             def full() -> bool:
@@ -346,7 +346,7 @@ def test_who_never_reads_loses_only_its_own_messages(pair: Pair) -> None:
             wait_until(full, 20)
             lost = page.class_row(3)["drop_app_ring"]
             for number in range(20):
-                assert cross(out, into, b"beside %d" % number) < BACK_S * SLOWNESS
+                assert cross(out, into, b"beside %d" % number) < BACK_S * PATIENCE
             assert page.class_row(3)["drop_app_ring"] == lost
 
 
@@ -427,7 +427,7 @@ def test_who_fills_its_bells_and_never_empties_them_holds_nobody_up(pair: Pair) 
         CountersPage(b.name) as page,
     ):
         calls = loud.connect("b").open("deaf", stream=10_000)
-        service.accept(timeout=5)
+        service.accept(timeout=SOON_S)
         rings = deaf._driver.rings
         bell_worker = deaf._driver.link._bells[1]
         for bell in (rings.bell, bell_worker):
@@ -446,7 +446,7 @@ def test_who_fills_its_bells_and_never_empties_them_holds_nobody_up(pair: Pair) 
                     os.dup2(nothing.fileno(), rings.bell)  # closes this end of it
         assert page.gauges()["wake_bells"] >= rung
         for number in range(20):
-            assert cross(out, into, b"after %d" % number) < BACK_S * SLOWNESS
+            assert cross(out, into, b"after %d" % number) < BACK_S * PATIENCE
     assert b.pid("worker") == worker
 
 

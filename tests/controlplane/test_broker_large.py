@@ -13,7 +13,7 @@ from random import Random
 import pytest
 
 from tests.controlplane.test_broker_faults import Pair, anew, opened
-from tests.lab import SLOWNESS, Lab, wait_until
+from tests.lab import PATIENCE, Lab, wait_until
 from tests.nodes import make_pair, running
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.application.stream import SyncStream
@@ -51,7 +51,7 @@ class Sending(threading.Thread):
 def received(into: SyncStream, count: int) -> list[bytes]:
     found = []
     for _ in range(count):
-        message = into.recv(timeout=LONG_S * SLOWNESS)
+        message = into.recv(timeout=LONG_S * PATIENCE)
         assert message is not None
         found.append(message.payload)
     return found

@@ -17,7 +17,7 @@ import pytest
 import valkyrie
 from tests.census import needs
 from tests.controlplane.test_broker import compile_library
-from tests.lab import SLOWNESS, Lab, wait_until
+from tests.lab import PATIENCE, Lab, wait_until
 from tests.nodes import NodeUnderTest, make_pair, running
 from valkyrie import bpf
 from valkyrie.controlplane.broker import broker
@@ -55,26 +55,25 @@ class Traffic:
     def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
-        self._ready.wait(10 * SLOWNESS)
+        self._ready.wait(10 * PATIENCE)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join(20 * SLOWNESS)
+            thread.join(20 * PATIENCE)
         assert not self._errors, self._errors
 
     def _send(self) -> None:
         try:
             with valkyrie.attach_sync(self._nodes[0].socket, name="sender") as node:
-                self._ready.wait(10 * SLOWNESS)
+                self._ready.wait(10 * PATIENCE)
                 stream = node.connect("b").open("numbers", stream=100)
                 self._send_paced(stream)
                 self._all_sent.set()
-                self._threads[1].join(20 * SLOWNESS)  # leaving would reset the stream
+                self._threads[1].join(20 * PATIENCE)  # leaving would reset the stream
         except BaseException as error:
             self._errors.append(error)
-            raise
 
     def _send_paced(self, stream: SyncStream) -> None:
         """Never more on the way than the kernel's smallest buffer holds: losses are not its."""
@@ -89,9 +88,9 @@ class Traffic:
                 valkyrie.attach_sync(self._nodes[1].socket, name="receiver") as node,
                 node.listen("numbers") as service,
             ):
-                self._ready.wait(10 * SLOWNESS)
-                stream = service.accept(timeout=10 * SLOWNESS)
-                end = time.monotonic() + 60 * SLOWNESS
+                self._ready.wait(10 * PATIENCE)
+                stream = service.accept(timeout=10 * PATIENCE)
+                end = time.monotonic() + 60 * PATIENCE
                 while not self._all_sent.is_set() or len(self.got) < self.sent:
                     try:
                         message = stream.recv(timeout=0.1)
@@ -102,7 +101,6 @@ class Traffic:
                     self.got.append(struct.unpack_from("<I", message.payload)[0])
         except BaseException as error:
             self._errors.append(error)
-            raise
 
     def flows(self) -> None:
         """Wait until some more has arrived."""

@@ -20,7 +20,7 @@ from tests.controlplane.test_cli import (
     refused,
     valkyrie,
 )
-from tests.lab import SLOWNESS, Lab, wait_until
+from tests.lab import PATIENCE, SOON_S, Lab, wait_until
 from tests.nodes import NodeUnderTest, make_node, make_pair, running
 from valkyrie.controlplane.cli.exits import Exit
 from valkyrie.dataplane.wire import Class
@@ -57,7 +57,7 @@ def test_lines_cross_from_host_to_host(pair: Pair) -> None:
         wait_until(lambda: [each["services"] for each in b.status()["applications"]] == [["svc"]])
         sent = valkyrie("send", "b", "svc", "--node", a.socket, text="one\ntwo\n")
         assert sent.returncode == Exit.OK, sent.stderr
-        printed, _ = receiver.communicate(timeout=30)
+        printed, _ = receiver.communicate(timeout=10 * PATIENCE)
     assert printed == b"one\ntwo\n"
     lines = ask(b, "stat", "--nonzero").stdout
     assert 'rx_delivered{class="job"} 2' in lines
@@ -72,7 +72,7 @@ def test_top_shows_the_fill_of_a_ring_that_nobody_empties(pair: Pair) -> None:
         sleeper.listen("svc") as service,
     ):
         stream = sender.connect("b").open("svc", stream=100)
-        service.accept(timeout=5)
+        service.accept(timeout=SOON_S)
         for _ in range(100):
             stream.send(bytes(1000))
 
@@ -110,7 +110,7 @@ def test_a_stream_that_just_ended_can_be_opened_by_another_application(pair: Pai
             with api.attach_sync(a.socket) as mine:
                 peer = mine.connect("b")
                 begin = time.monotonic()
-                with peer.open("svc", stream=1000), service.accept(timeout=5 * SLOWNESS):
+                with peer.open("svc", stream=1000), service.accept(timeout=5 * PATIENCE):
                     seconds.append(time.monotonic() - begin)
     assert min(seconds[1:]) < 0.05, "an OPEN was taken for an old one's copy, and sent again"
 
@@ -140,7 +140,7 @@ def test_explain_meets_the_limits_of_a_node_that_is_up(lab: Lab, tmp_path: Path)
             [*VALKYRIE, "explain", str(path), "--node", node.socket, "--json"],
             stdout=subprocess.PIPE,
         )
-        printed, _ = process.communicate(timeout=30)
+        printed, _ = process.communicate(timeout=10 * PATIENCE)
         rows = [json.loads(line) for line in printed.splitlines()]
         offline = valkyrie("explain", path, "--offline", "--json").stdout
     assert [row["class"] for row in rows] == [Class.DATA.name.lower()] * 3
@@ -159,12 +159,12 @@ def test_up_runs_a_node_until_it_is_stopped(lab: Lab, tmp_path: Path) -> None:
     second = here.host.popen(
         [*VALKYRIE, "up", "--config", str(node.config)], stderr=subprocess.PIPE
     )
-    _, complaint = second.communicate(timeout=30)
+    _, complaint = second.communicate(timeout=10 * PATIENCE)
     assert second.returncode == Exit.FAILED
     assert complaint.startswith(b"valkyrie: ")
     assert len(complaint.splitlines()) == 1
     assert ask(node, "stop").returncode == Exit.OK
-    assert node.process.wait(20) == Exit.OK
+    assert node.process.wait(10 * PATIENCE) == Exit.OK
     assert node.left() == []
 
 

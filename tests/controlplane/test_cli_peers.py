@@ -11,7 +11,7 @@ from socket import socket as Socket  # noqa: N812
 import pytest
 
 import valkyrie
-from tests.lab import Lab, wait_until
+from tests.lab import SOON_S, Lab, wait_until
 from tests.nodes import PLAIN, NodeUnderTest, joined, make_node, running, session
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.application import appsocket
@@ -79,9 +79,9 @@ def test_what_two_nodes_say_is_read_on_the_way_only_if_they_chose_so(
             other.listen("ear") as service,
         ):
             out = one.connect("b").open("ear", stream=1000)
-            into = service.accept(timeout=5)
+            into = service.accept(timeout=SOON_S)
             out.send(MARKER)
-            message = into.recv(timeout=5)
+            message = into.recv(timeout=SOON_S)
             assert message is not None
             assert message.payload == MARKER
         said = overheard(wire)
@@ -126,9 +126,9 @@ def test_nodes_that_run_know_a_new_peer_at_once_and_so_do_their_next_daemons(
             other.listen("ear") as service,
         ):
             out = one.connect("b").open("ear", stream=1000)
-            into = service.accept(timeout=5)
+            into = service.accept(timeout=SOON_S)
             out.send(MARKER)
-            message = into.recv(timeout=5)
+            message = into.recv(timeout=SOON_S)
             assert message is not None
 
 

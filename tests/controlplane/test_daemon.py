@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 import valkyrie
-from tests.lab import SLOWNESS, Lab, wait_until
+from tests.lab import PATIENCE, SOON_S, Lab, wait_until
 from tests.nodes import (
     EVERYTHING,
     NodeUnderTest,
@@ -58,10 +58,10 @@ def send_through(sender: SyncNode, receiver: SyncNode, count: int = 100) -> None
     for name, stream in STREAMS.items():
         with receiver.listen(name) as service:
             out = peer.open(name, stream=stream)
-            into = service.accept(timeout=5)
+            into = service.accept(timeout=SOON_S)
             for number in range(count):
                 out.send(b"%d" % number)
-            got = [into.recv(timeout=5) for _ in range(count)]
+            got = [into.recv(timeout=SOON_S) for _ in range(count)]
             assert [each.payload for each in got if each] == [b"%d" % n for n in range(count)]
 
 
@@ -89,7 +89,7 @@ def test_asyncio_applications_work_too(pair: Pair) -> None:
     async def serve(ready: asyncio.Event) -> bytes:
         async with valkyrie.attach(b.socket) as node, node.listen("echo") as service:
             ready.set()
-            stream = await service.accept(timeout=5)
+            stream = await service.accept(timeout=SOON_S)
             async for message in stream:
                 return bytes(message.payload)
         return b""
@@ -143,7 +143,7 @@ def test_rates_change_live(pair: Pair) -> None:
         receiver.listen("system") as service,
     ):
         out = sender.connect("b").open("system", stream=7)
-        into = service.accept(timeout=5)
+        into = service.accept(timeout=SOON_S)
         b.ask(
             appsocket.Tune(
                 {"class.system.rate_packets": 1, "class.system.burst_packets": 1, "worker.stamp": 1}
@@ -158,7 +158,7 @@ def test_rates_change_live(pair: Pair) -> None:
         wait_until(sent_and_dropped)
         b.ask(appsocket.Tune({"class.system.rate_packets": 0, "class.system.burst_packets": 1024}))
         out.send(b"free again")
-        while (message := into.recv(timeout=5)) is not None:
+        while (message := into.recv(timeout=SOON_S)) is not None:
             if message.payload == b"free again":
                 break
 
@@ -285,11 +285,11 @@ def test_the_policy_knows_users_and_their_roles(lab: Lab, number: int) -> None:
                 user="nobody",
                 stdout=subprocess.PIPE,
             )
-            said = process.communicate(timeout=60 * SLOWNESS)[0].decode().splitlines()
+            said = process.communicate(timeout=60 * PATIENCE)[0].decode().splitlines()
             assert said == expected
             if role == "administer":  # it was stopped
                 assert node.process is not None
-                node.process.wait(timeout=10 * SLOWNESS)
+                node.process.wait(timeout=10 * PATIENCE)
             else:
                 assert node.status()["applications"] == []
 
@@ -301,14 +301,14 @@ def test_a_session_is_tuned_under_traffic_and_says_how_it_fares(pair: Pair) -> N
         valkyrie.attach_sync(b.socket, name="receiver") as receiver,
         receiver.listen("numbers") as service,
         sender.connect("b").open("numbers", stream=100) as out,
-        service.accept(timeout=5) as into,
+        service.accept(timeout=SOON_S) as into,
     ):
         out.send(b"before")
-        assert into.recv(timeout=5)
+        assert into.recv(timeout=SOON_S)
         tuned = a.ask(appsocket.Tune({"controller": "delay", "ack_delay_us": 50}, "b"))
         assert tuned.document["applied"] is True
         out.send(b"after")
-        assert into.recv(timeout=5)
+        assert into.recv(timeout=SOON_S)
         wait_until(lambda: session_of(a).values["acked"] >= 2)
         now = session_of(a)
         assert now.controller == "delay"
@@ -382,4 +382,4 @@ def test_a_flood_of_forged_hellos_grows_nothing_and_an_honest_peer_joins_meanwhi
                 while not joined(a, b):
                     for packet in hellos(a, 200):
                         raw.send(ethernet + packet)
-                    assert time.monotonic() - began_s < 10 * SLOWNESS
+                    assert time.monotonic() - began_s < 10 * PATIENCE

@@ -18,7 +18,7 @@ import pytest
 from perf.relay import Conditions, Relay
 from tests.controlplane.test_cli import VALKYRIE, Result, refused, valkyrie
 from tests.controlplane.test_cli_node import Pair
-from tests.lab import SLOWNESS, Lab, wait_until
+from tests.lab import PATIENCE, Lab, wait_until
 from tests.nodes import NodeUnderTest, make_node, make_pair, running
 from valkyrie.controlplane.cli.exits import Exit
 from valkyrie.controlplane.cli.files import destination, size_of
@@ -84,7 +84,7 @@ def test_files_arrive_as_they_are(pair: Pair, inbox: Path, tmp_path: Path) -> No
     with receiver(b, inbox, "--count", str(len(sizes))) as receiving:
         result = copy(a, *paths, "b:files", "--json")
         assert result.returncode == Exit.OK, result.stderr
-        printed, _ = receiving.communicate(timeout=30 * SLOWNESS)
+        printed, _ = receiving.communicate(timeout=30 * PATIENCE)
     assert receiving.returncode == Exit.OK
     assert result.stderr == ""
     lines = [json.loads(line) for line in result.stdout.splitlines()]
@@ -115,7 +115,7 @@ def test_a_receiver_that_is_killed_gets_the_rest_when_it_is_back(
     kept = part.stat().st_size
     assert LARGE // 8 <= kept < LARGE
     with receiver(b, inbox):
-        printed, complaint = sending.communicate(timeout=60 * SLOWNESS)
+        printed, complaint = sending.communicate(timeout=60 * PATIENCE)
     assert sending.returncode == Exit.OK, complaint
     report = json.loads(printed)
     assert report["resumed"] == kept
@@ -161,7 +161,7 @@ def test_a_file_crosses_a_network_that_loses_delays_and_breaks(
         with relay.worse(down=True):
             before = relay.counts()[0].lost
             wait_until(lambda: relay.counts()[0].lost > before, 20.0)
-        printed, complaint = sending.communicate(timeout=60 * SLOWNESS)
+        printed, complaint = sending.communicate(timeout=60 * PATIENCE)
         lost = relay.counts()[0].lost
         relay.close()
     assert sending.returncode == Exit.OK, complaint
@@ -224,13 +224,13 @@ def test_a_terminal_is_shown_how_far_it_is(pair: Pair, inbox: Path, tmp_path: Pa
         )
         os.close(slave)
         shown = b""
-        deadline_s = time.monotonic() + 30 * SLOWNESS
-        while time.monotonic() < deadline_s and select.select([master], [], [], 30 * SLOWNESS)[0]:
+        deadline_s = time.monotonic() + 30 * PATIENCE
+        while time.monotonic() < deadline_s and select.select([master], [], [], 30 * PATIENCE)[0]:
             try:
                 shown += os.read(master, 65536)
             except OSError:  # the other end is closed
                 break
-        assert process.wait(timeout=30 * SLOWNESS) == Exit.OK
+        assert process.wait(timeout=30 * PATIENCE) == Exit.OK
     os.close(master)
     assert b"large" in shown
     assert re.search(rb"50\.3/50\.3.{0,20}MB", shown)
@@ -246,7 +246,7 @@ def test_a_megabyte_takes_less_than_a_tenth_of_a_second(
         for _ in range(5):
             result = copy(a, path, "b:files", "--json")
             seconds.append(json.loads(result.stdout)["seconds"])
-    assert min(seconds) < 0.1 * SLOWNESS
+    assert min(seconds) < 0.1 * PATIENCE
 
 
 @pytest.mark.parametrize(

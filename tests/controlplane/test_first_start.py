@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from tests.lab import SLOWNESS, Lab, wait_until
+from tests.lab import PATIENCE, Lab, wait_until
 from tests.nodes import NodeUnderTest, make_node, running
 from valkyrie.controlplane.security.identity_file import load_or_make
 
@@ -31,7 +31,7 @@ def refusal(node: NodeUnderTest) -> str:
     """Start a node that does not start; return the only thing that it said."""
     node.up()
     assert node.process is not None
-    assert node.process.wait(timeout=10 * SLOWNESS) == 1
+    assert node.process.wait(timeout=10 * PATIENCE) == 1
     (said,) = node.said().splitlines()
     assert node.left() == []
     return said

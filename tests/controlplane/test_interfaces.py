@@ -15,7 +15,7 @@ import pytest
 import valkyrie
 from tests.census import needs
 from tests.controlplane.test_broker_faults import balanced
-from tests.lab import SLOWNESS, Lab, Link, wait_until
+from tests.lab import PATIENCE, Lab, Link, wait_until
 from tests.nodes import PATIENT, NodeUnderTest, make_node, make_pair, running
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.application.stream import SyncStream
@@ -139,7 +139,7 @@ def streams(pair: Pair) -> Iterator[dict[str, tuple[SyncStream, SyncStream]]]:
         for name, stream in STREAMS.items():
             service = services.enter_context(receiver.listen(name))
             out = sender.connect("b").open(name, stream=stream)
-            found[name] = out, service.accept(timeout=5 * SLOWNESS)
+            found[name] = out, service.accept(timeout=5 * PATIENCE)
         yield found
 
 
@@ -154,7 +154,7 @@ def receive_all(ends: dict[str, tuple[SyncStream, SyncStream]], names: list[str]
     for name in names:
         got: list[bytes] = []
         while len(got) < COUNT:
-            message = ends[name][1].recv(timeout=10 * SLOWNESS)
+            message = ends[name][1].recv(timeout=10 * PATIENCE)
             assert message is not None, (name, len(got))
             got.append(message.payload)
         wanted = [b"%s %d" % (name.encode(), number) for number in range(COUNT)]
@@ -205,7 +205,7 @@ def test_frames_of_a_queue_that_is_not_served_are_counted(
         ends["job"][0].send(b"comes in the end")
         wait_until(lambda: unserved(page))
         spread(wires[0], 0)
-        message = ends["job"][1].recv(timeout=5 * SLOWNESS)
+        message = ends["job"][1].recv(timeout=5 * PATIENCE)
         assert message is not None
         assert message.payload == b"comes in the end"
 

@@ -16,7 +16,7 @@ import pytest
 from pyroute2 import IPRoute
 
 import valkyrie
-from tests.lab import SLOWNESS, Lab, wait_until
+from tests.lab import PATIENCE, SOON_S, Lab, wait_until
 from tests.nodes import (
     NodeUnderTest,
     expect,
@@ -106,22 +106,22 @@ def test_a_node_that_was_killed_and_started_anew_is_found_out_by_the_next_messag
         with valkyrie.attach_sync(b.socket) as other, other.listen("echo") as service:
             out = one.connect("b").open("echo", stream=1000)
             out.send(b"first")
-            assert service.accept(timeout=5).recv(timeout=5)
+            assert service.accept(timeout=SOON_S).recv(timeout=SOON_S)
             before = session(a)
             kill(b)
         b.start()
         began = time.monotonic()
         out.send(b"second")
         with pytest.raises(StreamResetError) as caught:
-            out.recv(timeout=5)
+            out.recv(timeout=SOON_S)
         assert caught.value.code == lib.VK_CODE_PEER_RESTARTED
-        assert time.monotonic() - began < 1.0 * SLOWNESS
+        assert time.monotonic() - began < 1.0 * PATIENCE
         wait_until(lambda: joined(a, b), 5.0, "both have joined anew")
         assert session(a)["local"] != before["local"]
         with valkyrie.attach_sync(b.socket) as other, other.listen("echo") as service:
             again = one.connect("b").open("echo", stream=1000)
             again.send(b"third")
-            assert service.accept(timeout=5).recv(timeout=5)
+            assert service.accept(timeout=SOON_S).recv(timeout=SOON_S)
 
 
 def kill(node: NodeUnderTest) -> None:
@@ -134,7 +134,7 @@ def kill(node: NodeUnderTest) -> None:
     node.process.wait()
     for process in family:
         process.kill()
-        process.wait(10)
+        process.wait(10 * PATIENCE)
 
 
 def test_the_streams_of_a_dead_peer_end_and_it_is_found_again(lab: Lab, tmp_path: Path) -> None:
@@ -144,11 +144,11 @@ def test_the_streams_of_a_dead_peer_end_and_it_is_found_again(lab: Lab, tmp_path
         freeze(b, signal.SIGSTOP)
         try:
             with pytest.raises(StreamResetError) as caught:
-                out.recv(timeout=5)
+                out.recv(timeout=SOON_S)
         finally:
             freeze(b, signal.SIGCONT)
         assert caught.value.code == lib.VK_CODE_UNREACHABLE
-        assert 0.2 < time.monotonic() - began < 1.0 * SLOWNESS
+        assert 0.2 < time.monotonic() - began < 1.0 * PATIENCE
         wait_until(lambda: joined(a, b), 10.0, "both have joined again")
 
 
@@ -164,7 +164,7 @@ def test_a_peers_limit_of_streams_and_its_keepalive_hold_here_too(lab: Lab, tmp_
     ):
         peer = one.connect("b")
         opened = [peer.open("echo", stream=1000 + each) for each in range(2)]
-        accepted = [service.accept(timeout=5) for _ in range(2)]
+        accepted = [service.accept(timeout=SOON_S) for _ in range(2)]
         assert [session(node)["keepalive_ms"] for node in (a, b)] == [700, 700]
         for limited in (peer, other.connect("a")):
             with pytest.raises(StreamsFullError):
@@ -181,7 +181,7 @@ def test_a_peers_limit_of_streams_and_its_keepalive_hold_here_too(lab: Lab, tmp_
             return True
 
         wait_until(has_room, 5.0, "the stream that ended makes room")
-        message = service.accept(timeout=5).recv(timeout=5)
+        message = service.accept(timeout=SOON_S).recv(timeout=SOON_S)
         assert message is not None
         assert message.payload == b"again"
 
@@ -202,7 +202,7 @@ def test_a_peer_that_does_not_answer_is_refused_after_the_handshake_time(
         began = time.monotonic()
         with pytest.raises(UnreachableError):
             one.connect("b").open("echo", stream=1000)
-        assert time.monotonic() - began < 2.0 * SLOWNESS
+        assert time.monotonic() - began < 0.8 * PATIENCE
         with running(b), valkyrie.attach_sync(b.socket) as other, other.listen("echo"):
             wait_until(lambda: joined(a, b), 10.0, "the peer that came later has joined")
             one.connect("b").open("echo", stream=1000).close()
@@ -217,8 +217,8 @@ def test_a_peer_whose_address_changes_keeps_its_session_and_its_streams(pair: Pa
     ):
         out = other.connect("a").open("echo", stream=1000)
         out.send(b"first")
-        into = service.accept(timeout=5)
-        assert into.recv(timeout=5)
+        into = service.accept(timeout=SOON_S)
+        assert into.recv(timeout=SOON_S)
         before = session(a)
         old = b.link.v4
         new = IPv4Interface(f"{old.ip + 100}/{old.network.prefixlen}")
@@ -228,7 +228,7 @@ def test_a_peer_whose_address_changes_keeps_its_session_and_its_streams(pair: Pa
         expect(into, b"second")
         wait_until(lambda: session(a)["address"] == str(new.ip), 5.0, "the peer is elsewhere")
         into.send(b"third")
-        assert out.recv(timeout=5)
+        assert out.recv(timeout=SOON_S)
         after = session(a)
         assert (after["local"], after["remote"]) == (before["local"], before["remote"])
 
@@ -346,7 +346,7 @@ def test_a_session_is_rotated_and_killed_on_demand(lab: Lab, tmp_path: Path) -> 
         assert a.ask(appsocket.Kill("b")).code == 0
         for stream in (out, into):
             with pytest.raises(StreamResetError) as caught:
-                stream.recv(timeout=5)
+                stream.recv(timeout=SOON_S)
             assert caught.value.code == lib.VK_CODE_SESSION_CLOSED
 
 
@@ -369,7 +369,7 @@ class Logger(threading.Thread):
             other.listen("log") as service,
         ):
             out = one.connect(peer).open("log", cls="logs")
-            into = service.accept(timeout=5)
+            into = service.accept(timeout=SOON_S)
             while not self.stop.wait(0.0005):
                 out.send(self.sent.to_bytes(8, "big"))
                 self.sent += 1
@@ -420,4 +420,4 @@ def test_a_node_whose_daemon_stands_still_is_not_taken_for_dead(
             os.kill(pid, signal.SIGCONT)
         assert session(a)["local"] == before
         out.send(b"second")
-        assert into.recv(timeout=5)
+        assert into.recv(timeout=SOON_S)

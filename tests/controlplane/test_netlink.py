@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import pytest
 
-from tests.lab import SLOWNESS, Host, Lab, Link, wait_until
+from tests.lab import PATIENCE, Host, Lab, Link, wait_until
 from valkyrie.controlplane.host import device, netlink
 from valkyrie.dataplane.errors import DataPlaneError
 
@@ -151,7 +151,7 @@ def test_changes_are_seen_as_they_happen(wire: Wire) -> None:
             assert await link.neighbour("10.9.0.99", here.index) is None
         task = asyncio.create_task(follow())
         down = asyncio.create_task(flap(task))
-        await asyncio.wait_for(task, 10 * SLOWNESS)
+        await asyncio.wait_for(task, 10 * PATIENCE)
         await down
 
     async def flap(task: asyncio.Task[None]) -> None:

@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 import valkyrie
-from tests.lab import SLOWNESS, Lab, wait_until
+from tests.lab import PATIENCE, SOON_S, Lab, wait_until
 from tests.nodes import (
     NodeUnderTest,
     expect,
@@ -89,7 +89,7 @@ def test_nodes_with_certificates_talk_until_one_is_revoked(
         with streams(a, b) as (out, _):
             cert("revoke", public / "ca", public / which, "--to", public / "a.revoked.toml")
             with pytest.raises(StreamResetError) as caught:
-                out.recv(timeout=5)
+                out.recv(timeout=SOON_S)
         assert caught.value.code == lib.VK_CODE_CREDENTIAL
         wait_until(lambda: "revoked" in str(a.on_record("peer.refuse")), 5.0, "it is not let in")
         assert listed(a)["state"] != "up"
@@ -106,12 +106,12 @@ def test_who_is_on_the_authoritys_list_is_out_in_a_second(lab: Lab, public: Path
         with streams(a, b) as (out, _):
             cert("revoke", public / "ca", public / "b.pem")
             with pytest.raises(StreamResetError) as caught:
-                out.recv(timeout=5)
+                out.recv(timeout=SOON_S)
         assert caught.value.code == lib.VK_CODE_CREDENTIAL
         wait_until(lambda: bool(a.on_record("peer.revoke")), 5.0, "it is put on record")
         came_ns = (public / "ca" / "revoked.pem").stat().st_mtime_ns
         (revoked,) = a.records("peer.revoke")
-        assert revoked["time_ns"] - came_ns < 1e9 * SLOWNESS
+        assert revoked["time_ns"] - came_ns < 1e9 * PATIENCE
         assert revoked["fields"] == {"peer": "b", "reason": "on the list of CN=valkyrie-ca"}
         wait_until(lambda: "revoked" in str(a.on_record("peer.refuse")), 5.0, "it is not let in")
 
@@ -173,7 +173,7 @@ def test_a_certificate_that_is_due_is_renewed_under_a_running_node(lab: Lab, pub
             assert command("session", "rotate", "b", "--node", a.socket).returncode == 0
             wait_until(lambda: listed(a)["local"] != session_before, 5.0, "a new session")
             out.send(MARKER)
-            message = into.recv(timeout=5)
+            message = into.recv(timeout=SOON_S)
             assert message is not None
         assert a.on_record("peer.leave") == b.on_record("peer.leave") == []
 
@@ -186,7 +186,7 @@ def test_a_node_does_not_start_with_a_list_of_somebody_else(lab: Lab, public: Pa
     a.config.write_text(a.config.read_text().replace("[security]\n", f"[security]\n{lists}"))
     a.up()
     assert a.process is not None
-    assert a.process.wait(timeout=20 * SLOWNESS) == 1
+    assert a.process.wait(timeout=20 * PATIENCE) == 1
     assert "is not signed by a root in security.roots_file" in a.said()
 
 
@@ -269,7 +269,7 @@ def test_zero_trust_ends_with_a_peer_whose_worker_lives_and_daemon_is_mute(
             os.kill(daemon, signal.SIGSTOP)  # whoever holds it, the worker would go on
             try:
                 with pytest.raises(StreamResetError) as caught:
-                    out.recv(timeout=10)
+                    out.recv(timeout=SOON_S)
             finally:
                 os.kill(daemon, signal.SIGCONT)
             assert caught.value.code == lib.VK_CODE_HANDSHAKE_TIMEOUT
@@ -291,7 +291,7 @@ def test_zero_trust_ends_when_a_peer_is_revoked(lab: Lab, public: Path) -> None:
             fresh.write_text(f'[[revoked]]\nfingerprint = "{fingerprint}"\nreason = "lost"\n')
             fresh.replace(public / "a.revoked.toml")
             with pytest.raises(StreamResetError) as caught:
-                out.recv(timeout=5)
+                out.recv(timeout=SOON_S)
         assert caught.value.code == lib.VK_CODE_CREDENTIAL
         wait_until(lambda: "revoked" in str(a.on_record("peer.refuse")), 5.0, "it is not let in")
         assert listed(a)["state"] != "up"
@@ -319,13 +319,13 @@ def test_zero_trust_lets_a_peer_do_only_what_its_table_names(
         ):
             to = one.connect("b")
             to.open("ear", stream=1000).send(MARKER)
-            assert service.accept(timeout=5).recv(timeout=5)
+            assert service.accept(timeout=SOON_S).recv(timeout=SOON_S)
             to.open("jobs-7", stream=1001)
             for name, stream in (("secret", 1002), ("ear", 100)):
                 with pytest.raises(PolicyError):
                     to.open(name, stream=stream)
             other.connect("a").open("mouth", stream=100).send(MARKER)  # the other way nothing is
-            assert ours.accept(timeout=5).recv(timeout=5)
+            assert ours.accept(timeout=SOON_S).recv(timeout=SOON_S)
         wait_until(lambda: len(b.on_record("open.refuse")) == 2, 5.0, "both are put on record")
         told = b.on_record("open.refuse")
         assert {each["class"] for each in told} == {"data", "job"}

@@ -17,7 +17,7 @@ import pytest
 
 import valkyrie
 from tests.bpf.rig import extension, frame
-from tests.lab import Lab, wait_until
+from tests.lab import SOON_S, Lab, wait_until
 from tests.nodes import (
     PATIENT,
     NodeUnderTest,
@@ -87,7 +87,7 @@ def talking(a: NodeUnderTest, b: NodeUnderTest) -> Iterator[Say]:
         ends = []
         for number in (1000, 7):
             out = one.connect("b").open("echo", stream=number)
-            ends.append((out, service.accept(timeout=5)))
+            ends.append((out, service.accept(timeout=SOON_S)))
         pairs = [(x, y) for out, into in ends for x, y in ((out, into), (into, out))]
         sent = itertools.count()
 
@@ -95,7 +95,7 @@ def talking(a: NodeUnderTest, b: NodeUnderTest) -> Iterator[Say]:
             for number in itertools.islice(sent, count):
                 for sender, receiver in pairs:
                     sender.send(b"%300d" % number)
-                    message = receiver.recv(timeout=5)
+                    message = receiver.recv(timeout=SOON_S)
                     assert message is not None
                     assert int(message.payload) == number
 

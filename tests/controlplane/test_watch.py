@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 import valkyrie
-from tests.lab import Lab, wait_until
+from tests.lab import SOON_S, Lab, wait_until
 from tests.nodes import EVERYTHING, NodeUnderTest, make_pair, running, session
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.application import appsocket
@@ -54,7 +54,7 @@ def test_a_class_is_limited_while_the_alarm_lasts(lab: Lab, tmp_path: Path, path
             return bool(b.status()["classes"]["logs"]["rate_packets"] == 7)
 
         wait_until(limited)
-        service.accept(timeout=5)
+        service.accept(timeout=SOON_S)
         (alarm,) = b.status()["alarms"]
         assert alarm == {"rule": "flood", "by": "class", "subject": "logs"}
         b.ask(appsocket.Tune({"class.logs.rate_packets": 100}))
@@ -123,7 +123,7 @@ def losing(a: NodeUnderTest, b: NodeUnderTest) -> Iterator[Callable[[str], None]
     ):
         out = sender.connect("b").open("x", stream=1000)
         out.send(b"hello")
-        assert service.accept(timeout=5).recv(timeout=5)
+        assert service.accept(timeout=SOON_S).recv(timeout=SOON_S)
         b.ask(appsocket.Tune({"class.data.rate_packets": 20, "class.data.burst_packets": 20}))
 
         def lose(event: str) -> bool:

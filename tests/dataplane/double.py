@@ -17,6 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from tests.lab import SOON_S
 from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.application import appsocket
 from valkyrie.dataplane.wire import Class, Code, stream_class
@@ -241,7 +242,7 @@ class Fabric:
     def close(self) -> None:
         self._stop = True
         self.kick()
-        self._thread.join(5)
+        self._thread.join(SOON_S)
         for node in self.nodes:
             for app in list(node.apps):
                 self._detach(app)

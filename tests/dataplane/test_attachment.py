@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from random import Random
 
 import pytest
 
 import valkyrie
+from tests.aside import aside
 from tests.dataplane.double import DEFAULT_RING_SIZE, Fabric
-from tests.dataplane.test_node import SOON_S, Nodes, app_of, both, opened, until, waiters
+from tests.dataplane.test_node import Nodes, app_of, both, opened, until, waiters
 from tests.dataplane.test_stream import JOB, hold, next_of, sync_pair
+from tests.lab import SOON_S
 from valkyrie.dataplane.application.rings import OVERHEAD
 from valkyrie.dataplane.errors import LocalProtocolError
 from valkyrie.dataplane.wire import Code
@@ -47,13 +48,11 @@ def test_batches_keep_the_order_too(nodes: Nodes, seed: int) -> None:
     nodes[1].disorder = Random(seed)
     count = 3000
     with sync_pair(nodes) as (mine, theirs):
-        sender = threading.Thread(target=lambda: mine.send_many(bytes(count * 8), 8))
-        sender.start()
-        got: list[int] = []
-        while len(got) < count:
-            with theirs.recv_many(timeout=SOON_S) as batch:
-                got += batch.sequences
-        sender.join()
+        with aside(lambda: mine.send_many(bytes(count * 8), 8)):
+            got: list[int] = []
+            while len(got) < count:
+                with theirs.recv_many(timeout=SOON_S) as batch:
+                    got += batch.sequences
         assert got == list(range(count))
 
 

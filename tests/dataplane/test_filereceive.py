@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.dataplane.double import DoubleNode
-from tests.dataplane.test_node import SOON_S, both, until
+from tests.dataplane.test_node import both, until
 from tests.dataplane.test_transfer import chunk, complete, start
+from tests.lab import SOON_S
 from valkyrie.dataplane.application.peer import Peer
 from valkyrie.dataplane.application.refusal import StreamResetError
 from valkyrie.dataplane.application.stream import Stream

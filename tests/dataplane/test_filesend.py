@@ -19,8 +19,9 @@ from tests.dataplane.test_filereceive import (
     path,
     receiving,
 )
-from tests.dataplane.test_node import SOON_S, both
+from tests.dataplane.test_node import both
 from tests.dataplane.test_transfer import have
+from tests.lab import SOON_S
 from valkyrie.dataplane.application.node import Service
 from valkyrie.dataplane.application.peer import Peer
 from valkyrie.dataplane.application.refusal import StreamResetError

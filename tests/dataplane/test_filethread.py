@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from tests.dataplane.test_node import SOON_S, until
+from tests.dataplane.test_node import until
+from tests.lab import SOON_S
 from valkyrie.dataplane.files.filethread import Thread
 
 

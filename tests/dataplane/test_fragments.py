@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Iterator
 from random import Random
 
@@ -12,11 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import valkyrie
+from tests.aside import aside
 from tests.dataplane.double import Channel, Fabric
 from tests.dataplane.marks import LAST, MARKS, MIDDLE, MORE, contradict, cut
 from tests.dataplane.test_flow import Pair, make
-from tests.dataplane.test_node import SOON_S, Nodes, app_of, both, opened, until, waiters
+from tests.dataplane.test_node import Nodes, app_of, both, opened, until, waiters
 from tests.dataplane.test_stream import hold, next_of, sync_pair
+from tests.lab import SOON_S
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.application import events, fragments
 from valkyrie.dataplane.application.collect import collect
@@ -368,26 +369,20 @@ def test_batches_stop_before_large_messages_and_get_them_joined(nodes: Nodes, st
     sizes = [100, 200_000, 0, 70_000, 3] * 3
     payloads = [bytes_of(number, size) for number, size in enumerate(sizes)]
     with sync_pair(nodes, stream) as (mine, theirs):
-        sender = threading.Thread(
-            target=lambda: mine.send_many(payloads, type="alert_notification")
-        )
-        sender.start()
-        got: list[bytes] = []
-        while len(got) < len(payloads):
-            with theirs.recv_many(timeout=SOON_S) as batch:
-                got += [bytes(each) for each in batch]
-                assert set(batch.types) == {Type.ALERT_NOTIFICATION}
-        sender.join()
+        with aside(lambda: mine.send_many(payloads, type="alert_notification")):
+            got: list[bytes] = []
+            while len(got) < len(payloads):
+                with theirs.recv_many(timeout=SOON_S) as batch:
+                    got += [bytes(each) for each in batch]
+                    assert set(batch.types) == {Type.ALERT_NOTIFICATION}
         assert got == payloads
 
 
 def test_a_synchronous_send_waits_for_its_reader(nodes: Nodes) -> None:
     with sync_pair(nodes) as (mine, theirs):
         payload = memoryview(bytearray(bytes_of(3, 2_000_000)))
-        sender = threading.Thread(target=lambda: mine.send(payload, timeout=0))
-        sender.start()
-        message = theirs.recv(timeout=SOON_S)
-        sender.join()
+        with aside(lambda: mine.send(payload, timeout=0)):
+            message = theirs.recv(timeout=SOON_S)
         assert isinstance(message, valkyrie.Message)
         assert message.payload == payload
 
@@ -412,19 +407,17 @@ def test_the_middle_of_a_large_message_comes_out_of_the_ring_many_fragments_at_o
             for payload in payloads:
                 mine.send(payload, timeout=SOON_S)
 
-        sender = threading.Thread(target=send)
-        sender.start()
-        for payload in payloads:
-            if into:
-                buffer = bytearray(size)
-                placed = theirs.recv_into(buffer, timeout=SOON_S)
-                assert placed is not None
-                assert placed.payload == payload
-            else:
-                message = theirs.recv(timeout=SOON_S)
-                assert message is not None
-                assert message.payload == payload
-        sender.join()
+        with aside(send):
+            for payload in payloads:
+                if into:
+                    buffer = bytearray(size)
+                    placed = theirs.recv_into(buffer, timeout=SOON_S)
+                    assert placed is not None
+                    assert placed.payload == payload
+                else:
+                    message = theirs.recv(timeout=SOON_S)
+                    assert message is not None
+                    assert message.payload == payload
         counts = theirs.counts
         assert (counts.received, counts.received_bytes) == (2, 2 * size)
         assert sum(taken) > counts.fragments // 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Iterator
 from random import Random
 
@@ -12,12 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import valkyrie
+from tests.aside import aside
 from tests.dataplane.double import Channel
 from tests.dataplane.marks import LAST, MIDDLE, MORE, cut
 from tests.dataplane.test_flow import Pair, make
 from tests.dataplane.test_fragments import bytes_of, give, piece
-from tests.dataplane.test_node import SOON_S, Nodes, both, opened, until
+from tests.dataplane.test_node import Nodes, both, opened, until
 from tests.dataplane.test_stream import sync_pair
+from tests.lab import SOON_S
 from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.application import fragments
 from valkyrie.dataplane.application.loan import Loan
@@ -235,12 +236,10 @@ def test_the_synchronous_face_receives_into_buffers_too(nodes: Nodes) -> None:
                 mine.send(bytes_of(number, SIZE - number), type="file_chunk")
             mine.close_sending()
 
-        sender = threading.Thread(target=send)
-        sender.start()
-        for number in range(5):
-            message = theirs.recv_into(buffer, timeout=SOON_S)
-            assert message is not None
-            assert message.payload == bytes_of(number, SIZE - number)
-            assert message.type_name == "file_chunk"
-        assert theirs.recv_into(buffer, timeout=SOON_S) is None
-        sender.join()
+        with aside(send):
+            for number in range(5):
+                message = theirs.recv_into(buffer, timeout=SOON_S)
+                assert message is not None
+                assert message.payload == bytes_of(number, SIZE - number)
+                assert message.type_name == "file_chunk"
+            assert theirs.recv_into(buffer, timeout=SOON_S) is None

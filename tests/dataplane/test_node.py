@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import valkyrie
+from tests.aside import aside
 from tests.dataplane.double import App, Channel, DoubleNode, Fabric
-from tests.lab import SLOWNESS, wait_until
+from tests.lab import SOON_S, wait_until
 from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.application import appsocket, attachment, driver, events
 from valkyrie.dataplane.application.refusal import (
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from valkyrie.dataplane.application.stream import Stream
 
 Nodes = tuple[DoubleNode, DoubleNode]
-SOON_S = 5.0 * SLOWNESS
 
 
 def app_of(node: DoubleNode) -> App:
@@ -102,14 +102,11 @@ def test_a_message_crosses_between_synchronous_applications(nodes: Nodes) -> Non
                 assert stream.request(b"hello", timeout=SOON_S).payload == b"HELLO"
                 stream.close()
 
-        thread = threading.Thread(target=client)
-        thread.start()
-        stream = service.accept(timeout=SOON_S)
-        for message in stream:
-            stream.reply(message, message.payload.upper())
-        stream.close()
-        thread.join(SOON_S)
-        assert not thread.is_alive()
+        with aside(client):
+            stream = service.accept(timeout=SOON_S)
+            for message in stream:
+                stream.reply(message, message.payload.upper())
+            stream.close()
 
 
 def test_importing_the_package_loads_nothing_until_a_name_is_used() -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import errno
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from random import Random
-from typing import Any
 
 import pytest
 
 import valkyrie
-from tests.dataplane.test_node import SOON_S, Nodes
+from tests.aside import aside
+from tests.dataplane.test_node import Nodes
 from tests.dataplane.test_stream import sync_pair
-from tests.lab import wait_until
+from tests.lab import SOON_S, wait_until
 from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.application.stream import SyncStream
 from valkyrie.dataplane.wire import Code
@@ -52,15 +51,6 @@ def reading(stream: SyncStream, *, ordered: bool = False) -> Iterator[Reader]:
         lib.vk_reader_close(reader.reader)
 
 
-@contextmanager
-def meanwhile(work: Any) -> Iterator[None]:
-    thread = threading.Thread(target=work)
-    thread.start()
-    yield
-    thread.join(SOON_S)
-    assert not thread.is_alive()
-
-
 @pytest.mark.parametrize("stream", [100, 1000])
 def test_messages_of_all_sizes_are_read_whole_and_their_room_is_given_back(
     nodes: Nodes, stream: int
@@ -73,7 +63,7 @@ def test_messages_of_all_sizes_are_read_whole_and_their_room_is_given_back(
             for payload in payloads:
                 mine.send(payload, timeout=SOON_S)
 
-        with reading(theirs, ordered=stream == 100) as reader, meanwhile(send):
+        with reading(theirs, ordered=stream == 100) as reader, aside(send):
             assert [reader.next() for _ in payloads] == payloads
             assert reader.whole.records == 1
         flow = theirs._flow

@@ -13,7 +13,8 @@ import pytest
 
 import valkyrie
 from tests.dataplane.double import DEFAULT_RING_SIZE, DoubleNode, Fabric
-from tests.dataplane.test_node import SOON_S, Nodes, app_of, both, opened, until, waiters
+from tests.dataplane.test_node import Nodes, app_of, both, opened, until, waiters
+from tests.lab import SOON_S
 from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.application import attachment, flow
 from valkyrie.dataplane.application.rings import REASONS

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from tests.census import needs, skip_missing
-from tests.lab import SLOWNESS
+from tests.lab import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 HERE = ROOT / "tests/shm"
@@ -55,7 +55,7 @@ def run(program: Path, *arguments: object, timeout_s: float = 60, status: int = 
         capture_output=True,
         text=True,
         check=False,
-        timeout=timeout_s * SLOWNESS,
+        timeout=timeout_s * PATIENCE,
         cwd=program.parent,
     )
     assert done.returncode == status, (done.stdout[-3000:], done.stderr[-3000:])

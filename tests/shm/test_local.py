@@ -8,7 +8,6 @@ import os
 import socket
 import stat
 import struct
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import valkyrie
+from tests.aside import aside
 from tests.census import skip_missing
 from valkyrie.shm import (
     RingClosedError,
@@ -101,11 +101,9 @@ def test_who_is_not_allowed_is_refused_on_both_sides(tmp_path: Path) -> None:
             except RingError as error:
                 refused.append(error)
 
-        thread = threading.Thread(target=client)
-        thread.start()
-        with pytest.raises(RingError, match=f"uid {os.getuid()} is none of the users"):
+        none_of_them = f"uid {os.getuid()} is none of the users"
+        with aside(client), pytest.raises(RingError, match=none_of_them):
             server.accept(10)
-        thread.join()
         assert "refused" in str(refused[0])
         with pytest.raises(RingError, match="none of the users"):
             connect(path, allowed_uids=())
@@ -203,11 +201,8 @@ def test_a_hostile_server_is_refused_and_nothing_leaks(
             for fd in fds:
                 os.close(fd)
 
-        thread = threading.Thread(target=answer)
-        thread.start()
-        with pytest.raises(RingError, match=complaint):
+        with aside(answer), pytest.raises(RingError, match=complaint):
             connect(path)
-        thread.join()
     assert set(os.listdir("/proc/self/fd")) == before
 
 
