@@ -26,10 +26,15 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever has namespaces is a net test; a lab that is simulated has none."""
+    """Whatever has namespaces is a net test; a lab that is simulated has none.
+
+    Net tests have real processes and real time: one that fails is run once more, and named.
+    """
     for item in items:
         if "namespaces" in getattr(item, "fixturenames", ()):
             item.add_marker("net")
+        if item.get_closest_marker("net") is not None:
+            item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 @pytest.hookimpl(wrapper=True)
