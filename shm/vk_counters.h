@@ -34,7 +34,7 @@ enum vk_counter {
 	VK_DROP_APP_RING = 14, /* the application's ring is full */
 	VK_DROP_APP_GONE = 15,
 	VK_DROP_REASSEMBLY = 16, /* shards: inconsistent, over a limit, or too late */
-	VK_DROP_STALE = 17, /* duplicate or older than the stream's window */
+	VK_DROP_STALE = 17, /* came before, or may have */
 	VK_TX_MESSAGES = 18, /* taken from applications' rings and sent */
 	VK_TX_BYTES = 19, /* payload */
 	VK_TX_FRAMES = 20, /* datagrams handed to the kernel */

@@ -19,7 +19,6 @@ enum vk_node_const {
 	VK_NAME_MAX = 64,
 	VK_SEQUENCE_RUNS = 256, /* gaps of a stream */
 	VK_SEQUENCE_POOL = 4096, /* streams with gaps at a time */
-	VK_LATE_WORDS = 3, /* of 64 messages each: how far apart best-effort ones may come */
 	VK_PARTIALS_MAX = 1024, /* messages that wait for more of their shards */
 	VK_PARTIAL_RUNS_MAX = 256, /* separate runs of bytes in one of them */
 	VK_PARTIAL_SIZE = 65536, /* bytes of the largest */
@@ -253,7 +252,7 @@ struct vk_flow {
 	struct vk_sequences rx; /* messages that came */
 	uint32_t rx_final; /* how many there are, once the peer has closed */
 	uint32_t rx_sequence; /* best effort: next message expected */
-	uint64_t rx_window[VK_LATE_WORDS]; /* best effort: which came up to there (vk_late.h) */
+	uint64_t pad[3];
 };
 
 /* A port's frame ledger and crash intent: enough for the next worker to find every frame. */

@@ -2,6 +2,7 @@
 #include "vk_follow.h"
 
 #include "vk_handover.h"
+#include "vk_refused.h"
 
 #include <string.h>
 
@@ -22,7 +23,8 @@ static struct vk_flow *flow_of(struct vk_run *run, uint32_t peer, uint32_t strea
 	if (!flow || flow->state != VK_ROW_LIVE || flow->class != class ||
 	    (flow->opener && !flow->opened) || flow->closed & VK_CLOSED_THERE ||
 	    !run->slots[flow->app].attached || !vk_priority_ok(class, frame->priority) ||
-	    flow->rx.runs)
+	    flow->rx.runs ||
+	    (!vk_flow_reliable(flow) && vk_refused_maybe(run->sessions[peer], frame->number)))
 		return NULL;
 	return flow;
 }
@@ -71,7 +73,7 @@ static void note(struct vk_run *run, struct vk_flow *flow, uint32_t sequence)
 	if (vk_flow_reliable(flow))
 		VK_STORE_RELAXED(&flow->rx.next, sequence + 1);
 	else
-		vk_flows_accept(run, flow, sequence);
+		vk_flows_came(run, flow, sequence);
 }
 
 uint32_t vk_follow(struct vk_run *run, uint32_t peer, const struct vk_frame *outer,

@@ -114,7 +114,7 @@ static int receive_shard(struct vk_run *run, struct vk_flow *flow, struct vk_fra
 	row[VK_RX_SHARDS]++;
 	row[VK_RX_REASSEMBLED]++;
 	if (!vk_flow_reliable(flow)) {
-		vk_flows_accept(run, flow, frame->sequence);
+		vk_flows_came(run, flow, frame->sequence);
 		return 1;
 	}
 	landed = frame->total - vk_reassembly_stored(run->reassembly);
@@ -140,15 +140,14 @@ static void unknown_stream(struct vk_run *run, uint32_t peer, const struct vk_fr
 
 static int receive_log(struct vk_run *run, struct vk_flow *flow, struct vk_frame *frame)
 {
-	if (frame->present & 1u << VK_EXT_SHARD ? vk_flows_seen(flow, frame->sequence) :
-						  !vk_flows_accept(run, flow, frame->sequence)) {
+	if (vk_refused_maybe(run->sessions[flow->peer], frame->number)) {
 		vk_count_row(run, flow->class)[VK_DROP_STALE]++;
-		return 1;
-	}
-	if (frame->present & 1u << VK_EXT_SHARD)
+	} else if (frame->present & 1u << VK_EXT_SHARD) {
 		receive_shard(run, flow, frame);
-	else
+	} else {
+		vk_flows_came(run, flow, frame->sequence);
 		deliver(run, flow, frame, frame->payload, frame->length);
+	}
 	return 1;
 }
 
@@ -389,6 +388,7 @@ static int receive_run(struct vk_run *run, uint32_t peer, uint32_t class,
 			vk_count_row(run, class)[VK_DROP_INNER_INVALID]++;
 			return 0;
 		}
+		frame.number = outer->number;
 		at += vk_align_run(frame.size);
 		if (at < outer->length)
 			__builtin_prefetch(outer->payload + at + VK_LINE);

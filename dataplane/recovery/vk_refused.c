@@ -5,6 +5,8 @@ void vk_refused_note(struct vk_run *run, struct vk_session *session, const struc
 {
 	vk_received_add(&session->refused[frame->space], frame->number, 0, 0, run->came_ns,
 			run->now_ns);
+	if (frame->space == VK_SPACE_L && frame->number >= session->refused_next)
+		session->refused_next = frame->number + 1;
 	vk_session_touch(run, session);
 }
 

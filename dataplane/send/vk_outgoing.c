@@ -345,6 +345,9 @@ static enum vk_outcome take_data(struct vk_run *run, uint32_t slot, uint32_t rin
 			vk_flows_break(run, flow, VK_CODE_MALFORMED);
 		return VK_WENT;
 	}
+	/* A worker before this one has sent it, and its copy would have another packet's number. */
+	if (ring == VK_CLASS_LOGS && (int32_t)(message->sequence - flow->tx_sequence) < 0)
+		return VK_WENT;
 	holds = vk_flows_holds(run, flow);
 	if (ring == VK_CLASS_LOGS && !holds) {
 		outcome = take_log(run, &out, alone);

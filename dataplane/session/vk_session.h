@@ -50,6 +50,7 @@ struct vk_session {
 	struct vk_keyring keyring;
 	_Alignas(VK_LINE) struct vk_received received[VK_SPACE_COUNT];
 	struct vk_received refused[VK_SPACE_COUNT]; /* what the peer is to be told of */
+	uint64_t refused_next; /* behind the newest packet of logs that was not taken */
 	struct vk_recovery recovery;
 	struct vk_mtu mtu;
 	uint64_t skip[VK_SPACE_COUNT]; /* next packet number to leave out */

@@ -3,7 +3,6 @@
 
 #include "vk_content.h"
 #include "vk_credit.h"
-#include "vk_late.h"
 #include "vk_peers.h"
 #include "vk_reassembly.h"
 #include "vk_session.h"
@@ -486,31 +485,17 @@ void vk_flows_entries_done(struct vk_run *run, uint32_t number, uint32_t count)
 
 /* ---- Best effort ---- */
 
-int vk_flows_seen(const struct vk_flow *flow, uint32_t sequence)
-{
-	uint32_t behind = flow->rx_sequence - sequence; /* 1 = the newest; wraps */
-
-	if (!behind || behind > (uint32_t)INT32_MAX + 1)
-		return 0;
-	return behind > VK_LATE_MAX || vk_late_came(flow->rx_window, behind - 1);
-}
-
-int vk_flows_accept(struct vk_run *run, struct vk_flow *flow, uint32_t sequence)
+void vk_flows_came(struct vk_run *run, struct vk_flow *flow, uint32_t sequence)
 {
 	uint32_t ahead = sequence - flow->rx_sequence; /* messages skipped; wraps */
-	uint64_t *row = vk_count_row(run, flow->class);
+	uint64_t *gaps = &vk_count_row(run, flow->class)[VK_RX_GAPS];
 
 	if (ahead <= INT32_MAX) {
-		vk_late_go(flow->rx_window, ahead + 1);
 		flow->rx_sequence = sequence + 1;
-		row[VK_RX_GAPS] += ahead;
+		*gaps += ahead;
 	} else {
-		if (vk_flows_seen(flow, sequence))
-			return 0;
-		vk_late_note(flow->rx_window, 0 - ahead - 1);
-		row[VK_RX_GAPS]--;
+		*gaps -= *gaps != 0; /* a peer that repeats itself takes none back */
 	}
-	return 1;
 }
 
 /* What the peer's own rights say; the worker keeps no copy of what it asks so seldom. */

@@ -68,13 +68,10 @@ void vk_flows_settle(struct vk_run *run, struct vk_flow *flow);
 /* vk_flows_expire frees flows that have lingered long enough. */
 void vk_flows_expire(struct vk_run *run);
 
-/* vk_flows_accept notes that message `sequence` came on a best-effort flow. Returns 1 when it is
- * new, 0 when it came before or is too old to tell. Counts gaps; a late message takes its gap
- * back. */
-int vk_flows_accept(struct vk_run *run, struct vk_flow *flow, uint32_t sequence);
-
-/* vk_flows_seen says whether a message came before (or is too old to tell), and notes nothing. */
-int vk_flows_seen(const struct vk_flow *flow, uint32_t sequence);
+/* vk_flows_came notes that message `sequence` came on a best-effort flow. Assumes that it did not
+ * before: none is sent twice, and a copy of its packet has a number that came. Counts gaps; a late
+ * message takes its gap back. */
+void vk_flows_came(struct vk_run *run, struct vk_flow *flow, uint32_t sequence);
 
 /* vk_flows_entries_done notes that so many more of a flow's records are acknowledged; of VK_NO_FLOW
  * there are none. */

@@ -27,8 +27,7 @@ Pair = tuple[NodeUnderTest, NodeUnderTest]
 QUEUES = 2
 STREAMS = {"critical": 0, "system": 5, "job": 100, "data": 1000, "logs": 10_000}
 RELIABLE = [name for name in STREAMS if name != "logs"]
-COUNT = 150
-"""Of each class: logs that more than 192 others overtake are dropped as stale."""
+COUNT = 200
 
 _PROG_LOAD = 5  # linux/bpf.h
 _SCHED_CLS = 3

@@ -193,6 +193,12 @@ def killed(drawn: Scenario) -> bool:
     return any(each.kind == "kill-worker" for each in drawn.events)
 
 
+def followed(drawn: Scenario) -> bool:
+    """Say whether another worker goes on, and logs are sent."""
+    kinds = {each.kind for each in drawn.events} & {"stop-worker", "kill-worker"}
+    return bool(kinds) and any(each.klass == "logs" for each in drawn.traffic)
+
+
 FOUND = {
     30352: (urgent, "a burst of critical messages is not overtaken by system ones"),
     39774: (urgent, "a burst of critical messages is not overtaken by system ones"),
@@ -207,6 +213,8 @@ FOUND = {
     386315: (killed, "the number of a stream that has ended is not another's at once"),
     742437: (urgent, "acknowledgements of critical messages make no losses of system ones"),
     1283758: (parallel, "a reader that a burst of jobs makes late makes no losses"),
+    2000026: (followed, "logs that a worker has sent the next one does not send again"),
+    2000759: (followed, "logs that a worker has sent the next one does not send again"),
 }
 """Drawn scenarios that went wrong once: what has to be in them, and what holds now."""
 
