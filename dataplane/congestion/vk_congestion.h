@@ -70,7 +70,8 @@ enum vk_delay_mode {
 
 struct vk_delay {
 	uint64_t base_seen_ns; /* when an RTT near the base was last seen */
-	uint64_t drain_round; /* round.count at the last drain */
+	uint64_t drain_round; /* round.count at the last drain, */
+	uint64_t drain_ns; /* and when that was */
 	uint64_t peak; /* window when the run of decreases began, bytes */
 	uint64_t before; /* window a round ago: what the RTTs of this one tell of */
 	uint64_t sample_ns; /* smallest RTT of the last samples, in slow start */

@@ -53,7 +53,9 @@ enum {
 	LEAST_DIVISOR = 3,
 	SETTLE_ROUNDS = 1, /* what is acknowledged in the next round was sent before the decrease */
 	DRAIN_AFTER_MS = 5000, /* without an RTT near the base */
-	DRAIN_ROUNDS = 256, /* and this often anyway, at the cost of a round with half a window */
+	/* ... and this often anyway, at the cost of a round with half a window. */
+	DRAIN_ROUNDS = 256,
+	DRAIN_EVERY_MS = 2000,
 	LOSS_DIVISOR = 12,
 	LOSS_QUEUE_DIVISOR = 64, /* when there is a queue */
 	LOSS_DATAGRAMS = 6, /* fewer are bad luck */
@@ -118,6 +120,7 @@ static void enter(struct vk_congestion *congestion, uint64_t now_ns)
 	delay->mode = VK_DELAY_AVOID;
 	delay->before = congestion->window;
 	delay->drain_round = congestion->round.count;
+	delay->drain_ns = now_ns;
 }
 
 static uint64_t at_least(const struct vk_congestion *congestion, uint64_t window)
@@ -216,7 +219,8 @@ static int drain_due(struct vk_congestion *congestion, uint64_t rtt_ns, uint64_t
 
 	if (!queues(congestion, rtt_ns))
 		delay->base_seen_ns = now_ns;
-	return congestion->round.count - delay->drain_round >= DRAIN_ROUNDS ||
+	return (congestion->round.count - delay->drain_round >= DRAIN_ROUNDS &&
+		now_ns - delay->drain_ns >= (uint64_t)DRAIN_EVERY_MS * NS_PER_MS) ||
 	       now_ns - delay->base_seen_ns >= (uint64_t)DRAIN_AFTER_MS * NS_PER_MS;
 }
 
@@ -249,6 +253,7 @@ static void end_of_round(struct vk_congestion *congestion, const struct vk_conge
 	}
 	if (drain_due(congestion, rtt_ns, ack->now_ns)) {
 		delay->drain_round = congestion->round.count;
+		delay->drain_ns = ack->now_ns;
 		shrink(congestion, rtt_ns);
 		delay->peak = congestion->window;
 		decrease(congestion, congestion->window / 2);
