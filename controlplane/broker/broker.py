@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from valkyrie import dataplane
-from valkyrie.controlplane.config.reader import environment, rules
+from valkyrie.controlplane.config.reader import environment, rules, without_peer
 from valkyrie.controlplane.confinement import privileges, rights, sandbox
 from valkyrie.controlplane.daemon import archive, auditor, daemon, guarding, listed
 from valkyrie.controlplane.daemon.inherited import Inherited, prepare
@@ -295,6 +295,8 @@ class Broker:
             Kind.ATTACH: self._attach,
             Kind.DETACH: self._detach,
             Kind.TUNED: self._remember,
+            Kind.KNOW: self._know,
+            Kind.FORGET: self._forget,
             Kind.COUNT: self._count,
             Kind.CENSUS: self._census,
             Kind.PROCESSES: self._processes,
@@ -352,6 +354,13 @@ class Broker:
 
     def _remember(self, message: Message, _answer: Message) -> None:
         self._tuned = message.text
+
+    def _know(self, _message: Message, _answer: Message) -> None:
+        self.config = first_start.with_new_peers(self.config)
+
+    def _forget(self, message: Message, _answer: Message) -> None:
+        if message.slot < len(self.config.peers):
+            self.config = without_peer(self.config, message.slot)
 
     def _count(self, _message: Message, answer: Message) -> None:
         interfaces.copy_counters(self._interfaces, self.boot.counters)

@@ -69,11 +69,15 @@ class Kind(IntEnum):
     LISTED = 17
     """Remember which signed lists of revoked certificates there were: ``text``, JSON of
     ``daemon/listed.py``."""
-    VIOLATION = 18
+    KNOW = 18
+    """Read the file of peers, which has more: the next daemon is to have them in their places."""
+    FORGET = 19
+    """Let no next daemon know the peer in place ``slot``."""
+    VIOLATION = 20
     """A slot broke the rules of its rings and was cut off."""
-    WORKER = 19
+    WORKER = 21
     """A worker started: its process is ``first``, ``second`` have died so far."""
-    STOPPING = 20
+    STOPPING = 22
     """Say good-bye to the applications and leave."""
 
 

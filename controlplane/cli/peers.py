@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from valkyrie.controlplane.config.settings import Config
     from valkyrie.controlplane.config.settings_peer import Peer
+    from valkyrie.dataplane.application.appsocket import AnyRequest
 
 _KNOWN_BY = ("fingerprint", "card", "token", "certificate", "demand")
 
@@ -55,6 +56,7 @@ def add(
     """
     from valkyrie.controlplane.config import peerfile
     from valkyrie.controlplane.config import reader as configuration
+    from valkyrie.dataplane.application import appsocket
     from valkyrie.dataplane.signing.fingerprint import parse_fingerprint
 
     table: dict[str, str | int | bool | list[str]] = {"name": name, "address": address}
@@ -79,7 +81,8 @@ def add(
         return after
 
     peerfile.edit(path, change)
-    live, why = _told(read, peerfile.added("", table))
+    request = appsocket.AddPeer(peerfile.added("", table))
+    live, why = _told(read, request, "knows it now", "takes it")
     document = {"added": name, "file": str(path), "live": live}
     _say(document, f"peer '{name}' is in {path}: {why}", json=json)
     return Exit.OK
@@ -92,9 +95,13 @@ def remove(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> int:
-    """Forget a peer that `valkyrie peer add` has added. Wants root."""
+    """Forget a peer that `valkyrie peer add` has added. Wants root.
+
+    A node that runs ends its session and lets it in no more; streams with it fail.
+    """
     from valkyrie.controlplane.config import peerfile
     from valkyrie.controlplane.config import reader as configuration
+    from valkyrie.dataplane.application import appsocket
     from valkyrie.dataplane.errors import ConfigError
 
     read = configuration.load_alone(config or configuration.DEFAULT_PATH)
@@ -105,9 +112,9 @@ def remove(
         if name in (peer.name for peer in read.peers):
             raise ConfigError(f"peer '{name}' stands in {read.file}: take it away there") from None
         raise ConfigError(f"{path} has no peer '{name}': see `valkyrie peer list`") from None
-    what = f"peer '{name}' is no more in {path}: a node that runs forgets it when it starts anew"
-    what += "; to keep it out now, put it into revoked.toml (docs/AUDIT.md)"
-    _say({"removed": name, "file": str(path)}, what, json=json)
+    live, why = _told(read, appsocket.RemovePeer(name), "has put it out", "lets it in no more")
+    document = {"removed": name, "file": str(path), "live": live}
+    _say(document, f"peer '{name}' is no more in {path}: {why}", json=json)
     return Exit.OK
 
 
@@ -153,21 +160,20 @@ def _fingerprint(peer: Peer) -> str:
     return peer.fingerprint
 
 
-def _told(config: Config, table: str) -> tuple[bool, str]:
-    """Tell the node of a new peer; whether it knows it now, and how to say so."""
+def _told(config: Config, request: AnyRequest, now: str, later: str) -> tuple[bool, str]:
+    """Tell the node what has changed; whether it knows that now, and how to say so."""
     from pathlib import Path
 
-    from valkyrie.dataplane.application import appsocket
     from valkyrie.dataplane.errors import ValkyrieError
 
     path = Path(config.node.run_directory) / f"{config.node.name}.sock"
     try:
-        ask(str(path), appsocket.AddPeer(table))
+        ask(str(path), request)
     except NotRunningError:
-        return False, "the node takes it when it starts"
+        return False, f"the node {later} when it starts"
     except ValkyrieError as error:
-        return False, f"the node takes it when it starts anew ({message(error)})"
-    return True, "the node knows it now"
+        return False, f"the node {later} when it starts anew ({message(error)})"
+    return True, f"the node {now}"
 
 
 def _say(document: dict[str, object], what: str, *, json: bool) -> None:

@@ -35,6 +35,7 @@ from valkyrie.dataplane.wire import FIRST_STREAMS, Class, stream_class
 from . import peerfile, settings_intrusion, trust
 from .settings import Application, ClassLimits, Config, Interface, OperatorRule, PeersFile
 from .settings_base import Settings, WrongKeyError
+from .settings_peer import Peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -58,6 +59,7 @@ __all__ = [
     "tuned",
     "with_new_peers",
     "with_peers",
+    "without_peer",
 ]
 
 DEFAULT_PATH = "/etc/valkyrie/valkyrie.toml"
@@ -147,6 +149,13 @@ def with_peers(config: Config, text: str, file: str) -> Config:
     except WrongKeyError as error:
         raise ConfigError(f"{config.file} and {file} together: {error}") from None
     return both
+
+
+def without_peer(config: Config, index: int) -> Config:
+    """Return the configuration of a running node with nobody in a peer's place."""
+    peers = list(config.peers)
+    peers[index] = Peer(name="", address="")
+    return msgspec.structs.replace(config, peers=peers)
 
 
 def with_new_peers(config: Config) -> Config:
@@ -287,6 +296,9 @@ def _check_peers(config: Config) -> None:
     _refuse_twins("peer", "name", [peer.name for peer in config.peers])
     addresses = []
     for i, peer in enumerate(config.peers):
+        if peer.gone:
+            addresses.append("")
+            continue
         key = f"peer[{i}].address"
         try:
             address = ipaddress.ip_address(peer.address)
@@ -302,7 +314,7 @@ def _check_peers(config: Config) -> None:
 
 def _refuse_twins(table: str, key: str, values: list[str]) -> None:
     for i, value in enumerate(values):
-        if value in values[:i]:
+        if value and value in values[:i]:
             first = f"{table}[{values.index(value)}]"
             raise WrongKeyError(f"{table}[{i}].{key}", f"'{value}' is {first}'s already")
 

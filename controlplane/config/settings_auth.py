@@ -117,7 +117,8 @@ def check(config: Config) -> None:
         tables[auth.name] = auth
         _check_table(auth, f"auth[{i}]")
     for i, peer in enumerate(config.peers):
-        _check_peer(peer, f"peer[{i}]", tables, _unsealed(peer, config))
+        if not peer.gone:
+            _check_peer(peer, f"peer[{i}]", tables, _unsealed(peer, config))
 
 
 def _check_table(auth: Auth, where: str) -> None:

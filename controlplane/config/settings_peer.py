@@ -93,6 +93,11 @@ class Peer(Settings, frozen=True, kw_only=True):
     ] = field(default_factory=list)
 
     @property
+    def gone(self) -> bool:
+        """Whether it was removed while the node ran: only its place is left, others keep theirs."""
+        return not self.name
+
+    @property
     def rights(self) -> Rights:
         """What its applications may open here."""
         services, classes = tuple(self.services), {Class[name.upper()] for name in self.classes}

@@ -63,7 +63,7 @@ def pins(config: Config) -> tuple[Peer | None, ...]:
     settings_auth.check(config)
     ours = policy(security)
     found = tuple(
-        None if peer.static else _pin(peer, f"peer[{i}]", ours)
+        None if peer.static or peer.gone else _pin(peer, f"peer[{i}]", ours)
         for i, peer in enumerate(config.peers)
     )
     try:

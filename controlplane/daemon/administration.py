@@ -72,8 +72,8 @@ async def _do(daemon: Daemon, request: AnyRequest) -> Reply:
             return await _tune_session(daemon, request)
         case appsocket.Tune():
             return Reply(document=await _tune(daemon, request.values))
-        case appsocket.AddPeer():
-            return Reply(document={"added": _add_peers(daemon, request.table)})
+        case appsocket.AddPeer() | appsocket.RemovePeer():
+            return await _about_peers(daemon, request)
         case appsocket.Upgrade():
             told = await daemon.broker.ask(Message(Kind.RENEW), _UPGRADE_S)
             return Reply(document={"upgraded": told.text})
@@ -86,6 +86,14 @@ async def _about_session(daemon: Daemon, request: appsocket.Kill | appsocket.Rot
     if isinstance(request, appsocket.Kill):
         return _kill_session(daemon, request.session)
     return await _rotate_session(daemon, request.session)
+
+
+async def _about_peers(daemon: Daemon, request: appsocket.AddPeer | appsocket.RemovePeer) -> Reply:
+    if isinstance(request, appsocket.RemovePeer):
+        return await _remove_peer(daemon, request.peer)
+    added = _add_peers(daemon, request.table)
+    await daemon.broker.ask(Message(Kind.KNOW))
+    return Reply(document={"added": added})
 
 
 async def _tune(daemon: Daemon, values: dict[str, int | str]) -> dict[str, object]:
@@ -118,6 +126,26 @@ def _add_peers(daemon: Daemon, table: str) -> list[str]:
     return [peer.name for peer in now.peers[first:]]
 
 
+async def _remove_peer(daemon: Daemon, name: str) -> Reply:
+    """Know a peer no more; the reply says whether the worker has let go of it in time."""
+    index = next((i for i, peer in enumerate(daemon.config.peers) if peer.name == name), None)
+    if index is None or not name:
+        return _no_peer(daemon, name)
+    # First of all: a next daemon is not to let it in again.
+    await daemon.broker.ask(Message(Kind.FORGET, slot=index))
+    if daemon.config.peers[index].name == name:
+        now = configuration.without_peer(daemon.config, index)
+        daemon.prepared.credentials.know(now)
+        daemon.links.remove(index, now)
+        daemon.peers.remove(index, now.peers[index])
+        daemon.config = now
+    for _ in range(_TUNED_TRIES):
+        if daemon.links.has_left(index):
+            break
+        await asyncio.sleep(_TUNED_TRY_S)
+    return Reply(document={"removed": name, "freed": daemon.links.has_left(index)})
+
+
 async def police(daemon: Daemon, which: int) -> None:
     """Set the rate that the kernel lets a class in at, or every source (messages.SOURCE).
 
@@ -144,8 +172,7 @@ async def _tune_session(daemon: Daemon, request: appsocket.Tune) -> Reply:
 
 
 def _no_peer(daemon: Daemon, name: str) -> Reply:
-    known = ", ".join(peer.name for peer in daemon.config.peers[:16]) or "none"
-    message = f"no session with '{name}'; peers are: {known}"
+    message = f"no session with '{name}'; peers are: {daemon.peers.names()}"
     return Reply(code=lib.VK_CODE_NO_PEER, message=message)
 
 

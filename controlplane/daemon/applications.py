@@ -223,7 +223,7 @@ class Applications:
             return refuse(grant)
         index = self._daemon.peers.find(request.peer)
         if index is None:
-            known = ", ".join(peer.name for peer in self._daemon.config.peers[:16]) or "none"
+            known = self._daemon.peers.names()
             message = f"no peer '{request.peer}' in the configuration; known: {known}"
             return Reply(code=lib.VK_CODE_NO_PEER, message=message)
         peer = self._daemon.config.peers[index]

@@ -86,6 +86,8 @@ class Links:
         """Why peers have no session, the newest last; each is logged once until they join."""
         self._erasing: dict[int, int] = {}
         """When what the session in use does not need is erased, by peer."""
+        self._leaving: set[int] = set()
+        """Rows of peers that were removed, until the worker has let go of them."""
         self._barred: set[str] = set()
         """Peers that are not asked."""
         timing = Timing(give_up_ns=config.session.handshake_ms * NS_PER_MS)
@@ -117,6 +119,9 @@ class Links:
         self._known = len(config.peers)
         for index in range(first, self._known):
             peer, rows = known[index], self._rows
+            if config.peers[index].gone:
+                self._put_out(index)
+                continue
             if peer is None:
                 rows.join_static(index)
                 continue
@@ -131,6 +136,28 @@ class Links:
             else:
                 rows.wait(index)
         self._stir.set()
+
+    def remove(self, index: int, config: Config) -> None:
+        """Know a peer no more: its session ends, it is told so, and streams with it fail."""
+        self.close(index, Code.CREDENTIAL)
+        if index in self.sessions:
+            self.sessions.remove(index)
+            self._rounds.remove(index)
+        self._barred.discard(self._config.peers[index].name)
+        for each in (self._refusing, self._troubles, self._erasing):
+            each.pop(index, None)
+        self._config = config
+        self._put_out(index)
+        self._stir.set()
+
+    def _put_out(self, index: int) -> None:
+        self._keyring.keep(index, 0)
+        if self._rows.put_out(index, Code.CREDENTIAL):
+            self._leaving.add(index)
+
+    def has_left(self, index: int) -> bool:
+        """Say whether nothing is left of a peer that was removed."""
+        return index not in self._leaving
 
     def _terms(self, peer: Peer, *, wan: bool) -> Terms:
         settings = self._config.session
@@ -251,6 +278,9 @@ class Links:
             if max(self._epochs(index, link)) >= _EPOCHS_RENEW:
                 self.sessions.renew(index, now_ns)
         self._erase(now_ns)
+        for index in list(self._leaving):
+            if self._rows.free_peer(index, self._work.packets[index].peer_generation):
+                self._leaving.discard(index)
         for index, until_ns in list(self._refusing.items()):
             if now_ns >= until_ns:
                 del self._refusing[index]
@@ -366,7 +396,11 @@ class Links:
     def describe(self) -> list[dict[str, object]]:
         """Return what status says of the sessions."""
         now_ns = time.monotonic_ns()
-        return [self._row(index, peer, now_ns) for index, peer in enumerate(self._config.peers)]
+        return [
+            self._row(index, peer, now_ns)
+            for index, peer in enumerate(self._config.peers)
+            if not peer.gone
+        ]
 
     def _row(self, index: int, peer: Peer, now_ns: int) -> dict[str, object]:
         seen = self._work.packets[index]

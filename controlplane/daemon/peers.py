@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from valkyrie.controlplane.host.netlink import AsyncNetlink, Route, provoke
@@ -30,6 +31,9 @@ _SETTLE_S = 0.02
 _LOOK_S = 10.0
 _LOOK_UNRESOLVED_S = 0.5
 _RETRY_S = 1.0
+_NAMES_MAX = 16
+_NOWHERE = IPv4Address(0)
+"""Where peers are that were removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +76,20 @@ class Peers:
     def add(self, peers: Sequence[Peer]) -> None:
         """Know more peers, behind those that are there."""
         for index, peer in enumerate(peers, len(self._peers)):
-            self._state.set_peer(index, peer.address, peer.port or self._udp_port)
-            self._state.set_rights(index, peer.rights)
-            self._addresses.append(self._state.place(index).address)
+            if not peer.gone:
+                self._state.set_peer(index, peer.address, peer.port or self._udp_port)
+                self._state.set_rights(index, peer.rights)
+            self._addresses.append(_NOWHERE if peer.gone else self._state.place(index).address)
             self._ways.append(None)
             self._limits.append(_NO_LIMIT)
-            self._reasons.append("not looked at yet")
+            self._reasons.append("" if peer.gone else "not looked at yet")
             self._peers.append(peer)
         self._look.set()
+
+    def remove(self, index: int, nobody: Peer) -> None:
+        """Look for a peer no more; the others keep their places."""
+        self._peers[index], self._addresses[index] = nobody, _NOWHERE
+        self._ways[index], self._reasons[index] = None, ""
 
     async def run(self) -> None:
         """Keep the ways up to date for ever."""
@@ -88,7 +98,8 @@ class Peers:
             while True:
                 self._look.clear()
                 for index in range(len(self._peers)):
-                    await self._resolve(netlink, index)
+                    if not self._peers[index].gone:
+                        await self._resolve(netlink, index)
                 patience_s = _LOOK_UNRESOLVED_S if any(self._reasons) else _LOOK_S
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._look.wait(), patience_s)
@@ -175,11 +186,18 @@ class Peers:
         except ValueError:
             wanted = None
         for index, peer in enumerate(self._peers):
+            if peer.gone:
+                continue
             if peer.name == name or (
                 wanted is not None and wanted in (ip_address(peer.address), self._addresses[index])
             ):
                 return index
         return None
+
+    def names(self) -> str:
+        """Return whom there is, for people: not more than a few."""
+        found = (peer.name for peer in self._peers if not peer.gone)
+        return ", ".join(islice(found, _NAMES_MAX)) or "none"
 
     def family(self, index: int) -> int:
         """Return 4 or 6."""
@@ -190,6 +208,8 @@ class Peers:
         found = []
         names = {port.index: port.interface for port in self._ports.values()}
         for index, peer in enumerate(self._peers):
+            if peer.gone:
+                continue
             way = self._ways[index]
             row: dict[str, object] = {
                 "index": index,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from valkyrie import shm
 from valkyrie.controlplane.config.settings import Controller
-from valkyrie.controlplane.security.policy import may_be_opened
+from valkyrie.controlplane.security.policy import Rights, may_be_opened
 from valkyrie.controlplane.sessions.link import Joined, Link
 from valkyrie.controlplane.sessions.protection import PLAIN, Protection
 from valkyrie.controlplane.sessions.seats import Seats
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from valkyrie.controlplane.config.settings import Classes, Transport
     from valkyrie.controlplane.config.settings import Worker as WorkerSettings
     from valkyrie.controlplane.config.settings_security import Security
-    from valkyrie.controlplane.security.policy import Grant, Rights
+    from valkyrie.controlplane.security.policy import Grant
     from valkyrie.controlplane.security.token import Told
 
 _ACK_DELAY_MAX_US = 1_000_000
@@ -161,6 +161,27 @@ class State:
             row.generation += 1
             row.state = lib.VK_ROW_LIVE
         self._changed_peer(index)
+
+    def put_out(self, index: int, code: int) -> bool:
+        """End all that is with a peer that is one no more; False: its row is free already."""
+        row = self.rows.peers[index]
+        if row.state != lib.VK_ROW_LIVE:
+            return False
+        self.leave(index, code)
+        return True
+
+    def free_peer(self, index: int, seen: int) -> bool:
+        """Take a peer's row back if its worker has let go: it has *seen* the row's generation."""
+        row = self.rows.peers[index]
+        if seen != row.generation:
+            return False
+        self.set_rights(index, Rights())
+        with writing(row):
+            row.state = lib.VK_ROW_FREE
+            row.resolved = row.payload_max = 0
+            row.session = row.session_local = row.before = row.before_local = 0
+        self._changed_peer(index)
+        return True
 
     def seats(self, entropy: Callable[[int], bytes]) -> Seats:
         """Return how sessions' ids are made here, as long as the incarnation lasts."""

@@ -107,7 +107,8 @@ class Watch:
         elif where == "session":
             signals = self._daemon.counters.signals
             for index, peer in enumerate(self._daemon.config.peers):
-                yield peer.name, int(getattr(signals[index], name))
+                if not peer.gone:
+                    yield peer.name, int(getattr(signals[index], name))
         elif where in ("kernel", "worker"):
             classes = {klass: self._of_class(where, name, klass) for klass in Class}
             if rule.by == "class":

@@ -31,6 +31,11 @@ class Rounds:
         """Add a peer."""
         self._all.append(index)
 
+    def remove(self, index: int) -> None:
+        """Look at a peer no more."""
+        self._all.remove(index)
+        self._warm.pop(index, None)
+
     def warm(self, index: int, now_ns: int) -> None:
         """Look at a peer in every turn, for a while."""
         self._warm[index] = now_ns + WARM_NS

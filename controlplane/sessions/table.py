@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from valkyrie.controlplane.security.codes import Failure
 from valkyrie.controlplane.security.door import Door
 from valkyrie.controlplane.security.errors import SecurityError
 from valkyrie.controlplane.security.handshake import Established
@@ -155,6 +156,23 @@ class Sessions:
         self._touched.add(index)
         return session
 
+    def remove(self, index: int) -> None:
+        """Forget a peer: what it sends is a stranger's, and what it has begun comes to nothing."""
+        row = self._rows.pop(index)
+        self._forget_challenge(row)
+        if self._places.get(row.place.address) == index:
+            del self._places[row.place.address]
+        del self._names[row.session.peer.name]
+        self._agenda.put(index, None)
+        self._touched.discard(index)
+        self.renewing.discard(index)
+
+    def _index_of(self, peer: Peer | None) -> int | None:
+        """Return where a peer is that a handshake began with; None: it was removed since."""
+        assert peer is not None
+        index = self._names.get(peer.name)
+        return index if index is not None and self._rows[index].session.peer is peer else None
+
     def _issue(self, index: int, local: int, had: Grant | None, now_ns: int) -> Grant | None:
         issuer, address = self.issuer, self._rows[index].place.address
         if issuer is None or not issuer.owed(had, address, now_ns):
@@ -275,14 +293,17 @@ class Sessions:
         return issuer.cookie(attempt, place.address, place.udp_port, now_ns)
 
     def _answer(self, peer: Peer | None, choice: Choice, terms: bytes, now_ns: int) -> bytes:
-        assert peer is not None
-        return self[self._names[peer.name]].answer(choice, terms, now_ns)
+        index = self._index_of(peer)
+        if index is None:
+            raise SecurityError(Failure.IDENTITY, "the peer was removed meanwhile")
+        return self[index].answer(choice, terms, now_ns)
 
     def _collect_door(self, now_ns: int) -> None:
         while (found := self._door.next_event()) is not None:
             source, peer, event = found
-            assert peer is not None
-            index = self._names[peer.name]
+            if (index := self._index_of(peer)) is None:
+                self.refused["stranger"] += 1
+                continue
             place, row = Place.parse(source), self._rows[index]
             row.proven |= place.address == row.place.address  # our cookie came back from there
             if not isinstance(event, Established):

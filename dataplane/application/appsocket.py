@@ -95,6 +95,16 @@ class AddPeer(Request):
     table: str
 
 
+class RemovePeer(Request):
+    """*administer*: know a peer no more: its session ends, and no other is made.
+
+    The reply says whether the worker has let go of it. Until the node stops, unless no file of
+    peers has it either.
+    """
+
+    peer: str
+
+
 class Upgrade(Request):
     """*load*: start a new worker and program under traffic."""
 
@@ -114,6 +124,7 @@ AnyRequest = (
     | Kill
     | Rotate
     | AddPeer
+    | RemovePeer
     | Upgrade
     | Stop
 )

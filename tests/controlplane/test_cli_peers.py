@@ -103,6 +103,81 @@ def test_a_node_that_was_removed_is_not_let_in_again(lab: Lab, tmp_path: Path) -
         assert b.status()["sessions"] == []
 
 
+def introduced(lab: Lab, folder: Path) -> tuple[NodeUnderTest, NodeUnderTest]:
+    """Return nodes that run and know each other only since."""
+    a, b = make(lab, folder, "")
+    prints = own(a), own(b)
+    introduce(a, "b", str(b.link.v4.ip), prints[1])
+    introduce(b, "a", str(a.link.v4.ip), prints[0])
+    return a, b
+
+
+def test_a_peer_that_is_removed_is_put_out_at_once(lab: Lab, tmp_path: Path) -> None:
+    a, b = introduced(lab, tmp_path)
+    with (
+        running(a, b),
+        contextlib.ExitStack() as stack,
+    ):
+        wait_until(lambda: joined(a, b), 5.0, "both have joined")
+        one, other = (stack.enter_context(valkyrie.attach_sync(each.socket)) for each in (a, b))
+        service = stack.enter_context(other.listen("ear"))
+        out = one.connect("b").open("ear", stream=1000)
+        service.accept(timeout=5)
+        result = command("peer", "remove", "b", "--config", a.config)
+        assert result.returncode == 0
+        assert "the node has put it out" in result.stderr
+        with pytest.raises(valkyrie.StreamResetError, match="credential"):
+            out.recv(timeout=10)
+        assert a.status()["sessions"] == []
+        with pytest.raises(valkyrie.NoPeerError):
+            one.connect("b")
+        wait_until(lambda: session(b)["state"] != "up", 10.0, "b has heard of it")
+        refused = a.status()["refused_control"].get("stranger", 0)
+        wait_until(
+            lambda: a.status()["refused_control"].get("stranger", 0) > refused, 20.0, "b asks"
+        )
+    (record,) = a.on_record("admin.removepeer")
+    assert "b" in record["asked"]
+
+
+def test_the_daemon_that_follows_does_not_let_a_removed_peer_in(lab: Lab, tmp_path: Path) -> None:
+    a, b = introduced(lab, tmp_path)
+    with running(a, b):
+        wait_until(lambda: joined(a, b), 5.0, "both have joined")
+        introduce(a, "c", "10.77.0.1", "-".join(["aaaaa"] * 8))
+        introduce(a, "d", "10.77.0.2", "-".join(["bbbbb"] * 8))
+        assert command("peer", "remove", "c", "--config", a.config).returncode == 0
+        assert a.status()["sessions"][0]["state"] == "up"
+        pid = a.pid("daemon")
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: another_daemon(a, pid), 10.0, "another daemon serves")
+        assert [row["peer"] for row in a.status()["sessions"]] == ["b", "d"]
+        assert command("peer", "remove", "b", "--config", a.config).returncode == 0
+        pid = a.pid("daemon")
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: another_daemon(a, pid), 10.0, "another daemon serves")
+        assert [row["peer"] for row in a.status()["sessions"]] == ["d"]
+
+
+def test_a_peer_that_was_removed_can_be_added_again(lab: Lab, tmp_path: Path) -> None:
+    a, b = introduced(lab, tmp_path)
+    with running(a, b):
+        wait_until(lambda: joined(a, b), 5.0, "both have joined")
+        known = session(a)["fingerprint"]
+        assert command("peer", "remove", "b", "--config", a.config).returncode == 0
+        introduce(a, "b", str(b.link.v4.ip), known)
+        wait_until(lambda: joined(a, b), 20.0, "they have joined again")
+        with (
+            valkyrie.attach_sync(a.socket) as one,
+            valkyrie.attach_sync(b.socket) as other,
+            other.listen("ear") as service,
+        ):
+            out = one.connect("b").open("ear", stream=1000)
+            into = service.accept(timeout=5)
+            out.send(MARKER)
+            assert into.recv(timeout=5) is not None
+
+
 def test_nodes_that_run_know_a_new_peer_at_once_and_so_do_their_next_daemons(
     lab: Lab, tmp_path: Path
 ) -> None:
