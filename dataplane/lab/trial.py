@@ -136,7 +136,9 @@ class Lab:
         if error == -22:  # EINVAL
             raise ConfigError("the scenario is out of bounds: see vk_lab.h")
         if error:
-            raise DataPlaneError(-error, "the lab cannot begin")
+            raise DataPlaneError.of(
+                error, "the lab cannot begin", "Fewer --threads map less memory"
+            )
         lib.vk_lab_run(self._lab, 2**64 - 1)
         return self._outcome(scenario)
 

@@ -211,8 +211,10 @@ int vk_lab_node_open(struct vk_lab *lab, uint32_t number)
 		.die = die,
 		.context = node,
 	};
-	if (error)
+	if (error) {
+		vk_lab_node_free(lab, number);
 		return error;
+	}
 	begin_memory(node);
 	return vk_lab_node_start(lab, number, 0);
 }

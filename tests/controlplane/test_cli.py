@@ -587,3 +587,9 @@ def test_lab_says_what_a_scenario_lacks(tmp_path: Path) -> None:
     assert said.returncode == Exit.USAGE
     assert "colour" in said.stderr
     assert valkyrie("lab").returncode == Exit.USAGE
+
+
+def test_lab_without_memory_for_its_nodes_says_so() -> None:
+    short = ["prlimit", "--as=3000000000", "--", *VALKYRIE, "lab", "--draw", "0:20"]
+    said = subprocess.run(short, capture_output=True, text=True, timeout=60, check=False)
+    refused(said, Exit.FAILED, "the lab cannot begin: Cannot allocate memory")
