@@ -68,23 +68,16 @@ static uint64_t limit_of(const struct vk_run *run, const struct vk_flow *flow)
 	return flow->rx_limit > landed ? flow->rx_limit - landed : 0;
 }
 
-static void note(struct vk_run *run, struct vk_flow *flow, uint32_t sequence)
-{
-	if (vk_flow_reliable(flow))
-		VK_STORE_RELAXED(&flow->rx.next, sequence + 1);
-	else
-		vk_flows_came(run, flow, sequence);
-}
-
 uint32_t vk_follow(struct vk_run *run, uint32_t peer, const struct vk_frame *outer,
 		   struct vk_frame *frame, const uint8_t *like, uint32_t at, uint32_t *inner)
 {
 	uint32_t most = VK_AGG_MAX - *inner, messages = 0, class = vk_stream_class(frame->stream);
-	struct next next = { 0, frame->stream, frame->sequence, frame->correlation }, last = next;
+	struct next next = { 0, frame->stream, frame->sequence, frame->correlation };
 	uint64_t cost = 0, limit = 0, bytes = 0;
-	uint32_t head, app = 0, expected = 0;
-	struct vk_flow *flow = NULL;
+	uint32_t head, app = 0, stream = 0, expected = 0;
+	struct vk_flow *flow = NULL, *told = NULL; /* of this message, and of `message` */
 	struct vk_message message;
+	int reliable = 0;
 	struct vk_tx tx;
 	uint8_t *body;
 
@@ -95,7 +88,8 @@ uint32_t vk_follow(struct vk_run *run, uint32_t peer, const struct vk_frame *out
 		head = head_of(data, left, like, &next);
 		if (!head || next.size > left - head)
 			break;
-		if (!flow || next.stream != message.stream) {
+		if (!flow || next.stream != stream) {
+			stream = next.stream;
 			flow = flow_of(run, peer, next.stream, frame, class);
 			if (!flow || (messages && flow->app != app))
 				break;
@@ -103,14 +97,16 @@ uint32_t vk_follow(struct vk_run *run, uint32_t peer, const struct vk_frame *out
 				tx = run->slots[app = flow->app].out[class];
 			cost = flow->rx_cost;
 			limit = limit_of(run, flow);
-			expected = vk_flow_reliable(flow) ? flow->rx.next : flow->rx_sequence;
-			message = vk_handover_describe(run, flow, frame);
+			reliable = vk_flow_reliable(flow);
+			expected = reliable ? flow->rx.next : flow->rx_sequence;
 		}
 		if (next.sequence != expected++ || cost + next.size > limit || !tx.capacity)
 			break;
 		body = vk_tx_reserve(&tx, (uint32_t)sizeof message + next.size);
 		if (!body)
 			break; /* for one of several reasons: the message is looked at by itself */
+		if (told != flow)
+			message = vk_handover_describe(run, told = flow, frame);
 		message.sequence = next.sequence;
 		message.correlation = next.correlation;
 		memcpy(body, &message, sizeof message);
@@ -120,10 +116,12 @@ uint32_t vk_follow(struct vk_run *run, uint32_t peer, const struct vk_frame *out
 		VK_STORE_RELEASE(&run->work->committed[app][class], tx.tail);
 		cost += (uint64_t)next.size + VK_MESSAGE_COST;
 		flow->rx_cost = cost;
-		note(run, flow, next.sequence);
+		if (reliable)
+			VK_STORE_RELAXED(&flow->rx.next, expected);
+		else
+			flow->rx_sequence = expected;
 		__builtin_prefetch(data + head + next.size + 2 * (size_t)VK_LINE);
 		at += vk_align_run(head + next.size);
-		last = next;
 		messages++;
 		bytes += next.size;
 	}
@@ -131,9 +129,9 @@ uint32_t vk_follow(struct vk_run *run, uint32_t peer, const struct vk_frame *out
 		return at;
 	run->slots[app].out[class] = tx;
 	run->slots[app].published |= 1u << class;
-	frame->stream = last.stream;
-	frame->sequence = last.sequence;
-	frame->correlation = last.correlation;
+	frame->stream = message.stream;
+	frame->sequence = message.sequence;
+	frame->correlation = message.correlation;
 	*inner += messages;
 	vk_count_row(run, class)[VK_RX_MESSAGES] += messages;
 	vk_handover_count(run, app, class, messages, bytes);
