@@ -28,12 +28,13 @@ def pytest_unconfigure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whatever has namespaces is a net test; a lab that is simulated has none.
 
-    Net tests have real processes and real time: one that fails is run once more, and named.
+    Those and other kernels have real processes and real time: one that fails is run once more,
+    and named.
     """
     for item in items:
         if "namespaces" in getattr(item, "fixturenames", ()):
             item.add_marker("net")
-        if item.get_closest_marker("net") is not None:
+        if any(item.get_closest_marker(each) is not None for each in ("net", "kernels")):
             item.add_marker(pytest.mark.flaky(reruns=1))
 
 
