@@ -28,8 +28,8 @@ def pytest_unconfigure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whatever has namespaces is a net test; a lab that is simulated has none.
 
-    Those and other kernels have real processes and real time: one that fails is run once more,
-    and named.
+    Those, and tests that boot other kernels, have real processes and real time: one that fails is
+    run once more, and named.
     """
     for item in items:
         if "namespaces" in getattr(item, "fixturenames", ()):

@@ -216,7 +216,10 @@ class Flow(End):
 
     @property
     def key(self) -> int:
-        """Return what tells this stream's messages from a former one's with its number."""
+        """Return what tells this stream's messages from a former one's with its number.
+
+        It is what ``vk_client_flow`` has for them.
+        """
         return (self.generation & 0x7FFF_FFFF) << 32 | self.number
 
     def answered(self) -> bool:
