@@ -23,11 +23,14 @@ from tests.lab import wait_until
 from valkyrie.dataplane.loader import attached_to
 from valkyrie.dataplane.ports import Rings
 
-from .contestant import MissingError
+from .contestant import BUILD, MissingError
 from .receive import SIZES, Bench, _packet, ready
 from .rows import Row, make_row
+from .unpacked import unpacked
 
 PROGRAM = "dpdk-testpmd"
+PACKAGES = ("dpdk-dev", "librte-net-af-xdp23")
+DRIVERS = ("net_af_xdp", "mempool_ring")
 START_S = 20.0
 RECEIVED = re.compile(r"RX-packets:\s+(\d+)")
 MEMORY_MIB = 256
@@ -44,13 +47,27 @@ def received(listing: str) -> int:
     return int(counts[-1])
 
 
-def _command(program: str, interface: str, cpus: list[int]) -> list[str]:
+def _program() -> tuple[str, ...]:
+    """Return the words that begin testpmd: the host's, or an unpacked one with its libraries."""
+    if program := shutil.which(PROGRAM):
+        return (program,)
+    root = unpacked(PACKAGES, BUILD / "dpdk")
+    libraries = next(root.glob("usr/lib/*-linux-gnu"))
+    drivers = [next(libraries.glob(f"dpdk/pmds-*/librte_{name}.so.*")) for name in DRIVERS]
+    return (
+        *("env", f"LD_LIBRARY_PATH={libraries}", f"LIBXDP_OBJECT_PATH={libraries / 'bpf'}"),
+        str(root / "usr" / "bin" / PROGRAM),
+        *(word for driver in drivers for word in ("-d", str(driver))),
+    )
+
+
+def _command(program: tuple[str, ...], interface: str, cpus: list[int]) -> list[str]:
     return [
         *(
             "chrt",
             "-f",
             "1",
-            program,
+            *program,
             "--no-huge",
             "-m",
             str(MEMORY_MIB),
@@ -63,7 +80,9 @@ def _command(program: str, interface: str, cpus: list[int]) -> list[str]:
     ]
 
 
-def _testpmd(bench: Bench, program: str, packet: bytes, duration_ns: int, log: Path) -> float:
+def _testpmd(
+    bench: Bench, program: tuple[str, ...], packet: bytes, duration_ns: int, log: Path
+) -> float:
     """Return packets a second that testpmd receives."""
     target = bench.target
     with log.open("wb") as out:
@@ -72,6 +91,7 @@ def _testpmd(bench: Bench, program: str, packet: bytes, duration_ns: int, log: P
             stdin=subprocess.PIPE,
             stdout=out,
             stderr=subprocess.STDOUT,
+            env={**os.environ, "RUNTIME_DIRECTORY": str(log.parent)},
         )
     try:
         wait_until(
@@ -98,10 +118,8 @@ def _testpmd(bench: Bench, program: str, packet: bytes, duration_ns: int, log: P
 
 
 def run(quick: bool) -> list[Row]:  # every scenario is called run(quick)
-    """Return the rows; MissingError where there is no testpmd, or it does not run."""
-    program = shutil.which(PROGRAM)
-    if program is None:
-        raise MissingError(f"no {PROGRAM}: install dpdk-dev and librte-net-af-xdp* (Debian)")
+    """Return the rows; MissingError where testpmd cannot be had, or does not run."""
+    program = _program()
     if len(os.sched_getaffinity(0)) < 2:
         raise MissingError("DPDK testpmd wants two cores")
     rounds, duration_ns = (3, 300_000_000) if quick else (7, 1_000_000_000)

@@ -28,7 +28,7 @@ CLOSE_UP_S = {
     "rings": (5, 15),
     "receive": (10, 40),
     "flood": (12, 40),
-    "dpdk": (15, 30),
+    "dpdk": (15, 45),
     "hosts": (15, 60),
     "bare": (45, 100),
     "queues": (15, 40),
