@@ -153,12 +153,20 @@ class Slots:
             for fd in made:
                 os.close(fd)
             raise
+        self._forget(index)
         slot = self._boot.struct.slots[index]
         slot.generation = generation
         slot.bell_app, slot.bell_worker = regions.bell_app, regions.bell_worker
         slot.attached = 1
         self.attached[index] = Slot(generation, tuple(capacity), connection)
         return regions
+
+    def _forget(self, index: int) -> None:
+        """Forget how far rings were that the slot had before: a worker may find the new ones here
+        without ever having been told to attach them."""
+        work = self._boot.work
+        for counts in (work.committed[index], work.looked[index]):
+            ffi.buffer(counts)[:] = bytes(ffi.sizeof(counts))
 
     def _map(self, index: int, regions: Regions, capacity: Sequence[int]) -> None:
         slot = self._boot.struct.slots[index]

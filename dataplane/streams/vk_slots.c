@@ -95,7 +95,8 @@ int vk_slots_attach(struct vk_run *run, uint32_t number, const int fds[4])
 		error = -errno;
 	close(fds[0]);
 	close(fds[1]);
-	if (!error) {
+	if (!error) { /* what it says is of the rings that were here before */
+		memset(run->work->committed[number], 0, sizeof run->work->committed[number]);
 		memset(run->work->looked[number], 0, sizeof run->work->looked[number]);
 		boot->generation = generation;
 		boot->bell_app = fds[2];

@@ -13,14 +13,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.census import needs
+from tests.census import NODE_PREFIX, needs
 from tests.lab import PATIENCE, Lab, wait_until
 from tests.nodes import NodeUnderTest, make_node, make_pair, running
+from valkyrie.controlplane.broker.boot import Boot
+from valkyrie.controlplane.broker.slots import Slots, span
 from valkyrie.controlplane.config import settings
 from valkyrie.controlplane.host import interfaces
 from valkyrie.controlplane.host.journal import Journal
 from valkyrie.controlplane.host.netlink import Netlink
 from valkyrie.dataplane import lib
+from valkyrie.dataplane.wire import Class
 
 
 @pytest.fixture
@@ -278,6 +281,25 @@ def compile_library(path: Path, source: str) -> None:
         ["clang-19", "-shared", "-fPIC", "-o", made, source_path], check=True, timeout=60
     )
     made.rename(path)
+
+
+def test_a_slot_forgets_how_far_the_rings_before_were() -> None:
+    boot = Boot(f"{NODE_PREFIX}slots", os.getgid())
+    capacity = [lib.VK_CONTROL_RING] + [65536] * (len(Class) - 1)
+    capacity += [0] * (lib.VK_RINGS_MAX - len(capacity))
+    slots = Slots(boot, span(len(Class) - 1, 65536))
+    ours, theirs = socket.socketpair()
+    try:
+        for row in (boot.work.committed, boot.work.looked):
+            row[2][Class.DATA] = row[3][Class.DATA] = 280
+        slots.create(3, 1, capacity, ours).close()  # no worker is there to be told
+        for row in (boot.work.committed, boot.work.looked):
+            assert (row[2][Class.DATA], row[3][Class.DATA]) == (280, 0)
+        slots.remove(3)
+    finally:
+        theirs.close()
+        slots.close()
+        boot.close()
 
 
 def test_two_nodes_on_one_host_do_not_meet(lab: Lab, tmp_path: Path) -> None:

@@ -108,6 +108,20 @@ def test_a_killed_worker_is_back_and_streams_go_on(pair: Pair, side: int) -> Non
     wait_until(lambda: balanced(node))
 
 
+@pytest.mark.parametrize("side", [0, 1])
+def test_who_attaches_where_another_was_finds_its_rings_empty_though_a_worker_died(
+    pair: Pair, side: int
+) -> None:
+    node = pair[side]
+    for _ in range(3):
+        with opened(pair) as (out, into):
+            cross(out, into, b"one of few messages")
+        wait_until(lambda: all(each.applications() == 0 for each in pair))
+        pid = node.pid("worker")
+        os.kill(pid, signal.SIGKILL)
+        anew(node, "worker", pid)
+
+
 def test_frames_that_wait_in_the_kernel_outlive_a_worker(pair: Pair) -> None:
     a, b = pair
     with opened(pair) as (out, into):

@@ -140,6 +140,22 @@ def test_a_slot_that_was_cut_off_can_be_used_again(rig: Rig) -> None:
     assert rig.gauge(0, Gauge.APPS_ATTACHED) == 1
 
 
+def test_a_slot_of_before_begins_anew_under_a_worker_that_took_over(rig: Rig) -> None:
+    ours, _ = rig.pair()
+    for mark in range(3):
+        assert rig.put(ours, 64, mark)
+    rig.settle()
+    for node in (0, 1):
+        rig.ask("worker", node, "kill")
+        rig.ask("worker", node, "recover")
+        assert rig.ask("detach", node, 0) == "0"
+    rig.settle()
+    again, _ = rig.pair("again", 1001)  # finds nothing in its rings but what belongs there
+    assert rig.put(again, 64, 7)
+    rig.settle()
+    assert [each.mark for each in rig.take(1, 0, Class.DATA)] == [7]
+
+
 def test_a_taken_slot_is_not_given_away(rig: Rig) -> None:
     assert rig.app(0, 0) == 0
     assert rig.app(0, 0) < 0
