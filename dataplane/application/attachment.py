@@ -151,7 +151,7 @@ class Attachment(Events):
     def _abandon(self, flow: Flow) -> None:
         """End a stream of which a message is half sent and will not be finished."""
         self.reset(flow, Code.CANCELLED)
-        flow.error = StreamResetError(
+        flow.error = flow.broken = StreamResetError(
             Code.CANCELLED,
             f"stream {flow.stream}: a message was given up when a part of it had been sent: "
             "open it again",
@@ -461,6 +461,7 @@ class Attachment(Events):
             raise LocalProtocolError(f"code {code}: 1 to {CODE_MAX}, 0 is no error")
         if self.flows.get(flow.number) is flow:
             self._refuse(flow, code)
+            flow.break_(code, "was reset here")
         flow.discard()
         flow.early.clear()
         flow.outlet.closed = 1
@@ -477,19 +478,20 @@ class Attachment(Events):
         self._flushes[token] = flow
         try:
             while not self._put_flush(flow, token):
-                flow.check_error()
+                _check_whole(flow)
                 now_ns = yield from self.wait_room(flow, 0, now_ns, deadline_ns)
             while token in self._flushes:
-                flow.check_error()
+                _check_whole(flow)
                 self._check()
                 if deadline_ns is not None and now_ns >= deadline_ns:
                     raise TimeoutError(
                         f"stream {flow.stream}: not all is acknowledged after {timeout} s"
                     )
                 now_ns = yield Wait(flow, deadline_ns)
-            flow.check_error()
+            _check_whole(flow)
         finally:
             self._flushes.pop(token, None)
+            self._flushed.pop(token, None)
 
     def _put_flush(self, flow: Flow, token: int) -> bool:
         flow.head.correlation = token
@@ -545,6 +547,12 @@ class Attachment(Events):
         if reply.code:
             raise refusal(reply.code, reply.message)
         return reply
+
+
+def _check_whole(flow: Flow) -> None:
+    """Raise if a stream ended before all that was sent need have arrived."""
+    if flow.broken is not None:
+        raise flow.broken
 
 
 def _check_count(count_max: int) -> None:

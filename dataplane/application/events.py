@@ -79,6 +79,9 @@ class Events:
         """What may be put for flows that are not known yet, by number."""
         self._flushes: dict[int, Flow] = {}
         """Waiting for what was sent to be acknowledged, by token."""
+        self._flushed: dict[int, int] = {}
+        """Answered, by token: up to where its stream's ring has to be read before that counts. Of a
+        stream that was reset all is done, and the reset lies there."""
 
     # Records into events
 
@@ -93,6 +96,8 @@ class Events:
                 any_found = True
             if self.rings.satisfied(ring):
                 self.woken.add(Room(ring))
+        if self._flushed:
+            self._settle_flushes()
         self.rings.pay()
         return any_found
 
@@ -109,11 +114,19 @@ class Events:
             if event.kind == lib.VK_RECORD_LIMIT:
                 self._limit(event)
                 continue
-            flow = self._flushes.pop(event.correlation, None)
+            flow = self._flushes.get(event.correlation)
             if flow is not None:  # else nobody waits any more
-                self.woken.add(flow)
+                self._flushed[event.correlation] = rings.tail(flow.ring)
         rings.consumed(Class.CONTROL)
         return True
+
+    def _settle_flushes(self) -> None:
+        """Wake who waits for a flush, as soon as what was put before its answer is known."""
+        for token, tail in list(self._flushed.items()):
+            flow = self._flushes[token]
+            if flow.ring in self._paused or self.rings.position(flow.ring) >= tail:
+                del self._flushes[token], self._flushed[token]
+                self.woken.add(flow)
 
     def _limit(self, event: _Event) -> None:
         flow = self._known(event.flow, event.flow_generation)

@@ -107,6 +107,7 @@ class Flow(End):
     __slots__ = (
         "_client",
         "best_effort",
+        "broken",
         "closed",
         "code",
         "correlation",
@@ -194,6 +195,8 @@ class Flow(End):
         """The peer had said so before the stream was reset."""
         self.closed = False
         self.error: RefusedError | None = None
+        self.broken: RefusedError | None = None
+        """The reset, whoever did it, after which nobody knows what became of what was sent."""
 
     @property
     def counts(self) -> Counts:
@@ -228,14 +231,10 @@ class Flow(End):
 
     # Sending
 
-    def check_error(self) -> None:
-        """Raise what broke the stream."""
-        if self.error is not None:
-            raise self.error
-
     def check_sending(self) -> None:
         """Raise what keeps this end from sending."""
-        self.check_error()
+        if self.error is not None:
+            raise self.error
         if self.outlet.closed:
             raise LocalProtocolError(f"stream {self.stream} is closed for sending: open another")
 
@@ -506,11 +505,15 @@ class Flow(End):
         self.outlet.within = 0
         self.early.clear()
         self.fragments.clear()
+        self.break_(code, "was reset")
         if not self.closed:
-            name = CODE_NAMES.get(code, "")
-            self.error = StreamResetError(
-                code, f"stream {self.stream} was reset ({name}): open it again"
-            )
+            self.error = self.broken
+
+    def break_(self, code: int, what: str) -> None:
+        """Note how the stream ended before all that was sent need have arrived."""
+        name = CODE_NAMES.get(code, f"with the application's own code {code}")
+        text = f"stream {self.stream} {what} ({name}): open it again"
+        self.broken = self.broken or StreamResetError(code, text)
 
     def discard(self) -> None:
         """Take nothing more in, and let go of what waits for the reader."""

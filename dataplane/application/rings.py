@@ -268,6 +268,10 @@ class Rings:
         """Return where the next record to receive begins."""
         return int(self.client.rx[ring].head)
 
+    def tail(self, ring: int) -> int:
+        """Return where the last record that can be received ends."""
+        return int(self.client.peer.tail[ring])
+
     def rewind(self, ring: int, position: int) -> None:
         """Receive the records from a position on again."""
         lib.vk_client_rewind(self.client, ring, position)

@@ -9,13 +9,16 @@ import pytest
 
 import valkyrie
 from tests.aside import aside
-from tests.dataplane.double import DEFAULT_RING_SIZE, Fabric
+from tests.dataplane.double import DEFAULT_RING_SIZE, Channel, Fabric
 from tests.dataplane.test_node import Nodes, app_of, both, opened, until, waiters
 from tests.dataplane.test_stream import JOB, hold, next_of, sync_pair
 from tests.lab import SOON_S
-from valkyrie.dataplane.application.rings import OVERHEAD
+from valkyrie.dataplane import ffi, lib
+from valkyrie.dataplane.application.attachment import Attachment
+from valkyrie.dataplane.application.flow import Flow
+from valkyrie.dataplane.application.rings import OVERHEAD, Rings
 from valkyrie.dataplane.errors import LocalProtocolError
-from valkyrie.dataplane.wire import Code
+from valkyrie.dataplane.wire import Class, Code
 
 # ---- Order ----
 
@@ -240,6 +243,58 @@ async def test_a_flush_of_a_stream_that_breaks_says_so(nodes: Nodes) -> None:
         theirs.reset()
         with pytest.raises(valkyrie.StreamResetError):
             await asyncio.wait_for(waiting, SOON_S)
+
+
+async def test_a_flush_of_a_stream_that_this_side_reset_says_so(nodes: Nodes) -> None:
+    async with both(nodes) as (left, right):
+        mine, _ = await opened(left, right)
+        for _ in range(80):
+            await mine.send(bytes(1000))  # more than the window
+        mine.reset(7)
+        with pytest.raises(valkyrie.StreamResetError, match="own code 7") as caught:
+            await mine.flush(timeout=SOON_S)
+        assert caught.value.code == 7
+
+
+async def test_a_flush_after_a_close_knows_of_a_reset_too(nodes: Nodes) -> None:
+    async with both(nodes) as (left, right):
+        mine, theirs = await opened(left, right)
+        for _ in range(80):
+            await mine.send(bytes(1000))
+        await mine.close()
+        waiting = asyncio.create_task(mine.flush())
+        await waiters(left)
+        theirs.reset(Code.OVERLOAD)
+        with pytest.raises(valkyrie.StreamResetError, match="overload"):
+            await asyncio.wait_for(waiting, SOON_S)
+
+
+def test_a_flush_is_answered_only_when_what_came_before_its_answer_was_looked_at() -> None:
+    channel = Channel([1 << 17] * 6, 1)
+    descriptors = [*channel.memfds, channel.bell_app, channel.bell_worker]
+    attachment = Attachment(Rings(descriptors, 1))
+    flow = Flow(attachment.rings, 0, 100, JOB)
+    flow.bind(5, 9)
+    attachment.flows[5] = flow
+    verb = attachment.flush(flow, None, 0)
+    next(verb)
+    taken = channel.take(JOB)
+    assert taken is not None
+    values = {"flow": 5, "flow_generation": 9, "stream": 100}
+    for sequence in range(2 * lib.VK_CLIENT_BATCH):
+        head = ffi.new("struct vk_message *", {**values, "sequence": sequence})
+        assert channel.put(JOB, lib.VK_RECORD_DATA, head, b"")
+    head = ffi.new("struct vk_message *", {**values, "code": Code.OVERLOAD})
+    assert channel.put(JOB, lib.VK_RECORD_RESET, head, b"")
+    assert channel.put(Class.CONTROL, lib.VK_RECORD_FLUSHED, taken[1], b"")
+    taken_in = 0
+    while attachment.pump() and flow.error is None:
+        taken_in += 1
+        verb.send(0)  # it waits on
+    assert taken_in > 1
+    with pytest.raises(valkyrie.StreamResetError, match="overload"):
+        verb.send(0)
+    channel.close()
 
 
 async def test_a_flush_ends_with_the_attachment(fabric: Fabric, nodes: Nodes) -> None:

@@ -146,7 +146,7 @@ def test_a_stream_that_ends_within_a_message_is_broken(pair: Pair) -> None:
         give(end, piece(0, b"begun"), MORE)
         end.finish(1)
         with pytest.raises(StreamResetError) as caught:
-            end.check_error()
+            end.check_sending()
         assert caught.value.code == Code.SHARDS
         rings.pay()
         record = channel.take(Class.JOB)
