@@ -25,6 +25,8 @@ from .rings import Rings, shared
 T = TypeVar("T")
 
 REQUEST_TIMEOUT_S = 10.0
+ASK_AGAIN_S = 0.005
+"""Between tries to put a request into a socket that is full."""
 """A daemon that does not answer for this long is taken for stuck."""
 DESCRIPTORS = 4
 """Of the reply to Attach: region D, region A, our bell, the worker's."""
@@ -353,18 +355,26 @@ class AsyncDriver(Driver):
         packet = appsocket.encode_request(request)
         async with self._asking:
             self.check()
+            while not self._put(packet):  # cancelled here, it has not gone, and gets no answer
+                await asyncio.sleep(ASK_AGAIN_S)
+                self.check()
             future: asyncio.Future[appsocket.Reply] = self._loop.create_future()
             self._replies.append(future)
-            try:
-                await self._loop.sock_sendall(self.link.socket, packet)
-            except OSError as error:
-                self._replies.remove(future)
-                self._lose()
-                raise lost_error() from error
         try:
             return await asyncio.wait_for(future, REQUEST_TIMEOUT_S)
         except TimeoutError as error:
             raise _stuck("ask the node") from error
+
+    def _put(self, packet: bytes) -> bool:
+        """Send a request; False = the daemon has as many to look at as the socket takes."""
+        try:
+            self.link.socket.send(packet)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self._lose()
+            raise lost_error() from error
+        return True
 
     def _answered(self) -> None:
         try:
