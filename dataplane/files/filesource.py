@@ -126,11 +126,21 @@ class Source:
                 got += more
 
     def digest(self) -> bytes:
-        """Return the digest of the file, which was read to its end; TransferError: it changed."""
+        """Return the digest of the file, which was read to its end; TransferError: it changed.
+
+        Or it never had the size that the kernel told, as files of /proc, which have 0.
+        """
         with reading(self.path):
             found = os.fstat(self._fd)
+            more = os.pread(self._fd, 1, self.offer.size)
         if (found.st_size, found.st_mtime_ns) != self._stamp:
             raise self._changed()
+        if more:
+            raise TransferError(
+                FileCode.CHANGED,
+                f"{self.path} has more than the {self.offer.size} bytes that the kernel says it "
+                "has: copy it to a plain file and send that",
+            )
         return self._hash.digest()
 
     def _check_got(self, got: int) -> None:

@@ -131,6 +131,17 @@ async def test_cancelling_a_transfer_resets_its_stream(nodes: Nodes, path: Path)
             await to_the_end(stream)
 
 
+async def test_a_file_whose_size_the_kernel_does_not_tell_is_not_stored_as_an_empty_one(
+    nodes: Nodes, inbox: Path
+) -> None:
+    async with receiving(nodes, inbox) as receiver:
+        with pytest.raises(TransferError, match="more than the 0 bytes") as caught:
+            await send_file(receiver.peer, "files", "/proc/self/status")
+        assert caught.value.code == FileCode.CHANGED
+        assert (await receiver.next()).error is not None
+    assert not os.listdir(inbox)
+
+
 async def test_only_plain_files_are_sent(nodes: Nodes, tmp_path: Path) -> None:
     async with both(nodes) as (left, _):
         peer = await left.connect("right")
