@@ -67,7 +67,7 @@ enum vk_blocked {
 	VK_BLOCKED_CREDIT = 3, /* the stream's window is spent: the peer's application is behind */
 	VK_BLOCKED_SESSION = 4, /* the session's window is spent, or there is no session yet */
 	VK_BLOCKED_CONGESTION = 5, /* the path carries no more */
-	VK_BLOCKED_MEMORY = 6, /* the peer has no memory for a message of this size */
+	VK_BLOCKED_MEMORY = 6, /* the worker has none to keep track of more */
 };
 
 /* A record: header, body of `size` bytes, padding to VK_RECORD_ALIGN. */

@@ -16,7 +16,7 @@ ROOM_HINTS = {
     "session": "all streams to this peer together are ahead of their readers, or its node has not "
     "answered yet: wait",
     "congestion": "the network on the way carries no more: wait, or send less",
-    "memory": "the peer has no memory for a message of this size now: wait, or send parts",
+    "memory": "the node's worker has no memory left to keep more under way: wait, or send less",
     "message": "a large message is on its way on this stream: wait for it, or use another stream",
 }
 """Why a message has to wait (``enum vk_blocked``; "message" is the library's), and what to do."""

@@ -273,6 +273,22 @@ def test_a_full_path_leaves_records_in_their_ring_and_says_so(rig: Rig) -> None:
     assert [each.mark for each in rig.take(1, 0, Class.DATA)] == list(range(200))
 
 
+def test_a_network_that_answers_nothing_leaves_records_in_their_ring_and_says_so(
+    rig: Rig,
+) -> None:
+    ours, _ = rig.pair()
+    rig.settle()
+    rig.net(loss=1000)
+    for mark in range(200):  # no more than the stream's window
+        assert rig.put(ours, 200, mark)
+    rig.exchange(3)
+    assert rig.ask("blocked", 0, 0, DATA) == str(lib.VK_BLOCKED_CONGESTION)
+    rig.net()
+    rig.settle()
+    assert rig.ask("blocked", 0, 0, DATA) == str(lib.VK_BLOCKED_NONE)
+    assert sorted(each.mark for each in rig.take(1, 0, Class.DATA)) == list(range(200))
+
+
 def test_records_stay_in_their_ring_until_they_are_acknowledged(rig: Rig) -> None:
     assert rig.app(0, 0, ring=1 << 13) == rig.app(1, 0) == 0
     rig.service(1, 0, "svc")
