@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 BAR = "▁▂▃▄▅▆▇█"
 ROWS_MAX = 20
+SEED_MAX = (1 << 64) - 1
 
 
 def lab(
@@ -47,8 +48,12 @@ def lab(
     first, colon, last = draw.partition(":")
     if not first.isdecimal() or (colon and not last.isdecimal()):
         raise ConfigError(f"--draw {draw}: a seed, or FIRST:END")
+    if int(last or first) > SEED_MAX:
+        raise ConfigError(f"--draw {draw}: seeds are 0 to {SEED_MAX}")
     if not colon:
         return _one(short(int(first)), seed, json=json)
+    if int(first) >= int(last):
+        raise ConfigError(f"--draw {draw}: none; END is the first that is not drawn any more")
     return _many(range(int(first), int(last)), threads, json=json)
 
 

@@ -7,7 +7,7 @@ A scenario is data with a TOML form; vk_lab.h says what its numbers do. Names ca
 from __future__ import annotations
 
 import tomllib
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import msgspec
 
@@ -26,6 +26,12 @@ LOGS_END = FIRST_STREAMS[Class.LOGS] + 100_000
 """Ids of logs that traffics are given; there is no last one."""
 
 
+LOG_SIZE_MAX = 1 << 16
+Amount = Annotated[float, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Chance = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
 class _Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
 
@@ -33,26 +39,26 @@ class _Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Link(_Row, frozen=True, kw_only=True):
     """One direction between two nodes."""
 
-    rate_mbps: float = 0
+    rate_mbps: Amount = 0
     """0: no limit."""
-    delay_ms: float = 0.05
-    jitter_ms: float = 0
-    buffer_bytes: int = 0
+    delay_ms: Amount = 0.05
+    jitter_ms: Amount = 0
+    buffer_bytes: Count = 0
     """What waits for the rate; 0: no limit."""
-    mark_bytes: int = 0
+    mark_bytes: Count = 0
     """CE from so much waiting on; 0: never."""
-    policer_mbps: float = 0
-    policer_bytes: int = 0
-    loss: float = 0
-    bad_enter: float = 0
+    policer_mbps: Amount = 0
+    policer_bytes: Count = 0
+    loss: Chance = 0
+    bad_enter: Chance = 0
     """Gilbert-Elliott: from the good state to the bad one, a packet."""
-    bad_leave: float = 0
-    bad_loss: float = 0
-    reorder: float = 0
-    reorder_ms: float = 0
-    duplicate: float = 0
-    corrupt: float = 0
-    mtu: int = 0
+    bad_leave: Chance = 0
+    bad_loss: Chance = 0
+    reorder: Chance = 0
+    reorder_ms: Amount = 0
+    duplicate: Chance = 0
+    corrupt: Chance = 0
+    mtu: Count = 0
     """Bytes of the largest IP packet; 0: any."""
     down: bool = False
 
@@ -91,21 +97,21 @@ class Node(_Row, frozen=True, kw_only=True):
     """A node; times model its CPU."""
 
     name: str
-    mtu: int = 1500
-    socket_frames: int = 4096
+    mtu: Count = 1500
+    socket_frames: Count = 4096
     """Datagrams that the socket of a class holds."""
-    turn_us: float = 1
-    packet_us: float = 0.1
-    wake_us: float = 5
-    stall: float = 0
+    turn_us: Amount = 1
+    packet_us: Amount = 0.1
+    wake_us: Amount = 5
+    stall: Chance = 0
     """Chance that its worker is held up between reading the clock and the turn ..."""
-    stall_us: float = 0
+    stall_us: Amount = 0
     """... for so long."""
-    ready_bytes: int = 0
+    ready_bytes: Count = 0
     """Its interface takes no more while so much waits for a link; 0: it always takes."""
-    window_start: int = lib.VK_WINDOW_START
-    session_window: int = 1 << 20
-    ack_delay_us: int = 1000
+    window_start: Count = lib.VK_WINDOW_START
+    session_window: Count = 1 << 20
+    ack_delay_us: Count = 1000
     params: dict[str, int] = {}
     """Of its worker, by their names in struct vk_params."""
     tuning: dict[str, int] = {}
@@ -117,9 +123,9 @@ class App(_Row, frozen=True, kw_only=True):
 
     name: str
     node: str
-    ring_bytes: int = 1 << 18
-    wake_us: float = 10
-    consume_mbps: float = 0
+    ring_bytes: Count = 1 << 18
+    wake_us: Amount = 10
+    consume_mbps: Amount = 0
     """What its code takes of what came; 0: everything at once."""
 
 
@@ -129,23 +135,23 @@ class Traffic(_Row, frozen=True, kw_only=True):
     source: str = msgspec.field(name="from")
     target: str = msgspec.field(name="to")
     klass: str = msgspec.field(name="class", default="data")
-    streams: int = 1
-    concurrent: int = 1
-    ids: int = 0
+    streams: Count = 1
+    concurrent: Count = 1
+    ids: Count = 0
     """Stream ids in use; 0: as many as streams, if the class has them."""
-    messages: int = 100
+    messages: Count = 100
     size: int | tuple[int, int] = 1000
     """Bytes, or the least and the most. What is over 64 KiB goes in fragments, as libraries cut it:
     ``sent`` and ``arrived`` count them."""
     sizes: Literal["uniform", "log"] = "uniform"
-    burst: int = 1
-    interval_us: float = 0
+    burst: Count = 1
+    interval_us: Amount = 0
     """Between two bursts of a stream; 0: as fast as it goes."""
     reply: bool = False
-    outstanding: int = 0
+    outstanding: Count = 0
     """Requests without an answer at once; 0: any."""
     flush: bool = False
-    start_ms: float = 0
+    start_ms: Amount = 0
 
 
 Kind = Literal[
@@ -184,15 +190,15 @@ OF_NODES = ("kill-worker", "stop-worker", "restart-node", "rebind", "renew", "re
 class Event(_Row, frozen=True, kw_only=True):
     """Something that happens at a time of the scenario."""
 
-    at_ms: float
+    at_ms: Amount
     kind: Kind
     node: str = ""
     app: str = ""
     source: str = msgspec.field(name="from", default="")
     target: str = msgspec.field(name="to", default="")
-    packets: int = 1000
+    packets: Count = 1000
     """To send once more, at most."""
-    for_ms: float = 0
+    for_ms: Amount = 0
     """How long a worker or node is away, or until others know a node's new address."""
     link: Link | None = None
     """What the link from one node to another becomes."""
@@ -209,11 +215,11 @@ class Scenario(_Row, frozen=True, kw_only=True):
     """Everything about a run."""
 
     name: str = ""
-    seed: int = 1
-    limit_s: float = 60
-    linger_ms: float = 50
+    seed: Count = 1
+    limit_s: Amount = 60
+    linger_ms: Amount = 50
     """It goes on so long when everything has come: nothing more may."""
-    sample_ms: float = 0
+    sample_ms: Amount = 0
     reliable: bool = True
     """Everything of a reliable class has to arrive, once."""
     corrupt_through: bool = False
@@ -224,11 +230,11 @@ class Scenario(_Row, frozen=True, kw_only=True):
     """Content is not looked at."""
     without: Without = "nothing"
     """A negative control: engines do not send again, or do not heed limits."""
-    spurious: float = 0
+    spurious: Amount = 0
     """That share of the packets may be declared lost and arrive after all; 0: any."""
-    held_bytes: int = 0
+    held_bytes: Count = 0
     """A library never holds more for one stream; 0: any."""
-    again: float = 0
+    again: Amount = 0
     """Links may carry that share of bytes more than messages need; 0: any."""
     timed: bool = False
     link: Link = Link()
@@ -359,6 +365,10 @@ def _fill_traffic(row: Any, traffic: Traffic, scenario: Scenario, ids: _Ids) -> 
         row.size_min, row.size_max = traffic.size
         log = traffic.sizes == "log"
         row.size_kind = lib.VK_LAB_SIZE_LOG if log else lib.VK_LAB_SIZE_UNIFORM
+    if row.size_min > row.size_max:
+        raise ConfigError(f"size {traffic.size}: the least and the most bytes, in this order")
+    if traffic.klass == "logs" and row.size_max > LOG_SIZE_MAX:
+        raise ConfigError(f"logs of {row.size_max} bytes: they have {LOG_SIZE_MAX} at most")
     row.burst = traffic.burst
     row.reply = traffic.reply
     row.outstanding = traffic.outstanding
@@ -384,6 +394,13 @@ def _fill_event(row: Any, event: Event, scenario: Scenario, raw: Any) -> None:
 
 def fill(raw: Any, scenario: Scenario, seed: int | None = None) -> None:
     """Write a scenario into a zeroed struct vk_lab_scenario; ConfigError when it cannot be."""
+    try:
+        _fill(raw, scenario, seed)
+    except OverflowError as error:
+        raise ConfigError(f"a number of the scenario is out of range: {error}") from None
+
+
+def _fill(raw: Any, scenario: Scenario, seed: int | None) -> None:
     _bounded(scenario.nodes, lib.VK_LAB_NODES_MAX, "nodes")
     _bounded(scenario.apps, lib.VK_LAB_APPS_MAX, "applications")
     _bounded(scenario.traffic, lib.VK_LAB_TRAFFICS_MAX, "traffics")

@@ -586,7 +586,8 @@ def test_lab_says_what_a_scenario_lacks(tmp_path: Path) -> None:
     said = valkyrie("lab", file)
     assert said.returncode == Exit.USAGE
     assert "colour" in said.stderr
-    assert valkyrie("lab").returncode == Exit.USAGE
+    for wrong in ([], ["--draw", "5:5"], ["--draw", f"{1 << 64}"]):
+        assert valkyrie("lab", *wrong).returncode == Exit.USAGE
 
 
 def test_lab_without_memory_for_its_nodes_says_so() -> None:

@@ -270,6 +270,15 @@ def test_an_engine_that_lacks_something_is_found_out(
         ("[[events]]\nat_ms=1\nkind='rebind'\nnode='up'", "no node 'up'"),
         ("[[nodes]]\nname='left'\nparams={speed=1}\n[[nodes]]\nname='right'", "'speed'"),
         ("nodes = []", "no node 'left'"),
+        ("[link]\nrate_mbps=-5", ">= 0.0 - at .*link.rate_mbps"),
+        ("[link]\ndelay_ms=nan", "delay_ms"),
+        ("[link]\ndelay_ms=inf", "out of range"),
+        ("[link]\nloss=1.5", "<= 1.0"),
+        ("[link]\nmtu=99999999999", "out of range"),
+        ("seed=18446744073709551616", "out of range"),
+        ("[[traffic]]\nfrom='left'\nto='right'\nsize=-1", "out of range"),
+        ("[[traffic]]\nfrom='left'\nto='right'\nsize=[2,1]", "in this order"),
+        ("[[traffic]]\nfrom='left'\nto='right'\nclass='logs'\nsize=[1,65537]", "logs of 65537"),
     ],
 )
 def test_a_scenario_that_cannot_be_says_why(lab: Lab, text: str, says: str) -> None:
