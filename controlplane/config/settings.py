@@ -303,10 +303,10 @@ class Transport(Settings, frozen=True, kw_only=True):
             description="How far the sender of a stream may be ahead of the application that reads"
             " it, at most. Streams begin with 64 KiB; on job and data their windows grow to about"
             " twice what is read in a round trip, and no further than the application's ring"
-            " holds. System streams have a quarter of it, fixed.",
+            " holds. System streams have a quarter of it, at most 256 KiB, fixed.",
             extra={"live": True},
         ),
-    ] = 1_048_576
+    ] = 4_194_304
     memory_bytes: Annotated[
         int,
         Meta(

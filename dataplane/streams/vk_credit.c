@@ -9,6 +9,7 @@
 
 enum {
 	SYSTEM_SHARE = 4, /* of params.window_bytes: its messages are small */
+	SYSTEM_MAX = 262144, /* bytes */
 	RING_SHARE = 4, /* of a ring: what one stream may be promised in any case */
 	WOKEN = 4, /* flows that may try when a pool has something again */
 };
@@ -17,6 +18,8 @@ void vk_credit_tune(struct vk_run *run)
 {
 	uint64_t most = run->params.window_bytes, fixed = most / SYSTEM_SHARE;
 
+	if (fixed > SYSTEM_MAX)
+		fixed = SYSTEM_MAX;
 	for (uint32_t c = 0; c < VK_CLASS_COUNT; c++)
 		run->windows[c] = (struct vk_window_rule){ .kind = VK_WINDOW_NONE };
 	run->windows[VK_CLASS_SYSTEM] = (struct vk_window_rule){
