@@ -17,6 +17,7 @@ def write(path: Path, data: bytes, mode: int, *, replace: bool = True) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        partial.unlink(missing_ok=True)  # of one that died while writing and had our number
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(partial, flags, 0o600)
         try:
