@@ -41,6 +41,8 @@ _REQUEST_RATE, _REQUEST_BURST = 500.0, 500.0
 """Requests of one connection per second, and at once; beyond it is read more slowly."""
 _USERS_MAX = 4096
 _ACCEPT_BATCH = 16
+_ACCEPT_PAUSE_S = 1.0
+"""Between tries where no descriptors are left: who waits stays ready, and would cost a core."""
 _FAULT = "the node made a mistake: its log says which, please report it"
 
 Answer = tuple[Reply, list[int]]
@@ -140,6 +142,8 @@ class AppServer:
         self.connections: set[Connection] = set()
         self._closing: Counter[int] = Counter()
         """Connections that are being closed, by user; they count as connections until then."""
+        self._paused: asyncio.TimerHandle | None = None
+        self._abandoned = False
         self.refused: Counter[str] = Counter()
         """Connections and requests refused, by reason."""
 
@@ -147,6 +151,10 @@ class AppServer:
         """Serve; ``adopted`` connections are an earlier daemon's."""
         for connection in adopted:
             self._serve(connection)
+        self._listen()
+
+    def _listen(self) -> None:
+        self._paused = None
         self._loop.add_reader(self._listener, self._accept)
 
     async def stop(self) -> None:
@@ -156,6 +164,8 @@ class AppServer:
             self.cut(connection)
         tasks = [each.task for each in self.connections if each.task is not None]
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._paused is not None:
+            self._paused.cancel()
 
     def connection(self, end: socket.socket) -> Connection:
         """Return an accepted socket as a connection."""
@@ -181,6 +191,8 @@ class AppServer:
             try:
                 connection = self.connection(end)
             except OSError:
+                self._loop.remove_reader(self._listener)
+                self._paused = self._loop.call_later(_ACCEPT_PAUSE_S, self._listen)
                 end.close()
                 continue
             if why := self._too_many(connection.who.uid):

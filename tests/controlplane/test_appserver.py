@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import resource
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -198,6 +200,28 @@ async def test_the_end_of_a_connection_is_noticed_while_it_is_idle(server: Serve
     client.close()
     await asyncio.wait_for(server.somebody_left.wait(), 5 * PATIENCE)
     assert not server.apps.connections
+
+
+async def test_without_descriptors_nobody_is_accepted_and_no_core_is_burnt(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = await server.connect()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    spare = os.dup(client.fileno())  # the lowest number that is free
+    os.close(spare)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (spare, limits[1]))
+    try:
+        for _ in range(100):  # turns of the loop
+            turn = asyncio.get_running_loop().create_future()
+            turn.get_loop().call_soon(turn.set_result, None)
+            await turn
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert [each.message for each in caplog.records] == [
+        f"an application cannot be accepted: {os.strerror(errno.EMFILE)}"
+    ]
+    assert (await ask(client, appsocket.Status())).peer == 1
+    client.close()
 
 
 async def test_the_kernel_says_who_is_there(server: Server) -> None:
