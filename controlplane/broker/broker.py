@@ -345,7 +345,8 @@ class Broker:
         if slot is None or slot.generation != message.generation:
             raise DataPlaneError.of(errno.ENOENT, f"detach slot {message.slot}")
         order = Order(OrderKind.DETACH, message.slot, message.generation)
-        answer.result = self._keeper.order(order) or 0
+        result = self._keeper.order(order) or 0
+        answer.result = 0 if slot.cut_off else result  # the worker let go of it by itself
         self._slots.remove(message.slot)
 
     def _guard(self, message: Message, _answer: Message) -> None:

@@ -305,6 +305,7 @@ def test_who_scribbles_over_its_rings_is_cut_off_alone(pair: Pair, scribble: str
         assert document["violations"] == 1
         assert document["worker"]["pid"] == worker
         assert "broke the rules of its rings: cut off" in a.said()
+        assert "could not be taken back" not in a.said()
         cross(out, into, b"after")
 
 
