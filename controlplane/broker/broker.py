@@ -67,6 +67,15 @@ def _check(result: int, what: str) -> None:
         raise DataPlaneError.of(result, what)
 
 
+def turn(selector: selectors.BaseSelector, timeout_s: float) -> None:
+    """Call what is registered for whatever becomes ready within the time."""
+    for key, _ in selector.select(timeout_s):
+        # What an earlier one of these did may have ended what this one is about, and another may
+        # have its number.
+        if any(key is each for each in selector.get_map().values()):
+            key.data()
+
+
 def _paths(row: dict[str, Any]) -> str:
     return ", ".join(f"{way} {row[way]['mode']} ({row[way]['reason']})" for way in ("rx", "tx"))
 
@@ -220,10 +229,7 @@ class Broker:
         self._start_daemon()
         due = time.monotonic()
         while not self._leaving:
-            for key, _ in self._selector.select(max(0.0, due - time.monotonic())):
-                # What an earlier one of these did may have ended what this one is about.
-                if key.fileobj in self._selector.get_map():
-                    key.data()
+            turn(self._selector, max(0.0, due - time.monotonic()))
             if time.monotonic() >= due:
                 due = time.monotonic() + _TICK_S
                 self._tick()
@@ -311,7 +317,7 @@ class Broker:
             if handler is None:
                 raise DataPlaneError.of(errno.EPROTO, f"answer {message.kind.name}")
             handler(message, answer)
-        except DataPlaneError as error:
+        except OSError as error:  # the kernel's refusals, too: one request is not the node's end
             answer.result = -(error.errno or errno.EIO)
             answer.text = str(error.args[-1])
         self._tell(answer)
@@ -337,6 +343,8 @@ class Broker:
             answer.descriptors = regions.for_application()
         except BaseException:
             regions.close()
+            # It may have them already, and would take no others for this slot.
+            self._keeper.order(Order(OrderKind.DETACH, message.slot, message.generation))
             self._slots.remove(message.slot)
             raise
 

@@ -1,0 +1,88 @@
+"""What the kernel refuses, and what the node itself does wrong, ends no node and no application."""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.lab import PATIENCE, SOON_S, Lab
+from tests.nodes import NodeUnderTest, make_node, running
+from valkyrie.controlplane.broker.broker import turn
+from valkyrie.dataplane import lib
+from valkyrie.dataplane.application import appsocket
+from valkyrie.dataplane.application.driver import exchange
+
+NO_DESCRIPTOR = """
+import errno, os
+from valkyrie.controlplane.broker.slots import Regions
+def once(*_, usual={of}.{what}):
+    {of}.{what} = usual
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+{of}.{what} = once
+"""
+
+
+@pytest.fixture
+def node(lab: Lab, tmp_path: Path) -> NodeUnderTest:
+    """A node that is not started, alone on its wire."""
+    a, b = lab.wire(lab.host("a"), lab.host("b"))
+    return make_node(a, tmp_path, {"b": str(b.v4.ip)})
+
+
+def attach(node: NodeUnderTest, name: str = "") -> tuple[socket.socket, appsocket.Reply]:
+    """Ask for rings; returns what is to be closed, and the answer."""
+    connection = node.connect()
+    reply, descriptors = exchange(connection, appsocket.Attach(name=name))
+    for fd in descriptors:
+        os.close(fd)
+    return connection, reply
+
+
+@pytest.mark.parametrize(("of", "what"), [("os", "eventfd"), ("Regions", "for_application")])
+def test_an_attachment_that_the_kernel_refuses_is_refused_and_the_node_goes_on(
+    node: NodeUnderTest, of: str, what: str
+) -> None:
+    node.prelude = NO_DESCRIPTOR.format(of=of, what=what)
+    with running(node):
+        connection, reply = attach(node)
+        connection.close()
+        assert reply.code == lib.VK_CODE_FAILED
+        assert os.strerror(errno.EMFILE) in reply.message
+        connection, reply = attach(node)
+        connection.close()
+        assert reply.code == 0
+
+
+def test_what_has_ended_meanwhile_is_not_called() -> None:
+    selector, called = selectors.DefaultSelector(), []
+    first, wakes_first = socket.socketpair()
+    second, wakes_second = socket.socketpair()
+    third, _ = pair = socket.socketpair()
+
+    def end_second() -> None:
+        called.append("first")
+        number = second.fileno()
+        selector.unregister(second)
+        second.close()
+        assert os.dup2(third.fileno(), number) == number
+        selector.register(number, selectors.EVENT_READ, never)
+
+    def never() -> None:
+        called.append("never")
+
+    selector.register(first, selectors.EVENT_READ, end_second)
+    selector.register(second, selectors.EVENT_READ, never)
+    number = second.fileno()
+    wakes_first.send(b"x")
+    wakes_second.send(b"x")
+    turn(selector, SOON_S)
+    assert called == ["first"]
+    os.close(number)
+    selector.close()
+    for each in (first, wakes_first, wakes_second, *pair):
+        each.close()
