@@ -196,6 +196,8 @@ class Applications:
 
     def _room(
         self, connection: Connection, request: appsocket.Attach
+            # A broker that did not answer in time may attach it yet.
+            self._daemon.broker.tell(Message(Kind.DETACH, slot=slot, generation=generation))
     ) -> tuple[Grant, tuple[int, ...], int] | Refusal:
         """Return by what grant an application may attach, the sizes of its rings, and its slot."""
         grant = self._grant(connection)

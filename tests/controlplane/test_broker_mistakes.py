@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import selectors
+import signal
 import socket
 from pathlib import Path
 
@@ -25,6 +26,12 @@ def once(*_, usual={of}.{what}):
     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 {of}.{what} = once
 """
+
+IMPATIENT = f"""
+from valkyrie.controlplane.daemon.brokerlink import BrokerLink
+BrokerLink.ask.__defaults__ = ({2.0 * PATIENCE},)
+"""
+"""A daemon that waits less for its broker than a test would like to."""
 
 
 @pytest.fixture
@@ -56,6 +63,22 @@ def test_an_attachment_that_the_kernel_refuses_is_refused_and_the_node_goes_on(
         connection, reply = attach(node)
         connection.close()
         assert reply.code == 0
+
+
+def test_an_attachment_that_comes_too_late_leaves_its_slot(node: NodeUnderTest) -> None:
+    node.prelude = IMPATIENT
+    with running(node):
+        assert node.process is not None
+        os.kill(node.process.pid, signal.SIGSTOP)
+        try:
+            connection, reply = attach(node)
+        finally:
+            os.kill(node.process.pid, signal.SIGCONT)
+        connection.close()
+        assert reply.code == lib.VK_CODE_FAILED
+        connection, reply = attach(node)
+        connection.close()
+        assert (reply.code, reply.slot) == (0, 0)
 
 
 def test_what_has_ended_meanwhile_is_not_called() -> None:
