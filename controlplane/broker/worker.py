@@ -77,6 +77,7 @@ class Worker:
             socket.send_fds(self.control, [order.pack()], descriptors)
         except OSError:
             return None
+        asked = order.kind, order.slot, order.generation  # one before may be answered late
         end = time.monotonic() + _ANSWER_S
         while (left_s := end - time.monotonic()) > 0:
             if not select.select([self.control], [], [], left_s)[0]:
@@ -87,7 +88,7 @@ class Worker:
                 continue
             if answer is None:
                 return None
-            if (answer.kind, answer.slot) == (order.kind, order.slot):
+            if (answer.kind, answer.slot, answer.generation) == asked:
                 return answer.result
             self.news.append(answer)
         return None
