@@ -1,4 +1,4 @@
-"""Shared memory: rings, regions and the counters page (the ABI is vk_shm.h and vk_ring.h)."""
+"""Shared memory: rings, regions and the counters page. Layouts: vk_region.h, vk_counters.h."""
 
 from __future__ import annotations
 

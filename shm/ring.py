@@ -30,7 +30,6 @@ SPIN_NS_MAX = 20_000
 FOREIGN = "the other party's valkyrie has other layouts: use one version on both sides"
 
 Buffer = bytes | bytearray | memoryview
-Capacities = Sequence[int]
 
 
 class Batch(Sequence[memoryview]):

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 #ifndef VK_CHANNEL_H
 #define VK_CHANNEL_H
-/* vk_channel.h: regions of a channel: made, checked, mapped and sealed (layout in vk_shm.h). Cold
- * paths; nothing here is called per message. Needs no capability. Syscalls: memfd_create,
+/* vk_channel.h: regions of a channel: made, checked, mapped and sealed (layout in vk_region.h).
+ * Cold paths; nothing here is called per message. Needs no capability. Syscalls: memfd_create,
  * ftruncate, fstat, fcntl, mmap, munmap.
  */
 #include "vk_ring.h"
 
 /* vk_channel_create makes one region's memfd with its header written: ring r has capacity[r] bytes
- * (0 = absent, else a power of two within the bounds of vk_shm.h). Returns the descriptor
+ * (0 = absent, else a power of two within the bounds of vk_region.h). Returns the descriptor
  * (close-on-exec, sealable, not sealed) or -errno. */
 int vk_channel_create(const uint32_t capacity[VK_RINGS_MAX], uint32_t ring_count,
 		      uint32_t generation);

@@ -58,22 +58,6 @@ int vk_pipe_send(struct vk_pipe *pipe, const uint8_t *data, uint32_t size)
 	return went;
 }
 
-int64_t vk_pipe_send_many(struct vk_pipe *pipe, const uint8_t *data, const uint32_t *sizes,
-			  uint32_t n)
-{
-	int went = ended(pipe) ? -EPIPE : 1;
-	uint32_t sent = 0;
-
-	while (went > 0 && sent < n) {
-		went = put(pipe, data, sizes[sent]);
-		if (went > 0)
-			data += sizes[sent++];
-	}
-	if (sent)
-		vk_pipe_publish(pipe);
-	return sent || went > 0 ? (int64_t)sent : went;
-}
-
 int64_t vk_pipe_send_fixed(struct vk_pipe *pipe, const uint8_t *data, uint32_t size, uint32_t n)
 {
 	int went = ended(pipe) ? -EPIPE : 1;

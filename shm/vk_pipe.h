@@ -45,13 +45,9 @@ int vk_pipe_send(struct vk_pipe *pipe, const uint8_t *data, uint32_t size);
 int vk_pipe_put(struct vk_pipe *pipe, const uint8_t *data, uint32_t size);
 void vk_pipe_publish(struct vk_pipe *pipe);
 
-/* vk_pipe_send_many sends n messages that lie one after the other at data, sizes[i] bytes each;
- * publishes and wakes once. Returns how many went (fewer when the ring is full or one never fits),
- * or an error like vk_pipe_send if none did. */
-int64_t vk_pipe_send_many(struct vk_pipe *pipe, const uint8_t *data, const uint32_t *sizes,
-			  uint32_t n);
-
-/* vk_pipe_send_fixed is vk_pipe_send_many with messages of one size. */
+/* vk_pipe_send_fixed sends n messages of size bytes that lie one after the other at data;
+ * publishes and wakes once. Returns how many went (fewer when the ring is full), or an error like
+ * vk_pipe_send if none did. */
 int64_t vk_pipe_send_fixed(struct vk_pipe *pipe, const uint8_t *data, uint32_t size, uint32_t n);
 
 /* vk_pipe_recv_many finds up to max messages: begins[i] to ends[i] from where the ring's data

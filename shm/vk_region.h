@@ -100,7 +100,7 @@ struct vk_consumed {
 	uint64_t cost; /* sum over messages of payload + VK_MESSAGE_COST, since it was opened */
 };
 
-/* Errors that cross the wire in STREAM_RESET / ERROR payloads and rings (FEATURES: families). */
+/* Errors that cross the wire in STREAM_RESET / ERROR payloads and rings. */
 enum vk_code {
 	VK_CODE_OK = 0,
 	VK_CODE_MALFORMED = 101, /* a request that breaks the protocol */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #ifndef VK_RING_H
 #define VK_RING_H
-/* vk_ring.h: the single-producer single-consumer record ring, hot path inline (see vk_shm.h for
- * the layout). Private state (vk_tx, vk_rx) lives in the owner's memory: the peer can scribble
+/* vk_ring.h: the single-producer single-consumer record ring, hot path inline (see vk_region.h
+ * for the layout). Private state (vk_tx, vk_rx) lives in the owner's memory: the peer can scribble
  * over its region and only ever produce -EPROTO here. A producer that dies before
  * vk_tx_publish leaves nothing behind; a consumer that dies before vk_rx_release sees the records
  * again.

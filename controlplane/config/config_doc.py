@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _HEAD = """# Configuration
 
-*Made from `controlplane/settings*.py`; change it there.*
+*Made from `controlplane/config/settings*.py`; change it there.*
 
 A node reads `{path}`, or the file that `--config` names, once at start. It is TOML. Unknown keys,
 wrong types and values out of range are refused with the key and what to write instead; what is not

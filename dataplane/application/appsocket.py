@@ -145,7 +145,7 @@ class Reply(msgspec.Struct, omit_defaults=True):
     attested: bytes = b""
     """Of Sign: a packed ``Attestation``."""
     document: dict[str, object] = {}
-    """Of Status, Tune and Upgrade."""
+    """Of requests with a role: what was asked for, or what was done."""
 
 
 _requests: msgspec.json.Decoder[AnyRequest] = msgspec.json.Decoder(AnyRequest)

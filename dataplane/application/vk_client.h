@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #ifndef VK_CLIENT_H
 #define VK_CLIENT_H
-/* vk_client.h: the application's end of its channel (vk_shm.h): one call moves one message or a
+/* vk_client.h: the application's end of its channel (vk_region.h): one call moves one message or a
  * batch of them between Python and the rings. Region D is read-only here and never trusted: what
  * is read from it is copied once and checked, and a broken rule is -EPROTO. One thread at a time:
  * whoever sends or waits while another one does gets -EDEADLK where it is noticed.
@@ -88,8 +88,8 @@ int vk_client_open(struct vk_client *client, int region_d, int region_a, int bel
 void vk_client_close(struct vk_client *client);
 
 /* vk_client_put publishes one record of a kind in the ring of head->stream's class and rings the
- * bell if the worker sleeps. Returns 0, or -EAGAIN (no room: client_room says how much is there),
- * -EMSGSIZE (over VK_SHARDED_MAX, or more than the whole ring), -EACCES (class not allowed),
+ * bell if the worker sleeps. Returns 0, or -EAGAIN (no room: vk_client_room tells how much is
+ * there), -EMSGSIZE (over VK_SHARDED_MAX, or more than the whole ring), -EACCES (no such class),
  * -ESHUTDOWN (closed, or the slot is another's now), -EPROTO. Release pairs with the worker's
  * acquire of tail. */
 int vk_client_put(struct vk_client *client, uint32_t kind, const struct vk_message *head,
@@ -237,7 +237,7 @@ void vk_client_disarm(struct vk_client *client, int rang);
 
 /* vk_client_wait blocks until vk_client_ready, for at most timeout_ns (negative: for ever): polls
  * for as long as that has paid (vk_spin_until), then sleeps on the bell and on the end of the
- * lease. Returns 1, 0 on timeout, -EINTR on a signal, or -errno. Syscalls: ppoll, read,
+ * lease. Returns 1, 0 on timeout, -EINTR on a signal, or -errno. Syscalls: ppoll, recv,
  * clock_gettime. */
 int vk_client_wait(struct vk_client *client, int64_t timeout_ns);
 #endif

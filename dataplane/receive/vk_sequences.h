@@ -31,7 +31,7 @@ void vk_sequences_insert(struct vk_sequences *sequences, struct vk_sequence_runs
 void vk_sequences_free(struct vk_sequences *sequences, struct vk_sequence_runs *pool);
 
 /* vk_sequences_check gives back runs that a dead worker left without an owner, or half changed.
- * owns says whether a flow is live and what it refers to (index + 1, 0 = none). */
+ * flows: all `count` of them. */
 void vk_sequences_check(struct vk_flow *flows, uint32_t count, struct vk_sequence_runs *pool);
 
 /* vk_sequences_look says what a number is; notes nothing. */
