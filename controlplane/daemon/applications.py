@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("valkyrie")
 
+_NAME_MAX = 31
+
+
+def _plain(name: str) -> str:
+    """Return a name that logs and terminals take for nothing but a name."""
+    clean = (each if each.isascii() and each.isprintable() else "?" for each in name[:_NAME_MAX])
+    return "".join(clean)
+
 
 class Applications:
     """Those of a running node, attached or only asking."""
@@ -172,7 +180,7 @@ class Applications:
         generation = self._state.set_application(slot, grant, who.uid, who.pid)
         connection.slot, connection.generation = slot, generation
         connection.grant = grant
-        connection.name = request.name.encode("ascii", "replace").decode()[:31]
+        connection.name = _plain(request.name)
         message = Message(
             Kind.ATTACH,
             slot=slot,

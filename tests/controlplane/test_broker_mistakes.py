@@ -82,6 +82,15 @@ def test_an_attachment_that_comes_too_late_leaves_its_slot(node: NodeUnderTest) 
         assert (reply.code, reply.slot) == (0, 0)
 
 
+def test_a_name_is_nothing_but_a_name_for_logs_and_terminals(node: NodeUnderTest) -> None:
+    with running(node):
+        connection, reply = attach(node, "a\nvalkyrie: ERROR: b\x1b[2J\xe4\x7f" + "c" * 40)
+        assert reply.code == 0
+        (row,) = node.status()["applications"]
+        assert row["name"] == "a?valkyrie: ERROR: b?[2J??ccccc"
+        connection.close()
+
+
 def test_a_late_answer_is_not_taken_for_that_of_a_later_order() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
