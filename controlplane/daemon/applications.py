@@ -50,6 +50,10 @@ class Applications:
         """Serve, those too that an earlier daemon attached."""
         self._server.start(self._adopted())
 
+    def abandon(self) -> None:
+        """Leave applications attached: a next daemon goes on with them."""
+        self._server.abandon()
+
     async def stop(self) -> None:
         """End all connections and serve nobody any more."""
         await self._server.stop()
@@ -192,6 +196,8 @@ class Applications:
             answer = await self._daemon.broker.ask(message)
         except DataPlaneError:
             connection.slot = -1
+            # A broker that did not answer in time may attach it yet.
+            self._daemon.broker.tell(Message(Kind.DETACH, slot=slot, generation=generation))
             self._forget(slot)
             raise
         connection.capacity = capacity
@@ -204,8 +210,6 @@ class Applications:
 
     def _room(
         self, connection: Connection, request: appsocket.Attach
-            # A broker that did not answer in time may attach it yet.
-            self._daemon.broker.tell(Message(Kind.DETACH, slot=slot, generation=generation))
     ) -> tuple[Grant, tuple[int, ...], int] | Refusal:
         """Return by what grant an application may attach, the sizes of its rings, and its slot."""
         grant = self._grant(connection)

@@ -157,15 +157,19 @@ class AppServer:
         self._paused = None
         self._loop.add_reader(self._listener, self._accept)
 
+    def abandon(self) -> None:
+        """Leave all connections as they are: this process ends, and another goes on with them."""
+        self._abandoned = True
+
     async def stop(self) -> None:
         """End all connections and serve nobody any more."""
         self._loop.remove_reader(self._listener)
+        if self._paused is not None:
+            self._paused.cancel()
         for connection in list(self.connections):
             self.cut(connection)
         tasks = [each.task for each in self.connections if each.task is not None]
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._paused is not None:
-            self._paused.cancel()
 
     def connection(self, end: socket.socket) -> Connection:
         """Return an accepted socket as a connection."""
@@ -187,12 +191,12 @@ class AppServer:
                 return
             except OSError as error:  # no descriptors left: let those who are here go on
                 log.warning("an application cannot be accepted: %s", error.strerror)
+                self._loop.remove_reader(self._listener)
+                self._paused = self._loop.call_later(_ACCEPT_PAUSE_S, self._listen)
                 return
             try:
                 connection = self.connection(end)
             except OSError:
-                self._loop.remove_reader(self._listener)
-                self._paused = self._loop.call_later(_ACCEPT_PAUSE_S, self._listen)
                 end.close()
                 continue
             if why := self._too_many(connection.who.uid):
@@ -240,11 +244,12 @@ class AppServer:
                 if reply.code == lib.VK_CODE_MALFORMED:
                     break
         finally:
-            self.connections.discard(connection)
-            try:
-                await self._ended(connection)
-            finally:
-                self._close(connection)
+            if not self._abandoned:
+                self.connections.discard(connection)
+                try:
+                    await self._ended(connection)
+                finally:
+                    self._close(connection)
 
     def _close(self, connection: Connection) -> None:
         uid = connection.who.uid

@@ -112,7 +112,14 @@ class Daemon:
         """The broker has said goodbye."""
 
     async def run(self) -> None:
-        """Serve until the broker says goodbye."""
+        """Serve until the broker says goodbye; after a mistake of ours the next daemon goes on."""
+        try:
+            await self._serve()
+        finally:
+            if not self.stopping.is_set():
+                self.apps.abandon()
+
+    async def _serve(self) -> None:
         self.set_parameters()
         loop = asyncio.get_running_loop()
         Intake(self.inherited.frames, self.links.receive, self.figures.control_frames).start()
@@ -139,8 +146,8 @@ class Daemon:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
-        await self.apps.stop()
         if self.stopping.is_set():
+            await self.apps.stop()
             self.links.leave()
             self.audit.note("node.stop")
         self.audit.close()

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import PATIENCE, SOON_S, Lab
+import valkyrie
+from tests.lab import PATIENCE, SOON_S, Lab, wait_until
 from tests.nodes import NodeUnderTest, make_node, running
 from valkyrie.controlplane.broker.broker import turn
 from valkyrie.controlplane.broker.worker import Order, OrderKind, Worker
@@ -33,6 +34,16 @@ from valkyrie.controlplane.daemon.brokerlink import BrokerLink
 BrokerLink.ask.__defaults__ = ({2.0 * PATIENCE},)
 """
 """A daemon that waits less for its broker than a test would like to."""
+
+MISTAKEN = """
+import os
+from valkyrie.controlplane.daemon.watch import Watch
+def look(watch, now_ns, *, usual=Watch.look):
+    if os.path.exists({mark!r}) and not watch._daemon.inherited.restarts:
+        raise KeyError("a mistake")
+    return usual(watch, now_ns)
+Watch.look = look
+"""
 
 
 @pytest.fixture
@@ -80,6 +91,20 @@ def test_an_attachment_that_comes_too_late_leaves_its_slot(node: NodeUnderTest) 
         connection, reply = attach(node)
         connection.close()
         assert (reply.code, reply.slot) == (0, 0)
+
+
+def test_a_daemons_mistake_cuts_nobody_off(node: NodeUnderTest, public: Path) -> None:
+    mark = public / "now"
+    node.prelude = MISTAKEN.format(mark=str(mark))
+    with running(node), valkyrie.attach_sync(node.socket, name="stays") as application:
+        mark.touch()
+        wait_until(lambda: "a mistake" in node.said())
+        wait_until(lambda: node.applications() >= 0)
+        (row,) = node.status()["applications"]
+        assert row["name"] == "stays"
+        assert node.status()["daemon"]["restarts"] == 1
+        with application.listen("still"):
+            assert not application.lost
 
 
 def test_a_name_is_nothing_but_a_name_for_logs_and_terminals(node: NodeUnderTest) -> None:
