@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +25,7 @@ from valkyrie.dataplane.application.attachment import Attachment
 from valkyrie.dataplane.application.driver import SyncDriver
 from valkyrie.dataplane.application.flow import SEQUENCE_MAX, Flow
 from valkyrie.dataplane.application.rings import Rings
-from valkyrie.dataplane.application.stream import SyncStream
+from valkyrie.dataplane.application.stream import Stream, SyncStream
 from valkyrie.dataplane.errors import LocalProtocolError
 from valkyrie.dataplane.wire import Class, Flag
 
@@ -369,3 +372,30 @@ def test_messages_of_other_kinds_are_taken_in_beside_plain_ones(alone: Alone) ->
     alone.driver.attachment.pump()
     assert alone.driver.attachment.strays == 2
     assert [message.payload for message in alone.flow.take_many(9)] == [b"0", b"1", b"2", b"3"]
+
+
+def stub_of(kind: str, method: str) -> dict[str, str]:
+    """Return the parameters of a method as _stream.pyi has them, with their defaults."""
+    stub = Path(__file__).parents[2] / "dataplane/_stream.pyi"
+    [found] = (
+        each
+        for owner in ast.parse(stub.read_text()).body
+        if isinstance(owner, ast.ClassDef) and owner.name == kind
+        for each in owner.body
+        if isinstance(each, ast.FunctionDef) and each.name == method
+    )
+    named = zip(found.args.kwonlyargs, found.args.kw_defaults, strict=True)
+    return {arg.arg: ast.unparse(default) for arg, default in named if default is not None}
+
+
+def test_the_options_of_send_are_the_same_wherever_they_stand() -> None:
+    found = [
+        {
+            each.name: repr(each.default)
+            for each in inspect.signature(method).parameters.values()
+            if each.kind is each.KEYWORD_ONLY
+        }
+        for method in (Stream.send, SyncStream.send, SyncStream._send)
+    ]
+    assert found == [stub_of("Face", "send")] * 3
+    assert len(found[0]) == 8
