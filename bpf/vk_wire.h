@@ -30,7 +30,8 @@
  * inner frames of the outer frame's class, each beginning on a multiple of VK_AGG_ALIGN from the
  * start of the payload; a zero magic ends the run (padding up to a segment size); `correlation` of
  * the outer frame is then the number of inner frames. Inner frames carry no AGG, ENC or SESSION.
- * Messages that are alike need no header each: see struct vk_compact and vk_compact_stream.
+ * Messages that are alike need no header each, nor do shards of the outer frame's stream: see
+ * struct vk_compact, vk_compact_stream and vk_compact_shard.
  *
  * A message over VK_SHARDED_MAX, which logs do not have, is a run of fragments: messages to the
  * nodes, with sequences that follow each other, marked in the arg of their SEQ or SHARD. Only the
@@ -65,6 +66,10 @@ enum vk_wire_const {
 	VK_AGG_MAX = 256, /* inner frames of one outer frame */
 	VK_COMPACT = 0x4358, /* where other frames have their magic */
 	VK_COMPACT_STREAM = 0x4353, /* likewise */
+	VK_COMPACT_SHARD = 0x4368, /* likewise; the low bits are free */
+	VK_COMPACT_AGAIN =
+		0x4, /* of these bits: the frame has RTX; the others are enum vk_fragment */
+	VK_COMPACT_BITS = 0x7,
 	VK_TAG_SIZE = 16,
 	VK_SESSION_EPOCH_SHIFT = 8, /* in the arg of SESSION; the path is its low bits */
 	VK_SESSION_SPACE_SHIFT = 6,
@@ -229,6 +234,17 @@ struct vk_compact_stream {
 	uint32_t sequence; /* of the message, on its stream */
 };
 
+/* Begins a compact frame anywhere in an aggregate: a shard of a message on the outer frame's
+ * stream. Its payload follows. It is a STREAM_DATA of the lowest priority of its class, with FRG
+ * and SHARD and nothing else. */
+struct vk_compact_shard {
+	uint16_t mark; /* VK_COMPACT_SHARD, with VK_COMPACT_AGAIN and enum vk_fragment */
+	uint16_t length; /* payload bytes */
+	uint32_t sequence; /* as in SHARD */
+	uint16_t offset;
+	uint16_t last;
+};
+
 struct vk_ext {
 	uint8_t kind;
 	uint8_t words; /* this header and its body, in words; at least 1 */
@@ -284,8 +300,8 @@ struct vk_ext_seq {
 struct vk_ext_shard {
 	struct vk_ext ext; /* arg: enum vk_fragment, of the whole that it is a part of */
 	uint32_t sequence;
-	uint32_t offset; /* bytes */
-	uint32_t total; /* bytes of the whole message, or fragment */
+	uint16_t offset; /* bytes */
+	uint16_t last; /* bytes of the whole message, or fragment, less one */
 };
 
 struct vk_ext_time {
@@ -548,13 +564,15 @@ _Static_assert(sizeof(struct vk_header) == VK_HEADER_SIZE, "wire: the header is 
 _Static_assert(__builtin_offsetof(struct vk_header, stream) == 8, "wire: stream at 8");
 _Static_assert(sizeof(struct vk_compact) == 4, "wire: a compact frame's head is 4 bytes");
 _Static_assert(sizeof(struct vk_compact_stream) == 12, "wire: one that names its stream is 12");
+_Static_assert(sizeof(struct vk_compact_shard) == 12, "wire: that of a shard is 12");
 _Static_assert(sizeof(struct vk_ext) == VK_EXT_WORD, "wire: an extension header is one word");
 _Static_assert(sizeof(struct vk_ext_session) == 16, "wire: SESSION is 4 words");
 _Static_assert(sizeof(struct vk_ext_token) == 16, "wire: TOKEN is 4 words");
 _Static_assert(sizeof(struct vk_grant) == 32, "wire: a grant is 32 bytes");
 _Static_assert(sizeof(struct vk_mac) == 28, "wire: a tag covers 28 bytes");
 _Static_assert(sizeof(struct vk_ext_seq) == 8, "wire: SEQ is 2 words");
-_Static_assert(sizeof(struct vk_ext_shard) == 16, "wire: SHARD is 4 words");
+_Static_assert(sizeof(struct vk_ext_shard) == 12, "wire: SHARD is 3 words");
+_Static_assert((int)VK_SHARDED_MAX == 1 << 16, "wire: SHARD says where a message ends");
 _Static_assert(sizeof(struct vk_ext_time) == 12, "wire: TIME is 3 words");
 _Static_assert(sizeof(struct vk_ext_trace) == 28, "wire: TRACE is 7 words");
 

@@ -195,6 +195,7 @@ _HEADER = Layout("vk_header")
 _EXT = Layout("vk_ext")
 _COMPACT = Layout("vk_compact")
 _COMPACT_STREAM = Layout("vk_compact_stream")
+_COMPACT_SHARD = Layout("vk_compact_shard")
 HEADER_SIZE: int = _HEADER.size
 PORT: int = lib.VK_PORT
 
@@ -373,13 +374,13 @@ class Shard(_Known):
             "arg": self.fragment,
             "sequence": self.sequence,
             "offset": self.offset,
-            "total": self.total,
+            "last": self.total - 1,
         }
 
     @classmethod
     def _from(cls, values: dict[str, Any]) -> Shard:
         fragment = _fragment(values["arg"])
-        return cls(values["sequence"], values["offset"], values["total"], fragment)
+        return cls(values["sequence"], values["offset"], values["last"] + 1, fragment)
 
 
 @dataclass(frozen=True, slots=True)
@@ -471,8 +472,11 @@ class Frame:
         at, last = 0, None  # type: int, Frame | None
         while any(self.payload[at : at + 2]):
             rest = self.payload[at:]
-            if int.from_bytes(rest[:2], "big") in (lib.VK_COMPACT, lib.VK_COMPACT_STREAM):
+            mark = int.from_bytes(rest[:2], "big")
+            if mark in (lib.VK_COMPACT, lib.VK_COMPACT_STREAM):
                 last, size = _parse_compact(rest, last)
+            elif mark & ~lib.VK_COMPACT_BITS == lib.VK_COMPACT_SHARD:
+                last, size = _parse_compact_shard(rest, self.header.stream)
             else:
                 size = _frame_size(Header.parse(rest))
                 last = parse_frame(rest[:size])
@@ -491,6 +495,31 @@ def make_compact(payload: bytes, stream: int | None = None, sequence: int = 0) -
     names = {"stream": stream, "sequence": sequence}
     head = {"mark": lib.VK_COMPACT_STREAM, "length": len(payload), **names}
     return _COMPACT_STREAM.pack(head) + payload
+
+
+def make_compact_shard(shard: Shard, payload: bytes, *, again: bool = False) -> bytes:
+    """Return a compact frame, for a run, of a shard on the outer frame's stream."""
+    mark = lib.VK_COMPACT_SHARD | shard.fragment | (lib.VK_COMPACT_AGAIN if again else 0)
+    place = {"sequence": shard.sequence, "offset": shard.offset, "last": shard.total - 1}
+    return _COMPACT_SHARD.pack({"mark": mark, "length": len(payload), **place}) + payload
+
+
+def _parse_compact_shard(data: bytes, stream: int) -> tuple[Frame, int]:
+    """Return what a shard's compact frame says, and its size; raises FrameError."""
+    layout = _COMPACT_SHARD
+    if len(data) < layout.size:
+        raise FrameError(Verdict.DROP_TRUNCATED)
+    head = layout.unpack(data)
+    size = layout.size + head["length"]
+    if size > len(data):
+        raise FrameError(Verdict.DROP_LENGTH)
+    flags = Flag.FRG | (Flag.RTX if head["mark"] & lib.VK_COMPACT_AGAIN else 0)
+    priority = PRIORITIES[stream_class(stream)]
+    fragment = _fragment(head["mark"])
+    shard = Shard(head["sequence"], head["offset"], head["last"] + 1, fragment)
+    payload = data[layout.size : size]
+    kind = Type.STREAM_DATA
+    return make_frame(kind, stream, payload, shard, flags=flags, priority=priority), size
 
 
 def _parse_compact(data: bytes, last: Frame | None) -> tuple[Frame, int]:

@@ -354,6 +354,8 @@ static void look_ahead(const struct vk_run *run, uint32_t peer, const struct vk_
 		} else if (vk_is_compact_stream(data)) {
 			size = (uint32_t)sizeof(struct vk_compact_stream) + vk_compact_length(data);
 			streams[count++] = vk_get32(data + VK_COMPACT_STREAM_AT);
+		} else if (vk_is_compact_shard(data)) {
+			size = (uint32_t)sizeof(struct vk_compact_shard) + vk_compact_length(data);
 		} else {
 			size = vk_frame_head(data) + vk_get32(data + VK_LENGTH_AT);
 			streams[count++] = vk_get32(data + VK_STREAM_AT);
@@ -383,7 +385,7 @@ static int receive_run(struct vk_run *run, uint32_t peer, uint32_t class,
 		if (!data[0] && (outer->length - at < 2 || !data[1]))
 			return accepted; /* padding */
 		if (inner++ == VK_AGG_MAX ||
-		    !vk_frame_inner(&frame, &like, data, outer->length - at) ||
+		    !vk_frame_inner(&frame, &like, outer->stream, data, outer->length - at) ||
 		    vk_stream_class(frame.stream) != class) {
 			vk_count_row(run, class)[VK_DROP_INNER_INVALID]++;
 			return 0;

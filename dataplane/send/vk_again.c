@@ -98,7 +98,8 @@ int vk_again_shard(struct vk_run *run, struct vk_sent_run *content, int forced)
 
 /* How far a large message may go on from where it stopped: whole datagrams only, as many as its
  * stream's credit pays for, and as the turn's budget is used up by. What ends within a datagram
- * makes the next turn begin there, and end within another: each such costs 64 bytes of headers. */
+ * makes the next turn begin there, and end within another: each such costs 12 bytes of headers, if
+ * not 60. */
 static uint32_t shards_end(struct vk_run *run, const struct vk_out *out, uint32_t number,
 			   uint32_t sent, int64_t budget)
 {

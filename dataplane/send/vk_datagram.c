@@ -245,11 +245,20 @@ static uint32_t inner_head(const struct vk_part *part)
 	return vk_part_overhead(&part->frame) - (uint32_t)sizeof(struct vk_ext_session);
 }
 
-/* The same for one behind what is there. What is sent again has a header in any case. */
+/* The same for the first one. */
+static uint32_t first_head(const struct vk_part *part)
+{
+	return vk_head_shard(&part->frame, part->class) ? sizeof(struct vk_compact_shard) :
+							  inner_head(part);
+}
+
+/* The same for one behind what is there. A message that is sent again has a header in any case. */
 static uint32_t next_head(const struct vk_datagram *open, const struct vk_part *part)
 {
 	const struct vk_frame *frame = &part->frame;
 
+	if (open->data && open->stream == frame->stream && vk_head_shard(frame, part->class))
+		return sizeof(struct vk_compact_shard);
 	if (open->data && open->alike && frame->present == 1u << VK_EXT_SEQ && !frame->fragment &&
 	    !(frame->flags & VK_FLAG_RTX) && vk_head_alike(open->head, frame))
 		return vk_head_short(open->head, frame->stream, frame->sequence);
@@ -273,6 +282,12 @@ static uint8_t *put_head(struct vk_run *run, uint8_t *at, const struct vk_frame 
 	return end;
 }
 
+static uint8_t *put_shard(struct vk_datagram *open, uint8_t *at, const struct vk_frame *frame)
+{
+	open->alike = 0;
+	return vk_put_compact_shard(at, frame);
+}
+
 static void append(struct vk_run *run, const struct vk_part *part, uint32_t head)
 {
 	struct vk_datagram *open = &run->datagram;
@@ -282,7 +297,9 @@ static void append(struct vk_run *run, const struct vk_part *part, uint32_t head
 
 	memset(open->data + open->used, 0, at - open->used);
 	frame.length = part->size;
-	if (head < VK_HEADER_SIZE)
+	if (head < VK_HEADER_SIZE && frame.present & 1u << VK_EXT_SHARD)
+		data = put_shard(open, data, &frame);
+	else if (head < VK_HEADER_SIZE)
 		data = vk_head_put(open->head, data, head, frame.stream, frame.sequence,
 				   part->size);
 	else
@@ -310,7 +327,7 @@ static uint32_t room(const struct vk_datagram *open, const struct vk_part *part)
 
 uint32_t vk_datagram_room(const struct vk_run *run, const struct vk_part *part)
 {
-	uint32_t left = room(&run->datagram, part), head = inner_head(part);
+	uint32_t left = room(&run->datagram, part), head = next_head(&run->datagram, part);
 
 	return left > head ? left - head : 0;
 }
@@ -371,7 +388,7 @@ int vk_datagram_add(struct vk_run *run, const struct vk_part *part, int alone)
 
 	if (room(open, part) < head + part->size) {
 		const struct vk_session *session = run->sessions[part->peer];
-		uint32_t size = inner_head(part) + part->size;
+		uint32_t size = first_head(part) + part->size;
 		uint32_t payload = vk_fit_payload(run, part->peer);
 		int company = feedback_due(run, part) &&
 			      VK_OUTER_SIZE + size + FEEDBACK_ROOM + VK_HEADER_SIZE + VK_AGG_ALIGN <
@@ -387,7 +404,7 @@ int vk_datagram_add(struct vk_run *run, const struct vk_part *part, int alone)
 			return 0;
 		if (company)
 			feedback(run, size);
-		head = inner_head(part);
+		head = first_head(part);
 	}
 	append(run, part, head);
 	return 1;

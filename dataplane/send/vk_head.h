@@ -27,6 +27,14 @@ static inline uint32_t vk_head_short(const uint8_t *last, uint32_t stream, uint3
 		       sizeof(struct vk_compact_stream);
 }
 
+/* vk_head_shard says whether a compact frame can say all that a shard's would. */
+static inline int vk_head_shard(const struct vk_frame *frame, uint32_t class)
+{
+	return frame->present == 1u << VK_EXT_SHARD && frame->type == VK_STREAM_DATA &&
+	       !(frame->flags & ~(VK_FLAG_FRG | VK_FLAG_RTX)) && !frame->trace &&
+	       !frame->correlation && frame->priority == vk_priority_lowest(class);
+}
+
 /* vk_head_put writes a compact frame's head of so many bytes, of the message that is the last one
  * now. Returns where its payload goes. */
 static inline uint8_t *vk_head_put(uint8_t *last, uint8_t *at, uint32_t head, uint32_t stream,

@@ -8,7 +8,7 @@
 #include <string.h>
 
 enum {
-	JOIN_MIN = 128, /* bytes of a shard that fills what another left of its datagram */
+	JOIN_MIN = 64, /* bytes of a shard that fills what another left of its datagram */
 };
 
 static uint8_t priority_of(uint32_t class, uint8_t wanted)

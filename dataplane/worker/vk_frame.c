@@ -10,6 +10,14 @@ static const uint8_t ext_bytes[] = {
 	[VK_EXT_TRACE] = sizeof(struct vk_ext_trace),
 };
 
+/* What a shard is of its message, of the extension or of a compact frame. */
+static void take_place(struct vk_frame *frame, const uint8_t *at)
+{
+	frame->sequence = vk_get32(at + VK_SHARD_SEQUENCE_AT);
+	frame->offset = vk_get16(at + VK_SHARD_OFFSET_AT);
+	frame->total = vk_get16(at + VK_SHARD_LAST_AT) + 1u;
+}
+
 /* The first of a kind counts: it is the one that the kernel's program has checked. */
 static void take_ext(struct vk_frame *frame, const uint8_t *at, uint32_t kind)
 {
@@ -28,9 +36,7 @@ static void take_ext(struct vk_frame *frame, const uint8_t *at, uint32_t kind)
 		break;
 	case VK_EXT_SHARD:
 		frame->fragment = at[3] & VK_FRAGMENT_MASK;
-		frame->sequence = vk_get32(at + 4);
-		frame->offset = vk_get32(at + 8);
-		frame->total = vk_get32(at + 12);
+		take_place(frame, at);
 		break;
 	case VK_EXT_TIME:
 		frame->time_ns = vk_get64(at + 4);
@@ -117,7 +123,31 @@ static int parse_compact_stream(struct vk_frame *frame, const uint8_t *data, uin
 	return frame->size <= size;
 }
 
-int vk_frame_inner(struct vk_frame *frame, const uint8_t **like, const uint8_t *data, uint32_t size)
+static int parse_compact_shard(struct vk_frame *frame, uint32_t stream, const uint8_t *data,
+			       uint32_t size)
+{
+	uint32_t mark;
+
+	if (size < sizeof(struct vk_compact_shard))
+		return 0;
+	mark = vk_get16(data);
+	*frame = (struct vk_frame){
+		.type = VK_STREAM_DATA,
+		.flags = VK_FLAG_FRG | (mark & VK_COMPACT_AGAIN ? VK_FLAG_RTX : 0),
+		.priority = vk_priority_lowest(vk_stream_class(stream)),
+		.stream = stream,
+		.length = vk_compact_length(data),
+		.payload = data + sizeof(struct vk_compact_shard),
+		.present = 1u << VK_EXT_SHARD,
+		.fragment = mark & VK_FRAGMENT_MASK,
+	};
+	frame->size = (uint32_t)sizeof(struct vk_compact_shard) + frame->length;
+	take_place(frame, data);
+	return frame->size <= size;
+}
+
+int vk_frame_inner(struct vk_frame *frame, const uint8_t **like, uint32_t stream,
+		   const uint8_t *data, uint32_t size)
 {
 	if (size < sizeof(struct vk_compact))
 		return 0;
@@ -126,6 +156,8 @@ int vk_frame_inner(struct vk_frame *frame, const uint8_t **like, const uint8_t *
 	if (vk_is_compact_stream(data))
 		return *like && parse_compact_stream(frame, data, size);
 	*like = NULL;
+	if (vk_is_compact_shard(data))
+		return parse_compact_shard(frame, stream, data, size);
 	if (vk_frame_parse(frame, data, size, 0) || frame->flags & (VK_FLAG_AGG | VK_FLAG_ENC) ||
 	    frame->present & 1u << VK_EXT_SESSION)
 		return 0;

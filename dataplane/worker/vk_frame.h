@@ -23,6 +23,18 @@ enum vk_compact_place {
 	VK_COMPACT_STREAM_AT = offsetof(struct vk_compact_stream, stream),
 	VK_COMPACT_SEQUENCE_AT = offsetof(struct vk_compact_stream, sequence),
 };
+
+/* Places in that of a shard, and in the extension, of which it has the end. */
+enum vk_shard_place {
+	VK_SHARD_SEQUENCE_AT = offsetof(struct vk_compact_shard, sequence),
+	VK_SHARD_OFFSET_AT = offsetof(struct vk_compact_shard, offset),
+	VK_SHARD_LAST_AT = offsetof(struct vk_compact_shard, last),
+};
+
+_Static_assert((int)VK_SHARD_SEQUENCE_AT == offsetof(struct vk_ext_shard, sequence) &&
+		       (int)VK_SHARD_OFFSET_AT == offsetof(struct vk_ext_shard, offset) &&
+		       (int)VK_SHARD_LAST_AT == offsetof(struct vk_ext_shard, last),
+	       "a shard's place is told alike in both");
 #endif
 
 /* A parsed frame: the header in host order, the extensions it carries, where its payload is. */
@@ -65,11 +77,11 @@ enum vk_frame_error {
  * it may be followed by others (a run). Returns enum vk_frame_error. */
 int vk_frame_parse(struct vk_frame *frame, const uint8_t *data, uint32_t size, int exact);
 
-/* vk_frame_inner reads the next inner frame of a run at data; `frame` is the one before it. *like:
- * where the last one with a header begins, if a compact frame may follow, else NULL; NULL at first.
- * Returns 0 when it is malformed. */
-int vk_frame_inner(struct vk_frame *frame, const uint8_t **like, const uint8_t *data,
-		   uint32_t size);
+/* vk_frame_inner reads the next inner frame of a run at data; `frame` is the one before it,
+ * `stream` that of the outer one. *like: where the last one with a header begins, if a compact
+ * frame may follow that repeats it, else NULL; NULL at first. Returns 0 when it is malformed. */
+int vk_frame_inner(struct vk_frame *frame, const uint8_t **like, uint32_t stream,
+		   const uint8_t *data, uint32_t size);
 
 /* vk_priority_lowest returns the lowest priority of a class's band. */
 uint8_t vk_priority_lowest(uint32_t class);
@@ -132,7 +144,13 @@ static inline int vk_is_compact_stream(const uint8_t *data)
 	return vk_get32(data) >> 16 == VK_COMPACT_STREAM;
 }
 
-/* vk_compact_length returns the payload bytes of the compact frame at data, of either kind. */
+/* vk_is_compact_shard says whether one of a shard does. */
+static inline int vk_is_compact_shard(const uint8_t *data)
+{
+	return (vk_get32(data) >> 16 & ~(uint32_t)VK_COMPACT_BITS) == VK_COMPACT_SHARD;
+}
+
+/* vk_compact_length returns the payload bytes of the compact frame at data, of any kind. */
 static inline uint32_t vk_compact_length(const uint8_t *data)
 {
 	return vk_get32(data) & 0xffff;
@@ -153,6 +171,24 @@ static inline uint8_t *vk_put_compact_stream(uint8_t *at, uint32_t length, uint3
 	vk_put32(at + VK_COMPACT_STREAM_AT, stream);
 	vk_put32(at + VK_COMPACT_SEQUENCE_AT, sequence);
 	return at + sizeof(struct vk_compact_stream);
+}
+
+/* vk_put_place writes what a shard is of its message. */
+static inline void vk_put_place(uint8_t *at, const struct vk_frame *frame)
+{
+	vk_put32(at + VK_SHARD_SEQUENCE_AT, frame->sequence);
+	vk_put16(at + VK_SHARD_OFFSET_AT, (uint16_t)frame->offset);
+	vk_put16(at + VK_SHARD_LAST_AT, (uint16_t)(frame->total - 1));
+}
+
+/* vk_put_compact_shard writes the head of a compact frame of a shard. */
+static inline uint8_t *vk_put_compact_shard(uint8_t *at, const struct vk_frame *frame)
+{
+	uint32_t again = frame->flags & VK_FLAG_RTX ? VK_COMPACT_AGAIN : 0;
+
+	vk_put32(at, (VK_COMPACT_SHARD | again | frame->fragment) << 16 | frame->length);
+	vk_put_place(at, frame);
+	return at + sizeof(struct vk_compact_shard);
 }
 
 /* vk_put_header writes a header; ext counts words. Returns where the extensions go. */
@@ -219,9 +255,7 @@ static inline uint8_t *vk_put_seq(uint8_t *at, const struct vk_frame *frame)
 static inline uint8_t *vk_put_shard(uint8_t *at, const struct vk_frame *frame)
 {
 	vk_put_ext(at, VK_EXT_SHARD, sizeof(struct vk_ext_shard), (uint16_t)frame->fragment);
-	vk_put32(at + 4, frame->sequence);
-	vk_put32(at + 8, frame->offset);
-	vk_put32(at + 12, frame->total);
+	vk_put_place(at, frame);
 	return at + sizeof(struct vk_ext_shard);
 }
 

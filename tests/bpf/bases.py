@@ -9,7 +9,7 @@ from tests.bpf.rig import ethernet, extension, frame, ip4, ip6
 SESSION, SEQ, SHARD, TIME = (
     extension(1, 4, 0x0140),
     extension(3, 2),
-    extension(4, 4),
+    extension(4, 3),
     extension(6, 3),
 )
 UNKNOWN = extension(200, 5)

@@ -13,7 +13,7 @@ from tests.bpf.siphash import siphash
 
 DOCUMENTED_PORT = 0x5243
 DOCUMENTED_MAGIC = b"RC"
-EXTENSION_WORDS = {1: 4, 2: 4, 3: 2, 4: 4, 6: 3, 7: 7}
+EXTENSION_WORDS = {1: 4, 2: 4, 3: 2, 4: 3, 6: 3, 7: 7}
 TYPES = {
     *range(0x08),
     *range(0x10, 0x16),

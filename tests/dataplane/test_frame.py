@@ -27,6 +27,7 @@ from valkyrie.dataplane.wire import (
     Trace,
     Type,
     make_compact,
+    make_compact_shard,
     make_frame,
     parse_frame,
 )
@@ -41,6 +42,8 @@ ERRORS = {
 }
 """The worker's reason -> the kernel program's."""
 
+u16 = st.integers(0, 2**16 - 1)
+totals = st.integers(1, 2**16)
 u32 = st.integers(0, 2**32 - 1)
 u64 = st.integers(0, 2**64 - 1)
 fragments = st.integers(0, 3).map(Fragment)
@@ -48,7 +51,7 @@ extension = st.one_of(
     st.builds(Session, u32, u64, space=st.integers(0, 3), epoch=st.integers(0, 255)),
     st.builds(Token, st.integers(0, 65535), u32, u64),
     st.builds(Seq, u32, fragments),
-    st.builds(Shard, u32, u32, u32, fragments),
+    st.builds(Shard, u32, u16, totals, fragments),
     st.builds(Time, u64),
     st.builds(Trace, st.binary(min_size=16, max_size=16), st.binary(min_size=8, max_size=8)),
     st.builds(Extension, st.integers(8, 255), st.integers(0, 65535), st.just(b"abcd")),
@@ -139,7 +142,9 @@ single = st.builds(
 )
 """Frames of one extension: compact ones may follow most of them."""
 compact = st.one_of(u8s.map(make_compact), st.builds(make_compact, u8s, u32, u32))
-inner = st.one_of(single.map(Frame.pack), compact, compact)
+places = st.builds(Shard, u32, u16, totals, fragments)
+part = st.builds(make_compact_shard, places, u8s, again=st.booleans())
+inner = st.one_of(single.map(Frame.pack), compact, compact, part)
 odd = st.one_of(inner, inner, inner, frames().map(Frame.pack))
 
 
@@ -148,37 +153,46 @@ def run_of(parts: list[bytes]) -> bytes:
     return b"".join(part + bytes(-len(part) % lib.VK_AGG_ALIGN) for part in parts)
 
 
-Told = tuple[int, int, int, int, bytes]
-"""Type, flags, stream, correlation, payload of an inner frame."""
+Told = tuple[int, int, int, int, int, bytes]
+"""Type, flags, priority, stream, correlation, payload of an inner frame."""
+Place = tuple[int, int, int, int]
+"""Sequence, fragment, offset, total; the last two of a shard only."""
+OUTER = 1005
+"""Stream of an aggregate."""
 
 
-def read_run(data: bytes) -> tuple[list[tuple[Told, int]], bool]:
-    """Return what the worker's parser reads in a run, with sequences, and whether it liked all."""
+def read_run(data: bytes) -> tuple[list[tuple[Told, Place]], bool]:
+    """Return what the worker's parser reads in a run, and whether it liked all."""
     ffi, native = library("vk_frame.h", "vk_frame.c")
     frame, like = ffi.new("struct vk_frame *"), ffi.new("uint8_t **")
     memory, at = ffi.from_buffer("uint8_t[]", data), 0
-    found: list[tuple[Told, int]] = []
+    found: list[tuple[Told, Place]] = []
     while any(data[at : at + 2]):
-        if not native.vk_frame_inner(frame, like, memory + at, len(data) - at):
+        if not native.vk_frame_inner(frame, like, OUTER, memory + at, len(data) - at):
             return found, False
         payload = bytes(ffi.buffer(frame.payload, frame.length))
-        told = (frame.type, frame.flags, frame.stream, frame.correlation, payload)
-        found.append((told, frame.sequence))
+        head = (frame.type, frame.flags, frame.priority, frame.stream, frame.correlation)
+        shard = frame.present & 1 << lib.VK_EXT_SHARD
+        part = (frame.offset, frame.total) if shard else (0, 0)
+        found.append(((*head, payload), (frame.sequence, frame.fragment, *part)))
         at += -(-frame.size // lib.VK_AGG_ALIGN) * lib.VK_AGG_ALIGN
     return found, True
 
 
-def modelled_run(data: bytes) -> tuple[list[tuple[Told, int]], bool]:
+def modelled_run(data: bytes) -> tuple[list[tuple[Told, Place]], bool]:
     """Return what the format's view in Python reads in it."""
-    found: list[tuple[Told, int]] = []
+    found: list[tuple[Told, Place]] = []
     try:
-        for each in make_frame(Type.STREAM_DATA, 5, data, flags=Flag.AGG).inner():
+        for each in make_frame(Type.STREAM_DATA, OUTER, data, flags=Flag.AGG).inner():
             head = each.header
-            told = (head.type, head.flags, head.stream, head.correlation, each.payload)
+            told = (head.type, head.flags, head.priority, head.stream, head.correlation)
             places = [each for each in each.extensions if isinstance(each, Seq | Shard)]
-            firsts = {type(place): place for place in reversed(places)}.values()
-            last = max(firsts, key=places.index, default=Seq(0))
-            found.append((told, last.sequence))
+            firsts = {type(place): place for place in reversed(places)}
+            last = max(firsts.values(), key=places.index, default=Seq(0))
+            shard = firsts.get(Shard)
+            part = (shard.offset, shard.total) if isinstance(shard, Shard) else (0, 0)
+            place = (last.sequence, last.fragment, *part)
+            found.append(((*told, each.payload), place))
     except FrameError:
         return found, False
     return found, True
@@ -200,27 +214,45 @@ def test_a_run_is_read_as_the_other_reader_reads_it_damaged_or_not(
 def test_a_compact_frame_says_what_comes_next_on_the_stream() -> None:
     first = make_frame(Type.JOB_START, 500, b"first", Seq(2**32 - 1), correlation=9, flags=Flag.URG)
     run = run_of([first.pack(), make_compact(b"second"), make_compact(b""), bytes(40)])
-    head = (Type.JOB_START, Flag.URG, 500, 9)
-    assert read_run(run) == (
-        [((*head, b"first"), 2**32 - 1), ((*head, b"second"), 0), ((*head, b""), 1)],
-        True,
-    )
+    head = (Type.JOB_START, Flag.URG, 0, 500, 9)
+    texts = {2**32 - 1: b"first", 0: b"second", 1: b""}
+    told = [((*head, text), (sequence, 0, 0, 0)) for sequence, text in texts.items()]
+    assert read_run(run) == (told, True)
 
 
 def test_a_compact_frame_may_name_another_stream_and_is_what_the_next_ones_go_on_with() -> None:
     first = make_frame(Type.JOB_START, 500, b"first", Seq(2), correlation=9, flags=Flag.URG)
     named = make_compact(b"other", 501, 2**32 - 1)
     run = run_of([first.pack(), named, make_compact(b""), make_compact(b"back", 500, 3)])
-    head = (Type.JOB_START, Flag.URG)
+    head = (Type.JOB_START, Flag.URG, 0)
     assert read_run(run) == (
         [
-            ((*head, 500, 9, b"first"), 2),
-            ((*head, 501, 9, b"other"), 2**32 - 1),
-            ((*head, 501, 9, b""), 0),
-            ((*head, 500, 9, b"back"), 3),
+            ((*head, 500, 9, b"first"), (2, 0, 0, 0)),
+            ((*head, 501, 9, b"other"), (2**32 - 1, 0, 0, 0)),
+            ((*head, 501, 9, b""), (0, 0, 0, 0)),
+            ((*head, 500, 9, b"back"), (3, 0, 0, 0)),
         ],
         True,
     )
+
+
+def test_a_compact_shard_is_of_the_outer_frames_stream_wherever_it_stands() -> None:
+    message = make_frame(Type.JOB_START, 1500, b"whole", Seq(2), correlation=9, priority=77)
+    tail = make_compact_shard(Shard(7, 65000, 65536, Fragment(2)), b"tail", again=True)
+    begin = make_compact_shard(Shard(8, 0, 1), b"")
+    head = (Type.STREAM_DATA, Flag.FRG, 50, OUTER, 0)
+    told = [
+        ((Type.STREAM_DATA, Flag.FRG | Flag.RTX, 50, OUTER, 0, b"tail"), (7, 2, 65000, 65536)),
+        ((*head, b""), (8, 0, 0, 1)),
+        ((Type.JOB_START, 0, 77, 1500, 9, b"whole"), (2, 0, 0, 0)),
+        ((*head, b""), (8, 0, 0, 1)),
+    ]
+    run = run_of([tail, begin, message.pack(), begin, bytes(9)])
+    assert read_run(run) == (told, True)
+    assert read_run(run) == modelled_run(run)
+    assert read_run(run_of([begin, make_compact(b"")])) == (told[1:2], False)
+    for cut in range(1, len(begin)):
+        assert read_run(begin[:-cut]) == ([], False)
 
 
 UNREPEATED = {
@@ -279,5 +311,11 @@ def test_the_parser_reads_nothing_beside_its_input() -> None:
         make_frame(Type.STREAM_DATA, 7, bytes(32), token).pack(),
         run_of([make_frame(Type.STREAM_DATA, 7, b"run", Seq(3)).pack(), make_compact(b"next")]),
         run_of([make_frame(Type.STREAM_DATA, 7, b"r", Seq(3)).pack(), make_compact(b"n", 9, 4)]),
+        run_of(
+            [
+                make_compact_shard(Shard(2, 9, 12), b"end"),
+                make_compact_shard(Shard(3, 0, 9), b"next"),
+            ]
+        ),
     ]
     fuzz("fuzz_frame", ["fuzz_frame.c", "vk_frame.c"], corpus)

@@ -22,6 +22,7 @@ from valkyrie.dataplane.wire import (
     Shard,
     Token,
     make_compact,
+    make_compact_shard,
     make_frame,
     stream_class,
 )
@@ -125,6 +126,10 @@ INNER_INVALID = {
     "8 compact, of another class": make_compact(b"", 5, 0),
     "9 compact, its stream cut off": make_compact(b"", 1000, 0)[:8],
     "10 compact, with a stream, longer than the run": make_compact(b"12345678", 1000, 2)[:-4],
+    "11 compact, a shard, its place cut off": make_compact_shard(Shard(5, 0, 9), b"")[:8],
+    "12 compact, a shard, longer than the run": make_compact_shard(Shard(5, 0, 9), b"12345678")[
+        :-4
+    ],
 }
 
 
@@ -323,6 +328,21 @@ def shard(sequence: int, offset: int, payload: bytes, total: int, stream: int = 
     place = Shard(sequence, offset, total)
     session = SESSION if stream == STREAM else OF_LOGS
     return make_frame(lib.VK_STREAM_DATA, stream, payload, session, place, flags=Flag.FRG)
+
+
+def test_compact_shards_are_what_shards_with_headers_are(rig: Rig) -> None:
+    places = [(1, 0, 200), (0, 200, 300), (0, 100, 300), (1, 100, 200)]
+    parts = [
+        make_compact_shard(Shard(sequence, offset, total), bytes([sequence + 1]) * 100)
+        for sequence, offset, total in places
+    ]
+    inject(rig, shard(0, 0, b"\1" * 100, 300))
+    inject(rig, run_of(parts[0], data(2).pack(), *parts[1:]))
+    records = rig.take(1, 0, Class.DATA)
+    assert [(record.sequence, record.size) for record in records] == [(2, 16), (0, 300), (1, 200)]
+    assert [record.flags & Flag.FRG for record in records] == [0, 0, 0]
+    assert count(rig, "rx_shards") == 5
+    assert count(rig, "rx_reassembled") == 2
 
 
 def test_shards_become_one_message_in_any_order(rig: Rig) -> None:

@@ -43,7 +43,7 @@ def test_a_frame_is_dissected_from_its_datagram() -> None:
     seen = packet[Valkyrie]
     assert seen.stream == 20000
     assert [extension.kind for extension in seen.extensions] == [wire.ExtKind.SHARD, 50]
-    assert seen.extensions[0].total == 3
+    assert seen.extensions[0].last == 2
     assert bytes(seen.payload) == b"line"
 
 
