@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from . import behind, charts, markdown
+from .contestant import ROOT
 from .markdown import figure, number
 from .report import Document, main_figure, of_scenario
 
-ROOT = Path(__file__).resolve().parent.parent
 README, FIGURES = ROOT / "README.md", ROOT / "docs" / "FIGURES.md"
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 HEADLINES = {

@@ -1,8 +1,8 @@
 """What the machine can do at all, and which share of it Valkyrie's figures are.
 
-AF_XDP without a protocol (receive and drop, send only), a copy of memory, a cache line to another
-core and back, libcrypto. Nothing that carries messages can be faster than what it is made of.
-Beside libcrypto stands what sealing and opening cost a session, which calls it for each frame.
+AF_XDP without a protocol (receive and drop, send only, echo), a copy of memory, a cache line to
+another core and back, libcrypto. Nothing that carries messages can be faster than what it is made
+of. Beside libcrypto stands what sealing and opening cost a session, which calls it for each frame.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.dataplane.native import INCLUDES, find
 
-from .contestant import BUILD, ROOT
+from .program import compiled
 from .receive import _packet, ready
 from .rows import Row, make_row
 
@@ -28,6 +28,8 @@ SEALED = (64, 1024, 1400, 16_384)
 CIPHERS = ("AES-256-GCM", "ChaCha20-Poly1305")
 PACKETS = {"66 B": 0, "1100 B": 1034}
 """Packet on the link -> payload behind Ethernet, IPv4, UDP and frame header."""
+TRIP = "AF_XDP, to an echo and back, 130 B"
+TRIP_PAYLOAD = 64
 LINE = "a cache line to another core and back"
 
 
@@ -42,12 +44,7 @@ def sealed(cipher: str, size: int) -> tuple[str, str]:
 
 
 def _program() -> Path:
-    binary = BUILD / "limits"
-    binary.parent.mkdir(parents=True, exist_ok=True)
-    sources = [ROOT / "perf" / "limits.c", find("vk_keyring.c"), find("vk_aead.c")]
-    flags = ["-O2", "-Wall", "-pthread", *INCLUDES]
-    subprocess.run(["cc", *flags, "-o", binary, *sources, "-lcrypto"], check=True, timeout=60)
-    return binary
+    return compiled("limits", *INCLUDES, find("vk_keyring.c"), find("vk_aead.c"), "-lcrypto")
 
 
 def _memory_and_ciphers(rounds: int, seconds: float) -> Iterator[Row]:
@@ -86,6 +83,10 @@ def _af_xdp(rounds: int, duration_ns: int) -> Iterator[Row]:
             for name, measure in measures.items():
                 found = median(measure(packet, duration_ns) for _ in range(rounds))
                 yield _row(f"AF_XDP, {name}, {size}", found, "packets/s")
+        if len(bench.cpus) > 1:
+            packet = _packet(bench.source, bench.target, TRIP_PAYLOAD)
+            trips = [bench.answered_ns(packet, duration_ns) for _ in range(rounds)]
+            yield _row(TRIP, median(trips), "ns")
 
 
 def run(quick: bool) -> list[Row]:  # every scenario is called run(quick)
@@ -110,6 +111,13 @@ LIMITS = (
     Limit("ipc-64", (copied(64),), "every message is copied into a ring"),
     Limit("ipc-1k", (copied(1024),), "every message is copied into a ring"),
     Limit("ipc-rtt", (LINE,), "the other core has to see the message, and back"),
+    Limit("net-64", (copied(64),), "every message is copied into a ring"),
+    Limit("net-rtt", (TRIP,), "one packet there, one back"),
+    Limit(
+        "tls-rtt",
+        (TRIP, *sealed("AES-256-GCM", 64), *sealed("AES-256-GCM", 64)),
+        "one packet there, one back, each sealed and opened",
+    ),
     Limit("net-64k", (copied(65_000),), "every message is copied"),
     Limit(
         "net-1k",
@@ -150,7 +158,7 @@ def shares(
                 {
                     "scenario": bound.scenario,
                     "contestant": one["contestant"],
-                    "against": " and ".join(bound.metrics),
+                    "against": " and ".join(dict.fromkeys(bound.metrics)),
                     "why": bound.why,
                     "value": value,
                     "limit": limit,

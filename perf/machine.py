@@ -9,7 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from .contestant import PYTHON, ROOT
+
 DEBIAN = ("libzmq5", "nats-server", "redis-server", "iceoryx", "openssl")
 PYPI = ("pyzmq", "grpcio", "aioquic", "iceoryx2", "eclipse-zenoh", "nats-py", "redis")
 
@@ -34,12 +35,11 @@ def _versions() -> dict[str, str]:
     """Return the versions of what is compared, as far as it is installed."""
     listing = _command("dpkg-query", "-W", "-f", "${Package}\t${Version}\n", *DEBIAN)
     found = dict(line.split("\t") for line in listing.splitlines() if line.count("\t") == 1)
-    python = ROOT / "build" / "perf" / "venv" / "bin" / "python"
-    if python.exists():
+    if PYTHON.exists():
         code = (
             "import importlib.metadata as m; [print(d.name, d.version) for d in m.distributions()]"
         )
-        listed = dict(line.split() for line in _command(python, "-c", code).splitlines())
+        listed = dict(line.split() for line in _command(PYTHON, "-c", code).splitlines())
         found.update({name: listed[name] for name in PYPI if name in listed})
     return {name: version for name, version in found.items() if version}
 

@@ -7,6 +7,7 @@
 
 #include <linux/bpf.h>
 #include <sched.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <linux/if_xdp.h>
 #include <string.h>
@@ -20,6 +21,7 @@ enum {
 	LIVE_BATCH = 64,
 	DROP_BATCH = 64,
 	RING_CAPACITY = 1048576, /* bytes */
+	LOST_NS = 100000000, /* a packet that is not back by then goes out again */
 };
 
 /* What a receiver has seen. */
@@ -35,6 +37,9 @@ int receive_drop(struct vk_port *port, uint64_t duration_ns, int cpu,
 		 struct receive_result *result);
 int receive_transmit(struct vk_port *port, const uint8_t *packet, uint32_t size,
 		     uint64_t duration_ns, int cpu, struct receive_result *result);
+int receive_echo(struct vk_port *port, int cpu, struct receive_result *result);
+int receive_ping(struct vk_port *port, const uint8_t *packet, uint32_t size, uint64_t duration_ns,
+		 int cpu, struct receive_result *result, uint64_t *times, uint64_t capacity);
 int receive_path(struct vk_port *port, struct vk_port_state *state, uint64_t duration_ns, int cpu,
 		 struct receive_result *result);
 
@@ -142,6 +147,82 @@ int receive_transmit(struct vk_port *port, const uint8_t *packet, uint32_t size,
 		VK_STORE_RELEASE(back->consumer, consumer);
 		VK_STORE_RELEASE(tx->producer, producer);
 		result->packets += ready;
+	}
+	result->elapsed_ns = now - start;
+	return 0;
+}
+
+/* The smallest echo: frames go out again from where they arrived, until it is killed. */
+int receive_echo(struct vk_port *port, int cpu, struct receive_result *result)
+{
+	const struct vk_xsk *xsk = &port->xsks[VK_CLASS_CONTROL];
+	const struct vk_xsk_ring *rx = &xsk->rx, *tx = &xsk->tx;
+	const struct vk_xsk_ring *back = &port->umem.completion, *fill = &port->umem.fill;
+	uint64_t mask = ~(uint64_t)(port->umem.chunk_size - 1);
+	uint32_t came = *rx->consumer, out = *tx->producer, done = *back->consumer;
+	uint32_t empty = *fill->producer;
+
+	pin(cpu);
+	VK_STORE_RELEASE(&result->ready, 1);
+	for (;;) {
+		uint32_t ready = vk_umem_ready(rx);
+
+		if (!ready)
+			continue;
+		for (uint32_t i = 0; i < ready; i++)
+			*vk_umem_descriptor(tx, out++) = *vk_umem_descriptor(rx, came++);
+		VK_STORE_RELEASE(rx->consumer, came);
+		VK_STORE_RELEASE(tx->producer, out);
+		sendto(xsk->fd, NULL, 0, MSG_DONTWAIT, NULL, 0);
+		ready = vk_umem_ready(back);
+		for (uint32_t i = 0; i < ready; i++)
+			*vk_umem_address(fill, empty++) = *vk_umem_address(back, done++) & mask;
+		VK_STORE_RELEASE(back->consumer, done);
+		VK_STORE_RELEASE(fill->producer, empty);
+	}
+}
+
+/* Takes what has arrived; returns whether one was of that size: the kernel sends packets too. */
+static bool take(const struct vk_port *port, uint32_t size)
+{
+	const struct vk_xsk_ring *rx = &port->xsks[VK_CLASS_CONTROL].rx, *fill = &port->umem.fill;
+	uint64_t mask = ~(uint64_t)(port->umem.chunk_size - 1);
+	uint32_t ready = vk_umem_ready(rx), consumer = *rx->consumer, producer = *fill->producer;
+	bool found = false;
+
+	for (uint32_t i = 0; i < ready; i++) {
+		const struct xdp_desc *each = vk_umem_descriptor(rx, consumer++);
+
+		found |= each->len == size;
+		*vk_umem_address(fill, producer++) = each->addr & mask;
+	}
+	VK_STORE_RELEASE(rx->consumer, consumer);
+	VK_STORE_RELEASE(fill->producer, producer);
+	return found;
+}
+
+/* Round trips to an echo, one packet at a time. */
+int receive_ping(struct vk_port *port, const uint8_t *packet, uint32_t size, uint64_t duration_ns,
+		 int cpu, struct receive_result *result, uint64_t *times, uint64_t capacity)
+{
+	const struct vk_xsk *xsk = &port->xsks[VK_CLASS_CONTROL];
+	const struct vk_xsk_ring *tx = &xsk->tx, *back = &port->umem.completion;
+	uint64_t address = (uint64_t)port->umem.rx_frames * port->umem.chunk_size;
+	uint64_t start = now_ns(), sent = start, now = start;
+	uint32_t producer = *tx->producer;
+
+	pin(cpu);
+	memcpy(port->umem.area + address, packet, size);
+	for (; now - start < duration_ns && result->packets < capacity; sent = now_ns()) {
+		*vk_umem_descriptor(tx, producer++) = (struct xdp_desc){ address, size, 0 };
+		VK_STORE_RELEASE(tx->producer, producer);
+		sendto(xsk->fd, NULL, 0, MSG_DONTWAIT, NULL, 0);
+		while (!take(port, size) && now_ns() - sent < LOST_NS)
+			;
+		now = now_ns();
+		VK_STORE_RELEASE(back->consumer, VK_LOAD_ACQUIRE(back->producer));
+		if (now - sent < LOST_NS)
+			times[result->packets++] = now - sent;
 	}
 	result->elapsed_ns = now - start;
 	return 0;

@@ -21,7 +21,7 @@ import warnings
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tests.lab import Link, laboratory, wait_until
 from valkyrie.dataplane import ffi, lib
@@ -29,16 +29,17 @@ from valkyrie.dataplane.loader import Program, XdpMode, open_classifier
 from valkyrie.dataplane.ports import Port, Rings, open_port
 from valkyrie.dataplane.wire import Class, Type, make_frame
 
+from .contestant import ROOT
 from .kernel import compiled
 from .rows import Row, make_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-ROOT = Path(__file__).resolve().parent.parent
 SIZES = {"66 B": 0, "1400 B": 1334}
 """Packet on the link -> payload behind Ethernet, IPv4, UDP and frame header."""
 STREAM = 2000
+TRIPS_MAX = 1 << 20
 MOST_NS = 30_000_000_000
 """A sender that is killed before."""
 BASELINE_RINGS = Rings(rx={Class.CONTROL: 2048}, reserve=2048)
@@ -132,12 +133,22 @@ class Bench:
         with _child(lambda: send(live, data, len(packet), cpu)):
             yield
 
-    def _port(self, program: Program, rings: Rings, **more: Any) -> Port:
-        return self.target.host.run(
+    def _port(
+        self,
+        program: Program,
+        rings: Rings,
+        link: Link | None = None,
+        *,
+        tx: Literal["none", "xdp"] = "none",
+        **more: Any,
+    ) -> Port:
+        """Open a port at *link*, where none is given at the target."""
+        at = link or self.target
+        return at.host.run(
             open_port,
-            self.target.name,
+            at.name,
             rx="xdp",
-            tx="none",
+            tx=tx,
             rings=rings,
             mode=XdpMode.NATIVE,
             classifier=program,
@@ -165,15 +176,7 @@ class Bench:
                 hook = link.host.run(program.attach, link.index, (XdpMode.NATIVE,))
                 hooks.callback(link.host.run, hook.close)
             port = hooks.enter_context(
-                self.source.host.run(
-                    open_port,
-                    self.source.name,
-                    rx="xdp",
-                    tx="xdp",
-                    rings=BASELINE_RINGS,
-                    mode=XdpMode.NATIVE,
-                    classifier=self.redirect,
-                )
+                self._port(self.redirect, BASELINE_RINGS, self.source, tx="xdp")
             )
             where = ctypes.c_void_p(int(ffi.cast("uintptr_t", port.struct)))
             memory = mmap.mmap(-1, mmap.PAGESIZE)
@@ -185,24 +188,27 @@ class Bench:
                 wait_until(lambda: result.elapsed_ns, 30.0, "the measurement")
         return result.packets * 1e9 / result.elapsed_ns
 
-    def carried(self, packet: bytes, duration_ns: int) -> float:
-        """Measure the smallest receiver with the smallest sender that a socket allows."""
-        port: Any = {"tx": "xdp", "rings": BASELINE_RINGS, "mode": XdpMode.NATIVE}
+    @contextlib.contextmanager
+    def _sockets(self) -> Iterator[tuple[ctypes.c_void_p, ctypes.c_void_p]]:
+        """Give a socket on each host: where its port is, the source's and the target's."""
         with contextlib.ExitStack() as stack:
             sends = stack.enter_context(Program("redirect", image=compiled("redirect")))
-            for link, program in ((self.target, self.redirect), (self.source, sends)):
+            ends = (self.source, sends), (self.target, self.redirect)
+            for link, program in ends:
                 hook = link.host.run(program.attach, link.index, (XdpMode.NATIVE,))
                 stack.callback(link.host.run, hook.close)
-            target = stack.enter_context(self._port(self.redirect, BASELINE_RINGS))
-            source = stack.enter_context(
-                self.source.host.run(
-                    lambda: open_port(self.source.name, rx="xdp", classifier=sends, **port)
-                )
+            ports = [
+                stack.enter_context(self._port(program, BASELINE_RINGS, link, tx="xdp"))
+                for link, program in ends
+            ]
+            source, target = (
+                ctypes.c_void_p(int(ffi.cast("uintptr_t", port.struct))) for port in ports
             )
-            here, there = (
-                ctypes.c_void_p(int(ffi.cast("uintptr_t", each.struct)))
-                for each in (source, target)
-            )
+            yield source, target
+
+    def carried(self, packet: bytes, duration_ns: int) -> float:
+        """Measure the smallest receiver with the smallest sender that a socket allows."""
+        with self._sockets() as (here, there):
             data = ctypes.create_string_buffer(packet, len(packet))
             memory = mmap.mmap(-1, 2 * mmap.PAGESIZE)
             sent, came = (Result.from_buffer(memory, at) for at in (0, mmap.PAGESIZE))
@@ -214,6 +220,24 @@ class Bench:
                 with _child(lambda: send(here, data, *more, ctypes.byref(sent))):
                     wait_until(lambda: came.elapsed_ns, 30.0, "the measurement")
         return came.packets * 1e9 / came.elapsed_ns
+
+    def answered_ns(self, packet: bytes, duration_ns: int) -> float:
+        """Measure round trips to the smallest echo; returns the median."""
+        with self._sockets() as (here, there):
+            data = ctypes.create_string_buffer(packet, len(packet))
+            memory = mmap.mmap(-1, 2 * mmap.PAGESIZE + 8 * TRIPS_MAX)
+            asks, answers = (Result.from_buffer(memory, at) for at in (0, mmap.PAGESIZE))
+            times = (ctypes.c_uint64 * TRIPS_MAX).from_buffer(memory, 2 * mmap.PAGESIZE)
+            more = ctypes.c_uint32(len(packet)), ctypes.c_uint64(duration_ns), self.cpus[0]
+            room = ctypes.byref(times), ctypes.c_uint64(TRIPS_MAX)
+            echo, ping = self.library.receive_echo, self.library.receive_ping
+            with _child(lambda: echo(there, self.cpus[-1], ctypes.byref(answers))):
+                wait_until(lambda: answers.ready, what="the echo")
+                with _child(lambda: ping(here, data, *more, ctypes.byref(asks), *room)):
+                    wait_until(lambda: asks.elapsed_ns, 30.0, "the measurement")
+        if not asks.packets:
+            raise RuntimeError("no packet came back from the echo")
+        return float(median(times[: asks.packets]))
 
     def ours(self, packet: bytes, duration_ns: int, rings: Rings) -> float:
         """Measure the classifier and the path."""

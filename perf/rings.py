@@ -13,27 +13,24 @@ import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from valkyrie.shm import local
 from valkyrie.shm.ring import Channel
 
+from .contestant import ROOT
+from .program import compiled
 from .rows import Row, make_row
 
-ROOT = Path(__file__).resolve().parent.parent
 MESSAGE = bytes(range(64))
 BATCH = 1000
 _row = partial(make_row, "rings", digits=3)
 
 
 def _c(messages: int, pings: int, rounds: int) -> list[Row]:
-    binary = ROOT / "build" / "perf" / "rings"
-    binary.parent.mkdir(parents=True, exist_ok=True)
     include = [f"-I{ROOT / layer}" for layer in ("shm", "bpf")]
-    sources = [ROOT / "perf" / "rings.c", ROOT / "shm" / "vk_channel.c"]
-    subprocess.run(["cc", "-O2", "-std=gnu11", *include, "-o", binary, *sources], check=True)
+    binary = compiled("rings", *include, ROOT / "shm" / "vk_channel.c")
     runs = []
     for _ in range(rounds):
         done = subprocess.run(

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from .comparison import Standing
+from .contestant import ROOT
 from .curve import Curve
 from .match import Run
 from .report import FORMAT
 from .scenario import Profile, Scenario
 from .targets import Verdict
 
-SCHEMA = Path(__file__).resolve().parent.parent / "docs" / "report.schema.json"
+SCHEMA = ROOT / "docs" / "report.schema.json"
 
 
 @dataclass

@@ -24,7 +24,7 @@ from valkyrie.controlplane.sessions.protection import Protection
 from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.control import Limits
 
-from .contestant import BUILD, ROOT
+from .program import compiled
 from .rows import Row, make_row
 
 _row = partial(make_row, "sessions", digits=1)
@@ -41,12 +41,7 @@ TIMEOUT_S = 600
 
 def program() -> Path:
     """Build and return the worker's half."""
-    binary = BUILD / "sessions"
-    binary.parent.mkdir(parents=True, exist_ok=True)
-    sources = [ROOT / "perf" / "sessions.c", *(find(part) for part in PARTS)]
-    flags = ["-O2", "-std=gnu11", *INCLUDES]
-    subprocess.run(["cc", *flags, "-o", binary, *sources, "-lcrypto"], check=True, timeout=300)
-    return binary
+    return compiled("sessions", *INCLUDES, *map(find, PARTS), "-lcrypto")
 
 
 def ask(binary: Path, count: int, used: int, rounds: int) -> dict[str, float]:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from cffi import FFI
 
+from perf.contestant import ROOT
 from tests.lab import Host, Lab, Link, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 HERE = ROOT / "perf" / "relay"
 LINK = ROOT / "dataplane" / "lab"
 SOURCES = (HERE / "relay.c", HERE / "tap.c", LINK / "vk_link.c")

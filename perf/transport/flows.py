@@ -9,12 +9,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Protocol
 
+from perf.program import compiled
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tests.lab import Host, Link
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 PATIENCE_S = 30.0
 NS = 1e9
 
@@ -80,11 +81,7 @@ class Contestant:
 
 @functools.cache
 def _compiled() -> Path:
-    binary = ROOT / "build" / "perf" / "tcp"
-    binary.parent.mkdir(parents=True, exist_ok=True)
-    source = ROOT / "perf" / "transport" / "tcp.c"
-    subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", binary, source], check=True)
-    return binary
+    return compiled("transport/tcp")
 
 
 def _rows(process: subprocess.Popen[bytes]) -> list[list[int]]:

@@ -8,10 +8,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from perf.contestant import ROOT
 from perf.network import CONFIGURATION, INTERFACE, PLAINTEXT, Node
 from valkyrie.controlplane.config.settings import Controller
 
-from .flows import NS, PATIENCE_S, ROOT, Contestant, Record
+from .flows import NS, PATIENCE_S, Contestant, Record
 
 if TYPE_CHECKING:
     from tests.lab import Link

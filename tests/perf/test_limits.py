@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from perf import limits, markdown
+from perf import limits, markdown, receive
 from perf.scenario import SCENARIOS
+from tests.census import needs
 from tests.perf.test_report import document
 
 
@@ -42,6 +43,24 @@ def test_packets_a_second_bound_messages_a_second() -> None:
     (share,) = limits.shares([standing("net-1k", rate=1e6)], rows, ["valkyrie-c-local"])
     assert share["limit"] == pytest.approx(2e6)
     assert share["share"] == 0.5
+
+
+def test_a_trip_between_hosts_is_bounded_by_a_packets_and_by_what_seals_it() -> None:
+    seal, opening = limits.sealed("AES-256-GCM", 64)
+    rows = [row(limits.TRIP, 5000, "ns"), row(seal, 200, "ns"), row(opening, 300, "ns")]
+    trips = [standing(name, p50_ns=12_000) for name in ("net-rtt", "tls-rtt")]
+    plain, safe = limits.shares(trips, rows, ["valkyrie-c-local"])
+    assert (plain["limit"], safe["limit"], safe["share"]) == (5000, 6000, 0.5)
+    assert safe["against"] == f"{limits.TRIP} and {seal} and {opening}"
+
+
+def test_a_packet_comes_back_from_the_echo() -> None:
+    needs("root")
+    with receive.ready() as bench:
+        if len(bench.cpus) < 2:
+            pytest.skip("both ends poll: each wants a core")
+        packet = receive.headed(bench.source, bench.target, bytes(64))
+        assert 0 < bench.answered_ns(packet, 20_000_000) < 1e9
 
 
 def test_there_is_no_share_of_what_was_not_measured_nor_of_others() -> None:
