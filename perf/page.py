@@ -46,10 +46,10 @@ def table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> Ite
     yield "</table>"
 
 
-def _bar(one: dict[str, Any], scenario: dict[str, Any], known: dict[str, Any]) -> Bar | None:
+def _bar(one: dict[str, Any], scenario: dict[str, Any], known: dict[str, Any]) -> Bar:
     figure = main_figure(one, scenario)
     if figure is None:
-        return None
+        return Bar(known["title"], 0, 0, 0, "failed", known["ours"])
     scale = 1 if scenario["figure"] == "rate" else 1e-3
     notes = [markdown.figure(one, scenario)]
     if one["ratio"] and one["reference"] != one["contestant"]:
@@ -78,8 +78,7 @@ def _scenario(document: Document, scenario: dict[str, Any]) -> Iterator[str]:
     yield f"<h2>{escape(scenario['title'])}</h2>"
     if not any(known[one["contestant"]]["ours"] for one in found):
         yield "<p>Valkyrie does not offer this.</p>"
-    drawn = [_bar(one, scenario, known[one["contestant"]]) for one in found]
-    yield bars([bar for bar in drawn if bar], scenario["title"])
+    yield bars([_bar(one, scenario, known[one["contestant"]]) for one in found], scenario["title"])
     lines = [_curve(one, known[one["contestant"]]) for one in found]
     if shown := [line for line in lines if line]:
         yield curves(shown, f"{scenario['title']}: latency percentiles")

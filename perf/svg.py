@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 
 WIDTH = 860
 BAR = 22
-LABEL = 250
-NOTE = 250
+LETTER = 7.5
+"""Room for a letter of a label, which may be bold; fonts differ."""
+GAP = 8
+KEY = 34
+"""From a plot to the names of its lines, with a piece of each."""
 COLOURS = ("#0b6e4f", "#b5432a", "#2b5c8a", "#8a6d1f", "#6b3f87", "#3a7d7c", "#a1456e", "#5a5a5a")
+DASHES = ("", ' stroke-dasharray="5 3"', ' stroke-dasharray="1 3"')
 Place = Callable[[float], float]
 """Where a value lies along an axis."""
 NINES = (50.0, 90.0, 99.0, 99.9, 99.99)
@@ -41,26 +45,37 @@ class Curve:
 
 
 def bars(items: Sequence[Bar], title: str) -> str:
-    """Return horizontal bars from zero, with whiskers from low to high."""
+    """Return horizontal bars from zero, with whiskers from low to high; of nothing only a note."""
     most = max((bar.high for bar in items), default=0) or 1
-    room = WIDTH - LABEL - NOTE
+    left = _room((bar.label for bar in items), GAP)
+    room = WIDTH - left - _room((bar.note for bar in items), 2 * GAP)
     height = BAR * len(items) + 8
     lines = [_open(height, title)]
     for index, bar in enumerate(items):
         y = 4 + index * BAR
-        length = max(bar.value / most * room, 1)
+        length = max(bar.value / most * room, 1) if bar.value else 0
         colour = COLOURS[0] if bar.ours else "#9aa5ab"
         weight = ' font-weight="bold"' if bar.ours else ""
-        low, high = (LABEL + value / most * room for value in (bar.low, bar.high))
-        at, name, note = max(LABEL + length, high) + 6, escape(bar.label), escape(bar.note)
+        low, high = (left + value / most * room for value in (bar.low, bar.high))
+        at, name, note = max(left + length, high) + GAP, escape(bar.label), escape(bar.note)
         size = f'width="{length:.1f}" height="{BAR - 6}"'
         lines += [
-            f'<text x="{LABEL - 8}" y="{y + 15}" text-anchor="end"{weight}>{name}</text>',
-            f'<rect x="{LABEL}" y="{y + 3}" {size} fill="{colour}"/>',
+            f'<text x="{left - GAP:.1f}" y="{y + 15}" text-anchor="end"{weight}>{name}</text>',
+            f'<rect x="{left:.1f}" y="{y + 3}" {size} fill="{colour}"/>',
             f'<path d="M{low:.1f} {y + BAR / 2}H{high:.1f}" stroke="#222"/>',
             f'<text x="{at:.1f}" y="{y + 15}">{note}</text>',
         ]
     return "\n".join([*lines, "</svg>"])
+
+
+def _room(labels: Iterable[str], beside: float) -> float:
+    """Return how wide the longest of *labels* is, with what stands beside it."""
+    return max(map(len, labels), default=0) * LETTER + beside
+
+
+def _right(items: Sequence[Curve]) -> float:
+    """Return where a plot ends and the names of its lines begin."""
+    return WIDTH - _room((item.label for item in items), KEY)
 
 
 def curves(items: Sequence[Curve], title: str) -> str:
@@ -71,7 +86,7 @@ def curves(items: Sequence[Curve], title: str) -> str:
     low = math.floor(math.log10(min(times)))
     high = max(math.ceil(math.log10(max(times))), low + 1)
     left, top, height = 70, 10, 300
-    right, bottom = WIDTH - 240, height - 40
+    right, bottom = _right(items), height - 40
 
     def x(percent: float) -> float:
         return left + (right - left) * -math.log10(1 - percent / 100) / 4.2
@@ -83,7 +98,7 @@ def curves(items: Sequence[Curve], title: str) -> str:
     lines = [_open(max(height, 16 * len(items) + 40), title)]
     for power in range(low, high + 1):
         at = y(10**power)
-        lines.append(f'<path d="M{left} {at:.1f}H{right}" stroke="#ddd"/>')
+        lines.append(f'<path d="M{left} {at:.1f}H{right:.1f}" stroke="#ddd"/>')
         lines.append(
             f'<text x="{left - 6}" y="{at + 4:.1f}" text-anchor="end">{10**power:g} µs</text>'
         )
@@ -93,9 +108,8 @@ def curves(items: Sequence[Curve], title: str) -> str:
         lines.append(
             f'<text x="{at:.1f}" y="{bottom + 16}" text-anchor="middle">{percent:g}</text>'
         )
-    lines.append(
-        f'<text x="{(left + right) / 2}" y="{bottom + 34}" text-anchor="middle">percentile</text>'
-    )
+    middle = (left + right) / 2
+    lines.append(f'<text x="{middle:.1f}" y="{bottom + 34}" text-anchor="middle">percentile</text>')
     lines += _lines(items, x, y, right)
     return "\n".join([*lines, "</svg>"])
 
@@ -103,7 +117,7 @@ def curves(items: Sequence[Curve], title: str) -> str:
 def _lines(items: Sequence[Curve], x: Place, y: Place, right: float) -> Iterator[str]:
     for index, curve in enumerate(items):
         colour = COLOURS[index % len(COLOURS)]
-        dash = "" if index < len(COLOURS) else ' stroke-dasharray="5 3"'
+        dash = DASHES[index // len(COLOURS) % len(DASHES)]
         path = " ".join(f"{x(percent):.1f},{y(time):.1f}" for percent, time in curve.points)
         width = 2.6 if curve.ours else 1.3
         stroke = f'stroke="{colour}" stroke-width="{width}"{dash}'
@@ -113,9 +127,9 @@ def _lines(items: Sequence[Curve], x: Place, y: Place, right: float) -> Iterator
                 place = f'cx="{x(across):.1f}" cy="{y(upward):.1f}"'
                 yield f'<circle {place} r="5" fill="#fff" {stroke}/>'
         at = 22 + index * 16
-        yield f'<path d="M{right + 10} {at - 4}h18" {stroke}/>'
+        yield f'<path d="M{right + 10:.1f} {at - 4}h18" {stroke}/>'
         weight = ' font-weight="bold"' if curve.ours else ""
-        yield f'<text x="{right + 34}" y="{at}"{weight}>{escape(curve.label)}</text>'
+        yield f'<text x="{right + KEY:.1f}" y="{at}"{weight}>{escape(curve.label)}</text>'
 
 
 def _open(height: float, title: str) -> str:
@@ -165,7 +179,7 @@ def plot(items: Sequence[Curve], title: str, across: Axis, upward: Axis) -> str:
     first, last = _decades([x for item in kept for x, _ in item.points])
     low, high = _decades([y for item in kept for _, y in item.points])
     left, top, height = 90, 10, 320
-    right, bottom = WIDTH - 240, height - 40
+    right, bottom = _right(kept), height - 40
 
     def x(value: float) -> float:
         return left + (right - left) * (math.log10(value) - first) / (last - first)
@@ -177,7 +191,7 @@ def plot(items: Sequence[Curve], title: str, across: Axis, upward: Axis) -> str:
     for power in range(low, high + 1):
         at = y(10**power)
         text = _short(10**power, upward.unit)
-        lines.append(f'<path d="M{left} {at:.1f}H{right}" stroke="#ddd"/>')
+        lines.append(f'<path d="M{left} {at:.1f}H{right:.1f}" stroke="#ddd"/>')
         lines.append(f'<text x="{left - 6}" y="{at + 4:.1f}" text-anchor="end">{text}</text>')
     for power in range(first, last + 1):
         at, text = x(10**power), _short(10**power, across.unit)
@@ -185,6 +199,6 @@ def plot(items: Sequence[Curve], title: str, across: Axis, upward: Axis) -> str:
         lines.append(f'<text x="{at:.1f}" y="{bottom + 16}" text-anchor="middle">{text}</text>')
     name = f"{escape(upward.title)} over {escape(across.title)}"
     middle = (left + right) / 2
-    lines.append(f'<text x="{middle}" y="{bottom + 34}" text-anchor="middle">{name}</text>')
+    lines.append(f'<text x="{middle:.1f}" y="{bottom + 34}" text-anchor="middle">{name}</text>')
     lines += _lines(kept, x, y, right)
     return "\n".join([*lines, "</svg>"])
