@@ -22,13 +22,14 @@ from .targets import (
     one_of,
     ours,
     over,
+    reached,
     times,
 )
 
 C, SINGLE, BATCHES = ours("c"), ours("python", batch=False), ours("python", batch=True)
+XDP = ours("c", path="xdp")
 TCP = one_of("tcp-c", "tcp-buffered-c")
 PATHS = ("udp", "xdp")
-LARGEST = 64 << 20
 NS_PER_US, GIGA, MEGA = 1e3, 1e9, 1e6
 HALF = "half of the round trip between two hosts in C, which is more than that (net-rtt)"
 
@@ -36,6 +37,11 @@ HALF = "half of the round trip between two hosts in C, which is more than that (
 def anybody(name: str) -> bool:
     """Say whose name is not ours."""
     return not name.startswith("valkyrie")
+
+
+def anything(name: str) -> bool:
+    """Say whose name is ours, in any language."""
+    return not anybody(name)
 
 
 def gigabits(scenario: str, size: int, names: Names = C) -> Measure:
@@ -114,6 +120,23 @@ DOCUMENTS = (
         times(close_up("sessions", "sessions installed and found"), 1 / MEGA),
         "sessions installed and found at random (sessions)",
     ),
+    ask("streams a node", 200_000, "streams", reached("open", NODES, 200_000), "by --full (open)"),
+    ask("AF_XDP", 10, "Gbit/s", gigabits("net-64k", 65_000, XDP), "messages of 64 KiB (net-64k)"),
+    limit(
+        "AF_XDP, there and back",
+        1,
+        "ms",
+        times(latency("net-rtt", XDP, "p99"), 1 / MEGA),
+        "p99 (net-rtt)",
+    ),
+    ask("shared memory", 2, "M/s", times(best("ipc-64", C), 1 / MEGA), "64 B (ipc-64)"),
+    limit(
+        "shared memory, there and back",
+        50,
+        "µs",
+        times(latency("ipc-rtt", C, "p99"), 1 / NS_PER_US),
+        "p99 (ipc-rtt)",
+    ),
     ask("encryption", 5, "Gbit/s", gigabits("tls-64k", 65_000), "messages of 64 KiB (tls-64k)"),
     ask("coverage of tests", 95, "%", nothing, "no matter of speed, this suite does not know it"),
     ask("public names documented", 100, "%", nothing, "`./scripts/check` refuses one that is not"),
@@ -134,21 +157,12 @@ NETWORK = (
         "64 B, AF_XDP",
         5,
         "M/s",
-        times(best("net-64", ours("c", path="xdp")), 1 / MEGA),
+        times(best("net-64", XDP), 1 / MEGA),
         "net-64",
     ),
     ask("1 KiB", 10, "Gbit/s", gigabits("net-1k", 1024), "net-1k"),
     ask("64 KiB", 20, "Gbit/s", gigabits("net-64k", 65_000), "net-64k"),
-    ask(
-        "64 MiB",
-        20,
-        "Gbit/s",
-        times(
-            at("size", (*NODES, "valkyrie-python-udp", "valkyrie-python-xdp"), LARGEST),
-            LARGEST * 8 / GIGA,
-        ),
-        "size",
-    ),
+    ask("64 MiB", 20, "Gbit/s", gigabits("net-64m", 64 << 20, anything), "net-64m"),
     ask("64 KiB, of kernel TCP", 0.8, "times", ahead("net-64k", C, TCP), "net-64k"),
     limit("round trip, p50", 25, "µs", times(best("net-rtt", C), 1 / NS_PER_US), "net-rtt"),
     limit(

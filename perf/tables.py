@@ -18,8 +18,14 @@ PLAIN = {
     "memory_kib": "KiB",
 }
 """Figures of a standing that have no quartiles, and their units."""
-Figure = tuple[str, str, float, float | None, float | None]
+Figure = tuple[str, str, float | None, float | None, float | None]
 """Metric, unit, value, quartiles or None."""
+Where = tuple[str, str, str, float | str]
+"""The first columns."""
+
+
+def _plain(metric: str, unit: str, value: float | None) -> Figure:
+    return metric, unit, value, None, None
 
 
 def _figures(one: Mapping[str, Any]) -> Iterator[Figure]:
@@ -41,27 +47,42 @@ def _figures(one: Mapping[str, Any]) -> Iterator[Figure]:
         yield f"syscalls_per_message_{part}", "calls", value, None, None
 
 
-def csv_text(document: Document) -> str:
-    """Return all figures, one a line; nothing of what failed."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
+def _contested(document: Document) -> Iterator[tuple[Where, Figure]]:
+    """Yield where and what each contestant's figures are; nothing of what failed."""
     for one in document["standings"]:
-        if one["rate"]:
-            for figure in _figures(one):
-                where = "standing", one["scenario"], one["contestant"], ""
-                table.writerow([*where, *figure])
+        for figure in _figures(one) if one["rate"] else ():
+            yield ("standing", one["scenario"], one["contestant"], ""), figure
     for curve in document["curves"]:
         for line in curve["lines"]:
             for point in line["points"]:
-                where = "point", curve["name"], line["contestant"], point["x"]
-                table.writerows([*where, *figure] for figure in _figures(point) if point["rate"])
-    for row in document["rows"]:
-        where = "close-up", row["scenario"], "", ""
-        table.writerow([*where, row["metric"], row["unit"], row["value"], "", ""])
+                for figure in _figures(point) if point["rate"] else ():
+                    yield ("point", curve["name"], line["contestant"], point["x"]), figure
     for one in document["shares"]:
-        where = "share", one["scenario"], one["contestant"], ""
-        table.writerow([*where, f"of {one['against']}", "share", one["share"], "", ""])
+        figure = _plain(f"of {one['against']}", "share", one["share"])
+        yield ("share", one["scenario"], one["contestant"], ""), figure
+
+
+def _alone(document: Document) -> Iterator[tuple[Where, Figure]]:
+    """Yield close-ups with their baselines, and what is asked with what was measured."""
+    for row in document["rows"]:
+        metric, unit = row["metric"], row["unit"]
+        words = ("", unit, "value"), (": baseline", unit, "baseline"), (": ratio", "ratio", "ratio")
+        for more, its, word in words:
+            yield ("close-up", row["scenario"], "", ""), _plain(metric + more, its, row[word])
+    for one in document["targets"]:
+        for more, word in (("", "measured"), (": asked", "asked")):
+            figure = _plain(one["what"] + more, one["unit"], one[word])
+            yield ("target", one["group"], "", ""), figure
+
+
+def csv_text(document: Document) -> str:
+    """Return all figures, one a line."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(COLUMNS)
+    for where, figure in (*_contested(document), *_alone(document)):
+        if figure[2] is not None:
+            table.writerow([*where, *figure])
     return text.getvalue()
 
 
@@ -84,8 +105,41 @@ def _metric(name: str, help_text: str, samples: Iterable[tuple[str, float]]) -> 
 QUARTILES = (("0.25", "low"), ("0.5", "median"), ("0.75", "high"))
 
 
+def _judgements(document: Document) -> Iterator[str]:
+    """Yield close-ups, shares of limits and what became of what is asked."""
+    rows = document["rows"]
+    close_ups = (
+        (_labels(scenario=row["scenario"], metric=row["metric"], unit=row["unit"]), row["value"])
+        for row in rows
+    )
+    ratios = (
+        (_labels(scenario=row["scenario"], metric=row["metric"]), row["ratio"])
+        for row in rows
+        if row["ratio"] is not None
+    )
+    limits = (
+        (
+            _labels(scenario=one["scenario"], contestant=one["contestant"], limit=one["against"]),
+            one["share"],
+        )
+        for one in document["shares"]
+    )
+    targets = (
+        (_labels(group=one["group"], target=one["what"]), float(one["verdict"] == "pass"))
+        for one in document["targets"]
+        if one["verdict"] != "not measured"
+    )
+    yield from _metric("close_up", "A part of Valkyrie, in the unit that is told.", close_ups)
+    yield from _metric("close_up_ratio", "The same over its baseline.", ratios)
+    yield from _metric("limit_ratio", "Share of what the machine can do.", limits)
+    yield from _metric("target_met", "Whether what is asked was reached: 1, or missed: 0.", targets)
+
+
 def prometheus(document: Document) -> str:
-    """Return the standings as gauges in base units; a report is a moment, so nothing counts."""
+    """Return all but the curves as gauges; a report is a moment, so nothing counts.
+
+    Standings are in base units; each close-up has a unit of its own, which a label tells.
+    """
     good = [one for one in document["standings"] if one["rate"]]
 
     def where(one: Mapping[str, Any], **more: str) -> str:
@@ -131,6 +185,7 @@ def prometheus(document: Document) -> str:
         ),
         *_metric("syscalls_per_message", "System calls, by who makes them.", by_part),
         *_metric("resident_bytes", "Memory of both sides.", plain("memory_kib", 1024)),
+        *_judgements(document),
         *_metric(
             "missing",
             "Who could not take part.",

@@ -214,6 +214,12 @@ def at(curve: str, names: Sequence[str], x: float) -> Measure:
     return measure
 
 
+def reached(curve: str, names: Sequence[str], x: float) -> Measure:
+    """Return *x* if a curve goes as far."""
+    rate = at(curve, names, x)
+    return lambda document: x if rate(document) else None
+
+
 def kept(curve: str, names: Sequence[str]) -> Measure:
     """Return the least share of the rate at a curve's beginning that is left at its end."""
 
