@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from perf.relay import Count
-from perf.transport import document, report, svg
+from perf.transport import document, measure, report, svg
 from perf.transport.cases import ALONE, BAD, BESIDE, LONG, PAIR
 from perf.transport.flows import Record, jain, kernel
 from perf.transport.race import Race, Span, run
@@ -112,6 +112,27 @@ def test_the_page_keeps_what_people_wrote_and_gets_its_figures_again(tmp_path: P
     assert "| kernel TCP, cubic | 10.0 | 5.0 | 10.0:5.0 | 1.33 |" in text
     found = json.loads((tmp_path / document.FOLDER / "transport.json").read_text("utf-8"))
     assert found["lines"]["long"][0]["flows"][0]["retransmitted"] == 3
+
+
+def test_a_race_that_fails_is_run_once_more_and_that_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outcomes: list[Race | Exception] = [RuntimeError("no luck"), race(), OSError("a"), OSError("b")]
+
+    def once(*_: object, **__: object) -> Race:
+        if isinstance(outcome := outcomes.pop(0), Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr("perf.transport.race.run", once)
+    measured = measure._Measurement.__new__(measure._Measurement)
+    measured._spans, measured.results = measure.SPANS[True], results()
+    assert measured._race(BAD, [kernel("cubic")], "impaired", seed=1) == race()
+    with pytest.raises(OSError, match="b"):
+        measured._race(BAD, [kernel("cubic")], "impaired", seed=1)
+    told = "impaired, kernel TCP, cubic: no luck"
+    assert measured.results.again[0] == told
+    assert f"Run once more: {told}." in document.section(measured.results, "")
 
 
 def test_rows_compare_with_kernel_cubic_and_with_an_empty_network() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perf import machine
+from perf.contestant import ROOT
 
 from . import svg
 from .cases import ALONE, BAD, BAD_DELAY_S, BAD_LOSS, BESIDE, PAIR
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from .cases import Case
     from .results import Course, Line, Results
 
-DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
+DOCS = ROOT / "docs"
 PAGE = "PERFORMANCE.md"
 FOLDER = "performance"
 BEGIN, END = "<!-- transport -->", "<!-- /transport -->"
@@ -116,6 +117,7 @@ def section(results: Results, command: str) -> str:
         f"count, {shared[1]:g} s after {shared[0]:g} s where flows share.",
         f"Load of the machine before the first case {results.load[0]:g}; others may have used it.",
         *(f"Not taken part: {words}." for words in results.missing),
+        *(f"Run once more: {words}." for words in results.again),
         *_cases(results),
         *("", f"### {BAD.title}", ""),
         f"The grey third adds {BAD_LOSS:.0%} loss and {BAD_DELAY_S * 1e3:g} ms each way.",

@@ -68,6 +68,29 @@ class _Measurement:
         beside = [(one.name, [one, kernel(BASELINE)]) for one in self._everybody]
         yield BESIDE, "shared", beside
 
+    def _race(
+        self,
+        case: Case,
+        together: list[Contestant],
+        span: str,
+        *,
+        seed: int,
+        impaired: bool = False,
+    ) -> race.Race:
+        """Run a race, and once more if it fails: one of hundreds must not cost all."""
+
+        def run() -> race.Race:
+            spans = self._spans[span]
+            return race.run(case.network, together, spans, seed=seed, impaired=impaired)
+
+        try:
+            return run()
+        except Exception as error:  # whatever it was, it is told
+            names = " and ".join(one.name for one in together)
+            self.results.again.append(f"{case.key}, {names}: {str(error) or type(error).__name__}")
+            _say(f"once more: {self.results.again[-1]}")
+        return run()
+
     def compare(self) -> None:
         """Run every case in rounds, so that all meet the same weather."""
         for case, span, field in self._fields():
@@ -75,8 +98,7 @@ class _Measurement:
             races: dict[str, list[race.Race]] = {name: [] for name, _ in field}
             for number in range(self.results.rounds):
                 for name, together in field:
-                    one = race.run(case.network, together, self._spans[span], seed=number + 1)
-                    races[name].append(one)
+                    races[name].append(self._race(case, together, span, seed=number + 1))
             self.results.lines[case.key] = [
                 results.line(name, several) for name, several in races.items()
             ]
@@ -91,10 +113,7 @@ class _Measurement:
     def impair(self) -> None:
         """Make the network worse under each."""
         self.results.courses[BAD.key] = [
-            results.course(
-                one.name,
-                race.run(BAD.network, [one], self._spans["impaired"], seed=1, impaired=True),
-            )
+            results.course(one.name, self._race(BAD, [one], "impaired", seed=1, impaired=True))
             for one in self._everybody
         ]
         _say(BAD.key)

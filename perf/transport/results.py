@@ -85,6 +85,8 @@ class Results:
     lines: dict[str, list[Line]] = field(default_factory=dict)
     """By case."""
     courses: dict[str, list[Course]] = field(default_factory=dict)
+    again: list[str] = field(default_factory=list)
+    """Runs that failed and were made once more, and why."""
 
 
 def _figures(record: Record, of: Race) -> Figures:
