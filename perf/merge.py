@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Container, Sequence
 from typing import Any
 
 from . import limits, regression, report
@@ -14,12 +15,32 @@ PARTS = {"scenarios": "name", "standings": "scenario", "runs": "scenario"} | {
     "curves": "name",
 }
 """Lists of a report -> the key that says which part of a run an item belongs to."""
-OF_ONE_RUN = ("left out: ", "ended by ")
-"""How notes begin that are no longer true when the rest has been run."""
+PART = re.compile(r"(?:ended by somebody during|failed:|missing:) ([^,:]+)")
+"""How notes begin that are no longer true when that part has been run again."""
+LEFT_OUT = re.compile(r"left out: (.+?): (.+)")
 
 
 def _settings(document: Document) -> dict[str, Any]:
     return {key: value for key, value in document["profile"].items() if key != "scenarios"}
+
+
+def _still(note: str, ran: Container[str]) -> str:
+    """Return what is true of a note behind a report in which other parts *ran*."""
+    if found := PART.match(note):
+        return "" if found[1] in ran else note
+    if found := LEFT_OUT.fullmatch(note):
+        rest = [name for name in found[1].split(", ") if name not in ran]
+        return f"left out: {', '.join(rest)}: {found[2]}" if rest else ""
+    return note
+
+
+def _notes(first: Document, second: Document) -> list[str]:
+    old = [_still(note, second["durations_s"]) for note in first["notes"]]
+    new = [
+        _still(note, first["durations_s"]) if LEFT_OUT.match(note) else note
+        for note in second["notes"]
+    ]
+    return [note for note in dict.fromkeys([*old, *new]) if note]
 
 
 def _together(first: Document, second: Document) -> Document:
@@ -34,9 +55,11 @@ def _together(first: Document, second: Document) -> Document:
         made[key] = [*(one for one in first[key] if one[part] not in again), *second[key]]
     everybody = {one["name"]: one for one in [*first["contestants"], *second["contestants"]]}
     made["contestants"] = list(everybody.values())
-    for key in ("missing", "durations_s"):
-        made[key] = {**first[key], **second[key]}
-    made["notes"] = list(dict.fromkeys([*first["notes"], *second["notes"]]))
+    came = {one["contestant"] for one in second["runs"]}
+    absent = {name: why for name, why in first["missing"].items() if name not in came}
+    made["missing"] = {**absent, **second["missing"]}
+    made["durations_s"] = {**first["durations_s"], **second["durations_s"]}
+    made["notes"] = _notes(first, second)
     if first["command"] != second["command"]:
         made["command"] = f"{first['command']}; {second['command']}"
     revisions = [one["machine"]["revision"] for one in (first, second)]
@@ -50,7 +73,6 @@ def merged(documents: Sequence[Document]) -> Document:
     made = documents[0]
     for one in documents[1:]:
         made = _together(made, one)
-    made["notes"] = [note for note in made["notes"] if not note.startswith(OF_ONE_RUN)]
     order = {name: at for at, name in enumerate(EVERY)}
     made["scenarios"] = sorted(made["scenarios"], key=lambda one: order.get(one["name"], 0))
     names = [one["name"] for one in made["scenarios"]]

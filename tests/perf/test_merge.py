@@ -46,6 +46,26 @@ def test_what_a_part_left_out_is_said_no_more() -> None:
     assert merge.merged([first, close_up("bare", 2.0)])["notes"] == ["missing: dpdk: no"]
 
 
+def test_what_is_still_lacking_is_still_said() -> None:
+    notes = [
+        "failed: rings: no luck",
+        "ended by somebody during bare, which may lack figures",
+        "left out: rings, single: the run was ended before; run them by --scenario",
+    ]
+    first = {**close_up("bare", 1.0), "notes": notes}
+    assert merge.merged([first, close_up("rings", 2.0)])["notes"] == [
+        notes[1],
+        "left out: single: the run was ended before; run them by --scenario",
+    ]
+    assert merge.merged([close_up("rings", 1.0), first])["notes"][0] == notes[0]
+
+
+def test_who_came_in_a_later_part_is_not_missing() -> None:
+    later = {**document(), "runs": [{"contestant": "nats-python", "scenario": "net-64"}]}
+    later["missing"] = {"redis-python": "no"}
+    assert merge.merged([document(), later])["missing"] == {"redis-python": "no"}
+
+
 def test_reports_of_two_machines_or_lengths_are_not_put_together() -> None:
     one, other = close_up("rings", 1.0), close_up("bare", 2.0)
     elsewhere = {**other, "machine": {**other["machine"], "processor": "another"}}
