@@ -46,24 +46,26 @@ from .plan import Plan, seconds
 from .scenario import PROFILES, SCENARIOS, Profile, Scenario
 
 CLOSE_UPS = {
+    "transport": "flows through the relay, and the kernel's TCP there, under loss and long delay",
     "limits": "what the machine can do: AF_XDP alone, memory, a cache line, libcrypto",
     "classifier": "the XDP program against a bare parse-and-drop program",
     "rings": "shared-memory rings, C and Python, against a one-slot ping-pong and a pipe",
     "receive": "XDP to application ring against a minimal AF_XDP receive-and-drop",
     "flood": "refused packets a second against a bare drop, on a veth",
     "dpdk": "XDP to application ring against DPDK's testpmd on AF_XDP",
-    "hosts": "two hosts, messages a second and round trips, on both paths",
     "queues": "64 B where nodes serve two queues, against one",
     "bare": "bulk over each path, against the same packets with nothing around them",
     "relay": "the relay between two hosts: rate, delay and loss, against what was asked of it",
-    "transport": "flows through the relay, and the kernel's TCP there, under loss and long delay",
     "sessions": "1 to 1 000 000 sessions in a worker: finding, receiving, installing, memory",
     "isolation": "critical messages under a flood of logs, against calm",
     "single": "a stream that opens, a log line, a file of 1 MB, against TCP and UDP in the clear",
     "joining": "what one handshake costs, by mode, against TLS 1.3",
     "handshakes": "a session's data while 1 000 handshakes a second are offered, against calm",
 }
-"""Parts of Valkyrie beside the nearest thing to a limit; each module's ``run`` gives rows."""
+"""Parts of Valkyrie beside the nearest thing to a limit; each module's ``run`` gives rows.
+
+The first one is the longest: where a run is late, what comes behind it is left out before it is.
+"""
 PARTS = {
     "quick": ("limits", "classifier", "rings", "single", "joining"),
     "default": tuple(name for name in CLOSE_UPS if name != "transport"),
@@ -75,9 +77,9 @@ CURVES = {one.name: one for one in (*load.SWEEPS, *scale.SCALES)}
 
 def _cores(text: str) -> tuple[int, ...]:
     """Return two cores that this process may use."""
-    found = tuple(int(word) for word in text.split(","))
     allowed = sorted(os.sched_getaffinity(0))
-    if len(found) != 2 or not set(found) <= set(allowed):
+    found = tuple(int(word) for word in text.split(",") if word.isdecimal())
+    if text.count(",") != 1 or len(found) != 2 or not set(found) <= set(allowed):
         raise argparse.ArgumentTypeError(f"name two of {allowed}, as in 0,1")
     return found
 
@@ -209,6 +211,8 @@ def _command(options: argparse.Namespace) -> str:
 
 
 def _run(options: argparse.Namespace) -> int:
+    path = options.json or BUILD / "report.json"
+    report.make_room(path)
     profile = options.profile
     curves = CURVES if profile.curve_repetitions else {}
     wanted = options.scenario or [*profile.scenarios, *curves, *PARTS[profile.name]]
@@ -238,7 +242,6 @@ def _run(options: argparse.Namespace) -> int:
         rows=rows,
         curves=drawn,
     )
-    path = options.json or BUILD / "report.json"
     report.save(made, path)
     if options.keep and not plan.ended:
         shutil.copyfile(path, report.BASELINE)
@@ -270,14 +273,18 @@ def _compare(old: Path, new: Path) -> int:
         print(f"The machines differ: {differ}.\nTheir figures cannot be compared, only ratios:\n")
     elif differ := regression.same_machine(before, after):
         print(f"not quite the same machine: {differ}")
+    ours = {one["name"]: one["ours"] for one in after["contestants"]}
     worse = 0
     for change in regression.changes(before, after):
-        worse += change.verdict == "worse"
+        worse += change.verdict == "worse" and ours.get(change.what, True)
         values = f"{markdown.number(change.before):>10} → {markdown.number(change.after):>10}"
         print(
             f"{change.verdict:<8}{change.share:+8.1%}  {change.scenario:<11}{change.what:<44}"
             f"{values} {change.unit}"
         )
+    for scenario, contestant, why in regression.gone(before, after):
+        worse += ours[contestant]
+        print(f"{'gone':<18}{scenario:<11}{contestant}: {why}")
     return int(worse > 0)
 
 

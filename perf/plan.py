@@ -29,7 +29,6 @@ CLOSE_UP_S = {
     "receive": (10, 40),
     "flood": (12, 40),
     "dpdk": (15, 45),
-    "hosts": (15, 60),
     "bare": (45, 100),
     "queues": (15, 40),
     "relay": (6, 20),

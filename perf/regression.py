@@ -1,7 +1,8 @@
 """Two reports side by side: what got better, what got worse, what cannot be told.
 
-Of one machine the figures themselves are compared, of two only what each run itself compares them
-with: peers, limits and baselines that met the same processor.
+Of one machine the contestants' figures themselves are compared, of two only what each run itself
+compares them with: peers, limits and baselines that met the same processor. Close-ups are compared
+by their baselines wherever they have some.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ NO_MERIT = {"relay"}
 """Close-ups that tell how exact something is."""
 Figure = Mapping[str, float]
 """Median and quartiles: ``median``, ``low``, ``high``."""
+Where = tuple[str, str]
+Value = tuple[float, str, bool]
+"""What it is, its unit, and whether more is better."""
+Plain = tuple[Where, Value]
 
 
 @dataclass(frozen=True)
@@ -75,32 +80,62 @@ def figures(old: Document, new: Document) -> Iterator[Change]:
         if then and now:
             where = one["scenario"], one["contestant"]
             yield from _change(where, then, now, "/s" if rate else "ns", more_is_better=rate)
+    yield from _compared(dict(_close_ups(old, alone=True)), dict(_close_ups(new, alone=True)))
+
+
+def gone(old: Document, new: Document) -> Iterator[tuple[str, str, str]]:
+    """Yield scenario, contestant and why of each that had a figure and was asked again in vain."""
+    scenarios = {one["name"]: one for one in new["scenarios"]}
+    asked = {one["name"] for one in new["contestants"]}
+    after = {(one["scenario"], one["contestant"]): one for one in new["standings"]}
+    for past in old["standings"]:
+        where = past["scenario"], past["contestant"]
+        scenario, now = scenarios.get(where[0]), after.get(where)
+        if scenario is None or where[1] not in asked or not main_figure(past, scenario):
+            continue
+        if now is None or not main_figure(now, scenario):
+            yield *where, (now and now["error"]) or new["missing"].get(where[1], "no run of it")
 
 
 def _alone(value: float) -> Figure:
     return dict.fromkeys(("median", "low", "high"), value)
 
 
-def _plain(document: Document) -> Iterator[tuple[tuple[str, str], float, bool]]:
-    """Yield shares of limits and ratios of close-ups, and whether more of each is better."""
-    for one in document["shares"]:
-        yield (one["scenario"], f"{one['contestant']}, of its limit"), one["share"], True
+def _close_ups(document: Document, *, alone: bool) -> Iterator[Plain]:
+    """Yield ratios to baselines; *alone*: and figures that have none, if they have a merit."""
     for row in document["rows"]:
-        if row["ratio"] and row["scenario"] not in NO_MERIT:
-            yield (row["scenario"], row["metric"]), row["ratio"], row["unit"] not in LESS_IS_BETTER
+        where, less = (row["scenario"], row["metric"]), row["unit"] in LESS_IS_BETTER
+        if row["scenario"] in NO_MERIT:
+            continue
+        if row["ratio"]:
+            yield where, (row["ratio"], "×", not less)
+        elif alone and row["value"] and (less or row["unit"].endswith("/s")):
+            yield where, (row["value"], row["unit"], not less)
+
+
+def _compared(before: Mapping[Where, Value], after: Mapping[Where, Value]) -> Iterator[Change]:
+    for where, (now, unit, more) in after.items():
+        then, unit_then, _ = before.get(where, (0.0, unit, more))
+        if unit == unit_then:
+            yield from _change(where, _alone(then), _alone(now), unit, more_is_better=more)
 
 
 def ratios(old: Document, new: Document) -> Iterator[Change]:
     """Yield how far we are ahead of each peer, of limits and of baselines, in both reports."""
+    ours = {one["name"] for one in new["contestants"] if one["ours"]}
     for past, one in _standings(old, new):
-        if past["ratio"] and one["ratio"] and one["reference"] != one["contestant"]:
+        if past["ratio"] and one["ratio"] and one["contestant"] not in ours:
             where = one["scenario"], f"ahead of {one['contestant']}"
             yield from _change(where, past["ratio"], one["ratio"], "×", more_is_better=True)
-    before = {where: value for where, value, _ in _plain(old)}
-    for where, value, more in _plain(new):
-        if where in before:
-            figure = _alone(before[where]), _alone(value)
-            yield from _change(where, *figure, "×", more_is_better=more)
+
+    def plain(document: Document) -> dict[Where, Value]:
+        shares = {
+            (one["scenario"], f"{one['contestant']}, of its limit"): (one["share"], "×", True)
+            for one in document["shares"]
+        }
+        return {**shares, **dict(_close_ups(document, alone=False))}
+
+    yield from _compared(plain(old), plain(new))
 
 
 def changes(old: Document, new: Document) -> Iterator[Change]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, fields
 from datetime import UTC, datetime
@@ -20,6 +22,15 @@ from .targets import judged
 FORMAT = 1
 BASELINE = Path(__file__).with_name("baseline.json")
 """The report that the README's figures come from."""
+ROOM_BYTES = 32 << 20
+"""Of a disk, for a report and all that is made from it."""
+NEEDED = {"date", "command", "machine", "profile", "contestants", "missing", "scenarios"} | {
+    "standings",
+    "runs",
+    "rows",
+    "shares",
+}
+"""What every version's reports have."""
 Document = dict[str, Any]
 
 
@@ -86,26 +97,43 @@ def targets(document: Document) -> list[dict[str, Any]]:
 
 
 def load(path: Path) -> Document:
-    """Return the report at *path*; raises ReportError or OSError."""
+    """Return the report at *path*, judged by what is asked now; raises ReportError or OSError."""
     try:
         document: Any = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise ReportError(f"{path} is no JSON: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ReportError(f"{path} is no report of format {FORMAT}: make a new one")
+    if lacks := NEEDED - document.keys():
+        raise ReportError(f"{path} is no report of a run: it has no {', '.join(sorted(lacks))}")
     wanted = {field.name for field in fields(Scenario) if field.default is MISSING}
     if any(wanted - scenario.keys() for scenario in document["scenarios"]):
         raise ReportError(f"{path} has scenarios without {sorted(wanted)}: make a new one")
     whole = {"curves": [], "notes": [], "durations_s": {}, **document}  # of older reports
-    return {"targets": targets(whole), **whole}
+    return {**whole, "targets": targets(whole)}
+
+
+def make_room(path: Path) -> None:
+    """Make the folder of a report; raises ReportError or OSError where none can be kept."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise ReportError(f"{path} is a folder: name a file")
+    with tempfile.TemporaryFile(dir=path.parent):
+        free = shutil.disk_usage(path.parent).free
+    if free < ROOM_BYTES:
+        raise ReportError(f"{path.parent} has {free >> 20} MiB left: {ROOM_BYTES >> 20} are wanted")
 
 
 def save(document: Document, path: Path) -> None:
-    """Write the report."""
+    """Write the report, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
-    )
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.write_text(text, "utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def of_scenario(document: Document, scenario: str) -> list[dict[str, Any]]:

@@ -120,3 +120,7 @@ def test_all_parts_of_a_profile_are_expected_to_fit_into_its_limit(name: str) ->
 
 def test_the_time_of_every_close_up_is_known() -> None:
     assert plan.CLOSE_UP_S.keys() == CLOSE_UPS.keys()
+
+
+def test_the_longest_close_up_comes_first_so_that_a_late_run_has_it() -> None:
+    assert next(iter(CLOSE_UPS)) == max(CLOSE_UPS, key=lambda name: plan.CLOSE_UP_S[name][1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from perf import behind, kept, markdown, page, regression, report, targets
+from perf import behind, kept, markdown, page, regression, report, svg, targets
 from perf.comparison import Figure, Standing, Suite
 from perf.peers import CONTESTANTS
 from perf.rows import make_row
@@ -40,6 +41,7 @@ def document(*, rate: float = 1000.0, spread: float = 0.0) -> report.Document:
             Standing("udp-c", TRIP.name, error="nothing arrived"),
         )
     ]
+    made["targets"] = report.targets(made)
     return made
 
 
@@ -68,12 +70,42 @@ def test_nobody_is_ahead_who_is_even() -> None:
     assert not list(behind.lines(document(rate=505.0)))
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"format": 0}', '{"format": 1, "scenarios": [{}]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", '{"format": 0}', '{"format": 1, "scenario": {}, "explained": []}'),
+        json.dumps({"format": 1, **{key: [] for key in report.NEEDED}, "scenarios": [{}]}),
+    ],
+)
 def test_what_is_no_report_is_refused_with_a_reason(tmp_path: Path, text: str) -> None:
     path = tmp_path / "report.json"
     path.write_text(text)
     with pytest.raises(report.ReportError, match=r"report\.json .*"):
         report.load(path)
+
+
+def test_a_run_does_not_begin_whose_report_could_not_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report.make_room(tmp_path / "new" / "report.json")
+    assert list((tmp_path / "new").iterdir()) == []
+    with pytest.raises(report.ReportError, match="is a folder"):
+        report.make_room(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        report.make_room(tmp_path / "file" / "report.json")
+    monkeypatch.setattr(report, "ROOM_BYTES", 1 << 70)
+    with pytest.raises(report.ReportError, match="MiB left"):
+        report.make_room(tmp_path / "report.json")
+
+
+def test_a_report_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    report.save({"a": 1}, path)
+    with pytest.raises(ValueError, match="JSON"):
+        report.save({"a": float("nan")}, path)
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_fall_is_worse_only_when_the_quartiles_part() -> None:
@@ -94,6 +126,8 @@ def test_of_two_machines_only_ratios_are_compared() -> None:
     new["machine"] = {**new["machine"], "processor": "another"}
     old["standings"][0]["reference"] = new["standings"][0]["reference"] = "valkyrie-c-udp"
     new["standings"][0]["ratio"] = asdict(Figure(0.9, 0.8, 1.0))
+    for ratio, made in ((2.0, old), (1.0, new)):  # of ours to each other: no matter
+        made["standings"][1] |= {"ratio": asdict(Figure(ratio, ratio, ratio)), "reference": "x"}
     (change,) = regression.changes(old, new)
     assert (change.what, change.unit, change.verdict) == ("ahead of zeromq-c-tcp", "×", "better")
     assert "processor" in regression.other_processor(old, new)
@@ -113,11 +147,44 @@ def test_ratios_of_close_ups_are_compared_by_what_is_better(
     unit: str, ratio: float, verdict: str
 ) -> None:
     old, new = document(), document()
-    new["machine"] = {**new["machine"], "cores": 1000}
     old["rows"], new["rows"] = [_row(1.0, unit)], [_row(ratio, unit)]
-    assert [one.verdict for one in regression.changes(old, new) if one.what == "a metric"] == [
-        verdict
+    for cores in (new["machine"]["cores"], 1000):
+        new["machine"] = {**new["machine"], "cores": cores}
+        found = [one for one in regression.changes(old, new) if one.what == "a metric"]
+        assert [one.verdict for one in found] == [verdict]
+
+
+@pytest.mark.parametrize(
+    ("unit", "verdicts"),
+    [("bytes", ["worse"]), ("sess./s", ["better"]), ("msg", [])],
+)
+def test_figures_without_a_baseline_are_compared_on_one_machine(
+    unit: str, verdicts: list[str]
+) -> None:
+    old, new = document(), document()
+    old["rows"], new["rows"] = (
+        [make_row("sessions", "m", 1, unit)],
+        [make_row("sessions", "m", 2, unit)],
+    )
+    found = [one.verdict for one in regression.changes(old, new) if one.what == "m"]
+    assert found == verdicts
+    new["machine"] = {**new["machine"], "cores": 1000}
+    assert not [one for one in regression.changes(old, new) if one.what == "m"]
+
+
+def test_who_no_longer_has_a_figure_is_told_unless_nobody_asked() -> None:
+    old, new = document(), document()
+    del new["standings"][1]
+    new["standings"][1] |= {"p50_ns": None, "error": "1 of 1 runs failed: nothing arrived"}
+    assert list(regression.gone(old, new)) == [
+        (STREAM.name, "valkyrie-c-udp", "no run of it"),
+        (TRIP.name, "tcp-c", "1 of 1 runs failed: nothing arrived"),
     ]
+    new["missing"]["valkyrie-c-udp"] = "no XDP"
+    new["scenarios"] = new["scenarios"][:1]
+    assert list(regression.gone(old, new)) == [(STREAM.name, "valkyrie-c-udp", "no XDP")]
+    new["contestants"] = []
+    assert not list(regression.gone(old, new))
 
 
 def test_of_round_trips_less_is_better() -> None:
@@ -137,6 +204,31 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere() -> None:
     assert "noisy run" in text
     assert "src=" not in text
     assert "<script" not in text
+
+
+def test_who_failed_stands_among_the_bars() -> None:
+    bars = page.render(document()).split("<svg")[2].split("</svg>")[0]
+    assert "UDP in batches (C)" in bars
+    assert "failed" in bars
+
+
+def test_no_label_is_cut() -> None:
+    name, letter, bold = "Valkyrie (Python, batches), xdp, AES-256-GCM", 6.2, 7.0
+    drawings = (
+        svg.bars(
+            [svg.Bar(name, 9, 8, 10, "26.81 M/s, × 149.72, 12.3% lost, noisy", ours=True)], ""
+        ),
+        svg.curves([svg.Curve(name, [(50, 10.0), (99, 1e4)], ours=True)], ""),
+        svg.plot(
+            [svg.Curve(name, [(1, 1.0), (9, 9.0)], ours=True)], "", svg.Axis(""), svg.Axis("")
+        ),
+    )
+    for drawing in drawings:
+        for text in ET.fromstring(drawing).iter("{http://www.w3.org/2000/svg}text"):
+            width = len(text.text or "") * (bold if "font-weight" in text.attrib else letter)
+            share = {"end": 1.0, "middle": 0.5}.get(text.attrib.get("text-anchor", ""), 0.0)
+            begin = float(text.attrib["x"]) - share * width
+            assert 0 <= begin <= begin + width <= svg.WIDTH, text.text
 
 
 def test_markdown_tells_losses_failures_doubts_and_who_is_missing() -> None:
