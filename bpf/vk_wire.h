@@ -73,6 +73,7 @@ enum vk_wire_const {
 	VK_TAG_SIZE = 16,
 	VK_SESSION_EPOCH_SHIFT = 8, /* in the arg of SESSION; the path is its low bits */
 	VK_SESSION_SPACE_SHIFT = 6,
+	VK_NUMBER_BITS = 62, /* of packet numbers, as in QUIC; larger ones name no packet */
 	VK_FRAGMENT_MASK = 0x3, /* enum vk_fragment in the arg of SEQ and SHARD */
 	VK_MESSAGE_MAX = 67108864, /* bytes a message, over its fragments */
 	VK_SHARDED_MAX = 65536, /* bytes of what nodes pass on as one: they reassemble its shards */

@@ -483,7 +483,7 @@ void vk_receive_frame(struct vk_run *run, uint32_t port, uint32_t class,
 	if (datagram->came_ns && datagram->came_ns < run->now_ns)
 		run->came_ns = datagram->came_ns;
 	if (vk_frame_parse(&frame, datagram->data, datagram->size, 1) ||
-	    vk_frame_class(&frame) != class) {
+	    vk_frame_class(&frame) != class || frame.number >> VK_NUMBER_BITS) {
 		row[VK_DROP_FRAME_INVALID]++;
 		return;
 	}

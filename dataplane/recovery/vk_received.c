@@ -147,7 +147,7 @@ static int ranges_ok(const struct vk_ack_view *view)
 {
 	uint64_t left = view->largest + 1; /* numbers below what was named so far */
 
-	if (view->largest == UINT64_MAX)
+	if (view->largest >> VK_NUMBER_BITS)
 		return 0;
 	for (uint32_t i = 0; i < view->range_count; i++) {
 		uint64_t gap = vk_get32(view->ranges + i * sizeof(struct vk_ack_range));

@@ -66,7 +66,7 @@ uint32_t vk_received_write(struct vk_received *received, uint32_t space, uint8_t
 			   uint64_t now_ns);
 
 /* vk_ack_parse reads the payload of a STREAM_ACK; 0, or -EBADMSG. What it accepts names only
- * numbers from 0 on, in ranges apart from each other. */
+ * numbers from 0 on of VK_NUMBER_BITS, in ranges apart from each other. */
 int vk_ack_parse(struct vk_ack_view *view, const uint8_t *payload, uint32_t size);
 
 /* vk_received_look says what a packet number is; notes nothing. */

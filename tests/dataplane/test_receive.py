@@ -106,6 +106,16 @@ def test_a_datagram_that_is_no_frame_of_its_class_is_dropped(rig: Rig, case: str
     assert marks(rig) == []
 
 
+@pytest.mark.parametrize("number", [2**62, 2**63, 2**64 - 1])
+def test_numbers_of_more_than_62_bits_name_no_packet(rig: Rig, number: int) -> None:
+    frames = [make_frame(lib.VK_STREAM_DATA, STREAM, b"", SESSION, Seq(each)) for each in range(2)]
+    inject(rig, frames[0], number=number)
+    assert (marks(rig), count(rig, "drop_frame_invalid")) == ([], 1)
+    inject(rig, frames[0], number=2**62 - 1)
+    inject(rig, frames[1], number=7)
+    assert (marks(rig), count(rig, "drop_frame_invalid")) == ([0, 1], 1)
+
+
 def test_a_sealed_frame_is_dropped_where_there_are_no_keys(rig: Rig) -> None:
     sealed = make_frame(
         lib.VK_STREAM_DATA, STREAM, b"", SESSION, tag=bytes(lib.VK_TAG_SIZE), flags=Flag.ENC
