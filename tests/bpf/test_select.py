@@ -180,7 +180,7 @@ def test_messages_of_aggregates_are_estimated(receiver: Receiver, sender: Sender
         (frame(magic=1), "drop_magic"),
         (frame(version=3), "drop_version"),
         (frame(0x1F), "drop_type"),
-        (frame(chain=extension(4, 3)), "drop_extension"),
+        (frame(chain=extension(4, 4)), "drop_extension"),
         (frame(chain=extension(3, 2) * 17), "drop_extension"),
         (frame(chain=bytes(4)), "drop_extension"),
         (frame(payload=b"1234", length=5), "drop_length"),
