@@ -237,6 +237,8 @@ def _limit_s(scenario: Scenario, bytes_all: int) -> float:
     loss = max(each.loss for each in links)
     sending_ms += 2 * bytes_all / MTU_MIN * math.sqrt(loss) * trip_ms
     trips = 50 + 10 * opened + 4 * asked
+    if any(each.jitter_ms * 4 > each.delay_ms for each in links):
+        trips += bytes_all / (8 * MTU_MIN)  # `delay` takes jitter for a queue: small windows
     return (last_ms * 4 + paced_ms * 2 + sending_ms * 20 + trips * trip_ms + bad_ms) / 1000 + 30
 
 
