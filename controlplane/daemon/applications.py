@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("valkyrie")
 
 _NAME_MAX = 31
+"""That many characters, and the end, has `app_name` of the counters page."""
 
 
 def _plain(name: str) -> str:

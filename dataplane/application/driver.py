@@ -25,9 +25,9 @@ from .rings import Rings, shared
 T = TypeVar("T")
 
 REQUEST_TIMEOUT_S = 10.0
+"""A daemon that does not answer for this long is taken for stuck."""
 ASK_AGAIN_S = 0.005
 """Between tries to put a request into a socket that is full."""
-"""A daemon that does not answer for this long is taken for stuck."""
 DESCRIPTORS = 4
 """Of the reply to Attach: region D, region A, our bell, the worker's."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import msgspec
 
+from valkyrie.dataplane import lib as wire
 from valkyrie.dataplane._lab import ffi, lib
 from valkyrie.dataplane.errors import ConfigError
 from valkyrie.dataplane.units import NS_PER_MS, NS_PER_US
@@ -26,7 +27,6 @@ LOGS_END = FIRST_STREAMS[Class.LOGS] + 100_000
 """Ids of logs that traffics are given; there is no last one."""
 
 
-LOG_SIZE_MAX = 1 << 16
 Amount = Annotated[float, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Chance = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -367,8 +367,8 @@ def _fill_traffic(row: Any, traffic: Traffic, scenario: Scenario, ids: _Ids) -> 
         row.size_kind = lib.VK_LAB_SIZE_LOG if log else lib.VK_LAB_SIZE_UNIFORM
     if row.size_min > row.size_max:
         raise ConfigError(f"size {traffic.size}: the least and the most bytes, in this order")
-    if traffic.klass == "logs" and row.size_max > LOG_SIZE_MAX:
-        raise ConfigError(f"logs of {row.size_max} bytes: they have {LOG_SIZE_MAX} at most")
+    if traffic.klass == "logs" and row.size_max > wire.VK_SHARDED_MAX:
+        raise ConfigError(f"logs of {row.size_max} bytes: they have {wire.VK_SHARDED_MAX} at most")
     row.burst = traffic.burst
     row.reply = traffic.reply
     row.outstanding = traffic.outstanding
