@@ -23,6 +23,7 @@ enum vk_node_const {
 	VK_PARTIAL_RUNS_MAX = 256, /* separate runs of bytes in one of them */
 	VK_PARTIAL_SIZE = 65536, /* bytes of the largest */
 	VK_TOKEN_BYTES = 16, /* of a TOKEN extension: this header knows nothing of frames */
+	VK_BUDGET_FRAMES_MAX = 256, /* of vk_params.budget_frames */
 	VK_CREDIT_POOL_MIN = 1048576, /* bytes of session_window, whatever a peer says */
 };
 
@@ -99,7 +100,7 @@ struct vk_service {
 struct vk_params {
 	uint32_t sequence;
 	uint32_t spin_ns; /* how long an idle worker polls before it sleeps; 0..1000000 */
-	uint32_t budget_frames; /* frames of one class per turn; 1..64 */
+	uint32_t budget_frames; /* frames of one class per turn; 1..VK_BUDGET_FRAMES_MAX */
 	uint32_t quantum_bytes[8]; /* deficit round robin, per class below critical */
 	uint32_t aggregate; /* 0: every message in a datagram of its own */
 	uint32_t reassembly_bytes; /* memory for partial messages */

@@ -239,8 +239,14 @@ class Worker(Settings, frozen=True, kw_only=True):
     ] = 20
     budget_frames: Annotated[
         int,
-        Meta(ge=1, le=64, description="Frames of one class a turn.", extra={"live": True}),
-    ] = 64
+        Meta(
+            ge=1,
+            le=lib.VK_BUDGET_FRAMES_MAX,
+            description="Frames of one class a turn, behind which readers are woken and packets"
+            " acknowledged.",
+            extra={"live": True},
+        ),
+    ] = 256
     aggregate: Annotated[
         bool,
         Meta(

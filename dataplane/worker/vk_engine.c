@@ -24,7 +24,7 @@ enum {
 /* Values that hold when the daemon is gone, and the bounds of those it may set. */
 static const struct vk_params safe_params = {
 	.spin_ns = 20000,
-	.budget_frames = 64,
+	.budget_frames = 256,
 	.quantum_bytes = { 0, 0, 65536, 65536, 65536, 32768, 0, 0 },
 	.aggregate = 1,
 	.reassembly_bytes = 64 << 20,
@@ -65,7 +65,7 @@ static void take_params(struct vk_run *run)
 	else if (vk_seqlock_copy(&params, &run->state->params, sizeof params))
 		return;
 	params.spin_ns = clamp(params.spin_ns, 0, 1000000);
-	params.budget_frames = clamp(params.budget_frames, 1, VK_RX_BATCH);
+	params.budget_frames = clamp(params.budget_frames, 1, VK_BUDGET_FRAMES_MAX);
 	for (uint32_t c = VK_CLASS_SYSTEM; c < VK_CLASS_COUNT; c++) {
 		params.quantum_bytes[c] = clamp(params.quantum_bytes[c], 1500, 1 << 18);
 		run->schedule.quantum[c] = params.quantum_bytes[c];
