@@ -86,6 +86,10 @@ struct vk_path {
 	 * and rx: acknowledgements that came meanwhile would show a path that is shorter than it
 	 * is, and for seconds, as the least RTT counts. 0 = a path without a clock. */
 	uint64_t taken_ns;
+	/* What the last full super-packet came to: what is sent in whole ones costs least. 0 = each
+	 * datagram goes by itself. */
+	uint32_t super_bytes;
+	uint32_t super_datagrams;
 	int error; /* last errno of a loss, for status */
 	int draining; /* rx gives only what was taken from the kernel before: the worker leaves */
 };

@@ -359,6 +359,16 @@ static uint32_t gathering(struct vk_udp_path *self, const struct vk_udp_key *key
 	return found;
 }
 
+/* note_full says what a super-packet came to that took no more, unless something cut it short. */
+static void note_full(struct vk_path *path, const struct vk_udp_super *super)
+{
+	if (super->count < VK_UDP_SEGMENTS_MAX &&
+	    super->segment * (super->count + 1) <= SUPER_SIZE_MAX)
+		return;
+	path->super_bytes = super->segment * super->count;
+	path->super_datagrams = super->count;
+}
+
 void vk_udp_tx_commit(struct vk_path *path, uint32_t size, int paddable)
 {
 	struct vk_udp_path *self = vk_udp(path);
@@ -378,10 +388,13 @@ void vk_udp_tx_commit(struct vk_path *path, uint32_t size, int paddable)
 	self->reserved = VK_UDP_NONE;
 	self->kept++;
 	index = gathering(self, &self->key);
-	if (index != VK_UDP_NONE &&
-	    append(&self->supers[index], data, size, &self->lent, paddable)) {
-		self->last[self->key.class] = index;
-		return;
+	if (index != VK_UDP_NONE) {
+		super = &self->supers[index];
+		if (append(super, data, size, &self->lent, paddable)) {
+			self->last[self->key.class] = index;
+			return;
+		}
+		note_full(path, super);
 	}
 	index = self->free_super; /* reserve saw to it that there is one */
 	super = &self->supers[index];

@@ -71,6 +71,21 @@ def test_datagrams_that_cannot_be_made_equal_keep_their_order(wire: tuple[Link, 
         assert [one.data for one in b.receive_all(Class.JOB, len(sent))] == sent
 
 
+def test_a_path_says_what_its_last_full_super_packet_came_to(wire: tuple[Link, Link]) -> None:
+    with Endpoint(wire[0], "udp", "udp") as a, Endpoint(wire[1], "udp", "udp") as b:
+        peer = a.peer(b)
+        for size in (1400, 700, 1300):
+            data = frame(Class.JOB, 0, size)
+            fit = min(lib.VK_UDP_PAYLOAD_MAX // len(data), 64)
+            before = a.path.super_datagrams
+            for _ in range(fit):
+                assert a.commit(peer, Class.JOB, data)
+            assert a.path.super_datagrams == before, "the next one could fit"
+            assert a.commit(peer, Class.JOB, data)
+            assert (a.path.super_datagrams, a.path.super_bytes) == (fit, fit * len(data))
+            a.flush_all()
+
+
 @pytest.mark.parametrize("segments", [True, False])
 def test_what_is_lent_leaves_with_the_datagram_that_it_ends(
     wire: tuple[Link, Link], *, segments: bool
