@@ -74,7 +74,7 @@ static void wait_for_room(void)
 	int ready;
 
 	client->paused = ~0u; /* what came in is not why we wait */
-	client->need[ring] = client->tx_capacity[ring] / 8;
+	client->need[ring] = client->tx_capacity[ring] / (large ? 4 : 8);
 	ready = vk_client_wait(client, (int64_t)SIDE_BEGIN_MS * NS_PER_MS);
 	client->need[ring] = 0;
 	client->paused = paused;
