@@ -253,7 +253,9 @@ struct vk_flow {
 	struct vk_sequences rx; /* messages that came */
 	uint32_t rx_final; /* how many there are, once the peer has closed */
 	uint32_t rx_sequence; /* best effort: next message expected */
-	uint64_t pad[3];
+	uint64_t since; /* number of the packet that opened it: lower ones are older */
+	uint32_t since_session; /* and its session */
+	uint32_t pad[3];
 };
 
 /* A port's frame ledger and crash intent: enough for the next worker to find every frame. */

@@ -22,8 +22,8 @@ static struct vk_flow *flow_of(struct vk_run *run, uint32_t peer, uint32_t strea
 
 	if (!flow || flow->state != VK_ROW_LIVE || flow->class != class ||
 	    (flow->opener && !flow->opened) || flow->closed & VK_CLOSED_THERE ||
-	    !run->slots[flow->app].attached || !vk_priority_ok(class, frame->priority) ||
-	    flow->rx.runs ||
+	    vk_flow_older(flow, frame) || !run->slots[flow->app].attached ||
+	    !vk_priority_ok(class, frame->priority) || flow->rx.runs ||
 	    (!vk_flow_reliable(flow) && vk_refused_maybe(run->sessions[peer], frame->number)))
 		return NULL;
 	return flow;

@@ -195,12 +195,23 @@ static int receive_message(struct vk_run *run, uint32_t peer, struct vk_frame *f
 	}
 	if (!vk_priority_ok(flow->class, frame->priority))
 		row[VK_RX_QOS_VIOLATIONS]++;
-	if (!tell_opened(run, flow)) { /* the answer to STREAM_OPEN is still on its way */
+	if (vk_flow_older(flow, frame)) {
+		row[VK_DROP_STALE]++;
+		return 0;
+	}
+	if (!tell_opened(run, flow)) {
 		row[VK_DROP_APP_RING]++;
 		return 0;
 	}
 	return vk_flow_reliable(flow) ? receive_reliable(run, flow, frame) :
 					receive_log(run, flow, frame);
+}
+
+/* What the peer sent on an older stream with this id had lower numbers. */
+static void begins(struct vk_flow *flow, const struct vk_frame *frame)
+{
+	flow->since = frame->number;
+	flow->since_session = frame->session;
 }
 
 static void answer(struct vk_run *run, uint32_t peer, const struct vk_frame *frame, uint8_t type,
@@ -223,8 +234,9 @@ static int receive_open(struct vk_run *run, uint32_t peer, const struct vk_frame
 	uint32_t code;
 	int slot;
 
-	if (flow && flow->state == VK_ROW_CLOSING && flow->token == frame->correlation)
-		return 1; /* a late copy */
+	if (flow && ((flow->state == VK_ROW_CLOSING && flow->token == frame->correlation) ||
+		     (!flow->opener && vk_flow_older(flow, frame))))
+		return 1; /* a late copy, or of an older stream */
 	if (flow && flow->state == VK_ROW_CLOSING) {
 		vk_flows_close(run, flow);
 		flow = NULL;
@@ -251,6 +263,7 @@ static int receive_open(struct vk_run *run, uint32_t peer, const struct vk_frame
 		answer(run, peer, frame, VK_STREAM_RESET, VK_CODE_STREAMS_FULL);
 		return 0;
 	}
+	begins(flow, frame);
 	message = vk_handover_describe(run, flow, frame);
 	if (!vk_handover_put(run, flow, &message, VK_RECORD_OPEN, frame->payload, frame->length)) {
 		if (flow->state == VK_ROW_LIVE)
@@ -268,6 +281,8 @@ static int receive_accept(struct vk_run *run, uint32_t peer, const struct vk_fra
 
 	if (!flow || flow->state != VK_ROW_LIVE || flow->token != frame->correlation)
 		return 1;
+	if (!flow->answered)
+		begins(flow, frame);
 	return tell_opened(run, flow);
 }
 
@@ -300,7 +315,7 @@ static int receive_close(struct vk_run *run, uint32_t peer, const struct vk_fram
 	    frame->correlation != flow->token)
 		return 1;
 	message = vk_handover_describe(run, flow, frame);
-	if (!tell_opened(run, flow) ||
+	if ((flow->opener && !flow->answered) || !tell_opened(run, flow) ||
 	    !vk_handover_put(run, flow, &message, VK_RECORD_CLOSE, NULL, 0))
 		return 0;
 	flow->rx_final = frame->sequence;
@@ -391,6 +406,7 @@ static int receive_run(struct vk_run *run, uint32_t peer, uint32_t class,
 			return 0;
 		}
 		frame.number = outer->number;
+		frame.session = outer->session;
 		at += vk_align_run(frame.size);
 		if (at < outer->length)
 			__builtin_prefetch(outer->payload + at + VK_LINE);

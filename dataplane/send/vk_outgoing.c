@@ -22,6 +22,7 @@ static void refuse_open(struct vk_run *run, uint32_t slot, uint32_t class,
 
 	if (!body)
 		return;
+	reply.flow = reply.flow_generation = 0; /* it has none */
 	reply.code = code;
 	memcpy(body, &reply, sizeof reply);
 	vk_slots_commit(run, slot, class, sizeof reply, VK_RECORD_OPENED);

@@ -302,16 +302,22 @@ void vk_session_lost(struct vk_run *run, struct vk_session *session, const struc
 	}
 }
 
-static void take_credits(struct vk_run *run, struct vk_session *session,
-			 const struct vk_ack_view *view)
+/* Returns 0, or -EAGAIN when a limit may be of an older stream: it has to be told again. */
+static int take_credits(struct vk_run *run, struct vk_session *session,
+			const struct vk_ack_view *view)
 {
+	int error = 0;
+
 	for (uint32_t i = 0; i < view->credit_count; i++) {
 		const uint8_t *at = view->credits + i * CREDIT_SIZE;
 		struct vk_flow *flow = vk_flows_find(run, session->peer, vk_get32(at));
 
-		if (flow)
+		if (flow && flow->opener && !flow->answered)
+			error = -EAGAIN;
+		else if (flow)
 			vk_credit_told(run, flow, vk_get64(at + 4));
 	}
+	return error;
 }
 
 int vk_session_acked(struct vk_run *run, struct vk_session *session, const struct vk_frame *frame)
@@ -333,8 +339,8 @@ int vk_session_acked(struct vk_run *run, struct vk_session *session, const struc
 		if (error)
 			return error;
 	}
-	take_credits(run, session, &view);
-	return (int)view.credit_count;
+	error = take_credits(run, session, &view);
+	return error ? error : (int)view.credit_count;
 }
 
 /* ---- Sending ---- */

@@ -119,7 +119,7 @@ void vk_session_ack(struct vk_run *run, struct vk_session *session, uint32_t spa
 		    struct vk_received *received, uint8_t flags);
 
 /* vk_session_acked takes a STREAM_ACK in; returns how many limits it brought, or -EPROTO and
- * -EBADMSG when it cannot be. */
+ * -EBADMSG when it cannot be, -EAGAIN when one has to be told again. */
 int vk_session_acked(struct vk_run *run, struct vk_session *session, const struct vk_frame *frame);
 
 /* vk_session_lost puts content back into what has to be sent. */

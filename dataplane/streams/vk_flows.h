@@ -94,6 +94,14 @@ static inline int vk_flow_reliable(const struct vk_flow *flow)
 	return flow->class != VK_CLASS_LOGS;
 }
 
+/* vk_flow_older says whether a message may be of an older stream with a flow's id: it came before
+ * the answer to our OPEN, or left before what opened the flow did. It has to be sent again. */
+static inline int vk_flow_older(const struct vk_flow *flow, const struct vk_frame *frame)
+{
+	return (flow->opener && !flow->answered) ||
+	       (frame->number < flow->since && frame->session == flow->since_session);
+}
+
 /* vk_flows_many says whether there are so many that their rows are in no near cache. */
 static inline int vk_flows_many(const struct vk_run *run)
 {
