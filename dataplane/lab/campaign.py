@@ -35,6 +35,9 @@ LARGE_MAX = 3 << 20
 CLASSES = ("critical", "system", "job", "data", "logs")
 MTU_MIN = 1280
 """IPv6 promises it, and the first datagrams of a session fit."""
+ATTACH = 0x61747463
+"""Makes another seed of a seed, for who attaches: all else that seeds mean is as it was. In none of
+the older FOUND of tests/dataplane/test_lab.py does anybody."""
 HEADS_BYTES = 160
 """Around a message, at most, with its share of acknowledgements."""
 
@@ -196,6 +199,30 @@ def _events(dice: Dice, nodes: Sequence[str], link: Link) -> Events:
     return dice.choose(kinds)
 
 
+def _attached(dice: Dice, scenario: Scenario) -> Scenario:
+    """Let some applications leave, or die, and others attach where they were, among deaths of
+    workers."""
+    away = any(each.kind == "restart-node" for each in scenario.events)
+    if away or not scenario.reliable or not dice.chance(12):
+        return scenario  # a node that is away attaches all when it is back
+    events = list(scenario.events)
+    at_ms = 0.0
+    for _ in range(dice.between(1, 3)):
+        app = dice.choose(scenario.apps).name
+        at_ms += dice.magnitude(100, 100_000) / 1000
+        events.append(Event(at_ms=at_ms, kind=dice.choose(("detach", "leave")), app=app))
+        away_ms = dice.magnitude(10, 50_000) / 1000
+        for _ in range(dice.below(4)):
+            when_ms = at_ms + (dice.below(3000) - 1000) / 1000 * away_ms
+            node = dice.choose((app, dice.choose(scenario.nodes).name))
+            for_ms = dice.magnitude(100, 50_000) / 1000
+            kill = Event(at_ms=max(when_ms, 0), kind="kill-worker", node=node, for_ms=for_ms)
+            events.append(kill)
+        at_ms += away_ms
+        events.append(Event(at_ms=at_ms, kind="attach", app=app))
+    return _with(scenario, events=tuple(events))
+
+
 def _params(dice: Dice) -> dict[str, int]:
     """Draw how a node's worker does its work."""
     return {
@@ -239,7 +266,8 @@ def _limit_s(scenario: Scenario, bytes_all: int) -> float:
     trips = 50 + 10 * opened + 4 * asked
     if any(each.jitter_ms * 4 > each.delay_ms for each in links):
         trips += bytes_all / (8 * MTU_MIN)  # `delay` takes jitter for a queue: small windows
-    return (last_ms * 4 + paced_ms * 2 + sending_ms * 20 + trips * trip_ms + bad_ms) / 1000 + 30
+    limit_s = (last_ms * 4 + paced_ms * 2 + sending_ms * 20 + trips * trip_ms + bad_ms) / 1000 + 30
+    return limit_s * (1 + sum(e.kind == "attach" for e in scenario.events))  # all begins anew
 
 
 def _narrowed(dice: Dice, scenario: Scenario) -> Scenario:
@@ -329,7 +357,7 @@ def short(seed: int, *, reliable: bool = True) -> Scenario:
     if reliable and dice.chance(40):
         events = _events(dice, names, link)
         scenario = _with(scenario, events=events)
-    scenario = _sealed(dice, _narrowed(dice, scenario))
+    scenario = _attached(Dice(seed ^ ATTACH), _sealed(dice, _narrowed(dice, scenario)))
     steady = not (scenario.events or link.jitter_ms or link.reorder or link.duplicate)
     return _with(
         scenario,

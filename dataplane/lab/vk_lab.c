@@ -93,6 +93,16 @@ static void strike(struct vk_lab *lab, const struct vk_lab_fault *fault)
 	case VK_LAB_DETACH:
 		vk_lab_node_detach(lab, target);
 		break;
+	case VK_LAB_LEAVE:
+		app->leaving = 1;
+		vk_lab_node_withdraw(lab, target);
+		vk_lab_wake_app(lab, target, lab->now_ns);
+		break;
+	case VK_LAB_ATTACH:
+		app->returning = 1;
+		vk_lab_node_detach(lab, target);
+		vk_lab_wake_app(lab, target, lab->now_ns);
+		break;
 	case VK_LAB_LINK:
 		vk_link_configure(&lab->wires[target].link, &fault->link);
 		break;
@@ -206,7 +216,8 @@ static int sound(const struct vk_lab_scenario *scenario)
 		const struct vk_lab_fault *fault = &scenario->faults[i];
 		uint32_t limit = scenario->node_count;
 
-		if (fault->kind >= VK_LAB_FREEZE && fault->kind <= VK_LAB_DETACH)
+		if ((fault->kind >= VK_LAB_FREEZE && fault->kind <= VK_LAB_DETACH) ||
+		    fault->kind == VK_LAB_LEAVE || fault->kind == VK_LAB_ATTACH)
 			limit = scenario->app_count;
 		else if (fault->kind == VK_LAB_LINK)
 			limit = scenario->link_count;
@@ -331,8 +342,7 @@ int vk_lab_load(struct vk_lab *lab, const struct vk_lab_scenario *scenario)
 		app->lab = lab;
 		app->config = &lab->scenario.apps[i];
 		app->number = i;
-		app->slot = app->generation = app->frozen = app->holding = 0;
-		app->consumed_ns = lab->now_ns;
+		app->slot = app->generation = 0;
 		error = vk_lab_node_attach(lab, i);
 	}
 	return error;

@@ -35,13 +35,15 @@ enum vk_lab_fault_kind {
 	VK_LAB_THAW = 4,
 	VK_LAB_HOLD = 5, /* app: its library takes messages, its code does not */
 	VK_LAB_TAKE = 6,
-	VK_LAB_DETACH = 7, /* app */
+	VK_LAB_DETACH = 7, /* app: dies */
 	VK_LAB_LINK = 8, /* link: becomes `link` */
 	VK_LAB_REBIND = 9, /* node: its address and port as others see it change; their daemons
 			    * know after value ns */
 	VK_LAB_RENEW = 10, /* node: new sessions with all others, who know after value ns */
 	VK_LAB_REPLAY = 11, /* node: what came last for it comes again, up to value packets */
-	VK_LAB_FAULT_COUNT = 12,
+	VK_LAB_LEAVE = 12, /* app: opens nothing more, and is gone when its streams are over */
+	VK_LAB_ATTACH = 13, /* app: another in its slot; who is still there dies before */
+	VK_LAB_FAULT_COUNT = 14,
 };
 
 struct vk_lab_node {

@@ -25,6 +25,8 @@ int vk_lab_app_connect(struct vk_lab_app_run *app, int region_d, int region_a)
 		return error;
 	}
 	app->region = app->client->peer;
+	app->frozen = app->holding = app->leaving = app->returning = 0;
+	app->consumed_ns = app->lab->now_ns;
 	memset(app->seen_tail, 0, sizeof app->seen_tail);
 	memset(app->seen_head, 0, sizeof app->seen_head);
 	return 0;
@@ -44,18 +46,80 @@ void vk_lab_app_leave(struct vk_lab_app_run *app)
 		app->blocked[c].count = 0;
 }
 
-void vk_lab_app_end(struct vk_lab_app_run *app, int gone)
+/* The side of a stream that an application is at, or -1. */
+static int side_of(const struct vk_lab_app_run *app, uint32_t number)
+{
+	const struct vk_lab_stream *stream = &app->lab->streams[number];
+
+	for (uint32_t side = 0; side < 2; side++)
+		if (vk_lab_app_of(app->lab, stream, side) == app->number)
+			return (int)side;
+	return -1;
+}
+
+/* Whether an application has a part in a stream that is under way. */
+static int has(const struct vk_lab_app_run *app, uint32_t number)
+{
+	const struct vk_lab_stream *stream = &app->lab->streams[number];
+	int side = side_of(app, number);
+
+	return side >= 0 && !stream->broken && !stream->finished &&
+	       stream->ends[side].state != VK_LAB_END_NONE &&
+	       stream->ends[side].attachment == app->generation;
+}
+
+void vk_lab_app_end(struct vk_lab_app_run *app)
+{
+	for (uint32_t i = 0; i < app->lab->stream_count; i++)
+		if (side_of(app, i) >= 0)
+			vk_lab_stream_break(app->lab, i, VK_CODE_APPLICATION_GONE);
+}
+
+int vk_lab_app_returns(const struct vk_lab_app_run *app)
+{
+	const struct vk_lab_scenario *scenario = &app->lab->scenario;
+
+	if (app->returning)
+		return 1;
+	for (uint32_t i = app->lab->fault_next; i < scenario->fault_count; i++)
+		if (scenario->faults[i].kind == VK_LAB_ATTACH &&
+		    scenario->faults[i].target == app->number)
+			return 1;
+	return 0;
+}
+
+/* Whether the opener of a stream that an application accepted does not know of it: its OPEN is for
+ * the next one then, which is as if it had not come. */
+static int unanswered(struct vk_lab_stream *stream, int side)
+{
+	struct vk_lab_end *end = &stream->ends[side];
+
+	if (side == VK_LAB_OPENER || stream->ends[VK_LAB_OPENER].state != VK_LAB_END_OPENING)
+		return 0;
+	end->state = VK_LAB_END_NONE;
+	end->queued = end->consuming = 0;
+	return 1;
+}
+
+void vk_lab_app_die(struct vk_lab_app_run *app)
 {
 	struct vk_lab *lab = app->lab;
+	int returns = vk_lab_app_returns(app);
 
 	for (uint32_t i = 0; i < lab->stream_count; i++) {
-		const struct vk_lab_traffic *config =
-			&lab->scenario.traffics[lab->streams[i].traffic];
-
-		if (config->from == app->number || config->to == app->number)
+		if (!has(app, i))
+			continue;
+		if (lab->streams[i].orphan) { /* nobody is left */
 			vk_lab_stream_break(lab, i, VK_CODE_APPLICATION_GONE);
+			continue;
+		}
+		if (unanswered(&lab->streams[i], side_of(app, i)))
+			continue;
+		lab->traffics[lab->streams[i].traffic].opened -= (uint32_t)returns;
+		lab->unfinished += (uint32_t)returns;
+		vk_lab_stream_orphan(lab, i, (uint32_t)side_of(app, i));
 	}
-	for (uint32_t i = 0; gone && i < lab->scenario.traffic_count; i++) {
+	for (uint32_t i = 0; !returns && i < lab->scenario.traffic_count; i++) {
 		const struct vk_lab_traffic *config = &lab->scenario.traffics[i];
 
 		if (config->from != app->number)
@@ -89,6 +153,7 @@ static void begin_flow(struct vk_lab_app_run *app, uint32_t ref, const struct vk
 	end->flow = message->flow;
 	end->generation = message->flow_generation;
 	end->state = VK_LAB_END_OPEN;
+	end->attachment = app->generation;
 	app->lab->nodes[app->config->node].flows[message->flow] = ref + 1;
 	vk_lab_want_to_send(app, ref, app->lab->now_ns);
 }
@@ -119,11 +184,17 @@ static void came_opened(struct vk_lab_app_run *app, const struct vk_message *mes
 	if (number >= lab->stream_count || vk_lab_end_of(lab, ref)->state != VK_LAB_END_OPENING)
 		return;
 	stream = &lab->streams[number];
+	if (stream->ends[VK_LAB_OPENER].attachment != app->generation) {
+		vk_lab_fail(lab, "application %u: an answer to who was there before", app->number);
+		return;
+	}
 	if (!message->code) {
 		begin_flow(app, ref, message);
 		return;
 	}
-	if (message->code == VK_CODE_STREAM_IN_USE) {
+	if (message->code == VK_CODE_STREAM_IN_USE ||
+	    (message->code == VK_CODE_NO_SERVICE &&
+	     vk_lab_app_returns(&lab->apps[vk_lab_app_of(lab, stream, VK_LAB_ACCEPTOR)]))) {
 		stream->retry_ns = lab->now_ns + REFUSED_RETRY_NS;
 		return;
 	}
@@ -140,6 +211,7 @@ static uint32_t ref_of(struct vk_lab_app_run *app, const struct vk_message *mess
 		return ref;
 	end = vk_lab_end_of(app->lab, ref);
 	if (end->flow != message->flow || end->generation != message->flow_generation ||
+	    end->attachment != app->generation ||
 	    vk_lab_app_of(app->lab, &app->lab->streams[ref / 2], ref % 2) != app->number)
 		return VK_LAB_NO_STREAM;
 	return ref;
@@ -222,17 +294,19 @@ static void came_flushed(struct vk_lab_app_run *app, const struct vk_message *me
 {
 	struct vk_lab *lab = app->lab;
 	uint32_t ref = (message->correlation - 1) * 2 + VK_LAB_OPENER;
+	const struct vk_lab_app_run *peer;
 	struct vk_lab_end *end;
 
-	if (ref / 2 >= lab->stream_count || vk_lab_end_of(lab, ref)->flushing != 1) {
+	if (ref / 2 >= lab->stream_count || vk_lab_end_of(lab, ref)->flushing != 1 ||
+	    vk_lab_end_of(lab, ref)->attachment != app->generation) {
 		vk_lab_fail(lab, "application %u: FLUSHED that nobody asked for", app->number);
 		return;
 	}
 	end = vk_lab_end_of(lab, ref);
 	end->flushing = 2;
-	if (vk_lab_promised(lab, &lab->streams[ref / 2]) && !lab->streams[ref / 2].broken) {
-		const struct vk_lab_app_run *peer =
-			&lab->apps[vk_lab_app_of(lab, &lab->streams[ref / 2], VK_LAB_ACCEPTOR)];
+	peer = &lab->apps[vk_lab_app_of(lab, &lab->streams[ref / 2], VK_LAB_ACCEPTOR)];
+	if (vk_lab_promised(lab, &lab->streams[ref / 2]) && !lab->streams[ref / 2].broken &&
+	    peer->client && peer->generation == vk_lab_end_of(lab, ref + 1)->attachment) {
 		uint32_t there = vk_lab_end_of(lab, ref + 1)->came +
 				 unread(peer, ref + 1, app->config->node);
 
@@ -376,12 +450,35 @@ static uint64_t next_run(const struct vk_lab_app_run *app)
 	return next_ns;
 }
 
+/* Whether an application that leaves has nothing more to do. */
+static int done(const struct vk_lab_app_run *app)
+{
+	for (uint32_t i = 0; app->leaving && i < app->lab->stream_count; i++)
+		if (has(app, i))
+			return 0;
+	return app->leaving;
+}
+
+/* The next application attaches when nobody has the slot any more. */
+static void come_back(struct vk_lab_app_run *app)
+{
+	struct vk_lab *lab = app->lab;
+	int error = app->returning ? vk_lab_node_attach(lab, app->number) : 0;
+
+	if (error == -EBUSY)
+		vk_lab_wake_app(lab, app->number, lab->now_ns + FULL_RETRY_NS);
+	else if (error)
+		vk_lab_fail(lab, "application %u does not attach (%d)", app->number, error);
+}
+
 void vk_lab_app_run(struct vk_lab_app_run *app)
 {
 	struct vk_lab *lab = app->lab;
 
 	app->rung = 0;
 	lab->report.app_runs++;
+	if (!app->client)
+		come_back(app);
 	if (!app->client || app->frozen)
 		return;
 	receive(app);
@@ -393,4 +490,6 @@ void vk_lab_app_run(struct vk_lab_app_run *app)
 		vk_lab_wake_node(lab, app->config->node,
 				 lab->now_ns + lab->nodes[app->config->node].config->wake_ns);
 	vk_lab_wake_app(lab, app->number, next_run(app));
+	if (done(app))
+		vk_lab_node_detach(lab, app->number);
 }

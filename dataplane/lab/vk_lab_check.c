@@ -27,7 +27,7 @@ static int whole(const struct vk_lab *lab, uint32_t node)
 	for (uint32_t i = 0; i < lab->scenario.fault_count; i++) {
 		uint32_t kind = lab->scenario.faults[i].kind;
 
-		if (kind <= VK_LAB_RESTART_NODE || kind == VK_LAB_DETACH)
+		if (kind <= VK_LAB_RESTART_NODE || kind == VK_LAB_DETACH || kind >= VK_LAB_LEAVE)
 			return 0;
 	}
 	return !lab->nodes[node].down;

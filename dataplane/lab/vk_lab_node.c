@@ -313,34 +313,66 @@ static void write_app(struct vk_lab_node_run *node, const struct vk_lab_app_run 
 	memcpy(service->name, name, service->name_size);
 }
 
+/* What a broker does for a worker that is still to begin: it finds the slot taken. */
+static int give(struct vk_lab_node_run *node, const struct vk_lab_app_run *app,
+		const uint32_t capacity[VK_RINGS_MAX], int region_d, int region_a)
+{
+	struct vk_slot *slot = &node->boot->slots[app->slot];
+
+	if (!vk_channel_map(region_d, capacity, 1, slot->region_d) ||
+	    !vk_channel_map(region_a, capacity, 0, slot->region_a))
+		return -errno;
+	memset(node->work->committed[app->slot], 0, sizeof node->work->committed[0]);
+	memset(node->work->looked[app->slot], 0, sizeof node->work->looked[0]);
+	slot->generation = app->generation;
+	slot->bell_app = slot->bell_worker = -1;
+	return 0;
+}
+
 int vk_lab_node_attach(struct vk_lab *lab, uint32_t number)
 {
 	struct vk_lab_app_run *app = &lab->apps[number];
 	struct vk_lab_node_run *node = &lab->nodes[app->config->node];
 	uint32_t capacity[VK_RINGS_MAX] = { [VK_CLASS_CONTROL] = VK_CONTROL_RING };
-	int ours[2], theirs[4] = { -1, -1, -1, -1 }, error = 0;
+	int fds[2], error = 0;
 
 	while (node->apps[app->slot])
 		app->slot++;
+	if (node->down || (node->run && node->run->slots[app->slot].attached))
+		return -EBUSY;
 	node->apps[app->slot] = number + 1;
 	app->generation++;
 	write_app(node, app);
 	for (uint32_t c = VK_CLASS_CRITICAL; c < VK_CLASS_COUNT; c++)
 		capacity[c] = app->config->ring_bytes;
 	for (int i = 0; i < 2; i++) {
-		ours[i] = vk_channel_create(capacity, VK_CLASS_COUNT, app->generation);
-		if (ours[i] < 0 || (error = vk_channel_seal(ours[i], 0)))
-			return error ? error : ours[i];
-		theirs[i] = dup(ours[i]);
+		fds[i] = vk_channel_create(capacity, VK_CLASS_COUNT, app->generation);
+		if (fds[i] < 0 || (error = vk_channel_seal(fds[i], 0)))
+			return error ? error : fds[i];
 	}
-	error = vk_slots_attach(node->run, app->slot, theirs);
+	if (node->run)
+		error = vk_slots_attach(node->run, app->slot,
+					(int[4]){ dup(fds[0]), dup(fds[1]), -1, -1 });
+	else
+		error = give(node, app, capacity, fds[0], fds[1]);
 	node->boot->slots[app->slot].attached = !error;
 	if (!error)
-		error = vk_lab_app_connect(app, ours[0], ours[1]);
-	close(ours[0]);
-	close(ours[1]);
+		error = vk_lab_app_connect(app, fds[0], fds[1]);
+	close(fds[0]);
+	close(fds[1]);
 	vk_lab_wake_app(lab, number, lab->now_ns);
 	return error;
+}
+
+void vk_lab_node_withdraw(struct vk_lab *lab, uint32_t number)
+{
+	const struct vk_lab_app_run *app = &lab->apps[number];
+	struct vk_service *service = &lab->nodes[app->config->node].state->services[app->slot];
+
+	if (!app->client)
+		return;
+	service->state = VK_ROW_FREE;
+	service->sequence += 2;
 }
 
 void vk_lab_node_detach(struct vk_lab *lab, uint32_t number)
@@ -350,14 +382,16 @@ void vk_lab_node_detach(struct vk_lab *lab, uint32_t number)
 
 	if (!app->client)
 		return;
+	vk_lab_node_withdraw(lab, number);
 	node->apps[app->slot] = 0;
-	node->state->services[app->slot].state = VK_ROW_FREE;
-	node->state->services[app->slot].sequence += 2;
 	if (node->run)
 		vk_engine_detach(node->run, app->slot, app->generation);
+	else
+		unmap_slot(&node->boot->slots[app->slot]);
 	node->boot->slots[app->slot].attached = 0;
 	vk_lab_app_leave(app);
-	vk_lab_app_end(app, 1);
+	vk_lab_app_die(app);
+	vk_lab_wake_node(lab, node->number, lab->now_ns + node->config->wake_ns);
 }
 
 /* ---- The node ---- */
@@ -371,7 +405,7 @@ void vk_lab_node_forget(struct vk_lab *lab, uint32_t number)
 	for (uint32_t i = 0; i < VK_LAB_APPS_MAX; i++) {
 		if (node->apps[i]) {
 			vk_lab_app_leave(&lab->apps[node->apps[i] - 1]);
-			vk_lab_app_end(&lab->apps[node->apps[i] - 1], 0);
+			vk_lab_app_end(&lab->apps[node->apps[i] - 1]);
 		}
 		node->apps[i] = 0;
 		unmap_slot(&node->boot->slots[i]);

@@ -224,7 +224,8 @@ static void open_more(struct vk_lab_app_run *app, uint32_t traffic)
 	const struct vk_lab_traffic *config = &lab->scenario.traffics[traffic];
 	struct vk_lab_traffic_run *run = &lab->traffics[traffic];
 
-	if (config->from != app->number || lab->now_ns - vk_lab_start_ns < config->start_ns)
+	if (config->from != app->number || app->leaving ||
+	    lab->now_ns - vk_lab_start_ns < config->start_ns)
 		return;
 	while (run->live < config->concurrent && run->opened < config->streams) {
 		uint32_t number = vk_lab_stream_new(lab, traffic);

@@ -48,6 +48,7 @@ uint32_t vk_lab_stream_new(struct vk_lab *lab, uint32_t traffic)
 
 		end->key = vk_random_mix(lab->scenario.seed * golden + lab->stream_count * 2ull +
 					 side);
+		end->attachment = lab->apps[side ? config->to : config->from].generation;
 		end->flow = UINT32_MAX;
 		end->total = UINT32_MAX;
 	}
@@ -264,11 +265,11 @@ int vk_lab_message_came(struct vk_lab *lab, uint32_t ref, uint32_t sequence, con
 }
 
 /* A stream is over: its traffic may open the next. */
-static void leave(struct vk_lab *lab, uint32_t traffic)
+static void leave(struct vk_lab *lab, const struct vk_lab_stream *stream)
 {
-	lab->traffics[traffic].live--;
+	lab->traffics[stream->traffic].live -= !stream->orphan;
 	lab->unfinished--;
-	vk_lab_wake_app(lab, lab->scenario.traffics[traffic].from, lab->now_ns);
+	vk_lab_wake_app(lab, lab->scenario.traffics[stream->traffic].from, lab->now_ns);
 }
 
 void vk_lab_stream_break(struct vk_lab *lab, uint32_t number, uint32_t code)
@@ -279,7 +280,26 @@ void vk_lab_stream_break(struct vk_lab *lab, uint32_t number, uint32_t code)
 		return;
 	stream->broken = code ? code : VK_CODE_MALFORMED;
 	lab->report.traffics[stream->traffic].broken++;
-	leave(lab, stream->traffic);
+	leave(lab, stream);
+}
+
+/* Whether who is left has nothing to wait for: no RESET need come. */
+static int told(const struct vk_lab_stream *stream)
+{
+	const struct vk_lab_end *end = &stream->ends[stream->orphan == 1 + VK_LAB_OPENER];
+
+	return end->state == VK_LAB_END_NONE ||
+	       (end->state == VK_LAB_END_CLOSED && end->total != UINT32_MAX);
+}
+
+void vk_lab_stream_orphan(struct vk_lab *lab, uint32_t number, uint32_t side)
+{
+	struct vk_lab_stream *stream = &lab->streams[number];
+
+	lab->traffics[stream->traffic].live--;
+	stream->orphan = 1 + side;
+	vk_lab_stream_settle(lab, number);
+	vk_lab_wake_app(lab, lab->scenario.traffics[stream->traffic].from, lab->now_ns);
 }
 
 void vk_lab_stream_settle(struct vk_lab *lab, uint32_t number)
@@ -289,6 +309,11 @@ void vk_lab_stream_settle(struct vk_lab *lab, uint32_t number)
 
 	if (stream->broken || stream->finished)
 		return;
+	if (stream->orphan) {
+		if (told(stream))
+			vk_lab_stream_break(lab, number, VK_CODE_APPLICATION_GONE);
+		return;
+	}
 	for (uint32_t side = 0; side < 2; side++) {
 		const struct vk_lab_end *end = &stream->ends[side];
 
@@ -303,5 +328,5 @@ void vk_lab_stream_settle(struct vk_lab *lab, uint32_t number)
 	}
 	stream->finished = 1;
 	lab->report.traffics[stream->traffic].finished++;
-	leave(lab, stream->traffic);
+	leave(lab, stream);
 }

@@ -41,6 +41,7 @@ enum vk_lab_part {
 
 struct vk_lab_end {
 	uint64_t key; /* of what this side sends */
+	uint32_t attachment; /* generation of the application that has it, or is to have it */
 	uint32_t flow;
 	uint32_t generation;
 	uint32_t state; /* enum vk_lab_end_state */
@@ -72,6 +73,7 @@ struct vk_lab_stream {
 	uint32_t id; /* on the wire */
 	uint32_t broken; /* enum vk_code of its RESET */
 	uint32_t finished; /* both closed, everything there */
+	uint32_t orphan; /* the application at side orphan - 1 has died: the other hears of it */
 	uint64_t retry_ns; /* when OPEN is put again */
 	struct vk_lab_end ends[2];
 };
@@ -100,6 +102,8 @@ struct vk_lab_app_run {
 	uint64_t consumed_ns; /* until when consumption is accounted for */
 	uint32_t frozen;
 	uint32_t holding;
+	uint32_t leaving; /* as soon as its streams are over */
+	uint32_t returning; /* another one attaches when the slot is free */
 	uint32_t rung; /* it told its worker something in this run */
 };
 
@@ -266,6 +270,9 @@ int vk_lab_node_come_up(struct vk_lab *lab, uint32_t node);
  * which incarnation of it lives. */
 void vk_lab_node_learn(struct vk_lab *lab, uint32_t node);
 
+/* vk_lab_node_withdraw takes an application's service away. */
+void vk_lab_node_withdraw(struct vk_lab *lab, uint32_t app);
+
 /* vk_lab_node_detach ends an application's attachment. */
 void vk_lab_node_detach(struct vk_lab *lab, uint32_t app);
 
@@ -284,8 +291,15 @@ int vk_lab_app_connect(struct vk_lab_app_run *app, int region_d, int region_a);
 /* vk_lab_app_leave unmaps them. */
 void vk_lab_app_leave(struct vk_lab_app_run *app);
 
-/* vk_lab_app_end breaks the streams of an application. gone: it opens no more. */
-void vk_lab_app_end(struct vk_lab_app_run *app, int gone);
+/* vk_lab_app_end breaks the streams of an application. */
+void vk_lab_app_end(struct vk_lab_app_run *app);
+
+/* vk_lab_app_die leaves its streams to those at their other ends, who have to hear of it. Its
+ * successor opens them anew; without one nobody opens more. */
+void vk_lab_app_die(struct vk_lab_app_run *app);
+
+/* vk_lab_app_returns says whether another one attaches later. */
+int vk_lab_app_returns(const struct vk_lab_app_run *app);
 
 /* vk_lab_app_run lets an application do what there is to do now. */
 void vk_lab_app_run(struct vk_lab_app_run *app);
@@ -312,6 +326,9 @@ void vk_lab_message_fill(const struct vk_lab_stream *stream, uint32_t side, uint
 /* vk_lab_message_came checks a message that arrived at an end. Returns whether it is new. */
 int vk_lab_message_came(struct vk_lab *lab, uint32_t ref, uint32_t sequence, const uint8_t *data,
 			uint32_t size, uint32_t code);
+
+/* vk_lab_stream_orphan notes that the application at a side of it has died. */
+void vk_lab_stream_orphan(struct vk_lab *lab, uint32_t stream, uint32_t side);
 
 /* vk_lab_stream_settle looks whether a stream is finished. */
 void vk_lab_stream_settle(struct vk_lab *lab, uint32_t stream);

@@ -199,7 +199,17 @@ def followed(drawn: Scenario) -> bool:
     return bool(kinds) and any(each.klass == "logs" for each in drawn.traffic)
 
 
+def attached(drawn: Scenario) -> bool:
+    """Say whether an application leaves and another one attaches where it was."""
+    return any(each.kind == "attach" for each in drawn.events)
+
+
 FOUND = {
+    1260: (attached, "what is still sent on an older stream is not taken for a new one's"),
+    2881: (attached, "what is still sent on an older stream is not taken for a new one's"),
+    2999: (attached, "what is still sent on an older stream is not taken for a new one's"),
+    3803: (attached, "what is still sent on an older stream is not taken for a new one's"),
+    5728: (attached, "an OPEN that others overtook does not end the stream that came after it"),
     30352: (urgent, "a burst of critical messages is not overtaken by system ones"),
     39774: (urgent, "a burst of critical messages is not overtaken by system ones"),
     43724: (urgent, "a burst of critical messages is not overtaken by system ones"),
@@ -225,6 +235,30 @@ def test_what_drawn_scenarios_have_found_stays_mended(lab: Lab, seed: int) -> No
     assert FOUND[seed][0](drawn), "seeds mean something else now: look for one that fails again"
     outcome = lab.run(drawn)
     assert outcome.ok, outcome.failures
+
+
+def test_others_are_told_of_who_leaves_and_reach_who_attaches(lab: Lab) -> None:
+    for seed in range(20):
+        row = Scenario(
+            seed=seed,
+            link=LOSSY,
+            traffic=pair(streams=8, concurrent=4, messages=20, reply=True)
+            + pair(source="right", target="left", streams=8, concurrent=4, messages=20),
+            events=(
+                Event(at_ms=5, kind="detach", app="right"),
+                Event(at_ms=6, kind="kill-worker", node="right", for_ms=1),
+                Event(at_ms=20, kind="attach", app="right"),
+                Event(at_ms=30, kind="kill-worker", node="right", for_ms=1),
+                Event(at_ms=40, kind="leave", app="left"),
+                Event(at_ms=900, kind="attach", app="left"),
+                Event(at_ms=1000, kind="attach", app="right"),
+            ),
+        )
+        outcome = lab.run(row)
+        assert outcome.ok, (seed, outcome.failures)
+        for each in outcome.traffic:
+            assert each.streams > 8  # some that broke were opened again
+            assert 0 < each.finished == each.streams - each.broken
 
 
 def wild(seed: int, without: scenario.Without) -> Scenario:
