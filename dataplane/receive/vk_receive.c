@@ -300,6 +300,8 @@ static int receive_reset(struct vk_run *run, uint32_t peer, const struct vk_fram
 	if (flow->state == VK_ROW_CLOSING ||
 	    (code == VK_CODE_STREAM_UNKNOWN && !frame->correlation && vk_flows_ended(flow)))
 		vk_flows_close(run, flow);
+	else if (!flow->opener && frame->correlation)
+		vk_flows_gone(run, flow, code ? code : VK_CODE_STREAM_UNKNOWN);
 	else
 		vk_flows_reset(run, flow, code ? code : VK_CODE_STREAM_UNKNOWN);
 	return 1;

@@ -431,6 +431,18 @@ static void linger(struct vk_run *run, uint32_t number, uint32_t generation)
 		(struct vk_linger){ number, generation, run->now_ns + LINGER_NS };
 }
 
+void vk_flows_gone(struct vk_run *run, struct vk_flow *flow, uint32_t code)
+{
+	tell(run, flow, code);
+	if (flow->state != VK_ROW_LIVE)
+		return; /* the application was cut off */
+	count_no_more(run, flow);
+	vk_credit_close(run, flow);
+	vk_content_forget(run, flow);
+	VK_STORE_RELEASE(&flow->state, VK_ROW_CLOSING);
+	linger(run, vk_flow_number(run, flow), flow->generation);
+}
+
 int vk_flows_ended(const struct vk_flow *flow)
 {
 	return flow->closed == (VK_CLOSED_HERE | VK_CLOSED_THERE) &&

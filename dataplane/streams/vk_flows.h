@@ -5,7 +5,8 @@
  * the worker. The index over them is built anew by every worker.
  *
  *   FREE -> LIVE      vk_flows_open
- *   LIVE -> CLOSING   both directions have ended: it lingers, so that late copies are known
+ *   LIVE -> CLOSING   both directions have ended, or the peer that opened it has reset it: it
+ *                     lingers, so that late copies are known
  *   LIVE -> CLOSING   vk_flows_end: it owes the peer a reset until that is acknowledged
  *   LIVE, CLOSING -> FREE   vk_flows_close
  */
@@ -54,6 +55,10 @@ void vk_flows_close_peer(struct vk_run *run, uint32_t peer, uint32_t code);
 /* vk_flows_reset tells the application that its stream is gone, with enum vk_code, and frees it. A
  * stream that it is still opening is answered with OPENED. */
 void vk_flows_reset(struct vk_run *run, struct vk_flow *flow, uint32_t code);
+
+/* vk_flows_gone tells the application that the peer, which opened its stream, has reset it; late
+ * copies of its OPEN are known for a while. */
+void vk_flows_gone(struct vk_run *run, struct vk_flow *flow, uint32_t code);
 
 /* vk_flows_break resets a live flow from here and tells its application why. */
 void vk_flows_break(struct vk_run *run, struct vk_flow *flow, uint32_t code);

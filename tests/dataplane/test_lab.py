@@ -210,6 +210,7 @@ FOUND = {
     2999: (attached, "what is still sent on an older stream is not taken for a new one's"),
     3803: (attached, "what is still sent on an older stream is not taken for a new one's"),
     5728: (attached, "an OPEN that others overtook does not end the stream that came after it"),
+    7389: (attached, "an OPEN that comes once more behind the reset opens nothing"),
     30352: (urgent, "a burst of critical messages is not overtaken by system ones"),
     39774: (urgent, "a burst of critical messages is not overtaken by system ones"),
     43724: (urgent, "a burst of critical messages is not overtaken by system ones"),
