@@ -178,13 +178,14 @@ class Attachment(Events):
     ) -> Verb[Message]:
         """Send a message with a correlation of its own and return the reply to it."""
         deadline_ns = deadline(now_ns, timeout)
-        correlation = flow.next_correlation()
-        flow.replies[correlation] = None
+        correlation = flow.replies.begin()
+        sent = False
         try:
             yield from self.send(
                 flow, payload, timeout, now_ns, {**options, "correlation": correlation}
             )
-            while (reply := flow.replies[correlation]) is None:
+            sent = True
+            while (reply := flow.replies.get(correlation)) is None:
                 flow.idle()
                 self._check_reading(flow)
                 if flow.ended:
@@ -196,7 +197,7 @@ class Attachment(Events):
                 now_ns = yield Wait(flow, deadline_ns)
             return reply
         finally:
-            del flow.replies[correlation]
+            flow.replies.end(correlation, sent=sent)
 
     # Verbs: receiving
 

@@ -19,6 +19,7 @@ from valkyrie.dataplane.wire import MESSAGE_TYPES, Class, Code, Flag, Type
 from .fragments import ContradictionError, Fragments, Joined, own
 from .message import Batch, Message
 from .refusal import CODE_NAMES, RefusedError, StreamResetError, WouldBlockError
+from .replies import CORRELATION_MAX, Replies
 from .rings import Payload, Rings, buffer_of, size_of, span
 
 QUEUE_MESSAGES_MAX = 8192
@@ -26,7 +27,6 @@ QUEUE_MESSAGES_MAX = 8192
 loses the oldest, and otherwise the class's ring is left alone until the reader has taken half."""
 QUEUE_SIZE_MAX = 16 * 1024 * 1024
 """Bytes of payload that wait likewise."""
-CORRELATION_MAX = 0xFFFF_FFFF
 PRIORITY_MAX = 0xFF
 SEQUENCE_MAX = 0xFFFF_FFFF
 LIFETIME_US_MAX = 0xFFFF_FFFF
@@ -67,6 +67,8 @@ class Counts(msgspec.Struct):
     """Parts of messages over 64 KiB that came."""
     fragments_waiting: int = 0
     """Those that are here, and wait for others of their messages."""
+    late: int = 0
+    """Replies that came when their requests had been given up, and were left out."""
 
 
 def type_number(kind: int | str) -> int:
@@ -110,7 +112,6 @@ class Flow(End):
         "broken",
         "closed",
         "code",
-        "correlation",
         "ended",
         "ended_well",
         "error",
@@ -182,8 +183,7 @@ class Flow(End):
         """A reader has lent a buffer: the payload of one message in ``queue`` may lie in it."""
         self.queue = deque()
         self.queue_size = 0
-        self.replies: dict[int, Message | None] = {}
-        self.correlation = 0
+        self.replies = Replies()
         self.seen = Counts()
         """What happens rarely is counted here."""
         self.received = self.received_bytes = 0
@@ -209,6 +209,7 @@ class Flow(End):
             received_bytes=self.received_bytes,
             early=sum(message is not None for message in self.early.values()),
             fragments_waiting=self.fragments.count,
+            late=self.replies.late,
         )
 
     def bind(self, number: int, generation: int) -> None:
@@ -476,8 +477,7 @@ class Flow(End):
             return
         self.received += 1
         self.received_bytes += size
-        if flags & _ACK and message.correlation in self.replies:
-            self.replies[message.correlation] = message
+        if flags & _ACK and self.replies.take(message):
             self.taken(size + _COST if due is None else due, 0)
             return
         if due is not None:
@@ -589,10 +589,3 @@ class Flow(End):
         elif self.final is not None:
             self.finish(self.final)
         batch.on_release(partial(self.taken, size, count))
-
-    def next_correlation(self) -> int:
-        """Return a correlation that no request of this end is waiting for."""
-        while True:
-            self.correlation = self.correlation % CORRELATION_MAX + 1
-            if self.correlation not in self.replies:
-                return self.correlation

@@ -133,13 +133,13 @@ def test_a_message_that_does_not_fit_waits_for_a_larger_buffer(
 
 def test_a_reply_is_not_put_into_the_buffer_of_a_reader(pair: Pair) -> None:
     end, buffer = make(pair[0]), bytearray(5000)
-    end.replies[0] = None
+    end.replies._waiting[0] = None
     loan = Loan(end, buffer)
     give(end, piece(0, b"an", Flag.ACK), MORE)
     give(end, piece(1, b"swer"), LAST)
     assert loan.take() is None
     loan.end()
-    reply = end.replies[0]
+    reply = end.replies.get(0)
     assert reply is not None
     assert type(reply.payload) is bytes
     assert reply.payload == b"answer"

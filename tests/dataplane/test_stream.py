@@ -349,12 +349,34 @@ async def test_a_request_without_a_reply_ends_in_time(nodes: Nodes) -> None:
         with pytest.raises(TimeoutError, match="stream 100"):
             await mine.request(b"?", timeout=0.01)
         await theirs.reply(await next_of(theirs), b"too late")
-        assert (await next_of(mine)).payload == b"too late"
+        await theirs.send(b"by the way")
+        assert (await next_of(mine)).payload == b"by the way"
+        assert mine.counts.late == 1
         waiting = asyncio.create_task(mine.request(b"?"))
         await next_of(theirs)
         await theirs.close()
         with pytest.raises(valkyrie.RefusedError, match="without a reply"):
             await asyncio.wait_for(waiting, SOON_S)
+
+
+def test_replies_that_come_too_late_are_in_no_batch_and_fill_no_window(nodes: Nodes) -> None:
+    with sync_pair(nodes) as (mine, theirs):
+        for _ in range(2 * lib.VK_WINDOW_START // 10_000):
+            with pytest.raises(TimeoutError):
+                mine.request(b"?", timeout=0)
+            request = theirs.recv(timeout=SOON_S)
+            assert request is not None
+            theirs.reply(request, bytes(10_000), timeout=SOON_S)
+            with pytest.raises(TimeoutError):
+                mine.recv(timeout=0)
+        theirs.send(b"by the way")
+        theirs.send(b"an answer to no request", correlation=1)
+        got: list[bytes] = []
+        while len(got) < 2:
+            with mine.recv_many(timeout=SOON_S) as batch:
+                got += [bytes(view) for view in batch]
+        assert got == [b"by the way", b"an answer to no request"]
+        assert mine.counts.late == 2 * lib.VK_WINDOW_START // 10_000
 
 
 # ---- Batches ----
