@@ -26,8 +26,6 @@ T = TypeVar("T")
 
 REQUEST_TIMEOUT_S = 10.0
 """A daemon that does not answer for this long is taken for stuck."""
-ASK_AGAIN_S = 0.005
-"""Between tries to put a request into a socket that is full."""
 DESCRIPTORS = 4
 """Of the reply to Attach: region D, region A, our bell, the worker's."""
 
@@ -259,6 +257,8 @@ class AsyncDriver(Driver):
         self._waiters: dict[object, list[asyncio.Future[None]]] = {}
         self._replies: deque[asyncio.Future[appsocket.Reply]] = deque()
         self._asking = asyncio.Lock()
+        self._room: asyncio.Future[None] | None = None
+        """Somebody waits for room in the socket to the daemon."""
         self._turn_due = False
         self.rings.owing = self.turn_soon
         link.socket.setblocking(False)
@@ -273,6 +273,7 @@ class AsyncDriver(Driver):
         self._loop.remove_reader(self.rings.bell)
         if not self.lost:
             self._loop.remove_reader(self.link.socket)
+        self._loop.remove_writer(self.link.socket)
         super().close()
         self._fail_replies()
         self._wake()
@@ -356,7 +357,7 @@ class AsyncDriver(Driver):
         async with self._asking:
             self.check()
             while not self._put(packet):  # cancelled here, it has not gone, and gets no answer
-                await asyncio.sleep(ASK_AGAIN_S)
+                await self._socket_room()
                 self.check()
             future: asyncio.Future[appsocket.Reply] = self._loop.create_future()
             self._replies.append(future)
@@ -364,6 +365,16 @@ class AsyncDriver(Driver):
             return await asyncio.wait_for(future, REQUEST_TIMEOUT_S)
         except TimeoutError as error:
             raise _stuck("ask the node") from error
+
+    async def _socket_room(self) -> None:
+        self._room = self._loop.create_future()
+        self._loop.add_writer(self.link.socket, _finish, self._room)
+        try:
+            await self._room
+        finally:
+            if not self.closed:  # else the socket is no more
+                self._loop.remove_writer(self.link.socket)
+            self._room = None
 
     def _put(self, packet: bytes) -> bool:
         """Send a request; False = the daemon has as many to look at as the socket takes."""
@@ -399,6 +410,8 @@ class AsyncDriver(Driver):
             self.turn_soon()
 
     def _fail_replies(self) -> None:
+        if self._room is not None:
+            _finish(self._room)
         while self._replies:
             future = self._replies.popleft()
             if not future.done():
