@@ -56,12 +56,14 @@ class Service:
         self.name = name
         self._ordered = ordered
         self._incoming: Incoming | None = None
+        self._listening = asyncio.Lock()
 
     async def _listen(self) -> Incoming:
-        if self._incoming is None:
-            verb = self._driver.attachment.listen(self.name, self._ordered)
-            self._incoming = await self._driver.run(verb)
-        return self._incoming
+        async with self._listening:  # others wait until the node knows the name
+            if self._incoming is None:
+                verb = self._driver.attachment.listen(self.name, self._ordered)
+                self._incoming = await self._driver.run(verb)
+            return self._incoming
 
     async def accept(self, timeout: float | None = None) -> Stream:  # noqa: ASYNC109
         """Return the next incoming stream; TimeoutError after ``timeout`` seconds."""

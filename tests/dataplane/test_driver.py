@@ -61,3 +61,15 @@ async def test_who_waits_for_room_hears_that_the_attachment_is_closed(
             left._driver.close()
         answers = await asyncio.wait_for(asyncio.gather(*asking, return_exceptions=True), SOON_S)
         assert all(isinstance(each, ValkyrieError) for each in answers)
+
+
+async def test_two_tasks_may_accept_before_the_name_is_known(nodes: Nodes) -> None:
+    async with both(nodes) as (left, right):
+        service = right.listen("work")
+        accepting = [asyncio.create_task(service.accept()) for _ in range(2)]
+        await until(lambda: service._incoming is not None)
+        peer = await left.connect("right")
+        for stream in (100, 101):
+            await peer.open("work", stream=stream)
+        got = await asyncio.wait_for(asyncio.gather(*accepting), SOON_S)
+        assert sorted(each.id for each in got) == [100, 101]
