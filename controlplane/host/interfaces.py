@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import struct
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from .netlink import Interface as Facts
     from .netlink import Netlink
 
+_SIOCGIFINDEX = 0x8933  # linux/sockios.h
+_IFREQ = struct.Struct("16si20x")  # linux/if.h
 _SO_ATTACH_REUSEPORT_EBPF = 52  # asm-generic/socket.h
 _SO_MEMINFO = 55
 _SK_MEMINFO_VARS, _SK_MEMINFO_DROPS = 9, 8  # linux/sock_diag.h
@@ -136,11 +139,14 @@ class Opened:
         self.program.set_police(klass, packets_per_second / queues, max(burst // queues, 1))
 
     def present(self) -> bool:
-        """Say whether the interface is still there."""
-        try:
-            return socket.if_nametoindex(self.name) == self.ifindex
-        except OSError:
-            return False
+        """Say whether the interface is still there, as far as is known: asking may fail, too."""
+        request = _IFREQ.pack(self.name.encode(), 0)
+        try:  # not if_nametoindex: it does not say why it failed
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as asking:
+                answer = fcntl.ioctl(asking, _SIOCGIFINDEX, request)
+        except OSError as error:
+            return error.errno != errno.ENODEV
+        return bool(_IFREQ.unpack(answer)[1] == self.ifindex)
 
     def next_program(self) -> loader.Program:
         """Load the program that is installed now, on the live maps."""

@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import signal
+import socket
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -17,6 +21,7 @@ from tests.census import needs
 from tests.controlplane.test_broker_faults import balanced
 from tests.lab import PATIENCE, Lab, Link, wait_until
 from tests.nodes import PATIENT, NodeUnderTest, make_node, make_pair, running
+from valkyrie.controlplane.host.interfaces import Opened
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.application.stream import SyncStream
 from valkyrie.dataplane.wire import Class
@@ -239,3 +244,17 @@ def test_a_killed_worker_loses_nothing_of_either_queue(
                 receive_all(ends, RELIABLE)
         for each in pair:
             wait_until(lambda each=each: settled(each))  # type: ignore[misc]
+
+
+def test_an_interface_that_cannot_be_asked_for_has_not_vanished() -> None:
+    index = socket.if_nametoindex("lo")
+    here: Any = SimpleNamespace(name="lo", ifindex=index)
+    gone: Any = SimpleNamespace(name="nowhere0", ifindex=index)
+    another: Any = SimpleNamespace(name="lo", ifindex=index + 1)
+    assert [Opened.present(each) for each in (here, gone, another)] == [True, False, False]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        assert Opened.present(here)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
