@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import stat
 import time
 from collections.abc import Mapping
 from typing import Any, Self
@@ -18,6 +19,9 @@ import posix_ipc
 from ._shm import ffi, lib
 from .errors import CountersError
 
+_STRANGE = (
+    "is none of a node's counters, which root or you would have made: see what it is, and remove it"
+)
 _FOREIGN = "the counters are another version's: read them with that version's valkyrie"
 
 HEARTBEAT_MAX_NS = 2_000_000_000
@@ -88,34 +92,50 @@ def text_of(field: Any) -> str:
     return bytes(field).split(b"\0")[0].decode(errors="replace")
 
 
+def _open(node: str) -> int:
+    """Return a descriptor of a node's counters, of a size and from somebody to be trusted."""
+    name = object_name(node)
+    try:
+        # Without waiting for who writes into a pipe.
+        fd = int(posix_ipc.SharedMemory(name, flags=os.O_NONBLOCK, read_only=True).fd)
+    except posix_ipc.ExistentialError:
+        raise CountersError(
+            errno.ENOENT,
+            f"node {node!r} has no counters: it was never started here, or was stopped",
+        ) from None
+    except posix_ipc.PermissionsError:
+        raise CountersError(
+            errno.EACCES,
+            f"no permission to read the counters of node {node!r}: join the group that "
+            "owns them, or ask as root",
+        ) from None
+    except (OSError, posix_ipc.Error):  # such as a symbolic link
+        raise CountersError(errno.EPROTO, f"shared memory {name} {_STRANGE}") from None
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode) or found.st_uid not in (0, os.geteuid()):
+        os.close(fd)
+        raise CountersError(errno.EPROTO, f"shared memory {name} {_STRANGE}")
+    if found.st_size < ffi.sizeof("struct vk_counters"):
+        os.close(fd)
+        raise CountersError(errno.EPROTO, f"{_FOREIGN}: node {node!r}")
+    return fd
+
+
 class CountersPage:
     """A read-only view of a node's counters."""
 
     def __init__(self, node: str) -> None:
-        """Open the page; raises CountersError when there is none, or it is of another version."""
+        """Open the page; raises CountersError when there is none, or it is something else."""
+        fd = _open(node)
         try:
-            memory = posix_ipc.SharedMemory(object_name(node), flags=0, read_only=True)
-        except posix_ipc.ExistentialError:
-            raise CountersError(
-                errno.ENOENT,
-                f"node {node!r} has no counters: it was never started here, or was stopped",
-            ) from None
-        except posix_ipc.PermissionsError:
-            raise CountersError(
-                errno.EACCES,
-                f"no permission to read the counters of node {node!r}: join the group that "
-                "owns them, or ask as root",
-            ) from None
-        size = ffi.sizeof("struct vk_counters")
-        try:
-            if memory.size < size:
-                raise CountersError(errno.EPROTO, f"{_FOREIGN}: node {node!r}")
-            self._map = mmap.mmap(memory.fd, size, prot=mmap.PROT_READ)
+            size = ffi.sizeof("struct vk_counters")
+            self._map = mmap.mmap(fd, size, prot=mmap.PROT_READ)
         finally:
-            memory.close_fd()
+            os.close(fd)
         self.node = node
         self.struct: Any = ffi.cast("struct vk_counters *", ffi.from_buffer(self._map))
         if self.struct.magic != lib.VK_SHM_MAGIC or self.struct.abi != lib.VK_COUNTERS_ABI:
+            self.close()
             raise CountersError(errno.EPROTO, f"{_FOREIGN}: node {node!r}")
 
     def __enter__(self) -> Self:

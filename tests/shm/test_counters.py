@@ -9,6 +9,7 @@ import signal
 import stat
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -151,6 +152,30 @@ def test_an_object_that_is_too_small_is_refused(writer: Any) -> None:
     with pytest.raises(CountersError, match="another version"):
         CountersPage(NODE)
     os.truncate(f"/dev/shm{counters.object_name(NODE)}", SIZE)
+
+
+def link(path: Path) -> None:
+    path.symlink_to("/etc/passwd")
+
+
+def another_owner(path: Path) -> None:
+    path.write_bytes(bytes(SIZE))
+    os.chown(path, 65534, -1)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, link, another_owner])
+def test_what_only_bears_the_name_is_refused(make: Callable[[Path], None]) -> None:
+    needs("root")
+    path = Path(f"/dev/shm{counters.object_name(NODE)}")
+    make(path)
+    try:
+        with pytest.raises(CountersError, match="is none of a node's counters"):
+            CountersPage(NODE)
+    finally:
+        if path.is_dir():
+            path.rmdir()
+        else:
+            path.unlink()
 
 
 def test_a_new_page_begins_at_nothing(writer: Any) -> None:
