@@ -2,6 +2,7 @@
 #include "vk_probe.h"
 
 #include "vk_content.h"
+#include "vk_fit.h"
 
 #include <string.h>
 
@@ -74,6 +75,8 @@ void vk_probe_send(struct vk_run *run, struct vk_session *session)
 		session->probes = 1;
 	else if (session->mtu.bursts || (recovery->pto_count > 1 && vk_session_random(run, 2)))
 		ping_small(run, session);
+	/* What is sent again may take all of the path each time, and never fit it. */
+	vk_fit_probe(run, session);
 	repeat(run, session);
 	while (session->probes)
 		ping(run, session);

@@ -226,6 +226,7 @@ FOUND = {
     1283758: (parallel, "a reader that a burst of jobs makes late makes no losses"),
     2000026: (followed, "logs that a worker has sent the next one does not send again"),
     2000759: (followed, "logs that a worker has sent the next one does not send again"),
+    20187694: (narrow, "content that is sent again leaves room for the probe of a full path"),
 }
 """Drawn scenarios that went wrong once: what has to be in them, and what holds now."""
 
