@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "vk_mtu.h"
 
+#include <string.h>
+
 static const uint64_t ms_ns = 1000000; /* ns */
 
 static uint32_t base_of(const struct vk_mtu *mtu)
@@ -14,10 +16,36 @@ static int is_large(const struct vk_mtu *mtu, uint32_t size)
 	return size > (mtu->size > VK_MTU_BASE_SIZE ? VK_MTU_BASE_SIZE : VK_MTU_MIN_SIZE);
 }
 
+/* What was seen of the path says nothing against the size in use. */
+static void trust(struct vk_mtu *mtu)
+{
+	mtu->bursts = 0;
+	memset(mtu->streak, 0, sizeof mtu->streak);
+}
+
+/* Grades are of equal width, as many as max bytes need: 9 of 1 KiB, or 12 of 128 bytes. */
+static void grade(struct vk_mtu *mtu)
+{
+	mtu->grain = 0;
+	while (mtu->max >> mtu->grain >= VK_MTU_GRADES)
+		mtu->grain++;
+	memset(mtu->came_ns, 0, sizeof mtu->came_ns);
+	mtu->came = mtu->suspect = 0;
+	trust(mtu);
+}
+
+static uint32_t grade_of(const struct vk_mtu *mtu, uint32_t size)
+{
+	uint32_t grade = size >> mtu->grain;
+
+	return grade < VK_MTU_GRADES ? grade : VK_MTU_GRADES - 1; /* sent before max became less */
+}
+
 void vk_mtu_init(struct vk_mtu *mtu, uint32_t max)
 {
 	*mtu = (struct vk_mtu){ .max = max, .ceiling = max };
 	mtu->size = base_of(mtu);
+	grade(mtu);
 }
 
 static void complete(struct vk_mtu *mtu, uint64_t now_ns)
@@ -62,6 +90,7 @@ int vk_mtu_bound(struct vk_mtu *mtu, uint32_t max)
 	if (max == mtu->max)
 		return 0;
 	mtu->max = mtu->ceiling = max;
+	grade(mtu);
 	if (mtu->size > max)
 		mtu->size = max;
 	if (mtu->state == VK_MTU_BASE)
@@ -106,7 +135,7 @@ int vk_mtu_probe_acked(struct vk_mtu *mtu, uint32_t size, uint64_t now_ns)
 	if (size == mtu->size && mtu->state != VK_MTU_CONFIRMING)
 		return 0;
 	mtu->size = size;
-	mtu->bursts = 0;
+	trust(mtu);
 	if (mtu->ceiling < size)
 		mtu->ceiling = mtu->max;
 	if (mtu->state != VK_MTU_SEARCHING || mtu->probe <= size)
@@ -120,7 +149,7 @@ static void shrink(struct vk_mtu *mtu, uint64_t now_ns)
 {
 	uint32_t base = base_of(mtu);
 
-	mtu->bursts = 0;
+	trust(mtu);
 	if (mtu->size > base) {
 		mtu->size = base;
 		mtu->state = VK_MTU_BASE;
@@ -154,23 +183,44 @@ int vk_mtu_probe_lost(struct vk_mtu *mtu, uint32_t size, uint64_t now_ns)
 
 void vk_mtu_acked(struct vk_mtu *mtu, uint32_t size, uint64_t sent_ns)
 {
+	uint32_t of;
+
 	if (!is_large(mtu, size))
 		return;
-	mtu->bursts = 0;
-	if (sent_ns > mtu->large_ns)
-		mtu->large_ns = sent_ns;
+	of = grade_of(mtu, size);
+	mtu->came |= (uint16_t)(1U << of);
+	if (sent_ns > mtu->came_ns[of])
+		mtu->came_ns[of] = sent_ns;
 }
 
 void vk_mtu_lost(struct vk_mtu *mtu, uint32_t size, uint64_t sent_ns)
 {
-	if (is_large(mtu, size) && sent_ns > mtu->large_ns)
-		mtu->suspect = 1;
+	uint32_t of = grade_of(mtu, size);
+
+	if (!is_large(mtu, size))
+		return;
+	for (uint32_t above = of + 1; above < VK_MTU_GRADES; above++) {
+		if (sent_ns <= mtu->came_ns[above])
+			return;
+	}
+	for (uint32_t below = of + 1; below-- && sent_ns > mtu->came_ns[below];)
+		mtu->suspect |= (uint16_t)(1U << below);
 }
 
 void vk_mtu_settle(struct vk_mtu *mtu)
 {
-	mtu->bursts += mtu->suspect && mtu->bursts < VK_MTU_BURSTS;
-	mtu->suspect = 0;
+	if (mtu->came)
+		memset(mtu->streak, 0, 32 - (size_t)__builtin_clz(mtu->came));
+	if (mtu->came || mtu->suspect) {
+		mtu->bursts = 0;
+		for (uint32_t of = 0; of < VK_MTU_GRADES; of++) {
+			if (mtu->suspect >> of & 1 && mtu->streak[of] < VK_MTU_BURSTS)
+				mtu->streak[of]++;
+			if (mtu->bursts < mtu->streak[of])
+				mtu->bursts = mtu->streak[of];
+		}
+	}
+	mtu->came = mtu->suspect = 0;
 	if (mtu->bursts < VK_MTU_BURSTS || mtu->state == VK_MTU_CONFIRMING ||
 	    mtu->size <= VK_MTU_MIN_SIZE)
 		return;

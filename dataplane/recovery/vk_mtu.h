@@ -40,9 +40,11 @@ enum vk_mtu_const {
 	/* RFC 8899, 5.1.2: "The default value of MAX_PROBES is 3." */
 	VK_MTU_PROBES_MAX = 3,
 	VK_MTU_STEP = 16, /* bytes that are not worth a probe */
-	/* So often in a row must what was lost be large, and of what is large and younger than
-	 * the last that came, all be lost, to look like a black hole. One burst is all that an
+	/* Sizes are of so many grades: a path that narrows goes on carrying what is large, but not
+	 * that large. It looks like a black hole when so many bursts in a row lost datagrams of one
+	 * grade or above it, younger than the last of those that came. One burst is all that an
 	 * ACK shows lost. */
+	VK_MTU_GRADES = 16,
 	VK_MTU_BURSTS = 2,
 	/* RFC 8899, 5.1.1: the period of PMTU_RAISE_TIMER is 600 seconds; and how soon the base is
 	 * tried again on a path that did not carry it. */
@@ -58,11 +60,14 @@ struct vk_mtu {
 	uint8_t state; /* enum vk_mtu_state */
 	uint8_t tries; /* of this size */
 	uint8_t flying; /* the probe is on its way */
-	uint8_t bursts; /* in a row */
-	uint8_t suspect; /* this burst lost something large */
-	uint8_t pad[7];
-	uint64_t large_ns; /* when the youngest large datagram that arrived was sent */
+	uint8_t bursts; /* in a row: the longest streak */
+	uint8_t grain; /* a datagram's grade is its size >> grain */
+	uint16_t came; /* since the last burst: bit of each grade of which a large one arrived */
+	uint16_t suspect; /* this burst: bit of each grade of which, or above, one was lost */
+	uint8_t pad[2];
 	uint64_t raise_ns; /* when to search again */
+	uint64_t came_ns[VK_MTU_GRADES]; /* when the youngest large one that arrived was sent */
+	uint8_t streak[VK_MTU_GRADES]; /* bursts in a row */
 };
 
 /* vk_mtu_init begins at the base, on an interface that takes max bytes. */

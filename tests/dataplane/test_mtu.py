@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import pytest
@@ -31,13 +32,20 @@ class Mtu:
 
     def send(self, size: int | None = None, *, lost: bool = False) -> None:
         """Send a datagram as large as allowed, and hear of it; lost: whatever its size."""
-        self.now += 1000
-        size = self.size if size is None else size
-        self.lib.vk_mtu_sent(self.it, size, self.now)
-        if size <= self.path and not lost:
-            self.lib.vk_mtu_acked(self.it, size, self.now)
-        else:
-            self.lib.vk_mtu_lost(self.it, size, self.now)
+        self.burst([(self.size if size is None else size, lost)])
+
+    def burst(self, sent: list[tuple[int, bool]]) -> None:
+        """Send datagrams of these sizes, and hear of them by one acknowledgement."""
+        came: list[tuple[int, int]] = []
+        lost: list[tuple[int, int]] = []
+        for size, unlucky in sent:
+            self.now += 1000
+            self.lib.vk_mtu_sent(self.it, size, self.now)
+            (lost if unlucky or size > self.path else came).append((size, self.now))
+        for size, now in came:
+            self.lib.vk_mtu_acked(self.it, size, now)
+        for size, now in lost:
+            self.lib.vk_mtu_lost(self.it, size, now)
         self.lib.vk_mtu_settle(self.it)
 
     def probe(self, *, lost: bool = False) -> int:
@@ -158,6 +166,29 @@ def test_a_probe_that_arrives_clears_the_path_of_suspicion() -> None:
     assert (mtu.size, mtu.state, mtu.bursts) == (9000, COMPLETE, 0)
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.integers(BASE, 9000 - 2048), st.integers(0, 1 << 32))
+def test_what_a_narrower_path_still_carries_hides_no_black_hole(path: int, seed: int) -> None:
+    random = Random(seed)
+    mtu = Mtu(9000, 9000)
+    mtu.settle()
+    mtu.path = path
+    for _ in range(50):
+        mtu.burst([(random.randint(LEAST, 9000), random.random() < 0.05) for _ in range(20)])
+    while mtu.size == 9000:
+        assert mtu.probe() == 9000
+    assert mtu.size == BASE
+
+
+def test_a_loss_among_larger_ones_that_come_says_nothing() -> None:
+    mtu = Mtu(9000, 9000)
+    mtu.settle()
+    for size in range(1300, 9000, 100):
+        mtu.send(size, lost=True)
+        mtu.send(9000)
+    assert (mtu.state, mtu.bursts) == (COMPLETE, 0)
+
+
 def test_a_burst_with_one_that_came_is_none() -> None:
     mtu = Mtu(9000, 9000)
     mtu.settle()
@@ -172,7 +203,7 @@ def test_losses_older_than_what_came_say_nothing() -> None:
     mtu = Mtu(9000, 9000)
     mtu.settle()
     for _ in range(20):
-        mtu.lib.vk_mtu_lost(mtu.it, 9000, mtu.large_ns - 1)
+        mtu.lib.vk_mtu_lost(mtu.it, 9000, max(mtu.came_ns) - 1)
         mtu.lib.vk_mtu_settle(mtu.it)
     assert mtu.size == 9000
 
