@@ -93,10 +93,10 @@ PROFILES = {
         *("default", 0.1, 0.3, 5, EVERY), budget_s=42, curve_budget_s=40, limit_s=1_200
     ),
     "full": Profile(
-        *("full", 0.3, 1.0, 9, EVERY, 3, 200_000),
-        budget_s=150,  # three repetitions of all, and one more that counts system calls
-        curve_budget_s=110,
-        limit_s=5_400,
+        *("full", 0.3, 0.7, 9, EVERY, 3, 200_000),
+        budget_s=110,  # three repetitions of all, and one more that counts system calls
+        curve_budget_s=80,
+        limit_s=4_500,
         long=True,
     ),
 }
