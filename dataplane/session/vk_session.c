@@ -116,10 +116,11 @@ static void make_busy(struct vk_run *run, struct vk_session *session)
 
 int vk_session_room(struct vk_run *run, struct vk_session *session, uint32_t class, int urgent)
 {
-	int64_t room = vk_recovery_room(&session->recovery, run->now_ns);
+	int64_t room;
 
-	if (class == VK_CLASS_CRITICAL)
-		room = VK_URGENT_RESERVE - (int64_t)session->recovery.critical;
+	if (class == VK_CLASS_CRITICAL) /* no pacer holds it: only an acknowledgement helps */
+		return session->recovery.critical < VK_URGENT_RESERVE;
+	room = vk_recovery_room(&session->recovery, run->now_ns);
 	if (room > 0 || (urgent && room > -(int64_t)VK_URGENT_RESERVE))
 		return 1;
 	session->waiting = 1;
