@@ -6,6 +6,10 @@
 
 enum {
 	UNFINISHED_SHOWN = 8, /* streams named in a failure */
+	/* Turns of workers for each packet, message and millisecond; drawn scenarios take up to 18,
+	 * where paths are full. */
+	TURNS_MAX = 100,
+	TURNS_FREE = 1000, /* of those, to begin with */
 	HEADS_BYTES = 128, /* of a datagram and its message, at most */
 	SLACK_BYTES = 65536, /* opening, closing, acknowledging a little */
 	SLACK_PACKETS = 20, /* that may be taken for lost, whatever the share */
@@ -116,6 +120,19 @@ static void check_finished(struct vk_lab *lab)
 			    a->state, b->state, b->sent, b->want, a->came, (int)a->total);
 		shown++;
 	}
+}
+
+/* Workers sleep while there is nothing to do. */
+static void check_turns(struct vk_lab *lab)
+{
+	uint64_t causes = TURNS_FREE + lab->report.packets + lab->report.now_ns / 1000000;
+
+	for (uint32_t i = 0; i < lab->scenario.traffic_count; i++)
+		causes += lab->report.traffics[i].sent;
+	if (lab->report.turns > TURNS_MAX * causes)
+		vk_lab_fail(lab, "workers took %llu turns for %llu packets",
+			    (unsigned long long)lab->report.turns,
+			    (unsigned long long)lab->report.packets);
 }
 
 /* Without anything lost on the way, everything arrives. */
@@ -248,6 +265,7 @@ void vk_lab_check(struct vk_lab *lab)
 		check_lossless(lab);
 	if (lab->scenario.reliable)
 		check_finished(lab);
+	check_turns(lab);
 	check_again(lab);
 	check_spurious(lab);
 }

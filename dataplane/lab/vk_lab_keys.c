@@ -44,18 +44,26 @@ uint8_t vk_lab_keys(const struct vk_lab_node_run *node, const struct vk_lab_node
 	return !which;
 }
 
+/* Whether a worker has asked for new keys, or had enough of these. */
+static int spent(struct vk_run *run, uint32_t peer)
+{
+	const struct vk_session *session = run->sessions[peer];
+	int asked = run->want_due_ns[peer] > run->now_ns;
+
+	run->want_due_ns[peer] = 0; /* it is heard */
+	return session && session->keyring.row &&
+	       (asked || session->keyring.sealing >= EPOCHS_ENOUGH ||
+		session->keyring.opening >= EPOCHS_ENOUGH);
+}
+
 void vk_lab_keys_look(struct vk_lab *lab, uint32_t number)
 {
-	const struct vk_run *run = lab->nodes[number].run;
+	struct vk_run *run = lab->nodes[number].run;
 
 	if (!lab->scenario.cipher || lab->rows_ns[number] != UINT64_MAX)
 		return;
 	for (uint32_t i = 0; i < lab->scenario.node_count; i++) {
-		const struct vk_session *session = run->sessions[i];
-
-		if (session && session->keyring.row &&
-		    (session->keyring.sealing >= EPOCHS_ENOUGH ||
-		     session->keyring.opening >= EPOCHS_ENOUGH)) {
+		if (spent(run, i)) {
 			vk_lab_node_renew(lab, number, lab->now_ns);
 			return;
 		}

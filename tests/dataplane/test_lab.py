@@ -188,6 +188,11 @@ def parallel(drawn: Scenario) -> bool:
     return {"job", "data"} <= {each.klass for each in drawn.traffic} and bool(drawn.spurious)
 
 
+def sealed(drawn: Scenario) -> bool:
+    """Say whether critical messages are sealed on links that lose many in a row."""
+    return drawn.cipher != "none" and drawn.link.bad_enter > 0 and urgent(drawn)
+
+
 def killed(drawn: Scenario) -> bool:
     """Say whether a worker dies and another one goes on."""
     return any(each.kind == "kill-worker" for each in drawn.events)
@@ -227,6 +232,7 @@ FOUND = {
     2000026: (followed, "logs that a worker has sent the next one does not send again"),
     2000759: (followed, "logs that a worker has sent the next one does not send again"),
     20187694: (narrow, "content that is sent again leaves room for the probe of a full path"),
+    30001843: (sealed, "keys of which nobody has heard for long are made anew, and nobody spins"),
 }
 """Drawn scenarios that went wrong once: what has to be in them, and what holds now."""
 
