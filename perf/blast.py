@@ -55,7 +55,7 @@ class Blast:
         self._flow = stream._flow  # noqa: SLF001
         self._outlet, self._inlet = self._flow.outlet, self._flow.inlet
         if spin_ns:
-            self._client.spin.max_ns = self._client.spin.now_ns = spin_ns
+            self._client.spin.max_ns = spin_ns
 
     @staticmethod
     def _result(raw: Any) -> Result:

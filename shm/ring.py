@@ -24,8 +24,6 @@ BATCH_MAX = 4096
 """Messages in one zero-copy batch."""
 TURN_EVERY = 16
 """Waits in an event loop that polling may answer before the loop has a turn."""
-SPIN_NS_MAX = 20_000
-"""How long a blocking wait may poll before it sleeps, on a host with a processor to spare."""
 
 FOREIGN = "the other party's valkyrie has other layouts: use one version on both sides"
 
@@ -129,7 +127,7 @@ class _End(End):
         The *maker* of a channel seals them here instead, before they go to the other party.
         """
         if spin_ns_max is None:
-            spin_ns_max = SPIN_NS_MAX if len(os.sched_getaffinity(0)) > 1 else 0
+            spin_ns_max = lib.vk_wake_bound() if len(os.sched_getaffinity(0)) > 1 else 0
         self._bell = bell
         self._pipe: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -11,7 +11,7 @@ int vk_pipe_open(struct vk_pipe *pipe, struct vk_region *own, const struct vk_re
 {
 	memset(pipe, 0, sizeof *pipe);
 	pipe->bell = bell;
-	pipe->spin.max_ns = pipe->spin.now_ns = spin_ns_max;
+	pipe->spin.max_ns = spin_ns_max;
 	if (vk_tx_open(&pipe->tx, own, other, capacity, 0))
 		return -EPROTO;
 	return vk_rx_open(&pipe->rx, own, other, capacity, 0);
@@ -186,7 +186,7 @@ static void hold_off(struct vk_pipe *pipe, uint32_t room, int64_t begin)
 
 	if (!room)
 		pipe->said = pipe->tx.tail;
-	while (!asked && pipe->spin.now_ns && vk_spin_clock() < until)
+	while (!asked && vk_spin_pays(&pipe->spin) && vk_spin_clock() < until)
 		vk_spin_pause();
 }
 

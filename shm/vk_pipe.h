@@ -9,6 +9,7 @@
 #include "vk_counters.h"
 #include "vk_row.h"
 #include "vk_seat.h"
+#include "vk_wake.h"
 
 struct vk_pipe {
 	struct vk_tx tx;

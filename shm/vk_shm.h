@@ -99,7 +99,7 @@ struct vk_service {
 /* What the worker may be told while it runs; it clamps every value. */
 struct vk_params {
 	uint32_t sequence;
-	uint32_t spin_ns; /* how long an idle worker polls before it sleeps; 0..1000000 */
+	uint32_t spin_ns; /* how long an idle worker polls at least; 0 = never, ..1000000 */
 	uint32_t budget_frames; /* frames of one class per turn; 1..VK_BUDGET_FRAMES_MAX */
 	uint32_t quantum_bytes[8]; /* deficit round robin, per class below critical */
 	uint32_t aggregate; /* 0: every message in a datagram of its own */

@@ -232,8 +232,9 @@ class Worker(Settings, frozen=True, kw_only=True):
         Meta(
             ge=0,
             le=1000,
-            description="How long an idle worker polls before it sleeps. Saves the 5 µs of a wake"
-            " when frames come that often; costs CPU time.",
+            description="How long an idle worker polls at least before it sleeps, while that pays;"
+            " twice as long as a wake takes on this host where that is more (200 µs at most). Saves"
+            " wakes when frames come that often; costs CPU time. 0: never.",
             extra={"live": True},
         ),
     ] = 20

@@ -25,9 +25,6 @@ FOREIGN = (
     "The node has other layouts than this library: install the node's version of valkyrie here,"
     " or upgrade the node and restart it"
 )
-SPIN_NS_MAX = 20_000
-"""How long a waiter polls before it sleeps, at most, where a CPU is to spare. A sleep and a wake
-cost 5 µs one way, so more than a few times that is lost if nothing comes."""
 COLLECTED_MAX = 256 * 1024
 """Bytes that are copied out of a ring before their room is given back."""
 EMPTY = b""
@@ -101,7 +98,7 @@ class Rings:
         # Views of ring memory may outlive the attachment; the mapping lives as long as the last.
         self.client = ffi.gc(client, lib.vk_client_close)
         if spare_cpu():
-            client.spin.max_ns = client.spin.now_ns = SPIN_NS_MAX
+            client.spin.max_ns = lib.vk_wake_bound()
         self._entries = ffi.new("struct vk_entry[]", lib.VK_CLIENT_BATCH)
         self.entries = memoryview(ffi.buffer(self._entries))
         self._bytes = ffi.new("uint64_t *")

@@ -15,6 +15,7 @@
 #include "vk_tokens.h"
 #include "vk_udp.h"
 #include "vk_slice.h"
+#include "vk_wake.h"
 #include "vk_worker.h"
 #include "vk_xsk.h"
 #endif

@@ -122,7 +122,6 @@ int vk_engine_start(struct vk_run *run, struct vk_boot *boot, uint64_t now_ns)
 	run->work = boot->work;
 	run->counters = boot->counters;
 	run->last_flow = VK_NO_FLOW;
-	run->idle_short = UINT64_MAX;
 	run->params = safe_params;
 	run->reassembly = vk_reassembly_new(run->work->partials, run->work->partial_data,
 					    safe_params.reassembly_bytes);

@@ -12,7 +12,9 @@
 #include "vk_schedule.h"
 #include "vk_sequences.h"
 #include "vk_shards.h"
+#include "vk_spin.h"
 #include "vk_timers.h"
+#include "vk_wake.h"
 #include "vk_window.h"
 #include "vk_worker.h"
 
@@ -228,7 +230,8 @@ struct vk_run {
 	int turn_busy; /* the last turn had */
 	int consumers_behind; /* a ring to an application is more than half full */
 	uint8_t opened[UINT16_MAX]; /* payload of the sealed frame that is being handled */
-	uint64_t idle_short; /* the last 64 idle periods: bit = it was short */
+	struct vk_spin spin; /* how long an idle worker polls */
+	struct vk_wake wake;
 };
 
 /* vk_count_row returns the counters of a class, by enum vk_counter. */

@@ -17,9 +17,10 @@
 #include <unistd.h>
 
 enum {
-	FDS_MAX = VK_PORTS_MAX * 2 * VK_CLASS_COUNT + VK_APPS_MAX + 2,
+	FDS_MAX = VK_PORTS_MAX * 2 * VK_CLASS_COUNT + VK_APPS_MAX + 3,
 	TURNS_A_LOOK = 64, /* busy turns between two looks at the broker's socket */
-	SPIN_SHORT_MIN = 16, /* of the last 64 idle periods */
+	WAKES_NS = 100000000, /* between two looks at what a wake costs */
+	TIMER = 2, /* its place among what a sleeping worker waits for */
 	LEAVE_NS = 200000000, /* a stopping worker waits as long for a kernel that is full */
 };
 
@@ -169,6 +170,7 @@ static void sleep_until_work(struct vk_run *run, uint32_t kept)
 	int count = add_fd(fds, 0, run->boot->control_fd), bells;
 
 	count = add_fd(fds, count, run->boot->python_fd);
+	count = add_fd(fds, count, run->wake.timer);
 	for (uint32_t i = 0; i < run->boot->port_count; i++) {
 		int path_fds[2 * VK_CLASS_COUNT];
 		int found = run->rx[i]->ops->fds(run->rx[i], path_fds, 2 * VK_CLASS_COUNT);
@@ -181,6 +183,8 @@ static void sleep_until_work(struct vk_run *run, uint32_t kept)
 		count = add_fd(fds, count, run->slots[run->schedule.apps[i]].bell_worker);
 	vk_slots_sleep(run);
 	if (!vk_slots_pending(run) && ppoll(fds, (nfds_t)count, &limit, NULL) > 0) {
+		if (fds[TIMER].revents)
+			vk_wake_rang(&run->wake, (int64_t)run->now_ns);
 		for (int i = bells; i < count; i++) {
 			if (fds[i].revents)
 				vk_event_empty(fds[i].fd);
@@ -202,27 +206,22 @@ static int turn(struct vk_run *run, uint32_t *kept)
 	return done;
 }
 
-/* Spinning pays while one in four of the last 64 idle periods was shorter than spin_ns, whether the
- * worker spun through it or slept: so it stops where others need the CPU to get work done, and
- * begins again when work comes quickly. */
-static int spin_pays(const struct vk_run *run)
-{
-	return run->params.spin_ns && __builtin_popcountll(run->idle_short) >= SPIN_SHORT_MIN;
-}
-
 /* Applications may share our core: those that are awake get it. While all of ours sleep, nobody
  * does: to yield is to give away a time slice, and daemons of any node take a whole one. */
 static int spin(struct vk_run *run, uint64_t begin_ns, uint32_t *kept)
 {
-	while (run->now_ns - begin_ns < run->params.spin_ns) {
+	while (run->now_ns - begin_ns < (uint64_t)run->spin.max_ns) {
 		int done;
 
 		if (!vk_slots_asleep(run))
 			sched_yield();
 		done = turn(run, kept);
-		if (done)
+		if (done) {
+			vk_spin_hit(&run->spin);
 			return done;
+		}
 	}
+	vk_spin_missed(&run->spin);
 	return 0;
 }
 
@@ -232,14 +231,15 @@ static int idle(struct vk_run *run, uint32_t kept)
 	uint64_t begin_ns = run->now_ns;
 	int done = 0;
 
-	if (spin_pays(run))
+	run->spin.max_ns = vk_spin_bound(run->params.spin_ns, run->wake.cost_ns);
+	if (vk_spin_pays(&run->spin))
 		done = spin(run, begin_ns, &kept);
 	if (!done) {
 		sleep_until_work(run, kept);
 		done = turn(run, &kept);
+		if (done > 0)
+			vk_spin_slept(&run->spin, (int64_t)(run->now_ns - begin_ns));
 	}
-	run->idle_short = run->idle_short << 1 |
-			  (done > 0 && run->now_ns - begin_ns < run->params.spin_ns);
 	return done;
 }
 
@@ -325,6 +325,7 @@ int vk_worker_run(struct vk_boot *boot)
 		sched_setaffinity(0, sizeof cpus, &cpus);
 	}
 	vk_slice_set(VK_SLICE_WORKER_NS); /* a wish: older kernels do not know it */
+	vk_wake_open(&run->wake, WAKES_NS); /* without, it polls for spin_ns */
 	error = start(run, boot);
 	if (!error) {
 		VK_STORE_RELEASE(&run->work->phase, VK_WORKER_RUNNING);
@@ -332,6 +333,7 @@ int vk_worker_run(struct vk_boot *boot)
 	}
 	VK_STORE_RELEASE(&run->work->phase, error ? VK_WORKER_FAILED : VK_WORKER_STOPPED);
 	close_paths(run);
+	vk_wake_close(&run->wake);
 	vk_engine_free(run);
 	free(run);
 	return error;

@@ -79,8 +79,8 @@ int vk_worker_load(void);
 /* vk_worker_run moves frames until VK_ORDER_STOP (returns 0), the broker is gone (returns
  * -EPIPE) or a port fails (returns -errno). Assumes a process of its own, single-threaded. Needs
  * no capabilities. Syscalls before VK_WORKER_RUNNING: also epoll_create1, epoll_ctl, sched_getattr,
- * sched_setattr, sched_setaffinity and seccomp; then those of vk_worker_calls.c, and no others if
- * boot->confine says so. */
+ * sched_setattr, sched_setaffinity, timerfd_create, timerfd_settime and seccomp; then those of
+ * vk_worker_calls.c, and no others if boot->confine says so. */
 int vk_worker_run(struct vk_boot *boot);
 
 /* vk_worker_confine leaves the calling process only the system calls that a running worker makes

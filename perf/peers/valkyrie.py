@@ -88,7 +88,7 @@ def _network(
 
 _PIPE = sides.c(
     "pipe",
-    sources=[ROOT / "shm" / f"{name}.c" for name in ("vk_pipe", "vk_channel", "vk_row")],
+    sources=[ROOT / "shm" / f"{name}.c" for name in ("vk_pipe", "vk_channel", "vk_row", "vk_wake")],
     include=[ROOT / "shm"],
 )
 

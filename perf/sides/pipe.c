@@ -13,7 +13,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-enum { CAPACITY = 1 << 22, FOUND = 64, BATCH = 32, SPIN_NS = 20000 };
+enum { CAPACITY = 1 << 22, FOUND = 64, BATCH = 32 };
 
 static struct vk_pipe ends;
 static const uint8_t *data;
@@ -85,7 +85,7 @@ static void pipe_open(const struct side_order *order)
 	}
 	data = vk_channel_data(regions[order->listens], capacity, 0);
 	if (vk_pipe_open(&ends, regions[!order->listens], regions[order->listens], capacity, bell,
-			 SPIN_NS))
+			 vk_wake_bound()))
 		side_fail("vk_pipe_open");
 }
 

@@ -35,7 +35,7 @@ _ENGINE = re.search(
 assert _ENGINE
 PARTS = [
     *(str(Path("dataplane", each)) for each in re.findall(r"'(.*?)'", _ENGINE[1])),
-    *("vk_confine.c", "vk_slice.c", "vk_worker_calls.c"),
+    *("vk_confine.c", "vk_slice.c", "vk_worker_calls.c", "vk_wake.c"),
 ]
 """Everything the worker is made of, but for its paths and vk_worker.c, which the rig includes."""
 
