@@ -40,7 +40,6 @@ keepalive_tries = 10
 {interfaces}
 [worker]
 {cpu}
-spin_us = {spin_us}
 
 [[peer]]
 name = "{other}"
@@ -144,7 +143,6 @@ class Network:
         path: str,
         *,
         name: str,
-        spin_us: int = 50,
         cpus: tuple[int | None, int | None] = (0, 1),
         modes: Sequence[str] = PLAINTEXT,
         extra: Mapping[str, str] | None = None,
@@ -189,7 +187,6 @@ class Network:
                 CONFIGURATION.format(
                     node=name,
                     cpu="" if cpu is None else f"cpu = {cpu}",
-                    spin_us=spin_us,
                     host=host.name,
                     interfaces=interfaces[host.name],
                     other=other.host.name,

@@ -237,7 +237,7 @@ class Worker(Settings, frozen=True, kw_only=True):
             " wakes when frames come that often; costs CPU time. 0: never.",
             extra={"live": True},
         ),
-    ] = 20
+    ] = 50
     budget_frames: Annotated[
         int,
         Meta(

@@ -23,7 +23,7 @@ enum {
 
 /* Values that hold when the daemon is gone, and the bounds of those it may set. */
 static const struct vk_params safe_params = {
-	.spin_ns = 20000,
+	.spin_ns = 50000,
 	.budget_frames = 256,
 	.quantum_bytes = { 0, 0, 65536, 65536, 65536, 32768, 0, 0 },
 	.aggregate = 1,

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 BULK_STREAM = 100  # job: reliable and in order, as TCP is
 PING_STREAM = 1  # system
 SIZE = 16_384
-SPIN_US = 20  # the default
 CONTROLLERS: tuple[str, ...] = get_args(Controller)
 TRANSPORT = """\
 memory_bytes_max = 1073741824
@@ -54,7 +53,6 @@ class Valkyrie:
                 CONFIGURATION.format(
                     node=self._name,
                     cpu=f"cpu = {cpu}",
-                    spin_us=SPIN_US,
                     host=side,
                     interfaces=INTERFACE.format(name=link.name, path="auto"),
                     other="ba"[cpu],

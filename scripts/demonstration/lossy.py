@@ -115,7 +115,6 @@ def _nodes(relay: Relay, directory: Path) -> list[Node]:
             CONFIGURATION.format(
                 node="demo",
                 cpu=f"cpu = {cpu}",
-                spin_us=20,
                 host=side,
                 interfaces=INTERFACE.format(name=link.name, path="auto"),
                 other="ba"[cpu],

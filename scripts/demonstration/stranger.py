@@ -46,7 +46,6 @@ class Stranger:
                 node=name,
                 host=NAME,
                 cpu="",
-                spin_us=0,
                 interfaces=INTERFACE.format(name=here.name, path="xdp"),
                 other="b",
                 address=there.v4.ip,
