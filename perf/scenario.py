@@ -90,7 +90,7 @@ PROFILES = {
         limit_s=175,
     ),
     "default": Profile(
-        *("default", 0.1, 0.3, 5, EVERY), budget_s=42, curve_budget_s=40, limit_s=1_200
+        *("default", 0.1, 0.3, 5, EVERY), budget_s=42, curve_budget_s=40, limit_s=1_500
     ),
     "full": Profile(
         *("full", 0.3, 0.7, 9, EVERY, 3, 200_000),

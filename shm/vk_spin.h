@@ -4,10 +4,10 @@
 /* vk_spin.h: how long who waits polls before it sleeps, learned from what polling and sleeping
  * brought. Hot path inline. Applications, ends of channels and workers follow the same rule:
  *
- *   A wait polls for up to two wakes of this host (vk_wake.h), and at least 20 µs. Each poll that
- *   brought something pays for 60 µs of polling in vain; when eight polls are not paid for, waits
- *   sleep at once. After eight sleeps that ended soon four polls are tried, and after each try in
- *   vain twice as many sleeps have to, up to 64.
+ *   A wait polls for up to two wakes of this host (vk_wake.h), and at least 20 µs, a worker for
+ *   its spin_ns. Each poll that brought something pays for 60 µs of polling in vain; when eight
+ *   polls are not paid for, waits sleep at once. After eight sleeps that ended soon four polls are
+ *   tried, and after each try in vain twice as many sleeps have to, up to 64.
  */
 #ifndef VK_CDEF
 #include <stdint.h>

@@ -292,8 +292,8 @@ static int receive_reset(struct vk_run *run, uint32_t peer, const struct vk_fram
 	uint32_t code = frame->length >= 4 ? vk_get32(frame->payload) : 0;
 
 	/* Without a token it answers a message, which a stream being opened never sent. */
-	if (!flow || (frame->correlation ? frame->correlation != flow->token :
-					   flow->opener && !flow->answered))
+	if (!flow ||
+	    (frame->correlation ? frame->correlation != flow->token : vk_flow_opening(flow)))
 		return 1;
 	/* A peer forgets a stream without a word when both directions came to their ends, ours too:
 	 * it has all, and only its acknowledgements were lost. */
@@ -317,7 +317,7 @@ static int receive_close(struct vk_run *run, uint32_t peer, const struct vk_fram
 	    frame->correlation != flow->token)
 		return 1;
 	message = vk_handover_describe(run, flow, frame);
-	if ((flow->opener && !flow->answered) || !tell_opened(run, flow) ||
+	if (vk_flow_opening(flow) || !tell_opened(run, flow) ||
 	    !vk_handover_put(run, flow, &message, VK_RECORD_CLOSE, NULL, 0))
 		return 0;
 	flow->rx_final = frame->sequence;

@@ -313,7 +313,7 @@ static int take_credits(struct vk_run *run, struct vk_session *session,
 		const uint8_t *at = view->credits + i * CREDIT_SIZE;
 		struct vk_flow *flow = vk_flows_find(run, session->peer, vk_get32(at));
 
-		if (flow && flow->opener && !flow->answered)
+		if (flow && vk_flow_opening(flow))
 			error = -EAGAIN;
 		else if (flow)
 			vk_credit_told(run, flow, vk_get64(at + 4));

@@ -382,7 +382,7 @@ static void tell(struct vk_run *run, const struct vk_flow *flow, uint32_t code)
 		.correlation = flow->token,
 		.code = code,
 	};
-	int opening = flow->opener && !flow->answered;
+	int opening = vk_flow_opening(flow);
 	uint32_t slot = flow->app, class = flow->class;
 	uint8_t *body = vk_slots_out(run, slot, class, sizeof message);
 

@@ -99,11 +99,17 @@ static inline int vk_flow_reliable(const struct vk_flow *flow)
 	return flow->class != VK_CLASS_LOGS;
 }
 
+/* vk_flow_opening says whether our OPEN of it has not been answered. */
+static inline int vk_flow_opening(const struct vk_flow *flow)
+{
+	return flow->opener && !flow->answered;
+}
+
 /* vk_flow_older says whether a message may be of an older stream with a flow's id: it came before
  * the answer to our OPEN, or left before what opened the flow did. It has to be sent again. */
 static inline int vk_flow_older(const struct vk_flow *flow, const struct vk_frame *frame)
 {
-	return (flow->opener && !flow->answered) ||
+	return vk_flow_opening(flow) ||
 	       (frame->number < flow->since && frame->session == flow->since_session);
 }
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.dataplane.test_node import Nodes, both, until
 from tests.lab import SOON_S
+from valkyrie.dataplane.application.refusal import NoPeerError
 from valkyrie.dataplane.errors import ValkyrieError
 
 if TYPE_CHECKING:
-    import pytest
-
     from tests.dataplane.double import Fabric
     from valkyrie.dataplane.application.node import Node
 
@@ -61,6 +62,22 @@ async def test_who_waits_for_room_hears_that_the_attachment_is_closed(
             left._driver.close()
         answers = await asyncio.wait_for(asyncio.gather(*asking, return_exceptions=True), SOON_S)
         assert all(isinstance(each, ValkyrieError) for each in answers)
+
+
+async def test_a_request_that_is_cancelled_before_it_went_gets_nobody_elses_reply(
+    fabric: Fabric, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with both(nodes) as (left, _):
+        went = note_puts(left, monkeypatch)
+        with fabric.lock:
+            asking = [asyncio.create_task(left.connect("right")) for _ in range(REQUESTS)]
+            await until(lambda: False in went)
+            for each in asking:
+                each.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+        with pytest.raises(NoPeerError):
+            await asyncio.wait_for(left.connect("nobody"), SOON_S)
+        assert (await asyncio.wait_for(left.connect("right"), SOON_S)).name == "right"
 
 
 async def test_two_tasks_may_accept_before_the_name_is_known(nodes: Nodes) -> None:

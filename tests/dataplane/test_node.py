@@ -229,29 +229,6 @@ def test_a_stuck_daemon_is_given_up_in_time(nodes: Nodes, monkeypatch: pytest.Mo
         assert node.lost
 
 
-async def test_a_request_that_is_cancelled_before_it_went_gets_nobody_elses_reply(
-    fabric: Fabric, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with both(nodes) as (left, _):
-        put = left._driver._put
-        went: list[bool] = []
-
-        def noted(packet: bytes) -> bool:
-            went.append(put(packet))
-            return went[-1]
-
-        monkeypatch.setattr(left._driver, "_put", noted)
-        with fabric.lock:  # the node looks at nothing
-            asking = [asyncio.create_task(left.connect("right")) for _ in range(5000)]
-            await until(lambda: False in went)  # the socket is full
-            for each in asking:
-                each.cancel()
-            await asyncio.gather(*asking, return_exceptions=True)
-        with pytest.raises(NoPeerError):
-            await asyncio.wait_for(left.connect("nobody"), SOON_S)
-        assert (await asyncio.wait_for(left.connect("right"), SOON_S)).name == "right"
-
-
 # ---- Opening streams ----
 
 
