@@ -357,7 +357,8 @@ static int receive_inner(struct vk_run *run, uint32_t peer, struct vk_frame *fra
 	}
 }
 
-/* Of many streams none is in a cache: the misses of a datagram's overlap. */
+/* Of many streams none is in a cache: the misses of a datagram's overlap. One whose second message
+ * is of the same stream as the first is taken for one stream's. */
 static void look_ahead(const struct vk_run *run, uint32_t peer, const struct vk_frame *outer)
 {
 	uint32_t streams[AHEAD], count = 0;
@@ -367,6 +368,8 @@ static void look_ahead(const struct vk_run *run, uint32_t peer, const struct vk_
 		uint32_t left = outer->length - at, size;
 
 		if (vk_is_compact(data)) {
+			if (count == 1)
+				return;
 			size = (uint32_t)sizeof(struct vk_compact) + vk_compact_length(data);
 		} else if (vk_is_compact_stream(data)) {
 			size = (uint32_t)sizeof(struct vk_compact_stream) + vk_compact_length(data);
