@@ -54,12 +54,12 @@ static int may_go(const struct vk_run *run, uint32_t ring)
 	const struct vk_datagram *open = &run->datagram;
 	const struct vk_message *like = &run->burst.like;
 
-	return open->data && open->alike && open->run_count && ring != VK_CLASS_CRITICAL &&
-	       ring != VK_CLASS_LOGS && !like->code && !like->time_ns && !run->params.stamp &&
-	       is_free(run, run->burst.flow);
+	return open->data && open->alike && ring != VK_CLASS_CRITICAL && !like->code &&
+	       !like->time_ns && !run->params.stamp && is_free(run, run->burst.flow);
 }
 
-/* Whether records of the ring need no rate and can be entered in the datagram's last run. */
+/* Whether records of the ring need no rate. Reliable ones are entered in the datagram's last run;
+ * of best effort nothing may lie before them in the ring. */
 static int may_go_on(const struct vk_run *run, uint32_t slot, uint32_t ring)
 {
 	const struct vk_datagram *open = &run->datagram;
@@ -67,6 +67,10 @@ static int may_go_on(const struct vk_run *run, uint32_t slot, uint32_t ring)
 	const struct vk_sent_run *last;
 
 	if (owner->messages.cost_ns || owner->bytes.cost_ns || !may_go(run, ring))
+		return 0;
+	if (ring == VK_CLASS_LOGS)
+		return vk_ledger_empty(&owner->ledgers[ring]);
+	if (!open->run_count)
 		return 0;
 	last = &open->runs[open->run_count - 1];
 	return last->kind == VK_CONTENT_MESSAGES && last->slot == slot && last->ring == ring &&
@@ -95,7 +99,7 @@ static inline void be_at(struct vk_run *run, struct burst *burst, struct vk_flow
 	burst->sequence = flow->tx_sequence;
 	burst->end = flow->tx_sequence + VK_AGG_MAX - run->datagram.inner - burst->inner;
 	burst->cost = flow->tx_cost[flow->tx_sequence & 1];
-	burst->cost_max = flow->tx_limit;
+	burst->cost_max = flow->class == VK_CLASS_LOGS ? UINT64_MAX : flow->tx_limit;
 }
 
 static struct burst begin(struct vk_run *run)
@@ -214,6 +218,15 @@ static inline uint32_t count(struct burst *burst)
 	return messages;
 }
 
+/* Counts them; of those that are reliable what is not acknowledged, too. */
+static inline void leave(struct vk_run *run, struct burst *burst)
+{
+	uint32_t messages = count(burst);
+
+	if (burst->flow->class != VK_CLASS_LOGS)
+		run->flows[burst->number].unacked += messages;
+}
+
 /* All of them are in the datagram. */
 static void finish(struct vk_run *run, uint32_t slot, uint32_t ring, const struct burst *burst)
 {
@@ -248,7 +261,7 @@ static int turn(struct vk_run *run, struct burst *burst, const struct vk_record 
 		burst->last_stream = from->stream;
 		burst->last_sequence = burst->sequence - 1;
 	}
-	run->flows[burst->number].unacked += count(burst);
+	leave(run, burst);
 	be_at(run, burst, flow);
 	burst->other = 1;
 	return 1;
@@ -282,7 +295,7 @@ void vk_burst_go(struct vk_run *run, uint32_t slot, uint32_t ring, int64_t budge
 				break;
 			head = goes_on(&burst, &record, body, correlation);
 		}
-		if (!head || !enter(ledger, scan.head, &record, &burst))
+		if (!head || (ring != VK_CLASS_LOGS && !enter(ledger, scan.head, &record, &burst)))
 			break;
 		add(&burst, head, correlation, body + sizeof(struct vk_message),
 		    record.size - (uint32_t)sizeof(struct vk_message));
@@ -292,10 +305,11 @@ void vk_burst_go(struct vk_run *run, uint32_t slot, uint32_t ring, int64_t budge
 	*bytes = sum;
 	in->head = scan.head;
 	in->tail = scan.tail;
-	run->flows[burst.number].unacked += count(&burst);
+	leave(run, &burst);
 	if (!burst.inner)
 		return;
-	run->datagram.runs[run->datagram.run_count - 1].a += burst.inner;
+	if (ring != VK_CLASS_LOGS)
+		run->datagram.runs[run->datagram.run_count - 1].a += burst.inner;
 	finish(run, slot, ring, &burst);
 	if (in->head > run->work->looked[slot][ring])
 		VK_STORE_RELAXED(&run->work->looked[slot][ring], in->head);
@@ -309,7 +323,7 @@ void vk_burst_held(struct vk_run *run, int64_t budget, int64_t *bytes)
 	struct vk_ledger *ledger = &run->slots[slot].ledgers[ring];
 	struct burst burst;
 
-	if (!may_go(run, ring)) {
+	if (ring == VK_CLASS_LOGS || !run->datagram.run_count || !may_go(run, ring)) {
 		run->burst.flow = NULL;
 		return;
 	}

@@ -302,6 +302,7 @@ static enum vk_outcome take_log(struct vk_run *run, const struct vk_out *out, in
 	if (!vk_datagram_add(run, &part, alone))
 		return later(run, out);
 	vk_out_count(run, out);
+	vk_burst_begin(run, out);
 	return VK_WENT;
 }
 

@@ -50,6 +50,27 @@ def test_each_message_arrives_as_it_was_put(rig: Rig, case: str) -> None:
     assert row["tx_bytes"] == sum(each.size for each in got)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_logs_of_many_sizes_keep_their_order_and_give_their_ring_back(rig: Rig, seed: int) -> None:
+    dice = random.Random(seed)
+    ours, _ = rig.pair("svc", 10_000)
+    ends = [ours, *several(rig, 4, 10_000)]
+    put: dict[int, list[tuple[int, int]]] = {end.stream: [] for end in ends}
+    got: dict[int, list[tuple[int, int]]] = {end.stream: [] for end in ends}
+    for start in range(0, 6000, 60):  # several times what the ring holds
+        for mark in range(start, start + 60):
+            end, size = dice.choice(ends), dice.choice([8, 64, 64, 64, 64, 200, 3000])
+            assert rig.put(end, size, mark)
+            put[end.stream].append((mark, size))
+        rig.settle()
+        for each in rig.take(1, 0, Class.LOGS):
+            got[each.stream].append((each.mark, each.size))
+    assert got == put
+    row = rig.count(0, Class.LOGS)
+    assert row["tx_messages"] == sum(map(len, put.values()))
+    assert row["tx_bytes"] == sum(size for each in put.values() for _, size in each)
+
+
 def test_only_the_first_of_a_datagram_has_a_header_when_the_others_go_on_like_it(rig: Rig) -> None:
     ours, _ = rig.pair()
     rig.settle()
