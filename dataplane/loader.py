@@ -160,19 +160,16 @@ class Count:
 
 def read_counts(counts: Map) -> dict[tuple[Class, Verdict], Count]:
     """Return the rows of ``vk_counts`` that are not zero, summed over the CPUs."""
-    entries, values_per_cpu = counts.shape.entries, counts.shape.value_size // 8
-    per_entry = values_per_cpu * cpus()
-    keys = ffi.new("uint32_t[]", entries)
-    values = ffi.new("uint64_t[]", entries * per_entry)
-    count = ffi.new("uint32_t *", entries)
-    _check(lib.vk_bpf_lookup_all(counts.fd, keys, values, count), "read the verdict counters")
-    numbers = memoryview(ffi.buffer(values)).cast("Q")
+    entries, numbers = counts.shape.entries, counts.shape.value_size // 8
+    sums = ffi.new("uint64_t[]", entries * numbers)
+    result = lib.vk_bpf_sums(counts.fd, entries, numbers, sums)
+    _check(result, "read the verdict counters")
+    found = memoryview(ffi.buffer(sums)).cast("Q").tolist()
     rows: dict[tuple[Class, Verdict], Count] = {}
-    for i in range(count[0]):
-        row = numbers[i * per_entry : (i + 1) * per_entry]
-        packets, size, more = (sum(row[j::values_per_cpu]) for j in range(values_per_cpu))
+    for key, packets in enumerate(found[::numbers]):
         if packets:
-            klass, verdict = divmod(keys[i], lib.VK_VERDICT_COUNT)
+            size, more = found[key * numbers + 1 : (key + 1) * numbers]
+            klass, verdict = divmod(key, lib.VK_VERDICT_COUNT)
             messages = (packets + more) % (1 << 64) if verdict == Verdict.STEER else 0
             rows[Class(klass), Verdict(verdict)] = Count(packets, size, messages)
     return rows

@@ -160,6 +160,10 @@ class Port:
             invalid=int(found.rx_invalid + found.tx_invalid),
         )
 
+    def socket_drops(self) -> int:
+        """Return what the kernel dropped because UDP sockets that receive were full."""
+        return int(lib.vk_udp_dropped(self.struct)) if self.rx == "udp" else 0
+
     def census(self, path: Any = ffi.NULL) -> FrameCensus:
         """Count the frames by owner; exact while nothing moves and no worker holds frames.
 

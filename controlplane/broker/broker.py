@@ -29,6 +29,7 @@ from valkyrie.controlplane.daemon.inherited import Inherited, prepare
 from valkyrie.controlplane.host import interfaces
 from valkyrie.controlplane.host.journal import Journal
 from valkyrie.controlplane.host.netlink import Netlink
+from valkyrie.controlplane.rest import left_s
 from valkyrie.dataplane.errors import ConfigError, DataPlaneError
 
 from . import children, first_start, messages
@@ -50,7 +51,7 @@ log = logging.getLogger("valkyrie")
 
 LIBRARY = Path(dataplane.__file__).parent / "vk_worker.so"
 
-_TICK_S = 0.1
+_TICK_S = 0.25
 """Period of counters, watchdog and the look after the interfaces."""
 _STOP_S = 2.0
 """How long the daemon may take to leave."""
@@ -230,8 +231,8 @@ class Broker:
         due = time.monotonic()
         while not self._leaving:
             turn(self._selector, max(0.0, due - time.monotonic()))
-            if time.monotonic() >= due:
-                due = time.monotonic() + _TICK_S
+            if (now := time.monotonic()) >= due:
+                due = now + left_s(_TICK_S, now)
                 self._tick()
 
     def _catch_signals(self) -> None:

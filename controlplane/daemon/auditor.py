@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("valkyrie")
 
-FLUSH_S = 0.2
+FLUSH_S = 0.25
 """How soon notes are on the disk."""
 _DAY_NS = 86_400_000_000_000
 WINDOW_NS = 60_000_000_000

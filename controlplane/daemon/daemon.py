@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from valkyrie.controlplane.broker.messages import Kind, Message
 from valkyrie.controlplane.config import reader as configuration
 from valkyrie.controlplane.confinement import sandbox
+from valkyrie.controlplane.rest import rest
 from valkyrie.controlplane.sessions.keyring import Keyring
 from valkyrie.controlplane.sessions.link import Event, Joined, Left, Refused
 from valkyrie.controlplane.sessions.table import Moved
@@ -47,7 +48,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("valkyrie")
 
-_BEAT_S = 0.1
+_BEAT_S = 0.25
+"""Workers take a daemon for lost after 2 s, the broker after 5 s."""
 
 
 @dataclass(slots=True)
@@ -177,7 +179,7 @@ class Daemon:
     async def _heart(self) -> None:
         while True:
             self._beat()
-            await asyncio.sleep(_BEAT_S)
+            await rest(_BEAT_S)
 
     async def _put_on_record(self) -> None:
         archive = Archive(self.config, self.audit, self.broker)
@@ -187,7 +189,7 @@ class Daemon:
                 self.audit.note("open.refuse", klass, count=count, **{"class": klass})
             self.audit.flush()
             await archive.look()
-            await asyncio.sleep(FLUSH_S)
+            await rest(FLUSH_S)
 
     async def _hear(self) -> None:
         while (news := await self.broker.news.get()) is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import time
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("valkyrie")
 
-_TICK_NS = 50 * NS_PER_MS
+_TICK_NS, _TICK_FEW_NS = 50 * NS_PER_MS, 100 * NS_PER_MS
 """How often is looked whether a peer was heard, and whether anything is at stake: see Rounds."""
 _TROUBLES_MAX = 8
 """Reasons of one peer that are logged: a stranger at its address can think of any number."""
@@ -99,7 +98,7 @@ class Links:
         self.sessions = Sessions(
             incarnation, credentials.local, os.urandom, timing, rows.seats(os.urandom)
         )
-        self._rounds = Rounds(_TICK_NS)
+        self._rounds = Rounds(_TICK_NS, _TICK_FEW_NS)
         self._known = 0
         self.add(config, credentials.peers)
         self.observe: Callable[[int, Event | Moved], None] = lambda _index, _event: None
@@ -184,6 +183,7 @@ class Links:
 
     async def run(self) -> None:
         """Keep the sessions for ever."""
+        loop = asyncio.get_running_loop()
         while True:
             self._stir.clear()
             now_ns = time.monotonic_ns()
@@ -193,8 +193,10 @@ class Links:
             due_ns = self.sessions.deadline_ns()
             look_ns = self._rounds.next_ns
             left_ns = (look_ns if due_ns is None else min(due_ns, look_ns)) - now_ns
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stir.wait(), max(left_ns, NS_PER_MS) / 1e9)
+            # Not wait_for: it makes a task for each wake.
+            timer = loop.call_later(max(left_ns, NS_PER_MS) / 1e9, self._stir.set)
+            await self._stir.wait()
+            timer.cancel()
 
     def leave(self) -> None:
         """Tell all peers that this node goes."""

@@ -5,11 +5,11 @@ By looking at files a few times a second: nothing needs a restart, or anybody to
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import logging
 from typing import TYPE_CHECKING
 
+from valkyrie.controlplane.rest import rest
 from valkyrie.controlplane.security.certificates import node_name, renewal_time
 from valkyrie.controlplane.security.changing_file import Stamp, stamp
 from valkyrie.controlplane.security.crl import RollbackError
@@ -67,7 +67,7 @@ class Revoker:
             self.look(dt.datetime.now(dt.UTC))
             if self._memory is not None:
                 await self._memory.look()
-            await asyncio.sleep(LOOK_S)
+            await rest(LOOK_S)
 
     def look(self, now: dt.datetime) -> None:
         """Do what the files say now."""

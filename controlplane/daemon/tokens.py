@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from valkyrie.controlplane.config.reader import token_classes
+from valkyrie.controlplane.rest import rest
 from valkyrie.controlplane.security.token import Issuer, Mint
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import DataPlaneError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("valkyrie")
 
 _COOKIES: int = lib.VK_GUARD_COOKIES
-_LOOK_S = 0.2
+_LOOK_S = 0.5
 _TOLD_TRY_S, _TOLD_TRIES = 0.02, 50
 """How long peers have to take a token before frames without one are refused."""
 
@@ -71,7 +72,7 @@ class Tokens:
         """Replace keys for ever."""
         while True:
             await self._turn()
-            await asyncio.sleep(_LOOK_S)
+            await rest(_LOOK_S)
 
     async def _turn(self) -> None:
         if not self._mint.due(time.monotonic_ns()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections import Counter as Counts
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from valkyrie.controlplane.broker import messages
 from valkyrie.controlplane.config import reader as configuration
 from valkyrie.controlplane.config.settings_intrusion import CLASSES
+from valkyrie.controlplane.rest import rest
 from valkyrie.controlplane.security.intrusion import Engine, Limit, Raised, Totals
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import DataPlaneError
@@ -57,7 +57,7 @@ class Watch:
                 await self._police(which)  # what an earlier daemon may have limited
         while True:
             await self.look(time.monotonic_ns())
-            await asyncio.sleep(LOOK_S)
+            await rest(LOOK_S)
 
     def happened(self, counter: str, subject: str, growth: int = 1) -> None:
         """Count what the daemon itself has seen; ``subject`` is for rules that count apart."""

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 _SIOCGIFINDEX = 0x8933  # linux/sockios.h
 _IFREQ = struct.Struct("16si20x")  # linux/if.h
 _SO_ATTACH_REUSEPORT_EBPF = 52  # asm-generic/socket.h
-_SO_MEMINFO = 55
-_SK_MEMINFO_VARS, _SK_MEMINFO_DROPS = 9, 8  # linux/sock_diag.h
 
 _BULK = "the kernel's UDP path is several times faster in bulk on a virtual link"
 
@@ -185,16 +183,6 @@ class Opened:
                             what = f"replace the program of {self.name}'s sockets"
                             raise DataPlaneError.of(error.errno or 0, what) from error
 
-    def socket_drops(self, port: Port, klass: Class) -> int:
-        """Return what the kernel dropped because a class's UDP sockets were full."""
-        total = 0
-        for fd in port.sockets()[klass]:
-            if fd >= 0:
-                with socket.socket(fileno=os.dup(fd)) as each:
-                    data = each.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4 * _SK_MEMINFO_VARS)
-                total += struct.unpack(f"{_SK_MEMINFO_VARS}I", data)[_SK_MEMINFO_DROPS]
-        return total
-
     def detach(self) -> None:
         """Take the program off the interface."""
         if self.link is not None:
@@ -336,9 +324,7 @@ def copy_counters(opened: list[Opened], page: Any) -> None:
             with contextlib.suppress(DataPlaneError):  # the interface may just have vanished
                 found = port.statistics()
                 row.xsk_dropped = found.dropped
-                row.xsk_ring_full = found.ring_full + sum(
-                    interface.socket_drops(port, klass) for klass in Class if port.rx == "udp"
-                )
+                row.xsk_ring_full = found.ring_full + port.socket_drops()
                 row.xsk_fill_empty = found.fill_empty
                 row.xsk_invalid = found.invalid
 

@@ -8,9 +8,9 @@ among many as among few. Of the others every turn takes so many, one after the o
 from __future__ import annotations
 
 A_TURN = 640
-"""Peers with nothing at stake that a turn looks at. With 20 turns a second each of 10 000 is seen
-within one second, and each of 100 000 within nine: so late may be noted that something is at stake
-with one that was quiet. Then its silence counts from there."""
+"""Peers with nothing at stake that a turn looks at; where there are no more, all. With 20 turns a
+second each of 10 000 is seen within one second, and each of 100 000 within nine: so late may be
+noted that something is at stake with one that was quiet. Then its silence counts from there."""
 WARM_NS = 1_000_000_000
 """For so long a peer is looked at in every turn after something was last at stake."""
 
@@ -18,8 +18,10 @@ WARM_NS = 1_000_000_000
 class Rounds:
     """The peers of a node. Who gets streams, or a new session, is to be warmed."""
 
-    def __init__(self, turn_ns: int) -> None:
+    def __init__(self, turn_ns: int, few_ns: int) -> None:
+        """Begin; ``few_ns`` is between turns that have room for all peers."""
         self._turn_ns = turn_ns
+        self._few_ns = few_ns
         self.next_ns = 0
         """When the next turn is due. More may come before, for those with something at stake."""
         self._all: list[int] = []
@@ -42,11 +44,12 @@ class Rounds:
 
     def turn(self, now_ns: int) -> list[int]:
         """Return whom to look at now."""
-        due = now_ns >= self.next_ns
-        if due or len(self._all) <= A_TURN:
-            self.next_ns = now_ns + self._turn_ns
         if len(self._all) <= A_TURN:
+            self.next_ns = now_ns + self._few_ns
             return self._all
+        due = now_ns >= self.next_ns
+        if due:
+            self.next_ns = now_ns + self._turn_ns
         for index in [each for each, until_ns in self._warm.items() if now_ns >= until_ns]:
             del self._warm[index]
         return [*self._warm, *(self._some() if due else ())]

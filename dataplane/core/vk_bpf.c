@@ -6,6 +6,7 @@
 #include <linux/if_link.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include "vk_bpf.h"
@@ -205,12 +206,35 @@ int vk_bpf_next(int map, const void *key, void *next)
 	return bpf_map_get_next_key(map, key, next);
 }
 
-int vk_bpf_lookup_all(int map, void *keys, void *values, uint32_t *count)
+static void sum_up(uint32_t cpus, uint32_t numbers, const uint64_t *values, uint64_t *sums)
 {
-	uint32_t batch = 0;
-	int error = bpf_map_lookup_batch(map, NULL, &batch, keys, values, count, NULL);
+	memset(sums, 0, numbers * sizeof *sums);
+	for (uint32_t cpu = 0; cpu < cpus; cpu++) {
+		for (uint32_t i = 0; i < numbers; i++)
+			sums[i] += values[cpu * numbers + i];
+	}
+}
 
-	return error == -ENOENT ? 0 : error; /* the end of the map, not a failure */
+int vk_bpf_sums(int map, uint32_t entries, uint32_t numbers, uint64_t *sums)
+{
+	uint32_t cpus = (uint32_t)vk_bpf_cpus(), batch = 0, count = entries;
+	uint64_t *values = calloc((size_t)entries * cpus, numbers * sizeof *values);
+	uint32_t *keys = calloc(entries, sizeof *keys);
+	int error = -ENOMEM;
+
+	if (values && keys)
+		error = bpf_map_lookup_batch(map, NULL, &batch, keys, values, &count, NULL);
+	if (error == -ENOENT)
+		error = 0; /* the end of the map, not a failure */
+	for (uint32_t i = 0; i < count && !error; i++) {
+		const uint64_t *from = values + (size_t)i * cpus * numbers;
+
+		if (keys[i] < entries)
+			sum_up(cpus, numbers, from, sums + (size_t)keys[i] * numbers);
+	}
+	free(values);
+	free(keys);
+	return error;
 }
 
 int vk_bpf_cpus(void)

@@ -84,9 +84,9 @@ int vk_bpf_lookup(int map, const void *key, void *value);
 int vk_bpf_delete(int map, const void *key);
 int vk_bpf_next(int map, const void *key, void *next); /* key NULL: the first; -ENOENT: the end */
 
-/* vk_bpf_lookup_all reads a whole array map in one call: *count entries of room in keys and
- * values, then how many there were. */
-int vk_bpf_lookup_all(int map, void *keys, void *values, uint32_t *count);
+/* vk_bpf_sums reads a whole per-CPU array in one call, each of whose entries is numbers of 8 bytes:
+ * sums gets those of entry 0 over all CPUs, then those of entry 1. Returns 0 or -errno. */
+int vk_bpf_sums(int map, uint32_t entries, uint32_t numbers, uint64_t *sums);
 
 /* vk_bpf_cpus returns how many values an element of a per-CPU map has. */
 int vk_bpf_cpus(void);

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <linux/filter.h>
+#include <linux/sock_diag.h>
 #include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/ip.h>
@@ -41,6 +42,27 @@ void vk_udp_close_port(struct vk_port *port)
 			close(port->sockets6[class]);
 	}
 	vk_udp_clear(port);
+}
+
+static uint32_t dropped(int fd)
+{
+	uint32_t figures[SK_MEMINFO_VARS];
+	socklen_t size = sizeof figures;
+
+	if (fd < 0 || getsockopt(fd, SOL_SOCKET, SO_MEMINFO, figures, &size))
+		return 0;
+	return figures[SK_MEMINFO_DROPS];
+}
+
+uint64_t vk_udp_dropped(const struct vk_port *port)
+{
+	uint64_t total = 0;
+
+	for (int class = 0; class < VK_CLASS_COUNT; class ++) {
+		total += dropped(port->sockets4[class]);
+		total += dropped(port->sockets6[class]);
+	}
+	return total;
 }
 
 static int set(int fd, int level, int option, int value)

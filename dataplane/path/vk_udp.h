@@ -28,6 +28,10 @@ struct vk_udp_config {
  * Syscalls: socket, setsockopt, bind. */
 int vk_udp_open_port(struct vk_port *port, const struct vk_udp_config *config, const char **step);
 
+/* vk_udp_dropped returns what the kernel dropped because sockets of the port were full.
+ * Syscalls: getsockopt. */
+uint64_t vk_udp_dropped(const struct vk_port *port);
+
 /* vk_udp_close_port closes them. Safe on a port without sockets (all -1), and twice. */
 void vk_udp_close_port(struct vk_port *port);
 

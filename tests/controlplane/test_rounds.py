@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from valkyrie.controlplane.sessions.rounds import A_TURN, WARM_NS, Rounds
 
-TURN_NS = 50_000_000
+TURN_NS, FEW_NS = 50_000_000, 100_000_000
 
 
 def rounds_of(count: int) -> Rounds:
-    rounds = Rounds(TURN_NS)
+    rounds = Rounds(TURN_NS, FEW_NS)
     for index in range(count):
         rounds.add(index)
     return rounds
@@ -18,7 +18,7 @@ def test_few_peers_are_all_looked_at_whenever_one_looks() -> None:
     rounds = rounds_of(A_TURN)
     for now_ns in (0, 1, TURN_NS // 2, TURN_NS):
         assert list(rounds.turn(now_ns)) == list(range(A_TURN))
-        assert rounds.next_ns == now_ns + TURN_NS
+        assert rounds.next_ns == now_ns + FEW_NS
 
 
 def test_of_ten_thousand_peers_each_is_looked_at_within_a_second() -> None:
@@ -47,5 +47,5 @@ def test_a_peer_that_is_added_has_its_turn() -> None:
     rounds = rounds_of(A_TURN)
     rounds.turn(0)
     rounds.add(A_TURN)
-    seen = {*rounds.turn(TURN_NS), *rounds.turn(2 * TURN_NS)}
+    seen = {*rounds.turn(FEW_NS), *rounds.turn(FEW_NS + TURN_NS)}
     assert seen == set(range(A_TURN + 1))

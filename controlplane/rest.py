@@ -1,0 +1,18 @@
+"""When what is done again and again is done: at whole multiples of its period.
+
+What is due then shares a wake, and a core that data uses is taken from it seldom.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+
+def left_s(period_s: float, now_s: float) -> float:
+    """Return how long it is until the next multiple of a period; never 0."""
+    return period_s - now_s % period_s
+
+
+async def rest(period_s: float) -> None:
+    """Sleep until the next multiple of a period, as the running loop counts."""
+    await asyncio.sleep(left_s(period_s, asyncio.get_running_loop().time()))
