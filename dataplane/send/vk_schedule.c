@@ -45,11 +45,30 @@ void vk_schedule_weigh(struct vk_schedule *schedule, uint32_t app, uint32_t weig
 	schedule->app_quantum[app] = (int64_t)VK_APP_QUANTUM * weight / VK_WEIGHT_NORMAL;
 }
 
-static void top_up(int64_t *budget, int64_t quantum)
+/* A budget for a new share, or (resumed) the rest of the one before. */
+static void top_up(int64_t *budget, int64_t quantum, int resumed)
 {
-	*budget += quantum;
+	if (!resumed)
+		*budget += quantum;
 	if (*budget > quantum)
 		*budget = quantum; /* nobody hoards */
+}
+
+/* What a class, or an application, sends at a time: more while nobody else has anything. */
+static int64_t class_quantum(const struct vk_schedule *schedule, uint32_t class)
+{
+	const uint32_t others = (1u << VK_CLASS_COUNT) - (1u << VK_CLASS_SYSTEM);
+	int64_t quantum = schedule->quantum[class];
+	int alone = !(~schedule->idle & others & ~(1u << class));
+
+	return alone && quantum < VK_ALONE_QUANTUM ? VK_ALONE_QUANTUM : quantum;
+}
+
+static int64_t app_quantum(const struct vk_schedule *schedule, uint32_t app)
+{
+	int64_t quantum = schedule->app_quantum[app];
+
+	return schedule->count == 1 && quantum < VK_ALONE_QUANTUM ? VK_ALONE_QUANTUM : quantum;
 }
 
 static void pass_on(struct vk_schedule *schedule, uint32_t class)
@@ -87,8 +106,7 @@ static int serve_app(struct turn *turn, uint32_t class, int *stopped)
 	int resumed = schedule->app_resume[class];
 	enum vk_served why;
 
-	if (!resumed)
-		top_up(own, schedule->app_quantum[app]);
+	top_up(own, app_quantum(schedule, app), resumed);
 	if (*own <= 0) {
 		if (*stopped)
 			*own = before; /* no debt is paid while nobody can send */
@@ -151,8 +169,7 @@ static int serve_class(struct turn *turn, uint32_t class, int resumed)
 
 	if (!schedule->count || schedule->idle & 1u << class)
 		return 0;
-	if (!resumed)
-		top_up(budget, schedule->quantum[class]);
+	top_up(budget, class_quantum(schedule, class), resumed);
 	if (*budget <= 0) {
 		if (schedule->stopped)
 			*budget = before;
@@ -163,6 +180,8 @@ static int serve_class(struct turn *turn, uint32_t class, int resumed)
 
 		for (more = 0; visits && schedule->count && *budget > 0; visits--) {
 			more |= serve_app(turn, class, &stopped);
+			if (stopped) /* others get past whom the path stopped, but not by more */
+				top_up(budget, schedule->quantum[class], 1);
 			if (is_over(schedule)) {
 				if (!stopped && !schedule->stopped)
 					cut_here(schedule, class);

@@ -15,6 +15,7 @@ enum vk_schedule_const {
 	VK_TURN_BYTES_URGENT = 8192, /* the same while critical messages are about */
 	VK_CRITICAL_QUANTUM = 65536, /* bytes; critical goes first, but a round ends */
 	VK_APP_QUANTUM = 16384, /* bytes an application of normal weight sends at a time */
+	VK_ALONE_QUANTUM = 32768, /* the least of either while there is nobody else to send */
 	VK_WEIGHT_NORMAL = 100,
 	VK_ROUNDS_MAX = 256, /* of a turn */
 	VK_METER_SHIFT = 20,

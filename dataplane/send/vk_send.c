@@ -149,7 +149,8 @@ static enum vk_served send_held(struct vk_run *run, uint32_t number, uint32_t cl
 
 	while (*bytes < budget && refused != VK_BLOCKED_PATH &&
 	       (flow = vk_lanes_next(run, number, class, &lane))) {
-		int64_t limit = *bytes + HELD_TURN < budget ? *bytes + HELD_TURN : budget;
+		int alone = !lanes->first && !lane->heap.count;
+		int64_t limit = !alone && *bytes + HELD_TURN < budget ? *bytes + HELD_TURN : budget;
 		int more;
 		enum vk_outcome outcome = vk_again_held(run, flow, limit, bytes, &more);
 

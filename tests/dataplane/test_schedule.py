@@ -193,6 +193,32 @@ def test_large_records_buy_no_larger_share_than_small_ones() -> None:
     assert max(shares) / min(shares) < 1.1
 
 
+def test_who_is_alone_goes_on_for_longer() -> None:
+    served: list[int] = []
+    senders = Senders()
+    senders.add(0)
+    senders.endless[0, Class.DATA] = 1400
+    senders.on_serve = served.append
+    senders.turn()
+    assert senders.sent[0, Class.DATA] >= 131_072
+    assert len(served) < 20  # critical is asked in every round, others once
+
+
+def test_who_was_alone_has_no_more_than_its_quantum_left_when_others_come() -> None:
+    senders, shared = Senders(), Tally[Class]()
+    senders.add(0)
+    senders.endless[0, Class.DATA] = 100
+    for _ in range(200):
+        senders.crowded(1, 1000)
+        before = by_class(senders)
+        senders.endless[0, Class.LOGS] = 100
+        senders.crowded(1, QUANTA[Class.DATA] + QUANTA[Class.LOGS])
+        del senders.endless[0, Class.LOGS]
+        shared.update({klass: sent - before[klass] for klass, sent in by_class(senders).items()})
+    wanted = QUANTA[Class.LOGS] / (QUANTA[Class.DATA] + QUANTA[Class.LOGS])
+    assert abs(shared[Class.LOGS] / shared.total() - wanted) < 0.05 * wanted
+
+
 def test_critical_is_first_in_every_turn() -> None:
     senders = Senders()
     senders.add(0)
