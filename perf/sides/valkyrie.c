@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* valkyrie.c: streams of a node, through the application's end of its rings. A library instead of
- * a program: Python opens the streams (valkyrie_c.py), gives their ends and calls main. Over one
- * stream messages are published many at once where the shape lets them gather; with the shape
- * "streams" or "logs" each goes by itself on a stream drawn at random.
+ * a program: Python opens the streams (valkyrie_c.py), gives their ends and calls main. Messages
+ * are published many at once where the shape lets them gather; with the shape "streams" or "logs"
+ * each goes on a stream drawn at random.
  */
 #include "side.h"
 #include "vk_reader.h"
@@ -11,9 +11,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BATCH = 128, HELD_BYTES_MAX = 65536, NS_PER_MS = 1000000 };
+enum {
+	BATCH = 128,
+	HELD_BYTES_MAX = 65536,
+	NS_PER_MS = 1000000,
+	DRAWN = 8, /* streams, of which none is in a near cache, that are drawn ahead */
+	LINE = 64,
+};
 
-/* An end of a stream; waits: something was taken of it since it was last looked after. */
+/* An end of a stream; waits: something was taken of it that the worker may have to hear. */
 struct stream {
 	struct vk_outlet *outlet;
 	struct vk_inlet *inlet;
@@ -25,6 +31,8 @@ static struct vk_client *client;
 static struct stream *streams, *by_flow[VK_FLOWS_MAX], **waiting;
 static uint32_t count, added, waits, scattered, large;
 static uint64_t dice = 88172645463325252; /* any but 0 */
+static struct stream *drawn[DRAWN];
+static uint32_t next_drawn;
 static struct vk_entry entries[VK_CLIENT_BATCH];
 static uint32_t ring, held, held_max, found, next_found;
 static struct vk_reader reader;
@@ -48,10 +56,40 @@ void valkyrie_stream(struct vk_outlet *to, struct vk_inlet *from, uint32_t first
 	by_flow[to->head.flow] = stream;
 }
 
+/* An outlet or inlet lies in two lines. */
+static void fetch(const void *end)
+{
+	__builtin_prefetch(end);
+	__builtin_prefetch((const char *)end + LINE);
+}
+
+static struct stream *draw(void)
+{
+	dice ^= dice << 13;
+	dice ^= dice >> 7;
+	dice ^= dice << 17;
+	return &streams[dice % count];
+}
+
+/* The next stream; the one that comes DRAWN / 2 behind it, whose row is here by now, has its outlet
+ * fetched, and the row of one more is. */
+static struct stream *next_stream(void)
+{
+	struct stream **place = &drawn[next_drawn % DRAWN], *stream = *place;
+
+	*place = draw();
+	__builtin_prefetch(*place);
+	fetch(drawn[(next_drawn + DRAWN / 2) % DRAWN]->outlet);
+	next_drawn++;
+	return stream;
+}
+
 static void valkyrie_open(const struct side_order *order)
 {
 	ring = vk_stream_class(streams->outlet->head.stream);
 	scattered = !strcmp(order->shape, "streams") || !strcmp(order->shape, "logs");
+	for (uint32_t i = 0; i < DRAWN; i++)
+		drawn[i] = draw();
 	held_max = HELD_BYTES_MAX / order->size < BATCH ? HELD_BYTES_MAX / order->size : BATCH;
 	held_max = held_max ? held_max : 1;
 	large = order->size > VK_SHARDED_MAX;
@@ -100,32 +138,16 @@ static void valkyrie_flush(void)
 	held = 0;
 }
 
-static struct stream *draw(void)
-{
-	dice ^= dice << 13;
-	dice ^= dice >> 7;
-	dice ^= dice << 17;
-	return &streams[dice % count];
-}
-
 static void valkyrie_send(const void *message, uint32_t size)
 {
+	struct vk_outlet *outlet = scattered ? next_stream()->outlet : streams->outlet;
 	int error;
 
-	if (scattered) {
-		struct stream *stream = draw();
-
-		while ((error = vk_client_send(client, stream->outlet, message, size)) < 0) {
-			check(error, "vk_client_send");
-			wait_for_room();
-		}
-		return;
-	}
 	if (large) {
 		send_large(message, size);
 		return;
 	}
-	while ((error = vk_client_write(client, streams->outlet, message, size)) < 0) {
+	while ((error = vk_client_write(client, outlet, message, size)) < 0) {
 		check(error, "vk_client_write");
 		wait_for_room();
 	}
@@ -140,7 +162,7 @@ static void take(const struct vk_entry *entry)
 	if (!stream)
 		side_fail("a message of a stream that was not opened");
 	vk_client_taken(client, stream->inlet, entry->size, 1);
-	if (!stream->waits) {
+	if (stream->inlet->windowed && !stream->waits) {
 		stream->waits = 1;
 		waiting[waits++] = stream;
 	}
