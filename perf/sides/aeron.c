@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 enum {
-	FRAGMENTS = 10, /* of one poll */
+	FRAGMENTS = 64, /* of one poll */
 	LOOK = 64, /* polls between two looks at the clock */
 	YIELDS = 1000, /* polls without anything before it sleeps */
 	NAP_US = 50,
@@ -75,6 +75,7 @@ static void connect_driver(const char *directory)
 
 	need(!aeron_context_init(&context), "context");
 	need(!aeron_context_set_dir(context, directory), directory);
+	need(!aeron_context_set_pre_touch_mapped_memory(context, 1), "pre-touch");
 	need(!aeron_init(&client, context) && !aeron_start(client), directory);
 	need(!aeron_fragment_assembler_create(&assembler, take, NULL), "assembler");
 }
