@@ -111,10 +111,10 @@ class _Side:
         line, _, self._rest = self._rest.partition(b"\n")
         return line.decode()
 
-    def wait_until_ready(self) -> None:
-        """Return when a sender may start."""
-        if (word := self.line(READY_S)) != "ready":
-            raise RunError(f"the {self.role} begins with {word!r} instead of 'ready'")
+    def wait_for(self, word: str, timeout_s: float) -> None:
+        """Return when the side says what a sender may start with, or that it does."""
+        if (said := self.line(timeout_s)) != word:
+            raise RunError(f"the {self.role} begins with {said!r} instead of {word!r}")
 
     def result(self, timeout_s: float) -> Result:
         """Return the figures."""
@@ -165,13 +165,16 @@ def play(
     try:
         receiver = _Side(arena, contestant, "receiver", *order)
         sides.append(receiver)
-        receiver.wait_until_ready()
+        receiver.wait_for("ready", READY_S)
         sender = _Side(arena, contestant, "sender", *order)
         sides.append(sender)
         if started:
             started(sender.process.pid, receiver.process.pid)
-        watch = Watch(arena.helpers, counter, [side.process.pid for side in sides])
-        limit_s = 4 * (profile.warm_s + profile.run_s) + MARGIN_S + scenario.count * OPEN_S
+        if counter:
+            counter.watch([side.process.pid for side in sides])
+        sender.wait_for("begin", MARGIN_S + scenario.count * OPEN_S)
+        watch = Watch(arena.helpers, counter)
+        limit_s = 4 * (profile.warm_s + profile.run_s) + MARGIN_S
         there = sender.result(limit_s)
         here = receiver.result(limit_s)
         # Helpers are seen from outside: their share of the warm-up is taken off by time.

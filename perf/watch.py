@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .arena import usage
@@ -20,15 +20,13 @@ class Spent:
 
 
 class Watch:
-    """Looks at helpers, and has the system calls of sides counted too, from now on."""
+    """Looks at helpers from now on."""
 
-    def __init__(
-        self, helpers: Mapping[int, str], counter: Counter | None, sides: Iterable[int]
-    ) -> None:
+    def __init__(self, helpers: Mapping[int, str], counter: Counter | None) -> None:
         self._helpers = helpers
         self._counter = counter
         if counter:
-            counter.watch([*helpers, *sides])
+            counter.watch(helpers)
         self._usage = {process: usage([process]) for process in helpers}
         self._calls = self._count()
 

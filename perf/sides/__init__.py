@@ -8,7 +8,9 @@ A side is started as ``SIDE ROLE SHAPE TRANSPORT ADDRESS SIZE WARM_S RUN_S RATE`
   Those in C also know ``marked``: ``request``, with a system call where a message passes.
   Valkyrie's has more, one way as fast as it goes: RATE ``streams``, ``logs`` or ``applications``.
 
-It writes ``ready`` when a sender may start, one line of JSON when it has finished (the fields of
-``result.Result``), and ends when its standard input ends: what it has sent stays on its way until
-then. Sides in Python import nothing of Valkyrie but what they measure; those in C share ``side.h``.
+A receiver writes ``ready`` when a sender may start, a sender ``begin`` once it is connected and
+before its first message. Both write one line of JSON when they have finished (the fields of
+``result.Result``), and end when their standard input ends: what they have sent stays on its way
+until then. Sides in Python import nothing of Valkyrie but what they measure; those in C share
+``side.h``.
 """

@@ -72,7 +72,9 @@ def run(make: Callable[[Order], End | BulkEnd]) -> None:
     """
     asked = order()
     end = make(asked)
-    if asked.listens and not _said:
+    if not asked.listens:
+        begin()
+    elif not _said:
         ready()
     say(carry_out(asked, end).dumps())
     wait_for_the_end()
@@ -85,3 +87,8 @@ def ready() -> None:
     """Tell the harness that a sender may start."""
     _said.append(True)
     say("ready")
+
+
+def begin() -> None:
+    """Tell the harness that this sender has what it needs, and sends from now on."""
+    say("begin")

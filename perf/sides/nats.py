@@ -8,7 +8,7 @@ from typing import Any
 import nats
 
 from . import shapes_async
-from .main import Order, order, ready
+from .main import Order, begin, order, ready
 from .result import say, wait_for_the_end
 
 PENDING = 1 << 30
@@ -53,8 +53,7 @@ async def main() -> None:
     """Run the side."""
     asked = order()
     end = await Nats.connect(asked)
-    if asked.listens:
-        ready()
+    (ready if asked.listens else begin)()
     say((await shapes_async.carry_out(asked, end)).dumps())
     await end._client.flush(20)  # noqa: SLF001
     await asyncio.to_thread(wait_for_the_end)

@@ -13,7 +13,7 @@ from aioquic.asyncio import QuicConnectionProtocol, connect, serve
 from aioquic.quic.configuration import QuicConfiguration
 
 from . import shapes_async
-from .main import Order, order, ready
+from .main import Order, begin, order, ready
 from .result import say, wait_for_the_end
 from .shapes import BEGIN_S
 
@@ -92,6 +92,7 @@ async def sender(asked: Order, host: str, port: int, certificate: str) -> None:
     async with connect(host, port, configuration=configuration) as protocol:
         assert isinstance(protocol, QuicConnectionProtocol)
         end = Quic(*await protocol.create_stream())
+        begin()
         say((await shapes_async.carry_out(asked, end)).dumps())
         await asyncio.to_thread(wait_for_the_end)
 

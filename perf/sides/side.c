@@ -69,12 +69,16 @@ void side_fail(const char *what)
 	exit(1);
 }
 
+static void say(const char *word)
+{
+	puts(word);
+	fflush(stdout);
+}
+
 void side_ready(void)
 {
-	if (!said++) {
-		puts("ready");
-		fflush(stdout);
-	}
+	if (!said++)
+		say("ready");
 }
 
 void side_said(void)
@@ -214,7 +218,7 @@ static const uint8_t *first(uint32_t *size)
 /* Every message is looked at here: in C that costs little beside receiving it. */
 static void take_in(int timed)
 {
-	uint64_t next = 0, start = 0, last_ns = 0, words[2];
+	uint64_t next = 0, start = 0, last_ns = 0, taken = 0, words[2];
 	int patience_ms = SIDE_IDLE_MS;
 	uint32_t size;
 
@@ -222,7 +226,7 @@ static void take_in(int timed)
 	     came = side_transport.receive(&size, patience_ms)) {
 		memcpy(words, came, sizeof words);
 		if (words[0] >> PHASE_SHIFT == END) {
-			if (result.messages >= words[1])
+			if (taken >= words[1])
 				break;
 			patience_ms = LATE_MS; /* of another stream, or lost */
 		}
@@ -231,7 +235,7 @@ static void take_in(int timed)
 		words[0] &= number_mask;
 		if (timed)
 			record(side_now_ns() - words[1]);
-		if (!result.messages++) {
+		if (!taken++) {
 			start = next = words[0];
 			meter_start();
 		}
@@ -244,8 +248,9 @@ static void take_in(int timed)
 			next = words[0] + 1;
 	}
 	meter_stop(last_ns > begin_ns ? last_ns : begin_ns);
-	if (next - start > result.messages)
-		result.lost = next - start - result.messages;
+	result.messages = taken ? taken - 1 : 0; /* the first one started the clock */
+	if (next - start > taken)
+		result.lost = next - start - taken;
 }
 
 /* Of shape marked: a system call that nobody else makes says when a message is sent or taken. */
@@ -370,12 +375,14 @@ int main(int count, char **words)
 			answer();
 		else
 			take_in(timed);
-	} else if (order.two_way) {
-		ask();
-	} else if (timed) {
-		open_out();
 	} else {
-		stream_out();
+		say("begin");
+		if (order.two_way)
+			ask();
+		else if (timed)
+			open_out();
+		else
+			stream_out();
 	}
 	print();
 	while (getchar() != EOF)

@@ -20,7 +20,7 @@ from typing import IO, Any
 from perf.histogram import Histogram
 from valkyrie.dataplane import ffi
 
-from .main import Order, order, ready
+from .main import Order, begin, order, ready
 from .result import Result, say, wait_for_the_end
 from .valkyrie import RING_BYTES, SERVICE, STREAM_IDS, open_streams
 
@@ -103,9 +103,11 @@ def run_many(asked: Order, count: int) -> None:
     for lines in applications:
         if lines.readline().strip() != (READY if asked.listens else OPEN):
             raise RuntimeError("an application ended before it began")
-    if asked.listens:
-        ready()
+    (ready if asked.listens else begin)()
     os.close(go[1])
+    if not asked.listens:
+        for lines in applications:
+            lines.readline()  # that it begins
     say(_added([Result(**json.loads(lines.readline())) for lines in applications]).dumps())
     wait_for_the_end()
     for _ in applications:  # their time is ours, not that of others

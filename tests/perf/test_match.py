@@ -50,6 +50,7 @@ def test_a_run_counts_and_checks_what_arrives(
     assert bool(run.latency_ns) == (shape != "stream")
     if shape == "open":
         assert run.sent == round(2000 * PROFILE.run_s)
+        assert run.received == run.sent - 1, "the first one starts the clock"
 
 
 @pytest.mark.net
@@ -85,6 +86,14 @@ def test_contents_that_nobody_sent_are_an_error(arena: Arena) -> None:
 def test_a_side_that_fails_is_told_with_its_last_word(arena: Arena) -> None:
     broken = replace(PYTHON, side=lambda: (sys.executable, "-c", "raise SystemExit('no luck')"))
     assert "no luck" in play(arena, broken, scenario("stream"), PROFILE, 0).error
+
+
+@pytest.mark.net
+def test_a_sender_that_does_not_say_that_it_begins_is_an_error(arena: Arena) -> None:
+    silent = (sys.executable, "-c", "print('hello', flush=True); input()")
+    commands = iter([PYTHON.side(), silent])
+    run = play(arena, replace(PYTHON, side=lambda: next(commands)), scenario("stream"), PROFILE, 0)
+    assert run.error == "the sender begins with 'hello' instead of 'begin'"
 
 
 def _refuse(why: str) -> Callable[[], tuple[str, ...]]:
