@@ -18,7 +18,9 @@ from .scenario import Profile, Scenario
 from .syscalls import Counter, UncountableError
 
 ENOUGH = 3
-"""Repetitions, before the last one that there is time for counts system calls instead."""
+"""Repetitions: a figure of fewer is in doubt. Behind so many, the last one that there is time for
+counts system calls instead.
+"""
 SPREAD_MAX = 0.15
 """A figure whose quartiles lie further apart than this share of its median is called noisy."""
 
@@ -138,6 +140,8 @@ def _ratios(runs: Iterable[Run], reference: Iterable[Run], scenario: Scenario) -
 def _doubts(found: Standing, runs: Sequence[Run], scenario: Scenario) -> str:
     figure = found.rate if scenario.figure == "rate" else found.p50_ns
     doubts = []
+    if len(runs) < ENOUGH:
+        doubts.append(f"{len(runs)} run{'s' * (len(runs) > 1)} only")
     if figure and figure.spread > SPREAD_MAX:
         doubts.append(f"quartiles {figure.spread:.0%} of the median apart")
     if noisy := sum(run.noisy for run in runs):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+import math
 import os
 import select
 import signal
@@ -44,9 +45,9 @@ Times = list[int]
 """Nanoseconds."""
 
 
-def _percentile(times: Sequence[int], percent: int) -> float:
-    ordered = sorted(times)
-    return ordered[min(len(ordered) * percent // 100, len(ordered) - 1)] / 1e3
+def percentile(times: Sequence[int], percent: int) -> int:
+    """Return the least of the times that so many of a hundred are not above."""
+    return sorted(times)[math.ceil(len(times) * percent / 100) - 1]
 
 
 def _line() -> bytes:
@@ -240,7 +241,7 @@ def files_of(count: int) -> int:
 
 
 def _row(metric: str, times: Sequence[int], base: Sequence[int], percent: int) -> Row:
-    value, baseline = (_percentile(each, percent) for each in (times, base))
+    value, baseline = (percentile(each, percent) / 1e3 for each in (times, base))
     which = "median" if percent == 50 else f"p{percent}"
     return make_row(NAME, f"{metric}, {which}", value, "µs", baseline, digits=1)
 

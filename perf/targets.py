@@ -180,36 +180,38 @@ def close_up(scenario: str, metric: str, word: str = "value") -> Measure:
 
 
 def most(measures: Sequence[Measure]) -> Measure:
-    """Return the largest of the figures that are there."""
-    return lambda document: max(_known(measures, document), default=None)
+    """Return the largest of the figures, if all are there."""
+    return lambda document: max(_all(measures, document), default=None)
 
 
 def least(measures: Sequence[Measure]) -> Measure:
-    """Return the smallest of the figures that are there."""
-    return lambda document: min(_known(measures, document), default=None)
+    """Return the smallest of the figures, if all are there."""
+    return lambda document: min(_all(measures, document), default=None)
 
 
-def _known(measures: Sequence[Measure], document: Document) -> Iterator[float]:
-    for measure in measures:
-        if (found := measure(document)) is not None:
-            yield found
+def _all(measures: Sequence[Measure], document: Document) -> list[float]:
+    """Return what all found, or nothing: without the worst one no other is the worst."""
+    found = [measure(document) for measure in measures]
+    known = [each for each in found if each is not None]
+    return known if len(known) == len(found) else []
 
 
-def _lines(document: Document, curve: str, names: Sequence[str]) -> Iterator[dict[float, float]]:
-    """Yield the lines of a curve as what is varied -> messages a second."""
-    for each in document["curves"]:
-        for line in each["lines"] if each["name"] == curve else ():
-            if line["contestant"] in names:
-                found = {point["x"]: point["rate"] for point in line["points"] if point["rate"]}
-                if found:
-                    yield found
+def _lines(document: Document, curve: str) -> dict[str, dict[float, float]]:
+    """Return a curve as contestant -> what is varied -> messages a second, 0 where it failed."""
+    return {
+        line["contestant"]: {point["x"]: point["rate"] for point in line["points"]}
+        for each in document["curves"]
+        if each["name"] == curve
+        for line in each["lines"]
+    }
 
 
 def at(curve: str, names: Sequence[str], x: float) -> Measure:
     """Return the best rate at a place of a curve."""
 
     def measure(document: Document) -> float | None:
-        return max((line[x] for line in _lines(document, curve, names) if x in line), default=None)
+        lines = _lines(document, curve)
+        return max((lines.get(name, {}).get(x, 0.0) for name in names), default=0.0) or None
 
     return measure
 
@@ -221,11 +223,19 @@ def reached(curve: str, names: Sequence[str], x: float) -> Measure:
 
 
 def kept(curve: str, names: Sequence[str]) -> Measure:
-    """Return the least share of the rate at a curve's beginning that is left at its end."""
+    """Return the least share of the rate at a curve's beginning that is left at its end.
+
+    None unless every name has a figure at both.
+    """
 
     def measure(document: Document) -> float | None:
-        lines = _lines(document, curve, names)
-        shares = [line[max(line)] / line[min(line)] for line in lines if min(line) < max(line)]
-        return min(shares, default=None)
+        every = _lines(document, curve)
+        varied = {x for line in every.values() for x in line}
+        lines = [every.get(name, {}) for name in names]
+        if len(varied) < 2 or not all(
+            line.get(x) for line in lines for x in (min(varied), max(varied))
+        ):
+            return None
+        return min(line[max(varied)] / line[min(varied)] for line in lines)
 
     return measure

@@ -60,6 +60,12 @@ def test_a_figure_that_varies_much_is_called_noisy() -> None:
     assert not standing(rates("peer", 2, 2.01, 2.02), [], RATE).noisy
 
 
+def test_a_figure_of_few_runs_has_no_spread_and_says_so() -> None:
+    assert standing(rates("peer", 2), [], RATE).noisy == "1 run only"
+    assert standing(rates("peer", 2, 2), [], RATE).noisy == "2 runs only"
+    assert not standing(rates("peer", 2, 2, 2), [], RATE).noisy
+
+
 def test_a_run_that_others_disturbed_says_so() -> None:
     disturbed = rates("peer", 2, 2, foreign=OTHERS_SHARE_MAX * 2)
     assert "others used the machine in 2 of 2 runs" in standing(disturbed, [], RATE).noisy
