@@ -18,6 +18,7 @@
 enum {
 	MAP_SIZE = 64 << 20, /* address space of a region */
 	HEADS_SIZE = 28, /* IPv4 + UDP, bytes */
+	ENTRIES_LEFT = 256, /* of a ledger, before its numbers begin anew */
 };
 
 static const uint64_t real_offset_ns = 1700000000000000000; /* CLOCK_REALTIME - CLOCK_MONOTONIC */
@@ -219,6 +220,21 @@ int vk_lab_node_open(struct vk_lab *lab, uint32_t number)
 	return vk_lab_node_start(lab, number, 0);
 }
 
+/* Ledgers number their entries in 32 bits: the numbers of all begin anew soon. */
+static void advance_ledgers(struct vk_lab_node_run *node)
+{
+	uint64_t seed = node->lab->scenario.seed * VK_LAB_NODES_MAX + node->number;
+
+	for (uint32_t i = 0; i < VK_LAB_APPS_MAX * VK_CLASS_COUNT; i++) {
+		struct vk_ledger *ledger =
+			&node->run->slots[i / VK_CLASS_COUNT].ledgers[i % VK_CLASS_COUNT];
+
+		seed += 0x9e3779b97f4a7c15u;
+		ledger->next = 0 - (uint32_t)(vk_random_mix(seed) % ENTRIES_LEFT);
+		ledger->first = ledger->next;
+	}
+}
+
 int vk_lab_node_start(struct vk_lab *lab, uint32_t number, int recover)
 {
 	struct vk_lab_node_run *node = &lab->nodes[number];
@@ -229,6 +245,7 @@ int vk_lab_node_start(struct vk_lab *lab, uint32_t number, int recover)
 	node->run = vk_pages_map(sizeof *node->run);
 	if (!node->run)
 		return -ENOMEM;
+	advance_ledgers(node);
 	node->run->rx[0] =
 		vk_path_sim_open(&node->kernel, &node->boot->ports[0], &node->work->ports[0]);
 	node->run->tx[0] = node->run->rx[0];

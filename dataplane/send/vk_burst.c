@@ -162,7 +162,6 @@ static inline int enter(struct vk_ledger *ledger, uint64_t at, const struct vk_r
 		.flow = burst->number,
 		.sequence = burst->sequence,
 		.size = record->size,
-		.next = VK_NO_ENTRY,
 		.kind = VK_RECORD_DATA,
 	};
 	vk_out_flying(entry);

@@ -39,7 +39,7 @@ struct vk_entry *vk_ledger_push(struct vk_ledger *ledger, uint64_t at)
 	if ((!ledger->entries || ledger->next - ledger->first > ledger->mask) && !grow(ledger))
 		return NULL;
 	entry = &ledger->entries[ledger->next++ & ledger->mask];
-	*entry = (struct vk_entry){ .at = at, .next = VK_NO_ENTRY };
+	*entry = (struct vk_entry){ .at = at };
 	return entry;
 }
 

@@ -19,7 +19,6 @@ enum vk_entry_state {
 
 enum vk_ledger_const {
 	VK_LEDGER_MIN = 64, /* entries of the first allocation */
-	VK_NO_ENTRY = 0xffffffff,
 	VK_APART_MAX = 4, /* entries behind the first that need not lie one behind the other */
 };
 
@@ -41,7 +40,7 @@ struct vk_entry {
 	uint32_t flow; /* number; VK_NO_FLOW = none */
 	uint32_t sequence;
 	uint32_t size; /* bytes of the record's body */
-	uint32_t next; /* entry held behind this one; VK_NO_ENTRY = none */
+	uint32_t next; /* entry held behind this one, if there is one */
 	uint32_t shards; /* index + 1 into the run's shard table; 0 = in one piece */
 	uint8_t state;
 	uint8_t copies;
@@ -50,7 +49,8 @@ struct vk_entry {
 	uint8_t more : 1; /* a fragment: the next one of its message comes behind it */
 };
 
-/* A ring's entries [first, next), by number; numbers never repeat while the worker lives. */
+/* A ring's entries [first, next), by number: any 32 bits are one. Numbers begin anew behind the
+ * largest, when packets that carried those before are long settled. */
 struct vk_ledger {
 	struct vk_entry *entries;
 	uint32_t mask;

@@ -76,7 +76,7 @@ struct vk_part vk_out_part(struct vk_run *run, const struct vk_out *out, uint32_
 		part.frame.time_ns = run->real_ns;
 	if (part.frame.time_ns)
 		part.frame.present |= 1u << VK_EXT_TIME;
-	if (entry == VK_NO_ENTRY || !vk_flow_reliable(out->flow))
+	if (!vk_flow_reliable(out->flow))
 		part.content.kind = VK_CONTENT_NONE; /* nobody sends it again */
 	return part;
 }

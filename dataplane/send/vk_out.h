@@ -42,7 +42,7 @@ static inline const uint8_t *vk_out_body(const struct vk_run *run, uint32_t slot
 int vk_out_read(struct vk_run *run, uint32_t slot, uint32_t ring, const struct vk_entry *entry,
 		struct vk_message *message, struct vk_out *out);
 
-/* vk_out_part makes the frame of a whole message; entry: VK_NO_ENTRY = nobody waits for it. */
+/* vk_out_part makes the frame of a whole message; of best effort the entry means nothing. */
 struct vk_part vk_out_part(struct vk_run *run, const struct vk_out *out, uint32_t entry, int again);
 
 /* vk_out_fits says whether a part goes into one packet of its path. */

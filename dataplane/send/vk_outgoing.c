@@ -289,7 +289,7 @@ static enum vk_outcome later(const struct vk_run *run, const struct vk_out *out)
 /* Best effort: the record is done with when it is sent. */
 static enum vk_outcome take_log(struct vk_run *run, const struct vk_out *out, int alone)
 {
-	struct vk_part part = vk_out_part(run, out, VK_NO_ENTRY, 0);
+	struct vk_part part = vk_out_part(run, out, 0, 0);
 
 	if (out->message->code && out->message->time_ns &&
 	    run->real_ns > out->message->time_ns + (uint64_t)out->message->code * 1000) {

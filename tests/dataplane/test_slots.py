@@ -310,6 +310,39 @@ def test_records_stay_in_their_ring_until_they_are_acknowledged(rig: Rig) -> Non
     assert all(rig.put(ours, 200, put + again) for again in range(put))
 
 
+@pytest.mark.parametrize("loss", [0, 200])
+@pytest.mark.parametrize("size", [64, 3000])
+@pytest.mark.parametrize("left", [0, 1, 2, 3, 20])
+def test_a_ring_is_given_back_though_the_numbers_of_its_records_begin_anew(
+    rig: Rig, left: int, size: int, loss: int
+) -> None:
+    ring = 1 << 14
+    assert rig.app(0, 0, ring=ring) == rig.app(1, 0) == 0
+    rig.service(1, 0, "svc")
+    ours = rig.open(0, 0, 1000, "svc")
+    rig.accept(1, 0, Class.DATA)
+    rig.settle()
+    assert rig.ask("ledger", 0, 0, DATA, (1 << 32) - 1 - left) == "1"
+    rig.net(loss=loss, reorder=loss, seed=left)
+    room = ring // (8 + 40 + size)
+    got: list[int] = []
+    for mark in range(3 * room):
+        if not rig.put(ours, size, mark):
+            rig.settle()
+            got += [each.mark for each in rig.take(1, 0, Class.DATA)]
+            assert rig.put(ours, size, mark)
+        if mark % 3 == 0:
+            rig.exchange()
+    rig.net()
+    for _ in range(2):
+        rig.settle()
+        got += [each.mark for each in rig.take(1, 0, Class.DATA)]
+    assert sorted(got) == list(range(3 * room))
+    assert loss or got == sorted(got)
+    for mark in range(room):
+        assert rig.put(ours, size, mark)
+
+
 def test_a_full_window_leaves_records_in_their_ring_and_says_so(rig: Rig) -> None:
     ours, _ = rig.pair()
     cost = 200 + lib.VK_MESSAGE_COST

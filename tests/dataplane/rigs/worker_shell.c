@@ -375,6 +375,18 @@ static void do_python(void)
 	printf("\n");
 }
 
+/* ledger node slot class number: the entries of an empty ring are numbered from there */
+static void do_ledger(void)
+{
+	struct vk_run_slot *slot = &rig_nodes[argument[0]].run->slots[argument[1]];
+	struct vk_ledger *ledger = &slot->ledgers[argument[2]];
+	int empty = vk_ledger_empty(ledger);
+
+	if (empty)
+		ledger->first = ledger->next = (uint32_t)argument[3];
+	printf("%d\n", empty);
+}
+
 static void do_news(void)
 {
 	uint32_t slot = 0, kind = rig_news((uint32_t)argument[0], &slot);
@@ -415,7 +427,7 @@ static const struct {
 	{ "param", do_param },	   { "peer", do_peer },	  { "news", do_news },
 	{ "blocked", do_blocked }, { "time", do_time },	  { "service", do_service },
 	{ "detach", do_detach },   { "join", do_join },	  { "session", do_session },
-	{ "python", do_python },   { "token", do_token },
+	{ "python", do_python },   { "token", do_token }, { "ledger", do_ledger },
 };
 
 /* Splits a line into its command, numbers and the word among them. */
