@@ -159,6 +159,12 @@ static int may_begin(struct vk_run *run, const struct vk_out *out)
 	       vk_credit_begin(run, out->flow, cost);
 }
 
+/* Whether a message is still to begin: no byte of it went. */
+static int is_whole(const struct vk_run *run, const struct vk_entry *entry)
+{
+	return !entry->shards || !run->shards.rows[entry->shards - 1].sent;
+}
+
 static enum vk_outcome held_one(struct vk_run *run, struct vk_flow *flow, uint32_t number,
 				int64_t budget, int64_t *bytes)
 {
@@ -171,6 +177,11 @@ static enum vk_outcome held_one(struct vk_run *run, struct vk_flow *flow, uint32
 
 	if (!vk_out_read(run, slot, ring, entry, &message, &out))
 		return VK_WENT;
+	if (entry->kind == VK_RECORD_DATA && ring == VK_CLASS_LOGS && is_whole(run, entry) &&
+	    vk_out_late(run, &out)) {
+		vk_content_done(run, slot, ring, number);
+		return VK_WENT;
+	}
 	if (entry->kind == VK_RECORD_DATA && !entry->shards &&
 	    entry->sequence == flow->tx_sequence && !may_begin(run, &out))
 		return VK_HOLD;

@@ -115,6 +115,18 @@ void vk_out_sent(struct vk_run *run, uint32_t slot, uint32_t ring, uint32_t mess
 	own->sent_bytes += bytes;
 }
 
+int vk_out_late(struct vk_run *run, const struct vk_out *out)
+{
+	const struct vk_message *message = out->message;
+
+	if (!message->code || !message->time_ns ||
+	    run->real_ns <= message->time_ns + (uint64_t)message->code * 1000)
+		return 0;
+	vk_count_row(run, out->ring)[VK_REFUSED_LATE]++;
+	out->flow->tx_sequence += message->sequence == out->flow->tx_sequence;
+	return 1;
+}
+
 void vk_out_count(struct vk_run *run, const struct vk_out *out)
 {
 	uint64_t *cost = out->flow->tx_cost;

@@ -58,6 +58,9 @@ int vk_out_affordable(struct vk_run *run, const struct vk_flow *flow, uint64_t c
 void vk_out_sent(struct vk_run *run, uint32_t slot, uint32_t ring, uint32_t messages,
 		 uint64_t bytes);
 
+/* vk_out_late leaves a log out whose lifetime is over before it went; 0 = it is worth sending. */
+int vk_out_late(struct vk_run *run, const struct vk_out *out);
+
 /* vk_out_count: the message is on its way for the first time, its cost is spent. Which of the two
  * sums holds is told by the sequence's last bit, so that one store changes both (a worker may die
  * here). */

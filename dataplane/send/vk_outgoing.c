@@ -291,12 +291,8 @@ static enum vk_outcome take_log(struct vk_run *run, const struct vk_out *out, in
 {
 	struct vk_part part = vk_out_part(run, out, 0, 0);
 
-	if (out->message->code && out->message->time_ns &&
-	    run->real_ns > out->message->time_ns + (uint64_t)out->message->code * 1000) {
-		vk_count_row(run, out->ring)[VK_REFUSED_LATE]++;
-		out->flow->tx_sequence += out->message->sequence == out->flow->tx_sequence;
+	if (vk_out_late(run, out))
 		return VK_WENT;
-	}
 	if (!vk_out_fits(run, &part))
 		return VK_HOLD;
 	if (!vk_datagram_add(run, &part, alone))

@@ -152,10 +152,11 @@ class Rig:
         priority: int = 0,
         correlation: int = 0,
         code: int = 0,
+        stamp: int = 0,
     ) -> bool:
         """Put a record into the application's ring; False = it is full."""
         head = (end.flow, end.generation, 0, end.stream, correlation, type, flags, priority)
-        return self.ask("put", end.node, end.slot, kind, *head, size, mark, code) == "1"
+        return self.ask("put", end.node, end.slot, kind, *head, size, mark, code, stamp) == "1"
 
     def take(self, node: int, slot: int, klass: int, count_max: int = 1 << 20) -> list[Record]:
         """Take records from an application's ring."""

@@ -84,7 +84,7 @@ static uint32_t *next_sequence(uint32_t node, const struct vk_message *message)
 }
 
 /* put node slot kind flow generation peer stream correlation type flags priority size mark
- * [code] */
+ * [code [stamp]] */
 static void do_put(void)
 {
 	struct vk_message message = {
@@ -97,6 +97,7 @@ static void do_put(void)
 		.flags = (uint8_t)argument[9],
 		.priority = (uint8_t)argument[10],
 		.code = (uint32_t)argument[13],
+		.time_ns = argument[14] ? rig_now_ns : 0,
 	};
 
 	uint32_t *next = next_sequence((uint32_t)argument[0], &message);
