@@ -137,7 +137,7 @@ uint64_t vk_session_number(struct vk_run *run, struct vk_session *session, uint3
 	 * what it has not received. */
 	if (*next == session->skip[space]) {
 		vk_recovery_skip(&session->recovery, space, (*next)++);
-		session->skip[space] = *next + vk_session_random(run, 2 * VK_SKIP_MEAN);
+		session->skip[space] = *next + 1 + vk_session_random(run, 2 * VK_SKIP_MEAN);
 	}
 	vk_recovery_issue(&session->recovery, space, *next);
 	return (*next)++;

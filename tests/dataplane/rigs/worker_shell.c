@@ -3,6 +3,7 @@
 #include "worker_rig.h"
 
 #include "vk_row.h"
+#include "vk_session.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -388,6 +389,25 @@ static void do_ledger(void)
 	printf("%d\n", empty);
 }
 
+/* numbers node space count: packets are numbered and not sent; how many numbers are left out, and
+ * the most that lie between two of those */
+static void do_numbers(void)
+{
+	struct vk_run *run = rig_nodes[argument[0]].run;
+	uint64_t last = vk_session_number(run, run->sessions[0], (uint32_t)argument[1]);
+	uint64_t gaps = 0, row = 0, longest = 0;
+
+	for (uint64_t i = 0; i < argument[2]; i++) {
+		uint64_t number = vk_session_number(run, run->sessions[0], (uint32_t)argument[1]);
+
+		row = number == last + 1 ? row + 1 : 0;
+		gaps += number != last + 1;
+		longest = row > longest ? row : longest;
+		last = number;
+	}
+	printf("%llu %llu\n", (unsigned long long)gaps, (unsigned long long)longest);
+}
+
 static void do_news(void)
 {
 	uint32_t slot = 0, kind = rig_news((uint32_t)argument[0], &slot);
@@ -429,6 +449,7 @@ static const struct {
 	{ "blocked", do_blocked }, { "time", do_time },	  { "service", do_service },
 	{ "detach", do_detach },   { "join", do_join },	  { "session", do_session },
 	{ "python", do_python },   { "token", do_token }, { "ledger", do_ledger },
+	{ "numbers", do_numbers },
 };
 
 /* Splits a line into its command, numbers and the word among them. */
