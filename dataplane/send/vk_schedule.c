@@ -54,21 +54,31 @@ static void top_up(int64_t *budget, int64_t quantum, int resumed)
 		*budget = quantum; /* nobody hoards */
 }
 
-/* What a class, or an application, sends at a time: more while nobody else has anything. */
+/* What is sent at a time while nobody else has anything: more, but a short turn stays short. */
+static int64_t alone_quantum(const struct vk_schedule *schedule, int64_t quantum)
+{
+	int64_t most = VK_ALONE_QUANTUM;
+
+	if (schedule->turn_max && schedule->turn_max < most)
+		most = schedule->turn_max;
+	return quantum < most ? most : quantum;
+}
+
+/* What a class, or an application, sends at a time. */
 static int64_t class_quantum(const struct vk_schedule *schedule, uint32_t class)
 {
 	const uint32_t others = (1u << VK_CLASS_COUNT) - (1u << VK_CLASS_SYSTEM);
 	int64_t quantum = schedule->quantum[class];
 	int alone = !(~schedule->idle & others & ~(1u << class));
 
-	return alone && quantum < VK_ALONE_QUANTUM ? VK_ALONE_QUANTUM : quantum;
+	return alone ? alone_quantum(schedule, quantum) : quantum;
 }
 
 static int64_t app_quantum(const struct vk_schedule *schedule, uint32_t app)
 {
 	int64_t quantum = schedule->app_quantum[app];
 
-	return schedule->count == 1 && quantum < VK_ALONE_QUANTUM ? VK_ALONE_QUANTUM : quantum;
+	return schedule->count == 1 ? alone_quantum(schedule, quantum) : quantum;
 }
 
 static void pass_on(struct vk_schedule *schedule, uint32_t class)

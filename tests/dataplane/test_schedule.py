@@ -145,6 +145,17 @@ def test_a_short_turn_ends_within_an_applications_share() -> None:
         assert SHORT <= senders.turn() < SHORT + 1000
 
 
+@pytest.mark.parametrize("klass", [Class.JOB, Class.DATA, Class.LOGS])
+def test_whoever_is_alone_a_short_turn_is_one_of_a_few_rounds(klass: Class) -> None:
+    senders = Senders()
+    senders.add(0)
+    senders.endless[0, klass] = 100
+    senders.schedule.turn_max = SHORT
+    longest = max(SHORT, QUANTA[klass])
+    for _ in range(20):
+        assert SHORT <= senders.turn() < SHORT + longest + 100
+
+
 @pytest.mark.parametrize("room", [1500, 9000, 1 << 40])
 @pytest.mark.parametrize("size", [100, 1400, 60_000])
 def test_by_default_a_class_gets_at_least_four_times_as_much_as_logs(room: int, size: int) -> None:
