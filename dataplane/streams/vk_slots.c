@@ -199,26 +199,30 @@ static int flushed(struct vk_run *run, uint32_t number, uint32_t class,
 	return 1;
 }
 
-/* Gives the records at the front of a ring back that are done. */
-static void release(struct vk_run *run, uint32_t number, uint32_t class)
+/* Gives the records at the front of a ring back that are done. Returns 1 when a FLUSH at the front
+ * is to be answered later. */
+static int release(struct vk_run *run, uint32_t number, uint32_t class)
 {
 	struct vk_run_slot *slot = &run->slots[number];
 	struct vk_ledger *ledger = &slot->ledgers[class];
 	uint64_t head = slot->in[class].head;
+	int waits = 0;
 
 	while (!vk_ledger_empty(ledger)) {
 		const struct vk_entry *entry = vk_ledger_get(ledger, ledger->first);
 
-		if (entry->state != VK_ENTRY_DONE ||
-		    (entry->kind == VK_RECORD_FLUSH && !flushed(run, number, class, entry))) {
+		waits = entry->state == VK_ENTRY_DONE && entry->kind == VK_RECORD_FLUSH &&
+			!flushed(run, number, class, entry);
+		if (!slot->attached)
+			return 0; /* cut off over the answer */
+		if (entry->state != VK_ENTRY_DONE || waits) {
 			head = entry->at;
 			break;
 		}
-		if (!slot->attached)
-			return; /* cut off over the answer */
 		ledger->first++;
 	}
 	VK_STORE_RELEASE(&slot->self->head[class], head);
+	return waits;
 }
 
 /* Whether a ring that something was released of has the room that its application asked for. */
@@ -249,12 +253,13 @@ void vk_slots_flush(struct vk_run *run)
 {
 	for (uint32_t i = 0; i < run->schedule.count; i++) {
 		struct vk_run_slot *slot = &run->slots[run->schedule.apps[i]];
+		uint32_t waiting = 0;
 
 		if (!(slot->published | slot->consumed))
 			continue;
 		for (uint32_t c = VK_CLASS_COUNT; c-- > 0;) { /* answers to FLUSH go to ring 0 */
-			if (slot->consumed & 1u << c)
-				release(run, run->schedule.apps[i], c);
+			if (slot->consumed & 1u << c && release(run, run->schedule.apps[i], c))
+				waiting |= 1u << c;
 			if (!slot->attached)
 				break;
 			if (slot->published & 1u << c) {
@@ -268,7 +273,7 @@ void vk_slots_flush(struct vk_run *run)
 		}
 		wake(run, slot);
 		slot->published = 0;
-		slot->consumed = 0;
+		slot->consumed = waiting;
 	}
 }
 

@@ -310,6 +310,40 @@ def test_records_stay_in_their_ring_until_they_are_acknowledged(rig: Rig) -> Non
     assert all(rig.put(ours, 200, put + again) for again in range(put))
 
 
+ANSWERS = lib.VK_CONTROL_RING // (8 + 40)
+"""That the ring to an application holds."""
+
+
+def flush(rig: Rig, end: Stream, count: int) -> None:
+    """Ask so often to be told when everything before is acknowledged; nobody takes the answers."""
+    for number in range(count):
+        assert rig.put(end, 0, 0, kind=lib.VK_RECORD_FLUSH, correlation=number)
+    rig.settle()
+
+
+def test_a_flush_whose_answer_finds_no_room_is_answered_when_there_is_some(rig: Rig) -> None:
+    ours, _ = rig.pair()
+    flush(rig, ours, 3 * ANSWERS)
+    for first in range(0, 3 * ANSWERS, ANSWERS):
+        answers = rig.take(0, 0, Class.CONTROL)
+        assert [each.correlation for each in answers] == list(range(first, first + ANSWERS))
+        assert {each.kind for each in answers} == {lib.VK_RECORD_FLUSHED}
+        rig.settle()
+    assert rig.take(0, 0, Class.CONTROL) == []
+
+
+@pytest.mark.parametrize("head", [1 << 40, 7, HUGE])
+def test_an_impossible_consumer_index_is_noticed_when_a_flush_is_to_be_answered(
+    rig: Rig, head: int
+) -> None:
+    ours, _ = rig.pair()
+    flush(rig, ours, ANSWERS)
+    rig.ask("poke", 0, 0, "h", int(Class.CONTROL), head)
+    flush(rig, ours, 1)
+    assert rig.gauge(0, Gauge.APP_VIOLATIONS) == 1
+    assert rig.gauge(0, Gauge.APPS_ATTACHED) == 0
+
+
 @pytest.mark.parametrize("loss", [0, 200])
 @pytest.mark.parametrize("size", [64, 3000])
 @pytest.mark.parametrize("left", [0, 1, 2, 3, 20])
