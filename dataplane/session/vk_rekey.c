@@ -111,13 +111,15 @@ static int follow(struct vk_run *run, struct vk_session *session, const struct v
 	return 1;
 }
 
-/* The peer knew already what we waited for: it has made its session anew once more. */
-static void catch_up(struct vk_run *run, struct vk_session *session, const struct vk_peer *was)
+/* The peer knew already what we waited for: it has made its session anew once more. What we waited
+ * for is used. */
+static void catch_up(struct vk_run *run, struct vk_session *session, struct vk_peer *used)
 {
 	struct vk_peer *row = &run->peers[session->peer], fresh = *row;
 
-	put_ids(row, was);
+	put_ids(row, used);
 	change(run, session);
+	put_ids(used, row);
 	put_ids(row, &fresh);
 }
 
@@ -137,10 +139,8 @@ int vk_rekey_row(struct vk_run *run, uint32_t peer, const struct vk_peer *was)
 		put_ids(row, &used);
 		return 1;
 	}
-	if (other && other->next && row->before_local == other->id) {
+	if (other && other->next && row->before_local == other->id)
 		catch_up(run, session, &used);
-		put_ids(&used, &other->row);
-	}
 	if (row->before_local != session->id)
 		return 0;
 	vk_rekey_forget(run, session);

@@ -1,8 +1,9 @@
-"""vk_session, vk_rekey: what a session's packets are numbered and named by."""
+"""Sessions in the worker: their numbers and ids, and what they note of messages under way."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeGuard
 
 import pytest
 
@@ -27,3 +28,33 @@ def test_numbers_are_left_out_for_as_long_as_a_session_lives(rig: Rig, space: in
     gaps, longest = map(int, rig.ask("numbers", 0, space, MANY).split())
     assert longest < 2 * SKIP_MEAN
     assert abs(gaps / (MANY / SKIP_MEAN) - 1) < 0.1
+
+
+def sessions(rig: Rig, klass: Class) -> set[int]:
+    """Return the ids on the frames of a class that node 0 has sent."""
+    found = set()
+    for each in rig.log():
+        if (each.node, each.klass) == (0, klass):
+            found |= {at.session for at in parse_frame(each.data).extensions if is_session(at)}
+    return found
+
+
+def is_session(extension: object) -> TypeGuard[Session]:
+    return isinstance(extension, Session)
+
+
+def test_a_session_made_anew_twice_sends_as_the_last_one_whose_keys_the_peer_has(rig: Rig) -> None:
+    ours, _ = rig.pair()
+    rig.settle()
+    rig.ask("session", 0, 11, 21, 0, 0, 0)
+    rig.turn(0)
+    rig.log()
+    assert rig.put(ours, 64, 1)
+    rig.turn(0)
+    assert sessions(rig, Class.DATA) == {0}
+    rig.ask("session", 0, 12, 22, 0, 0, 0, 21)
+    rig.turn(0)
+    rig.log()
+    assert rig.put(ours, 64, 2)
+    rig.turn(0)
+    assert sessions(rig, Class.DATA) == {11}

@@ -341,7 +341,8 @@ static void do_token(void)
 	printf("1\n");
 }
 
-/* session node remote local generations code refuse: what a daemon enters of the peer */
+/* session node remote local generations code refuse [before [known]]: what a daemon enters of the
+ * peer */
 static void do_session(void)
 {
 	struct vk_state *state = rig_nodes[argument[0]].state;
@@ -353,6 +354,8 @@ static void do_session(void)
 	row->generation += (uint32_t)argument[3];
 	row->end_code = (uint32_t)argument[4];
 	row->refuse = (uint32_t)argument[5];
+	row->before_local = (uint32_t)argument[6];
+	row->known = (uint8_t)argument[7];
 	row->udp_port = VK_PORT;
 	vk_peer_news(state, 0);
 	printf("1\n");
