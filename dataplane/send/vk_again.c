@@ -31,7 +31,8 @@ static int break_up(struct vk_run *run, struct vk_entry *entry, struct vk_sent_r
 {
 	uint32_t size = entry->size - (uint32_t)sizeof(struct vk_message);
 
-	entry->shards = vk_shards_new(&run->shards, size);
+	if (!entry->shards) /* else it is probed once more */
+		entry->shards = vk_shards_new(&run->shards, size);
 	if (!entry->shards)
 		return 0;
 	run->shards.rows[entry->shards - 1].sent = size;

@@ -30,6 +30,29 @@ def test_numbers_are_left_out_for_as_long_as_a_session_lives(rig: Rig, space: in
     assert abs(gaps / (MANY / SKIP_MEAN) - 1) < 0.1
 
 
+SMALL_MTU = 600
+FITS_BEFORE = 1000
+"""Bytes of a message that fits a datagram until the path carries only SMALL_MTU."""
+
+
+def test_a_message_that_no_longer_fits_is_noted_once_however_often_it_is_probed(rig: Rig) -> None:
+    ours, _ = rig.pair()
+    rig.settle()
+    rig.net(loss=1000)
+    assert rig.put(ours, FITS_BEFORE, 1)
+    rig.turn(0, 2)
+    assert rig.ask("shards", 0) == "0"
+    rig.ask("payload", 0, SMALL_MTU)
+    for _ in range(5):
+        rig.wait(2)
+        rig.turn(0, 5)
+        assert rig.ask("shards", 0) == "1"
+    rig.net()
+    rig.settle()
+    assert [each.mark for each in rig.take(1, 0, Class.DATA)] == [1]
+    assert rig.ask("shards", 0) == "0"
+
+
 def sessions(rig: Rig, klass: Class) -> set[int]:
     """Return the ids on the frames of a class that node 0 has sent."""
     found = set()

@@ -411,6 +411,28 @@ static void do_numbers(void)
 	printf("%llu %llu\n", (unsigned long long)gaps, (unsigned long long)longest);
 }
 
+/* shards node: messages whose progress is noted */
+static void do_shards(void)
+{
+	const struct vk_shard_table *table = &rig_nodes[argument[0]].run->shards;
+	uint32_t used = table->count;
+
+	for (uint32_t i = table->free; i; i = table->rows[i - 1].next_free)
+		used--;
+	printf("%u\n", used);
+}
+
+/* payload node bytes: the largest datagram to the peer */
+static void do_payload(void)
+{
+	struct vk_state *state = rig_nodes[argument[0]].state;
+
+	state->peers[0].sequence += 2;
+	state->peers[0].payload_max = (uint16_t)argument[1];
+	vk_peer_news(state, 0);
+	printf("1\n");
+}
+
 static void do_news(void)
 {
 	uint32_t slot = 0, kind = rig_news((uint32_t)argument[0], &slot);
@@ -444,15 +466,15 @@ static const struct {
 	const char *name;
 	void (*run)(void);
 } commands[] = {
-	{ "put", do_put },	   { "open", do_open },	  { "take", do_take },
-	{ "app", do_app },	   { "log", do_log },	  { "counters", do_counters },
-	{ "poke", do_poke },	   { "raw", do_raw },	  { "net", do_net },
-	{ "sleep", do_sleep },	   { "turn", do_turn },	  { "worker", do_worker },
-	{ "param", do_param },	   { "peer", do_peer },	  { "news", do_news },
-	{ "blocked", do_blocked }, { "time", do_time },	  { "service", do_service },
-	{ "detach", do_detach },   { "join", do_join },	  { "session", do_session },
-	{ "python", do_python },   { "token", do_token }, { "ledger", do_ledger },
-	{ "numbers", do_numbers },
+	{ "put", do_put },	   { "open", do_open },	    { "take", do_take },
+	{ "app", do_app },	   { "log", do_log },	    { "counters", do_counters },
+	{ "poke", do_poke },	   { "raw", do_raw },	    { "net", do_net },
+	{ "sleep", do_sleep },	   { "turn", do_turn },	    { "worker", do_worker },
+	{ "param", do_param },	   { "peer", do_peer },	    { "news", do_news },
+	{ "blocked", do_blocked }, { "time", do_time },	    { "service", do_service },
+	{ "detach", do_detach },   { "join", do_join },	    { "session", do_session },
+	{ "python", do_python },   { "token", do_token },   { "ledger", do_ledger },
+	{ "numbers", do_numbers }, { "shards", do_shards }, { "payload", do_payload },
 };
 
 /* Splits a line into its command, numbers and the word among them. */
