@@ -96,7 +96,7 @@ PROFILES = {
         *("full", 0.3, 0.7, 9, EVERY, 3, 200_000),
         budget_s=110,  # three repetitions of all, and one more that counts system calls
         curve_budget_s=80,
-        limit_s=4_500,
+        limit_s=5_400,
         long=True,
     ),
 }

@@ -10,7 +10,7 @@ from perf.comparison import Rounds
 from perf.peers import CONTESTANTS
 from perf.scenario import PROFILES, SCENARIOS
 
-MINUTES = {"quick": 3, "default": 25, "full": 75}
+MINUTES = {"quick": 3, "default": 25, "full": 90}
 
 
 class Clock:
