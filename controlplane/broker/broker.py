@@ -53,6 +53,8 @@ LIBRARY = Path(dataplane.__file__).parent / "vk_worker.so"
 
 _TICK_S = 0.25
 """Period of counters, watchdog and the look after the interfaces."""
+_STILL_S = 1.0
+"""So late only who was stopped looks: a frozen container, a suspended machine."""
 _STOP_S = 2.0
 """How long the daemon may take to leave."""
 _LISTEN_BACKLOG = 128
@@ -232,8 +234,16 @@ class Broker:
         while not self._leaving:
             turn(self._selector, max(0.0, due - time.monotonic()))
             if (now := time.monotonic()) >= due:
+                if now - due > _STILL_S:
+                    self._pardon()
                 due = now + left_s(_TICK_S, now)
                 self._tick()
+
+    def _pardon(self) -> None:
+        """Give the children time to beat: where this process stood still they may have, too."""
+        self._keeper.pardon()
+        if self._daemon:
+            self._daemon.pardon()
 
     def _catch_signals(self) -> None:
         reader, writer = socket.socketpair()

@@ -65,12 +65,15 @@ class Child:
         self.pid = pid
         self.pidfd = os.pidfd_open(pid)
         self._name = name
-        self._started_s = time.monotonic()
+        self.pardon()
+
+    def pardon(self) -> None:
+        """Have its heart watched from now on: it was not its fault that it stood still."""
+        self._watched_ns = time.monotonic_ns()
 
     def hangs(self, beat_ns: int) -> bool:
         """Say whether its heart stands still; a new one has time for its first beat."""
-        now_ns = time.monotonic_ns()
-        silent_s = min(now_ns - beat_ns, now_ns - self._started_s * 1e9) / 1e9
+        silent_s = (time.monotonic_ns() - max(beat_ns, self._watched_ns)) / 1e9
         if silent_s > HUNG_S:
             log.error("the %s hangs: it has not moved for %.1f s", self._name, silent_s)
         return silent_s > HUNG_S

@@ -85,6 +85,11 @@ class Keeper:
         """How many workers have died."""
         return self._deaths.total
 
+    def pardon(self) -> None:
+        """Watch the worker's heart from now on: it was not its fault that it stood still."""
+        if self._running:
+            self._running.process.pardon()
+
     def look(self) -> None:
         """End the worker when it hangs; its end then brings the next one."""
         if self._running and self._running.process.hangs(self._boot.work.heartbeat_ns):

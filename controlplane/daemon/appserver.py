@@ -42,6 +42,8 @@ _REQUEST_RATE, _REQUEST_BURST = 500.0, 500.0
 _USERS_MAX = 4096
 _ACCEPT_BATCH = 16
 _ACCEPT_PAUSE_S = 1.0
+_STOP_S = 0.5
+"""How long connections that end are waited for."""
 """Between tries where no descriptors are left: who waits stays ready, and would cost a core."""
 _FAULT = "the node made a mistake: its log says which, please report it"
 
@@ -162,14 +164,18 @@ class AppServer:
         self._abandoned = True
 
     async def stop(self) -> None:
-        """End all connections and serve nobody any more."""
+        """End all connections and serve nobody any more.
+
+        What they have asked of the broker is not waited for: it answers nobody who stops.
+        """
         self._loop.remove_reader(self._listener)
         if self._paused is not None:
             self._paused.cancel()
         for connection in list(self.connections):
             self.cut(connection)
         tasks = [each.task for each in self.connections if each.task is not None]
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=_STOP_S)
 
     def connection(self, end: socket.socket) -> Connection:
         """Return an accepted socket as a connection."""

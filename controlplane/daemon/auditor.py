@@ -64,12 +64,21 @@ class Opens:
 
     def news(self, now_ns: int) -> Iterator[tuple[str, int]]:
         """Yield class and count of what is new: at once, then seldom. Monotonic time."""
-        for klass, told in self._told.items():
-            count = self._count(klass) - told
-            if count > 0 and now_ns >= self._next_ns[klass]:
-                self._told[klass] = told + count
+        for klass, due_ns in self._next_ns.items():
+            if now_ns >= due_ns and (count := self._new(klass)):
                 self._next_ns[klass] = now_ns + OPENS_PAUSE_NS
                 yield klass.name.lower(), count
+
+    def rest(self) -> Iterator[tuple[str, int]]:
+        """Yield class and count of all that is new: the node ends."""
+        for klass in Class:
+            if count := self._new(klass):
+                yield klass.name.lower(), count
+
+    def _new(self, klass: Class) -> int:
+        count = max(0, self._count(klass) - self._told[klass])
+        self._told[klass] += count
+        return count
 
 
 class Damper:
@@ -91,10 +100,13 @@ class Damper:
         window.count += 1
         return window.count <= REPEATS_MAX
 
-    def ended(self, now_ns: int) -> Iterator[tuple[str, str, int]]:
-        """Yield event, subject and count of what was left out in windows that are over."""
+    def ended(self, now_ns: int | None) -> Iterator[tuple[str, str, int]]:
+        """Yield event, subject and count of what was left out in windows that are over.
+
+        None: in all windows.
+        """
         for (event, subject), window in list(self._windows.items()):
-            if not 0 <= now_ns - window.began_ns < WINDOW_NS:
+            if now_ns is None or not 0 <= now_ns - window.began_ns < WINDOW_NS:
                 del self._windows[event, subject]
                 if window.count > REPEATS_MAX:
                     yield event, subject, window.count - REPEATS_MAX
@@ -183,15 +195,21 @@ class Auditor:
         if self._file is None:
             return
         now_ns = self._clock()
-        for event, subject, count in self._damper.ended(now_ns):
-            about = clip(subject)
-            self._file.note("audit.repeated", now_ns, about=event, subject=about, count=count)
+        self._note_repeated(self._file, now_ns, now_ns)
         self._try(lambda file: file.flush(now_ns))
 
-    def close(self) -> None:
-        """Write what was noted, sign it, and close the file."""
+    def _note_repeated(self, file: AuditFile, now_ns: int, until_ns: int | None) -> None:
+        for event, subject, count in self._damper.ended(until_ns):
+            about = clip(subject)
+            file.note("audit.repeated", now_ns, about=event, subject=about, count=count)
+
+    def close(self, last: str = "") -> None:
+        """Write what was noted, what was only counted and a last event; sign it, close the file."""
         if self._file is None:
             return
+        self._note_repeated(self._file, self._clock(), None)
+        if last:
+            self.note(last)
         self._try(lambda file: file.seal(self._clock()))
         self._file.close()
         self._file = None

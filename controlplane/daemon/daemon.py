@@ -42,6 +42,8 @@ from .tokens import Tokens
 from .watch import Watch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from valkyrie.controlplane.confinement.privileges import User
 
     from .inherited import Inherited, Prepared
@@ -74,6 +76,7 @@ class Daemon:
             self.config = configuration.tuned(self.config, json.loads(inherited.tuned))
         self.state = State(inherited.boot.state)
         self.counters = inherited.boot.counters
+        self._opens = Opens(self.counters)
         self.work = inherited.boot.work
         self.keyring = Keyring(inherited.boot.secrets)
         self.broker = BrokerLink(inherited.link)
@@ -149,10 +152,10 @@ class Daemon:
         for task in tasks:
             task.cancel()
         if self.stopping.is_set():
-            await self.apps.stop()
             self.links.leave()
-            self.audit.note("node.stop")
-        self.audit.close()
+            await self.apps.stop()
+            self._note_opens(self._opens.rest())
+        self.audit.close("node.stop" if self.stopping.is_set() else "")
         for task in done:
             task.result()
 
@@ -183,13 +186,15 @@ class Daemon:
 
     async def _put_on_record(self) -> None:
         archive = Archive(self.config, self.audit, self.broker)
-        opens = Opens(self.counters)
         while True:
-            for klass, count in opens.news(time.monotonic_ns()):
-                self.audit.note("open.refuse", klass, count=count, **{"class": klass})
+            self._note_opens(self._opens.news(time.monotonic_ns()))
             self.audit.flush()
             await archive.look()
             await rest(FLUSH_S)
+
+    def _note_opens(self, refused: Iterable[tuple[str, int]]) -> None:
+        for klass, count in refused:
+            self.audit.note("open.refuse", klass, count=count, **{"class": klass})
 
     async def _hear(self) -> None:
         while (news := await self.broker.news.get()) is not None:

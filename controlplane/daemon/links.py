@@ -98,7 +98,8 @@ class Links:
         self.sessions = Sessions(
             incarnation, credentials.local, os.urandom, timing, rows.seats(os.urandom)
         )
-        self._rounds = Rounds(_TICK_NS, _TICK_FEW_NS)
+        keepalive_ns = config.session.keepalive_ms * NS_PER_MS
+        self._rounds = Rounds(_TICK_NS, max(_TICK_NS, min(_TICK_FEW_NS, keepalive_ns)))
         self._known = 0
         self.add(config, credentials.peers)
         self.observe: Callable[[int, Event | Moved], None] = lambda _index, _event: None

@@ -107,12 +107,12 @@ class Peers:
 
     async def _watch(self) -> None:
         while True:
-            try:
+            with contextlib.suppress(DataPlaneError):  # changes were lost
                 async for _ in AsyncNetlink.watch():
                     self._look.set()
-            except DataPlaneError:  # changes were lost
-                self._look.set()
+            self._look.set()
             await asyncio.sleep(_RETRY_S)
+            self._look.set()  # what changed meanwhile nobody told
 
     async def _resolve(self, netlink: AsyncNetlink, index: int) -> None:
         address, direct = self._addresses[index], False

@@ -217,20 +217,24 @@ static void sum_up(uint32_t cpus, uint32_t numbers, const uint64_t *values, uint
 
 int vk_bpf_sums(int map, uint32_t entries, uint32_t numbers, uint64_t *sums)
 {
-	uint32_t cpus = (uint32_t)vk_bpf_cpus(), batch = 0, count = entries;
-	uint64_t *values = calloc((size_t)entries * cpus, numbers * sizeof *values);
-	uint32_t *keys = calloc(entries, sizeof *keys);
-	int error = -ENOMEM;
+	uint32_t batch = 0, count = entries;
+	int error = -ENOMEM, cpus = vk_bpf_cpus();
+	uint64_t *values;
+	uint32_t *keys;
 
+	if (cpus < 0)
+		return cpus;
+	values = calloc((size_t)entries * (uint32_t)cpus, numbers * sizeof *values);
+	keys = calloc(entries, sizeof *keys);
 	if (values && keys)
 		error = bpf_map_lookup_batch(map, NULL, &batch, keys, values, &count, NULL);
 	if (error == -ENOENT)
 		error = 0; /* the end of the map, not a failure */
 	for (uint32_t i = 0; i < count && !error; i++) {
-		const uint64_t *from = values + (size_t)i * cpus * numbers;
+		const uint64_t *from = values + (size_t)i * (uint32_t)cpus * numbers;
 
 		if (keys[i] < entries)
-			sum_up(cpus, numbers, from, sums + (size_t)keys[i] * numbers);
+			sum_up((uint32_t)cpus, numbers, from, sums + (size_t)keys[i] * numbers);
 	}
 	free(values);
 	free(keys);

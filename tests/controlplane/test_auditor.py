@@ -99,6 +99,9 @@ def test_opens_that_were_refused_are_told_at_once_then_seldom_and_all_of_them() 
     told += sum(count for _, count in opens.news(WINDOW_NS + OPENS_PAUSE_NS))
     assert told == 6000
     assert list(opens.news(2 * WINDOW_NS)) == []
+    rows[Class.JOB][lib.VK_REFUSED_OPEN] += 3
+    assert list(opens.rest()) == [("job", 3)]
+    assert list(opens.rest()) == []
 
 
 def test_many_subjects_take_no_more_memory_than_a_thousand() -> None:
@@ -125,13 +128,17 @@ def test_what_was_left_out_is_on_record_with_its_count(tmp_path: Path) -> None:
     log.flush()
     clock.now_ns += WINDOW_NS
     log.flush()
-    log.close()
-    assert events(path) == ["policy.refuse"] * REPEATS_MAX + ["audit.repeated"]
-    assert records(path)[REPEATS_MAX]["fields"] == {
-        "about": "policy.refuse",
-        "count": 20 - REPEATS_MAX,
-        "subject": "uid 7",
-    }
+    for _ in range(10):
+        log.note("policy.refuse", "uid 7", uid=7)
+    log.close("node.stop")  # and in the end, however new it is
+    told = ["policy.refuse"] * REPEATS_MAX + ["audit.repeated"]
+    assert events(path) == [*told, *told, "node.stop"]
+    for number, count in ((REPEATS_MAX, 20), (2 * REPEATS_MAX + 1, 10)):
+        assert records(path)[number]["fields"] == {
+            "about": "policy.refuse",
+            "count": count - REPEATS_MAX,
+            "subject": "uid 7",
+        }
 
 
 # ---- Where ----

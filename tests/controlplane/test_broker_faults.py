@@ -21,6 +21,7 @@ import pytest
 import valkyrie
 from tests.lab import PATIENCE, SOON_S, Lab, wait_until
 from tests.nodes import PATIENT, NodeUnderTest, make_pair, running
+from valkyrie.controlplane.broker.children import HUNG_S
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.application import appsocket
 from valkyrie.dataplane.application.driver import exchange
@@ -172,6 +173,28 @@ def test_a_child_that_hangs_is_replaced(pair: Pair, child: str) -> None:
         cross(out, into, b"after")
         anew(a, child, pid)
         assert f"the {child} hangs" in a.said()
+
+
+def passed(seconds: float) -> None:
+    """Wait until time has passed, in which nothing can be seen to happen."""
+    until = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() >= until, seconds + 1)
+
+
+def test_a_node_that_was_frozen_goes_on_with_the_same_processes(lab: Lab, tmp_path: Path) -> None:
+    a, b = make_pair(lab, tmp_path)
+    with running(a, b):
+        assert a.process is not None
+        broker, children = psutil.Process(a.process.pid), a.children()
+        pids = [a.pid(child) for child in ("worker", "daemon")]
+        for process in (broker, *children):
+            process.suspend()
+        passed(HUNG_S + 1)
+        broker.resume()
+        passed(0.5)  # it looks before they can have moved
+        for process in children:
+            process.resume()
+        assert [a.pid(child) for child in ("worker", "daemon")] == pids
 
 
 def test_what_was_tuned_outlives_the_daemon(pair: Pair) -> None:

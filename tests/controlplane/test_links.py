@@ -194,6 +194,23 @@ def freeze(node: NodeUnderTest, number: signal.Signals) -> None:
     node.process.send_signal(number)
 
 
+def test_a_node_stops_in_order_while_somebody_waits_for_a_silent_peer(
+    lab: Lab, tmp_path: Path
+) -> None:
+    a, b = make_secure_pair(lab, tmp_path)
+    with running(a, b):
+        wait_until(lambda: joined(a, b), 5.0, "both have joined")
+        freeze(b, signal.SIGSTOP)
+        try:
+            with a.connect() as connection:
+                connection.sendall(appsocket.encode_request(appsocket.Rotate("b")))
+                a.status()  # it has begun
+                assert a.stop() == 0
+        finally:
+            freeze(b, signal.SIGCONT)
+        assert a.on_record("node.stop")
+
+
 def test_a_peer_that_does_not_answer_is_refused_after_the_handshake_time(
     lab: Lab, tmp_path: Path
 ) -> None:
