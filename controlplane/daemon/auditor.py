@@ -69,7 +69,7 @@ class Opens:
                 self._next_ns[klass] = now_ns + OPENS_PAUSE_NS
                 yield klass.name.lower(), count
 
-    def rest(self) -> Iterator[tuple[str, int]]:
+    def final(self) -> Iterator[tuple[str, int]]:
         """Yield class and count of all that is new: the node ends."""
         for klass in Class:
             if count := self._new(klass):

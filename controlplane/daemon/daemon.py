@@ -154,7 +154,7 @@ class Daemon:
         if self.stopping.is_set():
             self.links.leave()
             await self.apps.stop()
-            self._note_opens(self._opens.rest())
+            self._note_opens(self._opens.final())
         self.audit.close("node.stop" if self.stopping.is_set() else "")
         for task in done:
             task.result()

@@ -100,8 +100,8 @@ def test_opens_that_were_refused_are_told_at_once_then_seldom_and_all_of_them() 
     assert told == 6000
     assert list(opens.news(2 * WINDOW_NS)) == []
     rows[Class.JOB][lib.VK_REFUSED_OPEN] += 3
-    assert list(opens.rest()) == [("job", 3)]
-    assert list(opens.rest()) == []
+    assert list(opens.final()) == [("job", 3)]
+    assert list(opens.final()) == []
 
 
 def test_many_subjects_take_no_more_memory_than_a_thousand() -> None:

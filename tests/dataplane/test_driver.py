@@ -15,6 +15,7 @@ from valkyrie.dataplane.errors import ValkyrieError
 if TYPE_CHECKING:
     from tests.dataplane.double import Fabric
     from valkyrie.dataplane.application.node import Node
+    from valkyrie.dataplane.application.peer import Peer
 
 REQUESTS = 5000
 """More than a socket holds."""
@@ -34,6 +35,13 @@ def note_puts(node: Node, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return went
 
 
+async def ask_until_full(node: Node, went: list[bool]) -> list[asyncio.Task[Peer]]:
+    """Ask more than the socket holds, of a node that looks at nothing."""
+    asking = [asyncio.create_task(node.connect("right")) for _ in range(REQUESTS)]
+    await until(lambda: False in went)
+    return asking
+
+
 async def test_who_meets_a_full_socket_waits_for_room_and_does_not_try_again(
     fabric: Fabric, nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -41,8 +49,7 @@ async def test_who_meets_a_full_socket_waits_for_room_and_does_not_try_again(
     async with both(nodes) as (left, _):
         went = note_puts(left, monkeypatch)
         with fabric.lock:  # the node looks at nothing
-            asking = [asyncio.create_task(left.connect("right")) for _ in range(REQUESTS)]
-            await until(lambda: False in went)
+            asking = await ask_until_full(left, went)
             end_s = loop.time() + WHILE_S
             await until(lambda: loop.time() > end_s)
             assert went.count(False) == 1
@@ -56,8 +63,7 @@ async def test_who_waits_for_room_hears_that_the_attachment_is_closed(
     async with both(nodes) as (left, _):
         went = note_puts(left, monkeypatch)
         with fabric.lock:
-            asking = [asyncio.create_task(left.connect("right")) for _ in range(REQUESTS)]
-            await until(lambda: False in went)
+            asking = await ask_until_full(left, went)
             nodes[0].silent = True  # it would answer who is gone
             left._driver.close()
         answers = await asyncio.wait_for(asyncio.gather(*asking, return_exceptions=True), SOON_S)
@@ -70,8 +76,7 @@ async def test_a_request_that_is_cancelled_before_it_went_gets_nobody_elses_repl
     async with both(nodes) as (left, _):
         went = note_puts(left, monkeypatch)
         with fabric.lock:
-            asking = [asyncio.create_task(left.connect("right")) for _ in range(REQUESTS)]
-            await until(lambda: False in went)
+            asking = await ask_until_full(left, went)
             for each in asking:
                 each.cancel()
             await asyncio.gather(*asking, return_exceptions=True)
