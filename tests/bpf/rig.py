@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import struct
+from collections.abc import Iterator
 from typing import Any, Self
 
 from tests.bpf.model import Opinion
@@ -108,6 +111,17 @@ def extension(kind: int, words: int, arg: int = 0) -> bytes:
 
 AMPLE = 1 << 62
 """Credit that no test uses up."""
+
+
+@contextlib.contextmanager
+def one_cpu() -> Iterator[None]:
+    """Stay on one CPU: a source has a bucket on each."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 class Rig:

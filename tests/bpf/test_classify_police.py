@@ -18,7 +18,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.bpf.rig import Rig, ethernet, frame, ip4, ip6
+from tests.bpf.rig import Rig, ethernet, frame, ip4, ip6, one_cpu
 from tests.census import needs
 from tests.lab import wait_until
 from valkyrie.dataplane import ffi
@@ -122,7 +122,7 @@ class Policing(RuleBasedStateMachine):
 
 def test_verdicts_follow_rates_bursts_and_grants_changed_live() -> None:
     needs("root", "AF_XDP")
-    with Rig() as Policing.rig:
+    with one_cpu(), Rig() as Policing.rig:
         run_state_machine_as_test(
             Policing,
             settings=settings(
@@ -157,7 +157,7 @@ def test_a_bucket_refills_with_time_up_to_its_burst() -> None:
 
 def test_one_source_cannot_spend_what_belongs_to_another() -> None:
     needs("root", "AF_XDP")
-    with Rig() as rig:
+    with one_cpu(), Rig() as rig:
         rig.program.set_source_police(SLOWEST, 2)
         sources = itertools.count(1)
 
