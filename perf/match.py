@@ -22,8 +22,10 @@ from .watch import Watch
 
 READY_S = 15.0
 MARGIN_S = 20.0
-OPEN_S = 0.002
-"""To open and accept a stream, of many."""
+OPEN_S, ATTACH_S = 0.002, 0.5
+"""To open and accept a stream, to start an application, of many, where others are busy too."""
+TOGETHER_S = 1.0
+"""When a sender fails because its receiver has, that one has ended so much later at the latest."""
 OTHERS_SHARE_MAX = 0.1
 """More of all cores' time than this used by others makes a run noisy."""
 
@@ -105,11 +107,23 @@ class _Side:
                 raise RunError(f"the {self.role} said nothing within {timeout_s:g} s")
             came = os.read(fd, 1 << 16)
             if not came:
-                log = self._log.read_text(errors="replace").strip().splitlines()
-                raise RunError(f"the {self.role} ended: {log[-1] if log else 'no message'}")
+                raise RunError(self.last_word())
             self._rest += came
         line, _, self._rest = self._rest.partition(b"\n")
         return line.decode()
+
+    def ended(self, timeout_s: float) -> bool:
+        """Return whether the side has ended, waiting a little for that."""
+        try:
+            self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def last_word(self) -> str:
+        """Say that the side ended, and why."""
+        log = self._log.read_text(errors="replace").strip().splitlines()
+        return f"the {self.role} ended: {log[-1] if log else 'no message'}"
 
     def wait_for(self, word: str, timeout_s: float) -> None:
         """Return when the side says what a sender may start with, or that it does."""
@@ -161,18 +175,19 @@ def play(
     order = [scenario.shape, contestant.transport, contestant.address(arena), str(scenario.size)]
     order += [str(profile.warm_s), str(profile.run_s), str(scenario.rate or scenario.count)]
     noise = Noise(list(arena.helpers))
+    many_s = scenario.count * (ATTACH_S if scenario.shape == "applications" else OPEN_S)
     sides: list[_Side] = []
     try:
         receiver = _Side(arena, contestant, "receiver", *order)
         sides.append(receiver)
-        receiver.wait_for("ready", READY_S)
+        receiver.wait_for("ready", READY_S + many_s)
         sender = _Side(arena, contestant, "sender", *order)
         sides.append(sender)
         if started:
             started(sender.process.pid, receiver.process.pid)
         if counter:
             counter.watch([side.process.pid for side in sides])
-        sender.wait_for("begin", MARGIN_S + scenario.count * OPEN_S)
+        sender.wait_for("begin", MARGIN_S + many_s)
         watch = Watch(arena.helpers, counter)
         limit_s = 4 * (profile.warm_s + profile.run_s) + MARGIN_S
         there = sender.result(limit_s)
@@ -181,7 +196,9 @@ def play(
         spent = watch.stop(profile.run_s / (profile.run_s + profile.warm_s))
         run.memory_kib_by_part = _resident(arena, sides)
     except (RunError, OSError, ValueError) as error:
-        run.error = str(error)
+        # A receiver ends when it is let go: one that did before is why the sender failed.
+        ended = sides and sides[0].ended(TOGETHER_S)
+        run.error = sides[0].last_word() if ended else str(error)
         return run
     finally:
         for side in reversed(sides):

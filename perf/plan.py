@@ -18,7 +18,7 @@ START_S = 0.45
 """Of a run, beside what it measures: two sides start, most of them in Python, and end."""
 BEHIND = 1.4
 """Runs of a load sweep take so much longer: a sender that is behind finishes late."""
-OPENED_S, ATTACHED_S = 0.0001, 0.1
+OPENED_S, ATTACHED_S = 0.0001, 0.04
 """To open one of many streams, to start one of many applications."""
 ARENA_S = 3.0
 """Hosts and nodes of the contestants, made once; a share for every scenario."""

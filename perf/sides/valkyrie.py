@@ -45,10 +45,12 @@ def open_streams(
     first: int | None = None,
     service: str = SERVICE,
     ring_size: int = 0,
+    accept_s: float = OPEN_S,
 ) -> list[Any]:
     """Attach to this host's node and return *count* open streams; the receiver's are accepted.
 
-    Their ids ascend from *first*: an id is free once between two nodes.
+    Their ids ascend from *first*: an id is free once between two nodes. Each comes within
+    *accept_s*.
     """
     receiver, sender = order.address.split()
     name = receiver if order.listens else sender
@@ -59,7 +61,7 @@ def open_streams(
         incoming = node.listen(service)
         ready()
         for number in range(count):
-            streams.append(incoming.accept(OPEN_S))
+            streams.append(incoming.accept(accept_s))
             if number % AHEAD == AHEAD - 1:
                 streams[-1].send(b"go on")
     else:

@@ -17,8 +17,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import IO, Any
 
+import valkyrie
 from perf.histogram import Histogram
-from valkyrie.dataplane import ffi
+from valkyrie.dataplane import ffi, lib
 
 from .main import Order, begin, order, ready
 from .result import Result, say, wait_for_the_end
@@ -31,7 +32,8 @@ RINGS_BYTES_MAX = RING_BYTES * 8
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 READY, OPEN = "ready", "open"
 ACCEPTED_S = 400.0
-"""Until the last of many streams is accepted."""
+"""Until the last of many streams is accepted, or the last of many senders is there."""
+NS = 1_000_000_000
 
 
 def run_in_c(streams: list[Any], *, listens: bool) -> None:
@@ -52,6 +54,7 @@ def run_in_c(streams: list[Any], *, listens: bool) -> None:
         library.valkyrie_stream(pointer(flow.outlet), pointer(flow.inlet), first)
     if listens:
         streams[-1].send(READY.encode())
+        lib.vk_client_wait(client, int(ACCEPTED_S * NS))
     else:
         streams[-1].recv(timeout=ACCEPTED_S)
     words = [word.encode() for word in ("valkyrie", *sys.argv[1:])]
@@ -69,8 +72,13 @@ def _fork(asked: Order, number: int, ring_size: int, go: tuple[int, int]) -> IO[
     os.dup2(out, 1)
     os.close(go[1])
     try:
-        first, service = STREAM_IDS["stream"] + number, f"{SERVICE}{number}"
-        streams = open_streams(asked, first=first, service=service, ring_size=ring_size)
+        streams = open_streams(
+            asked,
+            first=STREAM_IDS["stream"] + number,
+            service=f"{SERVICE}{number}",
+            ring_size=ring_size,
+            accept_s=ACCEPTED_S,
+        )
         if not asked.listens:
             say(OPEN)
             os.read(go[0], 1)
@@ -95,20 +103,25 @@ def _added(results: list[Result]) -> Result:
     return total
 
 
+def _heard(lines: IO[str]) -> str:
+    """Return what an application says next; one that has ended, and said why, ends all."""
+    return lines.readline() or sys.exit(1)
+
+
 def run_many(asked: Order, count: int) -> None:
     """Run *count* applications; senders begin when all have their streams."""
+    _ = valkyrie.attach_sync  # loaded here, or each of them spends 0.2 s of one core on that
     ring_size = min(RING_BYTES, RINGS_BYTES_MAX >> (count - 1).bit_length())
     go = os.pipe()
     applications = [_fork(asked, number, ring_size, go) for number in range(count)]
     for lines in applications:
-        if lines.readline().strip() != (READY if asked.listens else OPEN):
-            raise RuntimeError("an application ended before it began")
+        _heard(lines)  # that it listens, or has its stream
     (ready if asked.listens else begin)()
     os.close(go[1])
     if not asked.listens:
         for lines in applications:
-            lines.readline()  # that it begins
-    say(_added([Result(**json.loads(lines.readline())) for lines in applications]).dumps())
+            _heard(lines)  # that it begins
+    say(_added([Result(**json.loads(_heard(lines))) for lines in applications]).dumps())
     wait_for_the_end()
     for _ in applications:  # their time is ours, not that of others
         os.wait()

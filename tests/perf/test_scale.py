@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -11,6 +12,7 @@ import pytest
 
 from perf import charts, scale
 from perf.arena import Arena
+from perf.contestant import ROOT, Contestant
 from perf.curve import Point
 from perf.match import play
 from perf.peers import CONTESTANTS
@@ -98,6 +100,42 @@ def test_many_streams_and_many_applications_carry_what_they_are_given(
     assert run.error == ""
     assert run.received > 0
     assert run.corrupt == 0
+
+
+SIDE = "import perf.sides.valkyrie as s, perf.sides.valkyrie_c as c; "
+IMPATIENT = "s.OPEN_S = 0.0; c.run_many(c.order(), 3)"
+FORKED = "c.os.fork = lambda: c.os._exit('_asyncio' not in c.sys.modules); c.run_many(c.order(), 1)"
+DEPARTING = "s.OPEN_S = c.ACCEPTED_S = 0.0; c.run_many(c.order(), 3)"
+
+
+def _applications(code: str) -> Contestant:
+    command = (sys.executable, "-c", SIDE + code)
+    return replace(BY_NAME["valkyrie-c-udp"], side=lambda: command)
+
+
+@pytest.mark.net
+def test_many_applications_wait_until_the_last_of_the_others_is_there(arena: Arena) -> None:
+    BY_NAME["valkyrie-c-udp"].side()  # compiled
+    scenario = Scenario("test", "Test", "network", "applications", 64, count=3)
+    run = play(arena, _applications(IMPATIENT), scenario, PROFILE, 0)
+    assert run.error == ""
+    assert run.received > 0
+
+
+def test_what_applications_need_is_loaded_before_there_are_many() -> None:
+    words = ["receiver", "applications", "rings", "b a", "64", "0", "0", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", SIDE + FORKED, *words], cwd=ROOT, check=False, timeout=60
+    )
+    assert done.returncode == 0
+
+
+@pytest.mark.net
+def test_a_receiver_that_ends_early_is_told_and_not_what_the_sender_missed(arena: Arena) -> None:
+    scenario = Scenario("test", "Test", "network", "applications", 64, count=3)
+    run = play(arena, _applications(DEPARTING), scenario, PROFILE, 0)
+    assert run.error.startswith("the receiver ended: application ")
+    assert "no stream came in" in run.error
 
 
 @pytest.mark.net
