@@ -43,6 +43,21 @@ struct vk_sent_packet *vk_sent_put(struct vk_sent *sent, uint64_t number)
 	return &sent->packets[number & sent->mask];
 }
 
+int vk_sent_make_room(struct vk_sent *sent)
+{
+	uint64_t span = sent->issued - sent->oldest;
+
+	while (span >= VK_SENT_MAX - VK_SENT_SPARE && sent->oldest != sent->next &&
+	       sent->packets[sent->oldest & sent->mask].state != VK_SENT_FLYING) {
+		sent->oldest++;
+		span--;
+	}
+	if (sent->oldest == sent->next) /* the next begins anew */
+		span = 0;
+	return span < VK_SENT_MAX - VK_SENT_SPARE &&
+	       ((sent->packets && span < sent->mask) || grow(sent, span + 2));
+}
+
 void vk_sent_settle(struct vk_sent *sent)
 {
 	while (sent->oldest != sent->next &&

@@ -11,6 +11,7 @@ enum vk_sent_const {
 	VK_SENT_RUNS_MAX = 5,
 	VK_SENT_MIN = 64, /* packets of the first allocation */
 	VK_SENT_MAX = 131072, /* packets: 190 MB in flight at an MTU of 1500 */
+	VK_SENT_SPARE = 1024, /* of them, for what does not wait for room: probes */
 };
 
 enum vk_sent_state {
@@ -70,6 +71,19 @@ struct vk_sent {
 /* vk_sent_put makes room for a number that is not below `next`, and returns its packet (FREE); NULL
  * when too many are unsettled, or without memory. */
 struct vk_sent_packet *vk_sent_put(struct vk_sent *sent, uint64_t number);
+
+/* vk_sent_make_room is the rare part of vk_sent_room. */
+int vk_sent_make_room(struct vk_sent *sent);
+
+/* vk_sent_room says whether the next number can be entered, and one left out before it. When too
+ * many are unsettled, the oldest that are lost or left out are forgotten: of one that comes after
+ * all nobody hears. */
+static inline int vk_sent_room(struct vk_sent *sent)
+{
+	return (sent->packets && sent->issued - sent->oldest < sent->mask &&
+		sent->issued - sent->oldest < VK_SENT_MAX - VK_SENT_SPARE) ||
+	       vk_sent_make_room(sent);
+}
 
 /* vk_sent_settle moves `oldest` over packets that are free. */
 void vk_sent_settle(struct vk_sent *sent);

@@ -55,7 +55,8 @@ void vk_fit_probe(struct vk_run *run, struct vk_session *session)
 		.forced = 1,
 	};
 
-	if (!size)
+	/* One that could not be entered would never be settled. */
+	if (!size || !vk_sent_room(&session->recovery.sent[VK_SPACE_B]))
 		return;
 	part.frame.priority = vk_priority_lowest(part.class);
 	part.size = size - vk_part_overhead(&part.frame) - vk_fit_tag(run, session->peer) -

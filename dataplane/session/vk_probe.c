@@ -52,7 +52,7 @@ static void repeat(struct vk_run *run, struct vk_session *session)
 	for (uint64_t n = sent->oldest; n != sent->next && session->probes; n++) {
 		struct vk_sent_packet *packet = vk_sent_get(sent, n);
 		struct vk_sent_run runs[VK_SENT_RUNS_MAX];
-		uint64_t before = session->recovery.count.sent;
+		uint64_t before = sent->issued;
 		uint32_t count;
 
 		if (!packet || packet->state != VK_SENT_FLYING || !packet->run_count)
@@ -63,7 +63,7 @@ static void repeat(struct vk_run *run, struct vk_session *session)
 			vk_content_probe(run, session, &runs[i]);
 		vk_datagram_close(run);
 		/* What it carried may be known by now: then it takes another. */
-		session->probes -= session->recovery.count.sent != before;
+		session->probes -= sent->issued != before;
 	}
 }
 

@@ -118,7 +118,10 @@ int vk_session_room(struct vk_run *run, struct vk_session *session, uint32_t cla
 {
 	int64_t room;
 
-	if (class == VK_CLASS_CRITICAL) /* no pacer holds it: only an acknowledgement helps */
+	/* Where no pacer holds it, only an acknowledgement helps: no timer is set. */
+	if (!vk_sent_room(&session->recovery.sent[vk_class_space(class)]))
+		return 0;
+	if (class == VK_CLASS_CRITICAL)
 		return session->recovery.critical < VK_URGENT_RESERVE;
 	room = vk_recovery_room(&session->recovery, run->now_ns);
 	if (room > 0 || (urgent && room > -(int64_t)VK_URGENT_RESERVE))

@@ -98,8 +98,9 @@ void vk_session_forget(struct vk_run *run, uint32_t peer);
 /* vk_session_touch lets the end of the turn look at a session's acknowledgements and timers. */
 void vk_session_touch(struct vk_run *run, struct vk_session *session);
 
-/* vk_session_room says whether a packet may be sent now; urgent: one that may use the reserve.
- * Critical packets have a room of their own: what nobody reads keeps no other class waiting. */
+/* vk_session_room says whether a packet may be sent now, and noted; urgent: one that may use the
+ * reserve. Critical packets have a room of their own: what nobody reads keeps no other class
+ * waiting. */
 int vk_session_room(struct vk_run *run, struct vk_session *session, uint32_t class, int urgent);
 
 /* vk_session_number takes the next packet number of a space. Stored before the frame can leave: a
