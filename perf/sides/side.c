@@ -24,7 +24,7 @@ enum {
 	LARGE_PAGE = 2097152,
 	HALF = 64, /* buckets a power of two, as in histogram.py */
 	BUCKETS = 64 * HALF,
-	LATE_MS = 20, /* how long messages may come behind the last word */
+	LATE_MS = 500, /* how long what is sent again may come behind the last word */
 	NS_PER_US = 1000,
 };
 
