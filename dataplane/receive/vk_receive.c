@@ -65,7 +65,8 @@ static int deliver(struct vk_run *run, struct vk_flow *flow, const struct vk_fra
  * the application see it twice, which its library notices. */
 static void note_message(struct vk_run *run, struct vk_flow *flow, uint32_t sequence)
 {
-	vk_sequences_add(&flow->rx, run->work->runs, vk_flow_number(run, flow), sequence);
+	vk_sequences_add(&flow->rx, &run->gaps, &run->pools[flow->peer].gaps,
+			 vk_flow_number(run, flow), sequence);
 	if (flow->closed & VK_CLOSED_THERE)
 		vk_flows_settle(run, flow);
 }
@@ -155,7 +156,8 @@ static int receive_reliable(struct vk_run *run, struct vk_flow *flow, struct vk_
 {
 	uint64_t *row = vk_count_row(run, flow->class);
 
-	switch (vk_sequences_look(&flow->rx, run->work->runs, frame->sequence)) {
+	switch (vk_sequences_look(&flow->rx, &run->gaps, &run->pools[flow->peer].gaps,
+				  frame->sequence)) {
 	case VK_SEQUENCE_DUPLICATE:
 		row[VK_DROP_STALE]++;
 		return 1;

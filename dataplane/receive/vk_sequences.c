@@ -14,20 +14,29 @@ static void barrier(void)
 	__asm__ volatile("" : : : "memory"); /* a worker may die in between */
 }
 
-/* A free row: the search begins where the owner's number points, so that it is short. */
-static uint32_t free_row(const struct vk_sequence_runs *pool, uint32_t owner)
+void vk_sequences_open(struct vk_sequence_pool *pool, struct vk_sequence_runs *rows)
 {
-	for (uint32_t i = 0; i < VK_SEQUENCE_POOL; i++) {
-		uint32_t row = (owner + i) % VK_SEQUENCE_POOL;
+	pool->rows = rows;
+	pool->free_count = VK_SEQUENCE_POOL;
+	for (uint32_t i = 0; i < VK_SEQUENCE_POOL; i++)
+		pool->free[i] = (uint16_t)(VK_SEQUENCE_POOL - 1 - i);
+}
 
-		if (!pool[row].owner)
-			return row + 1;
-	}
-	return 0;
+/* A free row + 1; 0 = there is none. */
+static uint32_t take_row(struct vk_sequence_pool *pool)
+{
+	return pool->free_count ? pool->free[--pool->free_count] + 1u : 0;
+}
+
+static void give_back(struct vk_sequence_pool *pool, uint32_t row)
+{
+	pool->rows[row].owner = 0;
+	pool->free[pool->free_count++] = (uint16_t)row;
 }
 
 enum vk_sequence vk_sequences_find(const struct vk_sequences *sequences,
-				   const struct vk_sequence_runs *pool, uint32_t number)
+				   const struct vk_sequence_pool *pool, uint32_t held,
+				   uint32_t number)
 {
 	uint32_t ahead = distance(sequences, number);
 	const struct vk_sequence_runs *row;
@@ -38,8 +47,8 @@ enum vk_sequence vk_sequences_find(const struct vk_sequences *sequences,
 	if (ahead > VK_SEQUENCES_AHEAD)
 		return VK_SEQUENCE_FULL;
 	if (!sequences->runs)
-		return free_row(pool, 0) ? VK_SEQUENCE_NEW : VK_SEQUENCE_FULL;
-	row = &pool[sequences->runs - 1];
+		return held < pool->free_count ? VK_SEQUENCE_NEW : VK_SEQUENCE_FULL;
+	row = &pool->rows[sequences->runs - 1];
 	for (at = row->count; at && distance(sequences, row->runs[at - 1].first) > ahead; at--)
 		continue;
 	if (at && distance(sequences, row->runs[at - 1].end) > ahead)
@@ -76,35 +85,40 @@ static void overwrite(struct vk_sequences *sequences, struct vk_sequence_runs *r
 }
 
 /* Changes runs in a free row and swaps it in; with no row free, in their own. */
-static void swap(struct vk_sequences *sequences, struct vk_sequence_runs *pool, uint32_t owner,
-		 uint32_t next, const struct vk_sequence_runs *changed)
+static void swap(struct vk_sequences *sequences, struct vk_sequence_pool *pool, uint32_t *held,
+		 uint32_t owner, uint32_t next, const struct vk_sequence_runs *changed)
 {
-	uint32_t old = sequences->runs, row = changed->count ? free_row(pool, owner) : 0;
+	uint32_t old = sequences->runs, row = changed->count ? take_row(pool) : 0;
 
 	if (changed->count && !row) {
 		if (old) /* else vk_sequences_look said FULL */
-			overwrite(sequences, &pool[old - 1], next, changed);
+			overwrite(sequences, &pool->rows[old - 1], next, changed);
 		return;
 	}
 	if (row) {
-		memcpy(pool[row - 1].runs, changed->runs, changed->count * sizeof changed->runs[0]);
-		pool[row - 1].count = changed->count;
-		pool[row - 1].owner = owner + 1;
+		struct vk_sequence_runs *fresh = &pool->rows[row - 1];
+
+		memcpy(fresh->runs, changed->runs, changed->count * sizeof changed->runs[0]);
+		fresh->count = changed->count;
+		fresh->owner = owner + 1;
+		++*held;
 	}
 	set(sequences, next, row);
-	if (old)
-		pool[old - 1].owner = 0;
+	if (old) {
+		give_back(pool, old - 1);
+		--*held;
+	}
 }
 
-static void insert(struct vk_sequences *sequences, struct vk_sequence_runs *pool, uint32_t owner,
-		   uint32_t number)
+static void insert(struct vk_sequences *sequences, struct vk_sequence_pool *pool, uint32_t *held,
+		   uint32_t owner, uint32_t number)
 {
 	uint32_t ahead = distance(sequences, number), at, count = 0;
 	struct vk_sequence_runs changed;
 	int before, behind;
 
 	if (sequences->runs) {
-		struct vk_sequence_runs *row = &pool[sequences->runs - 1];
+		struct vk_sequence_runs *row = &pool->rows[sequences->runs - 1];
 
 		count = row->count;
 		for (at = count; at && distance(sequences, row->runs[at - 1].first) > ahead; at--)
@@ -135,13 +149,14 @@ static void insert(struct vk_sequences *sequences, struct vk_sequence_runs *pool
 		count++;
 	}
 	changed.count = count;
-	swap(sequences, pool, owner, sequences->next, &changed);
+	swap(sequences, pool, held, owner, sequences->next, &changed);
 }
 
 /* The gap before the first run may be filled: `next` moves behind it then. */
-static void close_gap(struct vk_sequences *sequences, struct vk_sequence_runs *pool, uint32_t owner)
+static void close_gap(struct vk_sequences *sequences, struct vk_sequence_pool *pool, uint32_t *held,
+		      uint32_t owner)
 {
-	const struct vk_sequence_runs *row = &pool[sequences->runs - 1];
+	const struct vk_sequence_runs *row = &pool->rows[sequences->runs - 1];
 	uint32_t next = sequences->next + 1;
 	struct vk_sequence_runs changed;
 
@@ -151,41 +166,47 @@ static void close_gap(struct vk_sequences *sequences, struct vk_sequence_runs *p
 	}
 	changed.count = row->count - 1;
 	memcpy(changed.runs, row->runs + 1, changed.count * sizeof row->runs[0]);
-	swap(sequences, pool, owner, row->runs[0].end, &changed);
+	swap(sequences, pool, held, owner, row->runs[0].end, &changed);
 }
 
-void vk_sequences_insert(struct vk_sequences *sequences, struct vk_sequence_runs *pool,
-			 uint32_t owner, uint32_t number)
+void vk_sequences_insert(struct vk_sequences *sequences, struct vk_sequence_pool *pool,
+			 uint32_t *held, uint32_t owner, uint32_t number)
 {
 	if (number == sequences->next && sequences->runs)
-		close_gap(sequences, pool, owner);
+		close_gap(sequences, pool, held, owner);
 	else
-		insert(sequences, pool, owner, number);
+		insert(sequences, pool, held, owner, number);
 }
 
-void vk_sequences_free(struct vk_sequences *sequences, struct vk_sequence_runs *pool)
+void vk_sequences_free(struct vk_sequences *sequences, struct vk_sequence_pool *pool,
+		       uint32_t *held)
 {
-	uint32_t index = sequences->runs;
+	uint32_t row = sequences->runs;
 
-	set(sequences, 0, 0);
-	if (index && index <= VK_SEQUENCE_POOL)
-		pool[index - 1].owner = 0;
+	if (!row)
+		return;
+	set(sequences, sequences->next, 0);
+	give_back(pool, row - 1);
+	--*held;
 }
 
-void vk_sequences_check(struct vk_flow *flows, uint32_t count, struct vk_sequence_runs *pool)
+void vk_sequences_check(struct vk_flow *flows, uint32_t count, struct vk_sequence_pool *pool)
 {
-	for (uint32_t i = 0; i < VK_SEQUENCE_POOL; i++) {
-		struct vk_sequence_runs *row = &pool[i];
+	pool->free_count = 0;
+	for (uint32_t i = VK_SEQUENCE_POOL; i-- > 0;) {
+		struct vk_sequence_runs *row = &pool->rows[i];
 		struct vk_flow *flow;
 
-		if (!row->owner)
+		if (!row->owner) {
+			pool->free[pool->free_count++] = (uint16_t)i;
 			continue;
+		}
 		flow = row->owner <= count ? &flows[row->owner - 1] : NULL;
 		if (flow && flow->state == VK_ROW_LIVE && flow->rx.runs == i + 1 && row->count &&
 		    row->count <= VK_SEQUENCE_RUNS)
 			continue;
 		if (flow && flow->rx.runs == i + 1)
 			flow->rx.runs = 0;
-		row->owner = 0;
+		give_back(pool, i);
 	}
 }

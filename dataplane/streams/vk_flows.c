@@ -157,7 +157,7 @@ void vk_flows_load(struct vk_run *run)
 	run->last_flow = VK_NO_FLOW;
 	if (run->work->starts == 1)
 		return; /* the first worker: there is nothing, and no need to touch all of it */
-	vk_sequences_check(run->work->flows, VK_FLOWS_MAX, run->work->runs);
+	vk_sequences_check(run->work->flows, VK_FLOWS_MAX, &run->gaps);
 	rebuild_index(run);
 	for (uint32_t i = 0; i < run->flow_high; i++) {
 		struct vk_flow *flow = &run->work->flows[i];
@@ -165,8 +165,10 @@ void vk_flows_load(struct vk_run *run)
 
 		if (flow->state == VK_ROW_FREE)
 			continue;
-		if (flow->peer < VK_PEERS_MAX)
+		if (flow->peer < VK_PEERS_MAX) {
 			count(run, flow);
+			run->pools[flow->peer].gaps += flow->rx.runs != 0;
+		}
 		if (flow->peer < VK_PEERS_MAX && flow->state == VK_ROW_CLOSING)
 			count_ending(run, flow);
 		slot = flow->app < VK_APPS_MAX ? &run->slots[flow->app] : NULL;
@@ -277,7 +279,6 @@ struct vk_flow *vk_flows_open(struct vk_run *run, uint32_t peer, uint32_t stream
 	if (!flow)
 		return NULL;
 	number = vk_flow_number(run, flow);
-	vk_sequences_free(&flow->rx, run->work->runs);
 	forget(&run->flows[number]);
 	*flow = (struct vk_flow){
 		.state = VK_ROW_FREE,
@@ -307,6 +308,13 @@ struct vk_flow *vk_flows_open(struct vk_run *run, uint32_t peer, uint32_t stream
 	return flow;
 }
 
+/* Nothing that comes on a flow is taken any more. Behind the store of its state, by which the next
+ * worker knows whose rows it has to give back. */
+static void stop_receiving(struct vk_run *run, struct vk_flow *flow)
+{
+	vk_sequences_free(&flow->rx, &run->gaps, &run->pools[flow->peer].gaps);
+}
+
 void vk_flows_close(struct vk_run *run, struct vk_flow *flow)
 {
 	uint32_t number = vk_flow_number(run, flow), at = bucket_of(flow->peer, flow->stream);
@@ -317,6 +325,7 @@ void vk_flows_close(struct vk_run *run, struct vk_flow *flow)
 	if (run->reassembly)
 		vk_reassembly_forget(run->reassembly, number);
 	VK_STORE_RELEASE(&flow->state, VK_ROW_FREE);
+	stop_receiving(run, flow);
 	while (run->work->flow_index[at] && run->work->flow_index[at] != number + 1)
 		at = (at + 1) % VK_FLOW_BUCKETS;
 	if (run->work->flow_index[at]) {
@@ -343,6 +352,7 @@ void vk_flows_end(struct vk_run *run, struct vk_flow *flow, uint32_t code)
 	vk_content_forget(run, flow);
 	count_ending(run, flow);
 	VK_STORE_RELEASE(&flow->state, VK_ROW_CLOSING);
+	stop_receiving(run, flow);
 	run->flows[vk_flow_number(run, flow)].code = code;
 	vk_session_owe(run, flow, VK_OWE_RESET);
 }
@@ -440,6 +450,7 @@ void vk_flows_gone(struct vk_run *run, struct vk_flow *flow, uint32_t code)
 	vk_credit_close(run, flow);
 	vk_content_forget(run, flow);
 	VK_STORE_RELEASE(&flow->state, VK_ROW_CLOSING);
+	stop_receiving(run, flow);
 	linger(run, vk_flow_number(run, flow), flow->generation);
 }
 
@@ -462,6 +473,7 @@ void vk_flows_settle(struct vk_run *run, struct vk_flow *flow)
 	count_no_more(run, flow);
 	vk_credit_close(run, flow);
 	VK_STORE_RELEASE(&flow->state, VK_ROW_CLOSING);
+	stop_receiving(run, flow);
 	linger(run, number, flow->generation);
 }
 

@@ -123,6 +123,7 @@ int vk_engine_start(struct vk_run *run, struct vk_boot *boot, uint64_t now_ns)
 	run->counters = boot->counters;
 	run->last_flow = VK_NO_FLOW;
 	run->params = safe_params;
+	vk_sequences_open(&run->gaps, run->work->runs);
 	run->reassembly = vk_reassembly_new(run->work->partials, run->work->partial_data,
 					    safe_params.reassembly_bytes);
 	run->flows = vk_pages_map(VK_FLOWS_MAX * sizeof *run->flows);

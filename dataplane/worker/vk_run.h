@@ -110,6 +110,7 @@ struct vk_pool {
 	uint32_t last;
 	uint32_t streams; /* open with it, as far as we can know that it knows */
 	uint32_t ending; /* of these, those that it may have forgotten already */
+	uint32_t gaps; /* rows of vk_run.gaps that streams with it have */
 };
 
 /* A flow whose both directions have ended. */
@@ -212,6 +213,7 @@ struct vk_run {
 	struct vk_window_rule windows[VK_CLASS_COUNT];
 	struct vk_pool *pools; /* VK_PEERS_MAX */
 	uint64_t promised; /* bytes beyond the starts of all streams */
+	struct vk_sequence_pool gaps;
 	struct vk_other *rekeyed_first; /* of sessions that were made anew, the oldest first */
 	struct vk_other *rekeyed_last;
 	struct vk_lingering lingering;

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from tests.dataplane.fuzzing import fuzz
 from tests.dataplane.native import PARTS
-from tests.dataplane.rig import Rig, rig_of
+from tests.dataplane.rig import Rig, Stream, rig_of
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.wire import (
     Class,
+    Code,
     Flag,
     Frame,
     Seq,
@@ -379,6 +380,67 @@ def test_shards_of_logs_that_never_become_a_message_are_given_up_in_time(
         rig.wait(5)
         rig.turn(1, 2)
         assert rig.gauge(1, lib.VK_REASSEMBLY_BYTES) == left
+
+
+def gaps(rig: Rig) -> tuple[int, int]:
+    """Streams with gaps: by the pool, by what peers have of it."""
+    pool, peers = map(int, rig.ask("gaps", 1).split())
+    return pool, peers
+
+
+def come(rig: Rig, sequence: int, size: int = 16) -> None:
+    inject(rig, run_of(data(sequence, bytes(size)).pack()))
+
+
+def reset_by_the_peer(rig: Rig, ours: Stream) -> None:
+    assert rig.put(ours, 0, 0, kind=lib.VK_RECORD_RESET, code=Code.CANCELLED)
+    rig.exchange(2)
+
+
+def broken_here(rig: Rig, _ours: Stream) -> None:
+    come(rig, 3, 30_000)
+    come(rig, 5, 40_000)
+    assert rig.take(1, 0, Class.DATA)[-1].code == Code.FLOW_CONTROL
+
+
+def its_application_leaves(rig: Rig, _ours: Stream) -> None:
+    assert rig.ask("detach", 1, 0) == "0"
+    rig.wait(1)
+    rig.exchange(2)
+
+
+def its_peer_starts_anew(rig: Rig, _ours: Stream) -> None:
+    rig.ask("peer", 1, 7)
+    rig.exchange(2)
+
+
+End = Callable[[Rig, Stream], object]
+ENDS: list[End] = [
+    reset_by_the_peer,
+    broken_here,
+    its_application_leaves,
+    its_peer_starts_anew,
+]
+
+
+@pytest.mark.parametrize("end", ENDS, ids=[each.__name__ for each in ENDS])
+def test_a_stream_that_ends_with_a_gap_gives_its_place_back(end: End) -> None:
+    with rig_of() as rig:
+        ours, _ = rig.pair("svc", STREAM)
+        come(rig, 1)
+        assert gaps(rig) == (1, 1)
+        end(rig, ours)
+        assert gaps(rig) == (0, 0)
+
+
+def test_gaps_outlive_the_worker_and_are_counted_by_the_next(rig: Rig) -> None:
+    come(rig, 1)
+    rig.ask("worker", 1, "kill")
+    rig.ask("worker", 1, "recover")
+    assert gaps(rig) == (1, 1)
+    come(rig, 0)
+    assert gaps(rig) == (0, 0)
+    assert marks(rig) == [1, 0]
 
 
 def test_a_handshake_goes_to_python_as_it_came(rig: Rig) -> None:

@@ -19,36 +19,51 @@ WRAP = 1 << 32
 
 
 class Pool:
-    """A pool of rows and some flows that share it."""
+    """A pool of rows and some flows that share it, each `each` of them with a peer of their own."""
 
-    def __init__(self, flows: int = 4) -> None:
+    def __init__(self, flows: int = 4, each: int = 4) -> None:
         self.ffi, self.lib = library(
             "sequences_rig.h",
             "sequences_rig.c",
             "vk_sequences.c",
         )
         self.rows = self.ffi.new("struct vk_sequence_runs[]", self.lib.VK_SEQUENCE_POOL)
+        self.pool = self.ffi.new("struct vk_sequence_pool *")
+        self.lib.vk_sequences_open(self.pool, self.rows)
+        self.each = each
+        self.held = self.ffi.new("uint32_t[]", -(-flows // each))
         self.flows = self.ffi.new("struct vk_flow[]", flows)
         for flow in self.flows:
             flow.state = self.lib.VK_ROW_LIVE
 
+    def of(self, flow: int) -> tuple[Any, Any, Any]:
+        """Return what all functions want: the flow's set, the pool, and what its peer has of it."""
+        return (
+            self.ffi.addressof(self.flows[flow], "rx"),
+            self.pool,
+            self.ffi.addressof(self.held, flow // self.each),
+        )
+
     def look(self, number: int, flow: int = 0) -> int:
-        rx = self.ffi.addressof(self.flows[flow], "rx")
-        return int(self.lib.sequences_look(rx, self.rows, number % WRAP))
+        return int(self.lib.sequences_look(*self.of(flow), number % WRAP))
 
     def add(self, number: int, flow: int = 0) -> int:
         """Note a number if it is new; returns what it was."""
-        rx = self.ffi.addressof(self.flows[flow], "rx")
         verdict = self.look(number, flow)
         if verdict == NEW:
-            self.lib.sequences_add(rx, self.rows, flow, number % WRAP)
+            self.lib.sequences_add(*self.of(flow), flow, number % WRAP)
         return verdict
 
     def free(self, flow: int = 0) -> None:
-        self.lib.sequences_free(self.ffi.addressof(self.flows[flow], "rx"), self.rows)
+        self.lib.sequences_free(*self.of(flow))
 
     def check(self) -> None:
-        self.lib.sequences_check(self.flows, len(self.flows), self.rows)
+        """Let the next worker take over: it counts anew what peers have."""
+        self.lib.vk_sequences_open(self.pool, self.rows)
+        self.lib.sequences_check(self.flows, len(self.flows), self.pool)
+        for peer in range(len(self.held)):
+            flows = range(peer * self.each, min((peer + 1) * self.each, len(self.flows)))
+            self.held[peer] = sum(self.flows[flow].rx.runs != 0 for flow in flows)
 
     def row(self, flow: int = 0) -> Any:
         return self.rows[self.flows[flow].rx.runs - 1]
@@ -62,7 +77,9 @@ class Pool:
 
     @property
     def owners(self) -> list[int]:
-        return [row.owner for row in self.rows if row.owner]
+        found = [row.owner for row in self.rows if row.owner]
+        assert len(found) == sum(self.held) == len(self.rows) - self.pool.free_count
+        return found
 
 
 class Model:
@@ -175,17 +192,17 @@ def test_more_gaps_than_a_stream_may_have_are_refused_until_one_closes() -> None
 def test_a_full_pool_stops_new_gaps_and_nothing_else() -> None:
     pool = Pool()
     assert pool.add(3, flow=1) == NEW
-    for row in pool.rows:
-        row.owner = row.owner or 77
+    pool.pool.free_count = 0
     assert pool.look(1) == pool.add(1) == FULL
     assert pool.look(0) == pool.add(0) == NEW
     assert pool.add(1) == NEW
     assert [pool.add(number, flow=1) for number in (5, 4, 0, 1, 2)] == [NEW] * 5
+    assert pool.pool.free_count == 1
     assert (pool.flows[1].rx.next, pool.flows[1].rx.runs) == (6, 0)
 
 
 def test_streams_share_the_pool_and_give_back_what_they_no_longer_need() -> None:
-    pool = Pool(3000)
+    pool = Pool(3000, each=750)
     for flow in range(3000):
         assert pool.add(1, flow=flow) == NEW
     assert sorted(pool.owners) == list(range(1, 3001))
@@ -194,8 +211,36 @@ def test_streams_share_the_pool_and_give_back_what_they_no_longer_need() -> None
             assert pool.add(0, flow=flow) == NEW
         else:
             pool.free(flow)
-            assert pool.flows[flow].rx.next == 0
+            assert (pool.flows[flow].rx.next, pool.flows[flow].rx.runs) == (0, 0)
     assert pool.owners == []
+
+
+def test_a_peer_has_no_more_of_the_pool_than_it_leaves() -> None:
+    pool = Pool(8192, each=4096)
+    verdicts = [pool.add(1, flow=flow) for flow in range(4096)]
+    assert verdicts == [NEW] * 2048 + [FULL] * 2048
+    assert pool.add(0, flow=4095) == NEW  # in order: it needs none
+    assert pool.add(3, flow=0) == NEW  # has one
+    others = [pool.add(1, flow=flow) for flow in range(4096, 8192)]
+    assert others == [NEW] * 1024 + [FULL] * 3072
+    pool.free(0)
+    assert pool.add(2, flow=4095) == FULL
+    for flow in range(1, 1025):
+        pool.free(flow)
+    assert pool.add(2, flow=4095) == NEW
+
+
+def test_a_row_is_found_as_fast_in_a_full_pool_as_in_an_empty_one() -> None:
+    """By rows that are never looked at: whose they are is not asked."""
+    pool = Pool(8, each=8)
+    for row in range(4090):
+        pool.rows[row].owner = 1 << 20
+    pool.pool.free_count = 0
+    for row in range(4090, 4096):
+        pool.pool.free[pool.pool.free_count] = row
+        pool.pool.free_count += 1
+    assert [pool.add(1, flow=flow) for flow in range(4)] == [NEW] * 3 + [FULL]
+    assert {pool.flows[flow].rx.runs for flow in range(3)} == {4096, 4095, 4094}
 
 
 def test_rows_that_nobody_refers_to_go_back() -> None:
@@ -205,6 +250,7 @@ def test_rows_that_nobody_refers_to_go_back() -> None:
     pool.flows[0].rx.runs = 0  # died between the two stores of giving a row back
     pool.flows[1].state = pool.lib.VK_ROW_FREE  # died while it closed the flow
     pool.rows[4000].owner = 1 << 20  # of a flow that does not exist
+    pool.held[0] = 0
     pool.check()
     assert pool.owners == [3]
     assert pool.flows[1].rx.runs == 0

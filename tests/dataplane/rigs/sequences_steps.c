@@ -23,7 +23,9 @@ enum { FLOWS = 2, SPAN = 24 };
 /* Laid out as in vk_work: the same relative places in every copy. */
 struct memory {
 	struct vk_flow flows[FLOWS];
-	struct vk_sequence_runs pool[VK_SEQUENCE_POOL];
+	struct vk_sequence_pool pool; /* a worker's own: its successor makes it anew */
+	uint32_t held;
+	struct vk_sequence_runs rows[VK_SEQUENCE_POOL];
 };
 
 struct step {
@@ -53,26 +55,27 @@ static void add(struct memory *memory, struct step step)
 {
 	struct vk_sequences *rx = &memory->flows[step.flow].rx;
 
-	if (vk_sequences_look(rx, memory->pool, step.number) == VK_SEQUENCE_NEW)
-		vk_sequences_add(rx, memory->pool, step.flow, step.number);
+	memory->pool.rows = memory->rows;
+	if (vk_sequences_look(rx, &memory->pool, &memory->held, step.number) == VK_SEQUENCE_NEW)
+		vk_sequences_add(rx, &memory->pool, &memory->held, step.flow, step.number);
 }
 
 static void copy_row(struct memory *to, const struct memory *from, uint32_t runs)
 {
 	if (runs)
-		to->pool[runs - 1] = from->pool[runs - 1];
+		to->rows[runs - 1] = from->rows[runs - 1];
 }
 
 static int same_row(const struct memory *a, const struct memory *b, uint32_t runs)
 {
-	return !runs || !memcmp(&a->pool[runs - 1], &b->pool[runs - 1], sizeof a->pool[0]);
+	return !runs || !memcmp(&a->rows[runs - 1], &b->rows[runs - 1], sizeof a->rows[0]);
 }
 
 static int same_set(const struct memory *a, const struct memory *b, uint32_t flow)
 {
 	const struct vk_sequences *one = &a->flows[flow].rx, *two = &b->flows[flow].rx;
-	const struct vk_sequence_runs *held[2] = { &a->pool[one->runs - 1],
-						   &b->pool[two->runs - 1] };
+	const struct vk_sequence_runs *held[2] = { &a->rows[one->runs - 1],
+						   &b->rows[two->runs - 1] };
 
 	if (one->next != two->next || !one->runs != !two->runs)
 		return 0;
@@ -91,13 +94,14 @@ static void judge(const struct memory *now, uint32_t flow)
 		copy_row(seen, now, now->flows[i].rx.runs);
 	for (uint32_t i = 0; i < 2; i++)
 		copy_row(seen, now, rows[i]);
-	vk_sequences_check(seen->flows, FLOWS, seen->pool);
+	seen->pool.rows = seen->rows;
+	vk_sequences_check(seen->flows, FLOWS, &seen->pool);
 	assert(same_set(seen, before, flow) || same_set(seen, after, flow));
 	for (uint32_t i = 0; i < FLOWS; i++)
 		wanted += seen->flows[i].rx.runs != 0;
 	for (uint32_t i = 0; i < VK_SEQUENCE_POOL; i++)
-		owned += seen->pool[i].owner != 0;
-	assert(owned == wanted);
+		owned += seen->rows[i].owner != 0;
+	assert(owned == wanted && seen->pool.free_count == VK_SEQUENCE_POOL - owned);
 	states++;
 }
 
@@ -166,6 +170,7 @@ int main(int argc, char **argv)
 		shared->flows[i].state = VK_ROW_LIVE;
 		shared->flows[i].rx.next = (uint32_t)-40 * i; /* one of them wraps soon */
 	}
+	vk_sequences_open(&shared->pool, shared->rows);
 	child = fork();
 	assert(child >= 0);
 	if (!child)

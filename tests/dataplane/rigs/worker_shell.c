@@ -422,6 +422,17 @@ static void do_shards(void)
 	printf("%u\n", used);
 }
 
+/* gaps node: streams of which something came out of turn, as the pool and as peers have it */
+static void do_gaps(void)
+{
+	const struct vk_run *run = rig_nodes[argument[0]].run;
+	uint32_t held = 0;
+
+	for (uint32_t i = 0; i < run->peer_count; i++)
+		held += run->pools[i].gaps;
+	printf("%u %u\n", VK_SEQUENCE_POOL - run->gaps.free_count, held);
+}
+
 /* payload node bytes: the largest datagram to the peer */
 static void do_payload(void)
 {
@@ -475,6 +486,7 @@ static const struct {
 	{ "detach", do_detach },   { "join", do_join },	    { "session", do_session },
 	{ "python", do_python },   { "token", do_token },   { "ledger", do_ledger },
 	{ "numbers", do_numbers }, { "shards", do_shards }, { "payload", do_payload },
+	{ "gaps", do_gaps },
 };
 
 /* Splits a line into its command, numbers and the word among them. */
