@@ -85,11 +85,14 @@ static int receive_shard(struct vk_run *run, struct vk_flow *flow, struct vk_fra
 	};
 	struct vk_flow_run *own = &run->flows[shard.flow];
 	uint64_t *row = vk_count_row(run, flow->class);
+	enum vk_shard_result result;
 	const uint8_t *message;
-	uint32_t landed;
+	uint32_t landed, stored;
 	int delivered;
 
-	switch (vk_reassembly_add(run->reassembly, &shard, run->now_ns, &message)) {
+	result = vk_reassembly_add(run->reassembly, &shard, run->now_ns, &message);
+	stored = vk_reassembly_stored(run->reassembly);
+	switch (result) {
 	case VK_SHARD_REFUSED:
 		row[VK_DROP_REASSEMBLY]++;
 		return 0;
@@ -97,15 +100,18 @@ static int receive_shard(struct vk_run *run, struct vk_flow *flow, struct vk_fra
 		row[VK_DROP_STALE]++;
 		return 1;
 	case VK_SHARD_TAKEN:
-		row[VK_RX_SHARDS]++;
-		if (vk_handover_overrun(run, flow, vk_reassembly_stored(run->reassembly))) {
-			vk_flows_break(run, flow, VK_CODE_FLOW_CONTROL);
-			return 1;
-		}
-		vk_credit_grow(run, flow, vk_reassembly_stored(run->reassembly));
-		return 1;
 	case VK_SHARD_COMPLETE:
 		break;
+	}
+	if (vk_handover_overrun(run, flow, stored)) {
+		row[VK_DROP_REASSEMBLY]++;
+		vk_flows_break(run, flow, VK_CODE_FLOW_CONTROL);
+		return 0;
+	}
+	if (result == VK_SHARD_TAKEN) {
+		row[VK_RX_SHARDS]++;
+		vk_credit_grow(run, flow, stored);
+		return 1;
 	}
 	frame->flags &= (uint8_t)~VK_FLAG_FRG;
 	delivered = deliver(run, flow, frame, message, frame->total);
@@ -118,7 +124,7 @@ static int receive_shard(struct vk_run *run, struct vk_flow *flow, struct vk_fra
 		vk_flows_came(run, flow, frame->sequence);
 		return 1;
 	}
-	landed = frame->total - vk_reassembly_stored(run->reassembly);
+	landed = frame->total - stored;
 	own->landed -= own->landed < landed ? own->landed : landed;
 	note_message(run, flow, frame->sequence);
 	return 1;

@@ -443,6 +443,18 @@ def test_gaps_outlive_the_worker_and_are_counted_by_the_next(rig: Rig) -> None:
     assert marks(rig) == [1, 0]
 
 
+@pytest.mark.parametrize("cuts", [(), (5_000,)])
+def test_shards_beyond_the_window_end_their_stream_whether_one_is_all_or_not(
+    rig: Rig, cuts: tuple[int, ...]
+) -> None:
+    for sequence in range(7):
+        for begin, end in zip((0, *cuts), (*cuts, 10_000), strict=True):
+            inject(rig, shard(sequence, begin, bytes(end - begin), 10_000))
+    records = rig.take(1, 0, Class.DATA)
+    assert [each.sequence for each in records[:-1]] == list(range(6))
+    assert (records[-1].kind, records[-1].code) == (lib.VK_RECORD_RESET, Code.FLOW_CONTROL)
+
+
 def test_a_handshake_goes_to_python_as_it_came(rig: Rig) -> None:
     inject(rig, make_frame(lib.VK_HELLO, 0, b"hello"), Class.CONTROL)
     assert count(rig, "rx_control", Class.CONTROL) == 1
