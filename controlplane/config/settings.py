@@ -263,7 +263,7 @@ class Worker(Settings, frozen=True, kw_only=True):
             description="Memory for messages of which parts are missing.",
             extra={"live": True},
         ),
-    ] = 16_777_216
+    ] = 33_554_432
     reassembly_ms: Annotated[
         int,
         Meta(

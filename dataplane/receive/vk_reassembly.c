@@ -9,20 +9,27 @@
 
 _Static_assert((int)VK_PARTIAL_SIZE == (int)VK_SHARDED_MAX, "a buffer holds the largest message");
 
-/* Messages of a flow complete mostly in order, so a direct-mapped place by flow and sequence is
- * free again when it is needed; a collision takes one of the next places. */
-enum { PROBES = 8 };
+enum { BUCKETS = 2 * VK_PARTIALS_MAX };
+
+/* Beside a partial. */
+struct row {
+	uint32_t flow;
+	uint32_t sequence;
+	uint32_t waiting; /* bytes of it, when only its application's ring has no room */
+	uint16_t next; /* partial + 1 behind it in its bucket, or among those that are free */
+};
 
 struct vk_reassembly {
 	struct vk_partial *partials;
 	uint8_t (*buffers)[VK_PARTIAL_SIZE];
-	uint64_t bytes;
-	uint64_t bytes_max;
-	uint32_t live;
 	uint32_t free_count;
 	uint32_t stored; /* bytes of the last shard that were new */
 	struct vk_partial *whole; /* all of it is there, but for what was just copied */
 	uint16_t free[VK_PARTIALS_MAX]; /* buffers; the one used last is used next */
+	uint16_t first_free; /* partial + 1, likewise */
+	uint16_t buckets[BUCKETS]; /* partial + 1, by flow and sequence */
+	struct row rows[VK_PARTIALS_MAX];
+	struct vk_shares shares;
 };
 
 /* A place in the sorted runs of a partial, and whether a new run joins its neighbours there. */
@@ -47,6 +54,27 @@ static int partial_ok(const struct vk_partial *partial, const uint8_t *used)
 	return end <= partial->total;
 }
 
+/* Messages of a flow complete mostly in order: those of one are seldom in each other's way. */
+static uint16_t *bucket_of(struct vk_reassembly *table, uint32_t flow, uint32_t sequence)
+{
+	return &table->buckets[(flow * 31 + sequence) % BUCKETS];
+}
+
+static uint32_t index_of(const struct vk_reassembly *table, const struct vk_partial *partial)
+{
+	return (uint32_t)(partial - table->partials);
+}
+
+/* Makes a partial one that is looked for. */
+static void enter(struct vk_reassembly *table, const struct vk_partial *partial)
+{
+	uint16_t *bucket = bucket_of(table, partial->flow, partial->sequence);
+	uint32_t index = index_of(table, partial);
+
+	table->rows[index] = (struct row){ partial->flow, partial->sequence, 0, *bucket };
+	*bucket = (uint16_t)(index + 1);
+}
+
 struct vk_reassembly *vk_reassembly_new(struct vk_partial *partials,
 					uint8_t (*buffers)[VK_PARTIAL_SIZE], uint64_t bytes)
 {
@@ -57,19 +85,21 @@ struct vk_reassembly *vk_reassembly_new(struct vk_partial *partials,
 		return NULL;
 	table->partials = partials;
 	table->buffers = buffers;
-	table->bytes_max = bytes;
-	for (uint32_t i = 0; i < VK_PARTIALS_MAX; i++) {
+	vk_shares_limit(&table->shares, bytes);
+	for (uint32_t i = VK_PARTIALS_MAX; i-- > 0;) {
 		struct vk_partial *partial = &partials[i];
+		struct vk_party party = { .kept = partial->begin_ns == UINT64_MAX };
 
-		if (!partial->total)
-			continue;
-		if (!partial_ok(partial, used)) {
+		if (partial->total && !partial_ok(partial, used))
 			partial->total = 0;
+		if (!partial->total) {
+			table->rows[i].next = table->first_free;
+			table->first_free = (uint16_t)(i + 1);
 			continue;
 		}
 		used[partial->buffer] = 1;
-		table->bytes += partial->total;
-		table->live++;
+		enter(table, partial);
+		vk_shares_take(&table->shares, i, &party, partial->total);
 	}
 	for (uint32_t i = VK_PARTIALS_MAX; i-- > 0;) {
 		if (!used[i])
@@ -85,36 +115,42 @@ void vk_reassembly_free(struct vk_reassembly *table)
 
 void vk_reassembly_limit(struct vk_reassembly *table, uint64_t bytes)
 {
-	table->bytes_max = bytes;
+	vk_shares_limit(&table->shares, bytes);
 }
 
 uint64_t vk_reassembly_bytes(const struct vk_reassembly *table)
 {
-	return table->bytes;
+	return table->shares.all.bytes;
 }
 
 static void drop(struct vk_reassembly *table, struct vk_partial *partial)
 {
-	table->bytes -= partial->total;
-	table->live--;
-	table->free[table->free_count++] = (uint16_t)partial->buffer;
-	VK_STORE_RELEASE(&partial->total, 0);
-}
+	uint32_t index = index_of(table, partial);
+	struct row *row = &table->rows[index];
+	uint16_t *at = bucket_of(table, row->flow, row->sequence);
 
-static struct vk_partial *candidate(struct vk_reassembly *table, const struct vk_shard *shard,
-				    uint32_t probe)
-{
-	return &table->partials[(shard->flow * 31 + shard->sequence + probe) % VK_PARTIALS_MAX];
+	while (*at != index + 1)
+		at = &table->rows[*at - 1].next;
+	*at = row->next;
+	row->next = table->first_free;
+	table->first_free = (uint16_t)(index + 1);
+	table->free[table->free_count++] = (uint16_t)partial->buffer;
+	vk_shares_give(&table->shares, index);
+	if (table->whole == partial)
+		table->whole = NULL;
+	VK_STORE_RELEASE(&partial->total, 0);
 }
 
 static struct vk_partial *find(struct vk_reassembly *table, const struct vk_shard *shard)
 {
-	for (uint32_t i = 0; i < PROBES; i++) {
-		struct vk_partial *partial = candidate(table, shard, i);
+	uint32_t at = *bucket_of(table, shard->flow, shard->sequence);
 
-		if (partial->total && partial->flow == shard->flow &&
-		    partial->flow_generation == shard->flow_generation &&
-		    partial->sequence == shard->sequence)
+	for (; at; at = table->rows[at - 1].next) {
+		struct vk_partial *partial = &table->partials[at - 1];
+
+		if (table->rows[at - 1].flow == shard->flow &&
+		    table->rows[at - 1].sequence == shard->sequence &&
+		    partial->flow_generation == shard->flow_generation)
 			return partial;
 	}
 	return NULL;
@@ -123,25 +159,23 @@ static struct vk_partial *find(struct vk_reassembly *table, const struct vk_shar
 static struct vk_partial *start(struct vk_reassembly *table, const struct vk_shard *shard,
 				uint64_t now_ns)
 {
-	if (table->bytes + shard->total > table->bytes_max || !table->free_count)
-		return NULL;
-	for (uint32_t i = 0; i < PROBES; i++) {
-		struct vk_partial *partial = candidate(table, shard, i);
+	uint32_t index = table->first_free - 1u;
+	struct vk_partial *partial;
 
-		if (partial->total)
-			continue;
-		partial->flow = shard->flow;
-		partial->flow_generation = shard->flow_generation;
-		partial->sequence = shard->sequence;
-		partial->buffer = table->free[--table->free_count];
-		partial->run_count = 0;
-		partial->begin_ns = shard->kept ? UINT64_MAX : now_ns;
-		VK_STORE_RELEASE(&partial->total, shard->total);
-		table->bytes += shard->total;
-		table->live++;
-		return partial;
-	}
-	return NULL;
+	if (!table->first_free || !vk_shares_may(&table->shares, &shard->party, shard->total))
+		return NULL;
+	partial = &table->partials[index];
+	table->first_free = table->rows[index].next;
+	partial->flow = shard->flow;
+	partial->flow_generation = shard->flow_generation;
+	partial->sequence = shard->sequence;
+	partial->buffer = table->free[--table->free_count];
+	partial->run_count = 0;
+	partial->begin_ns = shard->party.kept ? UINT64_MAX : now_ns;
+	VK_STORE_RELEASE(&partial->total, shard->total);
+	enter(table, partial);
+	vk_shares_take(&table->shares, index, &shard->party, shard->total);
+	return partial;
 }
 
 /* Finds where [begin, end) goes; 0 when it overlaps a run or there are too many. */
@@ -272,16 +306,49 @@ uint32_t vk_reassembly_stored(const struct vk_reassembly *table)
 	return table->stored;
 }
 
-void vk_reassembly_done(struct vk_reassembly *table)
+uint32_t vk_reassembly_done(struct vk_reassembly *table)
 {
+	uint32_t waiting;
+
+	if (!table->whole)
+		return 0; /* its flow has ended */
+	waiting = table->rows[index_of(table, table->whole)].waiting;
 	drop(table, table->whole);
-	table->whole = NULL;
+	return waiting;
+}
+
+uint32_t vk_reassembly_wait(struct vk_reassembly *table)
+{
+	struct row *row;
+
+	if (!table->whole)
+		return 0;
+	if (!table->whole->run_count) { /* what comes again is all of it */
+		drop(table, table->whole);
+		return 0;
+	}
+	row = &table->rows[index_of(table, table->whole)];
+	if (row->waiting)
+		return 0;
+	return row->waiting = present(table->whole);
+}
+
+void vk_reassembly_adopt(struct vk_reassembly *table, uint32_t partial,
+			 const struct vk_party *party)
+{
+	vk_shares_give(&table->shares, partial);
+	vk_shares_take(&table->shares, partial, party, table->partials[partial].total);
+}
+
+void vk_reassembly_lose(struct vk_reassembly *table, uint32_t partial)
+{
+	drop(table, &table->partials[partial]);
 }
 
 void vk_reassembly_forget(struct vk_reassembly *table, uint32_t flow)
 {
-	for (uint32_t i = 0; table->live && i < VK_PARTIALS_MAX; i++) {
-		if (table->partials[i].total && table->partials[i].flow == flow)
+	for (uint32_t i = 0; table->shares.all.count && i < VK_PARTIALS_MAX; i++) {
+		if (table->shares.holdings[i].bytes && table->rows[i].flow == flow)
 			drop(table, &table->partials[i]);
 	}
 }
@@ -290,11 +357,11 @@ uint32_t vk_reassembly_expire(struct vk_reassembly *table, uint64_t now_ns, uint
 {
 	uint32_t gone = 0;
 
-	for (uint32_t i = 0; table->live && i < VK_PARTIALS_MAX; i++) {
+	for (uint32_t i = 0; table->shares.all.count && i < VK_PARTIALS_MAX; i++) {
+		const struct vk_holding *holding = &table->shares.holdings[i];
 		struct vk_partial *partial = &table->partials[i];
 
-		if (!partial->total || partial->begin_ns == UINT64_MAX ||
-		    now_ns - partial->begin_ns < age_ns)
+		if (!holding->bytes || holding->party.kept || now_ns - partial->begin_ns < age_ns)
 			continue;
 		drop(table, partial);
 		gone++;

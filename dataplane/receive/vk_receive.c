@@ -81,7 +81,7 @@ static int receive_shard(struct vk_run *run, struct vk_flow *flow, struct vk_fra
 		.total = frame->total,
 		.size = frame->length,
 		.data = frame->payload,
-		.kept = vk_flow_reliable(flow),
+		.party = { flow->peer, flow->app, flow->class, (uint8_t)vk_flow_reliable(flow) },
 	};
 	struct vk_flow_run *own = &run->flows[shard.flow];
 	uint64_t *row = vk_count_row(run, flow->class);
@@ -115,9 +115,11 @@ static int receive_shard(struct vk_run *run, struct vk_flow *flow, struct vk_fra
 	}
 	frame->flags &= (uint8_t)~VK_FLAG_FRG;
 	delivered = deliver(run, flow, frame, message, frame->total);
-	if (!delivered && vk_flow_reliable(flow))
+	if (!delivered && vk_flow_reliable(flow)) {
+		vk_credit_hold(run, flow, vk_reassembly_wait(run->reassembly));
 		return 0; /* this shard has to come again, when there is room */
-	vk_reassembly_done(run->reassembly);
+	}
+	own->undelivered -= vk_reassembly_done(run->reassembly);
 	row[VK_RX_SHARDS]++;
 	row[VK_RX_REASSEMBLED]++;
 	if (!vk_flow_reliable(flow)) {

@@ -115,10 +115,19 @@ static void speak(struct vk_run *run, struct vk_flow *flow)
 	own->quiet = 0;
 }
 
+/* What takes no room of a flow's window: what was read, and what has landed of messages that are
+ * not all there. */
+static uint64_t base_of(const struct vk_run *run, const struct vk_flow *flow)
+{
+	const struct vk_flow_run *own = &run->flows[vk_flow_number(run, flow)];
+
+	return flow->rx_consumed + less(own->landed, own->undelivered);
+}
+
 static void offer(struct vk_run *run, struct vk_flow *flow)
 {
 	struct vk_flow_run *own = &run->flows[vk_flow_number(run, flow)];
-	uint64_t base = flow->rx_consumed + own->landed, most, limit;
+	uint64_t base = base_of(run, flow), most, limit;
 
 	if (!vk_credit_windowed(flow))
 		return;
@@ -159,6 +168,14 @@ void vk_credit_consumed(struct vk_run *run, uint32_t slot, const struct vk_consu
 void vk_credit_grow(struct vk_run *run, struct vk_flow *flow, uint32_t bytes)
 {
 	run->flows[vk_flow_number(run, flow)].landed += bytes;
+	offer(run, flow);
+}
+
+void vk_credit_hold(struct vk_run *run, struct vk_flow *flow, uint32_t bytes)
+{
+	if (!bytes)
+		return;
+	run->flows[vk_flow_number(run, flow)].undelivered += bytes;
 	offer(run, flow);
 }
 
@@ -347,7 +364,7 @@ void vk_credit_load(struct vk_run *run, struct vk_flow *flow)
 		return;
 	if (own->pooled)
 		take(run, flow, flow->tx_cost[flow->tx_sequence & 1]);
-	promise(run, flow, flow->rx_consumed + own->landed);
+	promise(run, flow, base_of(run, flow));
 }
 
 void vk_credit_close(struct vk_run *run, struct vk_flow *flow)

@@ -45,6 +45,10 @@ void vk_credit_consumed(struct vk_run *run, uint32_t slot, const struct vk_consu
 /* vk_credit_grow gives the peer more credit as its message lands in memory of its own. */
 void vk_credit_grow(struct vk_run *run, struct vk_flow *flow, uint32_t bytes);
 
+/* vk_credit_hold takes so many bytes of that for what they are when their message is all there and
+ * only the ring has no room for it: unread. */
+void vk_credit_hold(struct vk_run *run, struct vk_flow *flow, uint32_t bytes);
+
 /* vk_credit_told: the peer says what may be sent on a stream. RFC 9000, 4.1: a limit never shrinks;
  * a smaller one is ignored. */
 void vk_credit_told(struct vk_run *run, struct vk_flow *flow, uint64_t limit);

@@ -96,10 +96,18 @@ static void count_landed(struct vk_run *run)
 {
 	for (uint32_t i = 0; i < VK_PARTIALS_MAX; i++) {
 		const struct vk_partial *partial = &run->work->partials[i];
+		const struct vk_flow *flow = &run->work->flows[partial->flow % VK_FLOWS_MAX];
+		const struct vk_party party = { flow->peer, flow->app, flow->class,
+						(uint8_t)vk_flow_reliable(flow) };
 
-		if (!partial->total || partial->flow >= VK_FLOWS_MAX ||
-		    run->work->flows[partial->flow].generation != partial->flow_generation)
+		if (!partial->total)
 			continue;
+		if (partial->flow >= VK_FLOWS_MAX || flow->state != VK_ROW_LIVE ||
+		    flow->generation != partial->flow_generation) {
+			vk_reassembly_lose(run->reassembly, i);
+			continue;
+		}
+		vk_reassembly_adopt(run->reassembly, i, &party);
 		for (uint32_t k = 0; k < partial->run_count; k++)
 			run->flows[partial->flow].landed +=
 				partial->runs[k].end - partial->runs[k].begin;
@@ -261,6 +269,7 @@ static void forget(struct vk_flow_run *own)
 	own->held_bytes = 0;
 	own->unacked = 0;
 	own->landed = 0;
+	own->undelivered = 0;
 	own->owes = 0;
 	own->closing = 0;
 	own->code = 0;
@@ -313,6 +322,8 @@ struct vk_flow *vk_flows_open(struct vk_run *run, uint32_t peer, uint32_t stream
 static void stop_receiving(struct vk_run *run, struct vk_flow *flow)
 {
 	vk_sequences_free(&flow->rx, &run->gaps, &run->pools[flow->peer].gaps);
+	if (run->reassembly)
+		vk_reassembly_forget(run->reassembly, vk_flow_number(run, flow));
 }
 
 void vk_flows_close(struct vk_run *run, struct vk_flow *flow)
@@ -322,8 +333,6 @@ void vk_flows_close(struct vk_run *run, struct vk_flow *flow)
 	count_no_more(run, flow);
 	vk_credit_close(run, flow);
 	vk_content_forget(run, flow);
-	if (run->reassembly)
-		vk_reassembly_forget(run->reassembly, number);
 	VK_STORE_RELEASE(&flow->state, VK_ROW_FREE);
 	stop_receiving(run, flow);
 	while (run->work->flow_index[at] && run->work->flow_index[at] != number + 1)

@@ -94,7 +94,8 @@ struct vk_flow_run {
 	uint64_t taken; /* bytes, from its pool */
 	uint64_t promised; /* bytes that may come beyond its start */
 	struct vk_window window;
-	uint64_t pad[2];
+	uint64_t undelivered; /* of that, of messages that only wait for room in their ring */
+	uint64_t pad;
 };
 
 _Static_assert(sizeof(struct vk_flow_run) == 2 * VK_LINE, "a flow is two lines");

@@ -20,7 +20,7 @@ class Table:
     """A table over memory that outlives it, as vk_work does."""
 
     def __init__(self, limit: int = 1 << 26) -> None:
-        self.ffi, self.lib = library("vk_reassembly.h", "vk_reassembly.c")
+        self.ffi, self.lib = library("vk_reassembly.h", "vk_reassembly.c", "vk_shares.c")
         self.partials = self.ffi.new("struct vk_partial[]", self.lib.VK_PARTIALS_MAX)
         self.buffers = self.ffi.new(
             f"uint8_t[][{self.lib.VK_PARTIAL_SIZE}]", self.lib.VK_PARTIALS_MAX
@@ -43,6 +43,8 @@ class Table:
         *,
         sequence: int = 0,
         flow: int = 0,
+        app: int = 0,
+        peer: int = 0,
         now: int = 0,
         kept: bool = False,
         done: bool = True,
@@ -50,7 +52,8 @@ class Table:
         """Add a shard; returns the message when it is whole. done: it could be delivered."""
         data = self.ffi.from_buffer("uint8_t[]", message[begin:end] or b"\0")
         shard = self.ffi.new(
-            "struct vk_shard *", (flow, 1, sequence, begin, len(message), end - begin, data, kept)
+            "struct vk_shard *",
+            (flow, 1, sequence, begin, len(message), end - begin, data, (peer, app, 3, kept)),
         )
         out = self.ffi.new("uint8_t const **")
         result: int = self.lib.vk_reassembly_add(self.table, shard, now, out)
@@ -114,7 +117,8 @@ def test_an_impossible_shard_is_refused_and_costs_nothing(case: str) -> None:
     total, begin, end = REFUSALS[case]
     table = Table()
     data = table.ffi.new("uint8_t[]", 200)
-    shard = table.ffi.new("struct vk_shard *", (0, 1, 0, begin, total, end - begin, data, 0))
+    place = (0, 1, 0, begin, total, end - begin, data, (0, 0, 3, False))
+    shard = table.ffi.new("struct vk_shard *", place)
     out = table.ffi.new("uint8_t const **")
     assert table.lib.vk_reassembly_add(table.table, shard, 0, out) == REFUSED
     assert table.bytes == 0
@@ -170,17 +174,72 @@ def test_what_could_not_be_delivered_outlives_the_worker_without_its_last_shard(
 
 def test_memory_is_bounded() -> None:
     table = Table(limit=10_000)
-    assert table.add(bytes(6000), 0, 1, sequence=1) == TAKEN
-    assert table.add(bytes(6000), 0, 1, sequence=2) == REFUSED
-    assert table.add(bytes(4000), 0, 1, sequence=3) == TAKEN
-    assert table.bytes == 10_000
+    assert table.add(bytes(5000), 0, 1, peer=1, kept=True) == TAKEN
+    assert table.add(bytes(5000), 0, 1, peer=2, flow=1, kept=True) == REFUSED
+    assert table.add(bytes(2500), 0, 1, peer=2, flow=1, kept=True) == TAKEN
+    assert table.bytes == 7500
 
 
 def test_the_number_of_partial_messages_is_bounded() -> None:
     table = Table()
-    answers = [table.add(bytes(100), 0, 1, sequence=number) for number in range(3000)]
+    whose = [(number, number % 64, number // 7) for number in range(3000)]
+    answers = [table.add(bytes(100), 0, 1, flow=a, app=b, peer=c, kept=True) for a, b, c in whose]
     assert answers.count(TAKEN) == table.lib.VK_PARTIALS_MAX
-    assert table.add(bytes(100), 1, 100, sequence=0) == bytes(100)
+    assert table.add(bytes(100), 1, 100) == bytes(100)
+    assert table.add(bytes(100), 0, 1, flow=3000, kept=True) == TAKEN
+    assert table.add(bytes(100), 0, 1, flow=3001, kept=True) == REFUSED
+
+
+def test_many_messages_of_a_stream_are_in_nobodys_way() -> None:
+    table = Table()
+    for sequence in range(100):
+        assert table.add(bytes(100), 0, 1, sequence=sequence, kept=True) == TAKEN
+    for flow in range(1, 20):
+        assert table.add(bytes(100), 0, 1, sequence=0, flow=flow, kept=True) == TAKEN
+
+
+@pytest.mark.parametrize("one", [False, True])
+def test_a_message_that_finds_no_room_outside_is_known_to_wait(one: bool) -> None:
+    table, message = Table(), message_of(100)
+    if not one:
+        assert table.add(message, 0, 60, kept=True) == TAKEN
+    for waits in (0 if one else 60, 0, 0):
+        assert table.add(message, 0 if one else 60, 100, kept=True, done=False) == message
+        assert table.lib.vk_reassembly_wait(table.table) == waits
+        assert table.bytes == (0 if one else 100)  # a message of one shard keeps nothing here
+    assert table.add(message, 0 if one else 60, 100, kept=True, done=False) == message
+    assert table.lib.vk_reassembly_done(table.table) == (0 if one else 60)
+    assert (table.bytes, table.lib.vk_reassembly_done(table.table)) == (0, 0)
+
+
+def test_the_last_message_may_be_forgotten_before_it_is_done() -> None:
+    """Its application is cut off as it is handed over."""
+    table, message = Table(), message_of(100)
+    assert table.add(message, 0, 100, flow=3, done=False) == message
+    table.lib.vk_reassembly_forget(table.table, 3)
+    assert table.lib.vk_reassembly_done(table.table) == 0
+    assert table.lib.vk_reassembly_wait(table.table) == 0
+    answers = [
+        table.add(bytes(9), 0, 1, flow=number, app=number % 64, peer=number, kept=True)
+        for number in range(1025)
+    ]
+    assert answers == [TAKEN] * 1024 + [REFUSED]
+
+
+def test_whose_messages_are_is_said_to_the_next_worker() -> None:
+    table = Table()
+    for sequence in range(300):
+        table.add(bytes(9), 0, 1, sequence=sequence, app=5, peer=9, kept=True)
+    table.renew()
+    party = table.ffi.new("struct vk_party *", (9, 5, 3, True))
+    live = [index for index, each in enumerate(table.partials) if each.total]
+    for index in live[1:]:
+        table.lib.vk_reassembly_adopt(table.table, index, party)
+    table.lib.vk_reassembly_lose(table.table, live[0])
+    assert table.bytes == 9 * (len(live) - 1)
+    assert table.add(bytes(9), 0, 1, sequence=900, app=5, peer=9, kept=True) == TAKEN
+    assert table.add(bytes(9), 0, 1, sequence=901, app=5, peer=9, kept=True) == REFUSED
+    assert table.add(bytes(9), 0, 1, flow=1, app=4, peer=9, kept=True) == TAKEN
 
 
 def test_a_message_with_too_many_holes_takes_no_more_of_them() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.dataplane.fuzzing import fuzz
 from tests.dataplane.native import PARTS
-from tests.dataplane.rig import Rig, Stream, rig_of
+from tests.dataplane.rig import RING, Rig, Stream, rig_of
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.wire import (
     Class,
@@ -337,7 +337,7 @@ def test_a_copy_of_a_packet_that_was_not_taken_repeats_no_logs(logs: Rig) -> Non
 
 def shard(sequence: int, offset: int, payload: bytes, total: int, stream: int = STREAM) -> Frame:
     place = Shard(sequence, offset, total)
-    session = SESSION if stream == STREAM else OF_LOGS
+    session = OF_LOGS if stream == LOGS else SESSION
     return make_frame(lib.VK_STREAM_DATA, stream, payload, session, place, flags=Flag.FRG)
 
 
@@ -453,6 +453,47 @@ def test_shards_beyond_the_window_end_their_stream_whether_one_is_all_or_not(
     records = rig.take(1, 0, Class.DATA)
     assert [each.sequence for each in records[:-1]] == list(range(6))
     assert (records[-1].kind, records[-1].code) == (lib.VK_RECORD_RESET, Code.FLOW_CONTROL)
+
+
+def test_a_peer_that_only_begins_messages_keeps_nobody_else_from_ending_theirs(rig: Rig) -> None:
+    assert rig.app(1, 1) == 0
+    rig.service(1, 1, "other")
+    rig.open(0, 0, STREAM + 1, "other")
+    rig.accept(1, 1, Class.DATA)
+    for sequence in range(1, 1025):
+        inject(rig, shard(sequence, 0, b"x", 2))
+    assert 0 < count(rig, "drop_reassembly") < 1024
+    for sequence in range(100):
+        for offset in (0, 100):
+            inject(rig, shard(sequence, offset, bytes(100), 200, STREAM + 1))
+    assert [each.sequence for each in rig.take(1, 1, Class.DATA)] == list(range(100))
+
+
+def exchange_for_a_second(rig: Rig) -> None:
+    """By the rig's clock: while something is sent again and again nobody rests."""
+    for _ in range(200):
+        rig.exchange()
+        rig.wait(0.005)
+
+
+def test_an_application_that_stands_still_keeps_nobody_from_large_messages() -> None:
+    """Its ring is full, and what has become whole for it waits."""
+    with rig_of() as rig:
+        assert rig.app(0, 0, ring=1 << 22) == rig.app(1, 0) == rig.app(1, 1) == 0
+        rig.service(1, 0, "still")
+        rig.service(1, 1, "other")
+        still = [rig.open(0, 0, stream, "still") for stream in range(STREAM, STREAM + 24)]
+        ours = rig.open(0, 0, STREAM + 24, "other")
+        rig.accept(1, 1, Class.DATA)
+        for end in still * 12:
+            assert rig.put(end, 10_000, 0)
+        exchange_for_a_second(rig)
+        windows = 24 * (65_536 + 10_000)  # and a message each that was not whole
+        assert 0 < rig.gauge(1, lib.VK_REASSEMBLY_BYTES) < windows - RING
+        for mark in range(6):
+            assert rig.put(ours, 10_000, mark)
+        exchange_for_a_second(rig)
+        assert [each.sequence for each in rig.take(1, 1, Class.DATA)] == list(range(6))
 
 
 def test_a_handshake_goes_to_python_as_it_came(rig: Rig) -> None:
