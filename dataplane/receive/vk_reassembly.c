@@ -294,7 +294,7 @@ enum vk_shard_result vk_reassembly_add(struct vk_reassembly *table, const struct
 		return VK_SHARD_REFUSED;
 	if (partial->total != shard->total) {
 		drop(table, partial);
-		return VK_SHARD_REFUSED;
+		return VK_SHARD_CONTRADICTS;
 	}
 	result = take(table, partial, shard);
 	*message = table->buffers[partial->buffer];

@@ -11,8 +11,9 @@
 enum vk_shard_result {
 	VK_SHARD_TAKEN = 0, /* more is missing */
 	VK_SHARD_COMPLETE = 1, /* *message is whole until the next call; see vk_reassembly_done */
-	VK_SHARD_REFUSED = 2, /* contradicts, overlaps, or over a limit */
+	VK_SHARD_REFUSED = 2, /* impossible, or over a limit */
 	VK_SHARD_KNOWN = 3, /* it is there already */
+	VK_SHARD_CONTRADICTS = 4, /* others say that the message has another size; it is given up */
 };
 
 struct vk_reassembly;

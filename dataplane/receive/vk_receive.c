@@ -93,6 +93,10 @@ static int receive_shard(struct vk_run *run, struct vk_flow *flow, struct vk_fra
 	result = vk_reassembly_add(run->reassembly, &shard, run->now_ns, &message);
 	stored = vk_reassembly_stored(run->reassembly);
 	switch (result) {
+	case VK_SHARD_CONTRADICTS:
+		if (vk_flow_reliable(flow)) /* what came of it does not come again */
+			vk_flows_break(run, flow, VK_CODE_SHARDS);
+		/* fall through */
 	case VK_SHARD_REFUSED:
 		row[VK_DROP_REASSEMBLY]++;
 		return 0;

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.dataplane.native import library
 
-TAKEN, COMPLETE, REFUSED, KNOWN = range(4)
+TAKEN, COMPLETE, REFUSED, KNOWN, CONTRADICTS = range(5)
 AGE = 1000
 
 
@@ -127,7 +127,7 @@ def test_an_impossible_shard_is_refused_and_costs_nothing(case: str) -> None:
 def test_shards_that_disagree_about_the_whole_end_the_message() -> None:
     table = Table()
     assert table.add(message_of(100), 0, 10) == TAKEN
-    assert table.add(message_of(101), 10, 20) == REFUSED
+    assert table.add(message_of(101), 10, 20) == CONTRADICTS
     assert table.bytes == 0
 
 

@@ -455,6 +455,17 @@ def test_shards_beyond_the_window_end_their_stream_whether_one_is_all_or_not(
     assert (records[-1].kind, records[-1].code) == (lib.VK_RECORD_RESET, Code.FLOW_CONTROL)
 
 
+@pytest.mark.parametrize("how", ["at first", "with one in between"])
+def test_shards_that_contradict_each_other_end_their_stream(rig: Rig, how: str) -> None:
+    inject(rig, shard(0, 0, bytes(100), 300))
+    if how != "at first":
+        inject(rig, shard(1, 0, bytes(50), 50))
+    inject(rig, shard(0, 100, bytes(100), 400))
+    last = rig.take(1, 0, Class.DATA)[-1]
+    assert (last.kind, last.code) == (lib.VK_RECORD_RESET, Code.SHARDS)
+    assert rig.gauge(1, lib.VK_REASSEMBLY_BYTES) == 0
+
+
 def test_a_peer_that_only_begins_messages_keeps_nobody_else_from_ending_theirs(rig: Rig) -> None:
     assert rig.app(1, 1) == 0
     rig.service(1, 1, "other")
