@@ -203,7 +203,10 @@ class _End(End):
     @property
     def closed_by_peer(self) -> bool:
         """Whether the other end is gone; what it sent before can still be received."""
-        return bool(self._pipe is None or self._pipe.gone or self._other.closed)
+        if self._pipe is None:
+            return True
+        lib.vk_pipe_look(self._pipe)
+        return bool(self._pipe.gone or self._other.closed)
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable when this end is woken."""
@@ -269,6 +272,7 @@ class _End(End):
         while not lib.vk_pipe_arm(self._use(), room):
             rung = loop.create_future()
             self._waiters.append(rung)
+            self._pipe.watched = 1
             try:
                 await rung
             finally:
@@ -286,6 +290,7 @@ class _End(End):
 
     def _settle(self) -> None:
         waiters, self._waiters = self._waiters, []
+        self._pipe.watched = 0
         for rung in waiters:
             if not rung.done():
                 rung.set_result(None)

@@ -95,6 +95,19 @@ static int arguments(const char *const *names, Py_ssize_t needed, PyObject *cons
 	return 0;
 }
 
+/* Have who sleeps in an event loop look again: a wait here has taken back what it asked for.
+ * Returns 0, or -1 with an exception. */
+static int settle(struct vk_end *end)
+{
+	PyObject *none;
+
+	if (!end->pipe || !end->pipe->watched)
+		return 0;
+	none = PyObject_CallMethod((PyObject *)end, "_settle", NULL);
+	Py_XDECREF(none);
+	return none ? 0 : -1;
+}
+
 /* Wait like vk_pipe_wait, while other threads run: 1, 0, or -1 with an exception. */
 static int wait_for(struct vk_end *end, uint32_t room, int64_t timeout_ns)
 {
@@ -105,6 +118,8 @@ static int wait_for(struct vk_end *end, uint32_t room, int64_t timeout_ns)
 		Py_BEGIN_ALLOW_THREADS;
 		result = vk_pipe_wait(end->pipe, room, left);
 		Py_END_ALLOW_THREADS;
+		if (settle(end))
+			return -1;
 		if (result != -EINTR)
 			break;
 		if (PyErr_CheckSignals() || !is_open(end)) /* a handler may close it */

@@ -23,6 +23,22 @@ static int ended(const struct vk_pipe *pipe)
 	return pipe->gone || VK_LOAD_ACQUIRE(&pipe->tx.peer->closed);
 }
 
+/* Look now and then whether the other party died, where there is nothing to do: who never waits
+ * would not hear of it. Readable or not, the bell says that its other end is closed. */
+static void look(struct vk_pipe *pipe)
+{
+	if (++pipe->idle % VK_PIPE_LOOK == 0)
+		vk_pipe_look(pipe);
+}
+
+void vk_pipe_look(struct vk_pipe *pipe)
+{
+	struct pollfd bell = { .fd = pipe->bell, .events = POLLRDHUP };
+
+	if (poll(&bell, 1, 0) > 0 && bell.revents & (POLLRDHUP | POLLHUP | POLLERR))
+		pipe->gone = 1;
+}
+
 /* Like vk_pipe_put, when the other party was seen to be there. */
 static int put(struct vk_pipe *pipe, const uint8_t *data, uint32_t size)
 {
@@ -31,6 +47,7 @@ static int put(struct vk_pipe *pipe, const uint8_t *data, uint32_t size)
 	if (!body) {
 		if (vk_record_span(size) > pipe->tx.capacity)
 			return -EMSGSIZE;
+		look(pipe);
 		return vk_tx_room(&pipe->tx) == -EPROTO ? -EPROTO : 0;
 	}
 	memcpy(body, data, size);
@@ -96,6 +113,8 @@ int64_t vk_pipe_recv_many(struct vk_pipe *pipe, uint32_t max, uint32_t *begins, 
 	pipe->lent = n > 0;
 	if (n || found > 0)
 		return n;
+	if (!found && !over)
+		look(pipe); /* before it died it may have sent something: the next call says so */
 	return found < 0 ? found : over ? -EPIPE : 0;
 }
 
@@ -110,6 +129,8 @@ int64_t vk_pipe_recv(struct vk_pipe *pipe, const uint8_t **body)
 	if (!found) { /* what came before the end was published before it */
 		over = ended(pipe);
 		found = over ? vk_rx_peek(&pipe->rx, &record, body) : 0;
+		if (!found && !over)
+			look(pipe);
 		if (!found)
 			return over ? -EPIPE : -EAGAIN;
 	}

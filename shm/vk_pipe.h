@@ -18,6 +18,8 @@ struct vk_pipe {
 	uint32_t sleeps;
 	int bell; /* our end of a socket pair; the other party has the other end */
 	int gone; /* the other end of the bell is closed */
+	uint32_t watched; /* an event loop sleeps on the bell, too */
+	uint32_t idle; /* calls that found nothing, or no room */
 	int lent; /* what vk_pipe_recv_many found has not been released */
 	uint64_t said; /* tx.tail at the last wait for a message */
 	struct vk_spin spin;
@@ -29,6 +31,9 @@ enum vk_pipe_const {
 	 * listens looks after the time of a few, and for room when there is some for a heap. */
 	VK_PIPE_LISTEN_NS = 300,
 	VK_PIPE_ROOM_NS = 1000,
+	/* Every so many calls that find nothing, or no room, one looks whether the other party is
+	 * there: a system call, several times what finding nothing takes. */
+	VK_PIPE_LOOK = 64,
 };
 
 /* vk_pipe_open makes a pipe of two mapped regions: own, which we write, and other. spin_ns_max: how
@@ -65,6 +70,10 @@ int64_t vk_pipe_recv(struct vk_pipe *pipe, const uint8_t **body);
 /* vk_pipe_release gives what vk_pipe_recv_many or vk_pipe_recv found back to the sender, and wakes
  * it if it waits for room. */
 void vk_pipe_release(struct vk_pipe *pipe);
+
+/* vk_pipe_look sets gone if the other party has died: recv and send do so at every VK_PIPE_LOOK-th
+ * time that they find nothing, or no room. Syscall: poll. */
+void vk_pipe_look(struct vk_pipe *pipe);
 
 /* vk_pipe_ready says whether there is a message, or, when room is not 0, whether a message of room
  * bytes can be sent; errors, and the other party's end, count as ready. */

@@ -7,6 +7,7 @@ to it. Nothing has a name on the machine, so nothing is left when the thread end
 from __future__ import annotations
 
 import array
+import asyncio
 import contextlib
 import ctypes
 import errno
@@ -334,3 +335,11 @@ class KernelLog:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+async def turn() -> None:
+    """Let the event loop's other tasks have a turn."""
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+    loop.call_soon(future.set_result, None)
+    await future

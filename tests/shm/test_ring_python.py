@@ -11,11 +11,12 @@ import threading
 import tracemalloc
 from array import array
 from collections.abc import Callable, Iterator
+from itertools import repeat
 from typing import Any
 
 import pytest
 
-from tests.lab import wait_until
+from tests.lab import turn, wait_until
 from valkyrie.shm import Channel, RingClosedError, RingError, ffi, lib
 from valkyrie.shm._end import cut
 from valkyrie.shm.local import pair
@@ -354,6 +355,81 @@ def test_a_killed_peer_is_noticed_after_its_last_message() -> None:
     assert here.recv(5) == b"last words"
     with pytest.raises(RingClosedError):
         here.recv(5)
+
+
+def dead_peer(*messages: bytes) -> Channel:
+    """Return an end whose other one's process was killed, after its last messages."""
+    here, there = pair(SIZE)
+    child = os.fork()
+    if child == 0:
+        there.send_many(messages)
+        os._exit(0)  # without a good-bye
+    os.close(there._bell)  # only the child has that end now
+    os.waitpid(child, 0)
+    return here
+
+
+POLLS: dict[str, Callable[[Channel], object]] = {
+    "recv": lambda end: end.recv(),
+    "recv_list": lambda end: end.recv_list(),
+    "recv_many": lambda end: len(end.recv_many()),
+    "send": lambda end: end.send(bytes(100)),
+    "send_many": lambda end: end.send_many([bytes(100)]),
+    "send_buffer": lambda end: end.send_buffer(bytes(100), 100),
+}
+
+
+@pytest.mark.parametrize("poll", POLLS)
+def test_who_only_polls_hears_of_a_killed_peer_too(poll: str) -> None:
+    here = dead_peer()
+    polls = lib.VK_PIPE_LOOK + SIZE // 100  # what can be sent before there is no room
+    with pytest.raises(RingClosedError):
+        list(map(POLLS[poll], repeat(here, polls + 1)))
+    here.close()
+
+
+def test_what_a_killed_peer_sent_comes_before_its_end_for_who_polls_too() -> None:
+    here = dead_peer(b"last", b"words")
+    assert here.closed_by_peer
+    assert [here.recv(), here.recv()] == [b"last", b"words"]
+    with pytest.raises(RingClosedError):
+        here.recv()
+    here.close()
+
+
+def test_who_polls_takes_a_peer_that_is_there_for_nothing_else(ends: Pair) -> None:
+    here, there = ends
+    for _ in range(4 * lib.VK_PIPE_LOOK):
+        assert here.recv() is None
+    assert not here.closed_by_peer
+    there.send(b"after a while")
+    assert here.recv() == b"after a while"
+
+
+@pytest.mark.parametrize("timeout_s", [0, 0.001])
+async def test_a_wait_with_a_time_leaves_the_one_in_the_event_loop_its_bell(
+    ends: Pair, timeout_s: float
+) -> None:
+    here, there = ends
+    waiting = asyncio.ensure_future(there.recv_async())
+    async with asyncio.timeout(30):
+        await turn()
+        assert there._waiters
+        assert not there.wait(timeout_s)
+        here.send(b"for the one in the loop")
+        assert await waiting == b"for the one in the loop"
+
+
+async def test_a_bell_that_a_wait_with_a_time_took_is_the_event_loops_too(ends: Pair) -> None:
+    here, there = ends
+    waiting = asyncio.ensure_future(there.recv_async())
+    async with asyncio.timeout(30):
+        await turn()
+        assert there._waiters
+        here.send_many([b"one", b"two"])  # the bell rings
+        assert there.wait(room=1)
+        assert there.recv(30) == b"one"
+        assert await waiting == b"two"
 
 
 @pytest.mark.parametrize(("field", "value"), [("tail", 4), ("tail", 1 << 40), ("head", 1 << 40)])
