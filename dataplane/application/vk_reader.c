@@ -9,7 +9,7 @@ int vk_reader_open(struct vk_reader *reader, struct vk_client *client, struct vk
 		.inlet = inlet,
 		.gather = vk_gather_new(sequence, ordered),
 		.ring = vk_stream_class(stream->stream),
-		.flow = stream->flow,
+		.flow = vk_client_flow(stream),
 	};
 	return reader->gather ? 0 : -ENOMEM;
 }
@@ -54,7 +54,7 @@ static int take_record(struct vk_reader *reader, struct vk_whole *whole)
 	const uint8_t *payload = reader->client->rx[reader->ring].data + entry->offset;
 	int result;
 
-	if (entry->kind != VK_RECORD_DATA || entry->message.flow != reader->flow) {
+	if (entry->kind != VK_RECORD_DATA || vk_client_flow(&entry->message) != reader->flow) {
 		vk_client_rewind(reader->client, reader->ring, reader->position);
 		reader->next = reader->found = 0;
 		return -ENOMSG;

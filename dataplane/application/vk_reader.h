@@ -18,7 +18,7 @@ struct vk_reader {
 	struct vk_inlet *inlet;
 	struct vk_gather *gather;
 	uint32_t ring;
-	uint32_t flow;
+	int64_t flow; /* vk_client_flow */
 	uint32_t found; /* in entries ... */
 	uint32_t next; /* ... and the one to look at next */
 	uint64_t position; /* in the ring: where that one begins */

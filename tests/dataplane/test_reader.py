@@ -120,3 +120,16 @@ def test_a_message_of_another_stream_is_left_to_whom_it_is_for(nodes: Nodes) -> 
         with reading(theirs) as reader:
             assert reader.next() == b"mine"
             assert reader.next() == -errno.ENOMSG
+
+
+def test_a_message_of_a_stream_that_had_the_number_before_is_left_alone(nodes: Nodes) -> None:
+    with sync_pair(nodes, 1000) as (mine, theirs):
+        former = theirs._flow.generation
+        theirs._flow.bind(theirs._flow.number, former + 1)  # as if another had it by now
+        with reading(theirs) as reader:
+            mine.send(b"former")
+            assert reader.next() == -errno.ENOMSG
+        theirs._flow.bind(theirs._flow.number, former)
+        message = theirs.recv(SOON_S)
+        assert message is not None
+        assert message.payload == b"former"
