@@ -10,6 +10,10 @@
 #include <string.h>
 #include <sys/socket.h>
 
+enum {
+	SLEEPS_APART = 0x61c88647, /* 2^32 by the golden ratio twice: its multiples are far apart */
+};
+
 static int open_rings(struct vk_run_slot *slot)
 {
 	for (uint32_t c = 0; c < VK_CLASS_COUNT; c++) {
@@ -54,7 +58,8 @@ static int adopt(struct vk_run *run, uint32_t number)
 	slot->bell_worker = boot->bell_worker;
 	memcpy(slot->capacity, slot->self->capacity, sizeof slot->capacity);
 	slot->policy.sequence = 1; /* odd: never equal to a row that can be read */
-	slot->sleeps = VK_LOAD_RELAXED(&slot->self->sleeping);
+	/* Of no sleep of an earlier worker the number comes again: it may have been rung for. */
+	slot->sleeps = run->work->starts * SLEEPS_APART;
 	VK_STORE_RELAXED(&slot->self->sleeping, 0);
 	if (open_rings(slot))
 		return -EPROTO;

@@ -404,3 +404,15 @@ def test_a_fuzzing_application_leaves_the_worker_whole_and_others_their_turn() -
     ]
     sources = ["fuzz_slots.c", "worker_rig.c", *PARTS]
     fuzz("fuzz_slots", sources, [*seeds, b"".join(seeds)])
+
+
+def test_a_later_workers_sleeps_are_none_that_an_application_rang_for_before(rig: Rig) -> None:
+    """The bell of a sleep is rung once: one with an earlier one's number would go unnoticed."""
+    assert rig.app(0, 0) == 0
+    known: set[str] = set()
+    for _ in range(20):
+        rested = [rig.ask("rest", 0, 0) for _ in range(100)]
+        assert not known & set(rested)
+        known |= set(rested)
+        rig.ask("worker", 0, "kill")
+        rig.ask("worker", 0, "recover")

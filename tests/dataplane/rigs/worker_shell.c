@@ -4,6 +4,7 @@
 
 #include "vk_row.h"
 #include "vk_session.h"
+#include "vk_slots.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -224,6 +225,16 @@ static void do_sleep(void)
 	app->self->need[argument[2]] = (uint32_t)argument[3];
 	app->self->sleeping++;
 	printf("1\n");
+}
+
+/* rest node slot: the worker goes to sleep and wakes; by which number its application knows that */
+static void do_rest(void)
+{
+	struct vk_run *run = rig_nodes[argument[0]].run;
+
+	vk_slots_sleep(run);
+	printf("%u\n", run->slots[argument[1]].self->sleeping);
+	vk_slots_wake(run);
 }
 
 /* poke node slot 't'|'h'|'d' class value: an application writes what it should not */
@@ -486,7 +497,7 @@ static const struct {
 	{ "detach", do_detach },   { "join", do_join },	    { "session", do_session },
 	{ "python", do_python },   { "token", do_token },   { "ledger", do_ledger },
 	{ "numbers", do_numbers }, { "shards", do_shards }, { "payload", do_payload },
-	{ "gaps", do_gaps },
+	{ "gaps", do_gaps },	   { "rest", do_rest },
 };
 
 /* Splits a line into its command, numbers and the word among them. */
