@@ -53,13 +53,27 @@ async def send_file(
     there.
     """
     started_ns = time.monotonic_ns()
-    with await asyncio.to_thread(Source, path, name) as source:
+    with await _opened(path, name) as source:
         machine = Sending(source.offer, started_ns, int(patience * 1e9))
         stream = await peer.open(service, cls=cls, ordered=True)
         sender = _Sender(stream, source, machine, progress)
         await sender.run()
         seconds = (time.monotonic_ns() - started_ns) / 1e9
         return Sent(source.offer.name, source.offer.size, sender.resumed, seconds)
+
+
+async def _opened(path: Path | str, name: str) -> Source:
+    opening = asyncio.ensure_future(asyncio.to_thread(Source, path, name))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close)  # the thread goes on
+        raise
+
+
+def _close(opening: asyncio.Future[Source]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 class _Sender:

@@ -153,7 +153,8 @@ class Part:
 
     def __init__(self, fd: int, directory: int, mode: int, offer: Offer, rules: Rules) -> None:
         self._fd = fd
-        self._directory = os.dup(directory)
+        with storing(f"open {offer.name + PART!r}"):
+            self._directory = os.dup(directory)
         self._mode = mode
         self._offer = offer
         self._rules = rules

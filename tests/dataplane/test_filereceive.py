@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -131,6 +132,22 @@ async def test_a_sender_that_lies_is_told_so_and_the_others_are_served(
         assert arrival.error.code == code
         assert (await send_file(receiver.peer, "files", path)).size == SIZE
     assert os.listdir(inbox) == ["x"]
+
+
+async def test_a_file_for_which_there_is_no_descriptor_is_refused_and_the_others_are_served(
+    nodes: Nodes, inbox: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(_: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async with receiving(nodes, inbox) as receiver:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "dup", none)
+            with pytest.raises(TransferError, match="Too many open files") as caught:
+                await send_file(receiver.peer, "files", path)
+        assert caught.value.code == FileCode.STORAGE
+        assert isinstance((await receiver.next()).error, TransferError)
+        assert (await send_file(receiver.peer, "files", path)).size == SIZE
 
 
 async def test_a_sender_that_says_nothing_is_given_up(nodes: Nodes, inbox: Path) -> None:

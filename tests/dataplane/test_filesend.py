@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from tests.dataplane.test_filereceive import (
     path,
     receiving,
 )
-from tests.dataplane.test_node import both
+from tests.dataplane.test_node import both, until
 from tests.dataplane.test_transfer import have
 from tests.lab import SOON_S
 from valkyrie.dataplane.application.node import Service
@@ -27,8 +28,10 @@ from valkyrie.dataplane.application.peer import Peer
 from valkyrie.dataplane.application.refusal import StreamResetError
 from valkyrie.dataplane.application.stream import Stream
 from valkyrie.dataplane.errors import ValkyrieError
+from valkyrie.dataplane.files import filesend
 from valkyrie.dataplane.files.filereceive import FILES_PEER_MAX
 from valkyrie.dataplane.files.filesend import send_file
+from valkyrie.dataplane.files.filesource import Source
 from valkyrie.dataplane.files.transfer import CHUNK_SIZE, Packet, TransferError, verdict
 from valkyrie.dataplane.wire import FileCode, Type
 
@@ -129,6 +132,28 @@ async def test_cancelling_a_transfer_resets_its_stream(nodes: Nodes, path: Path)
         await asyncio.wait({sending})
         with pytest.raises(StreamResetError):
             await to_the_end(stream)
+
+
+async def test_who_is_cancelled_while_a_file_is_opened_leaves_it_closed(
+    nodes: Nodes, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening, go_on = threading.Event(), threading.Event()
+    opened: list[Source] = []
+
+    def slowly(*arguments: object) -> Source:
+        opening.set()
+        assert go_on.wait(SOON_S)
+        opened.append(Source(*arguments))  # type: ignore[arg-type]
+        return opened[0]
+
+    monkeypatch.setattr(filesend, "Source", slowly)
+    async with listening(nodes) as (peer, _):
+        sending = asyncio.create_task(send_file(peer, "files", path))
+        await until(opening.is_set)
+        sending.cancel()
+        await asyncio.wait({sending})
+        go_on.set()
+        await until(lambda: opened and opened[0]._fd < 0)
 
 
 async def test_a_file_whose_size_the_kernel_does_not_tell_is_not_stored_as_an_empty_one(
