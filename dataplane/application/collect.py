@@ -21,6 +21,7 @@ def collect(flow: Flow, index: int, count: int, sequence: int) -> int:
     if taken:
         flow.fragments.filled(sequence, taken, size)
         flow.expected = (sequence + taken) & SEQUENCE_MAX
+        flow.rings.collected(flow.ring, index + taken - 1)
         flow.seen.fragments += taken
         flow.taken(size, taken)
     return taken

@@ -75,8 +75,16 @@ class Events:
         self._former: dict[tuple[int, int], Flow] = {}
         """By number and generation: not read to their ends, and another stream has their number."""
         self._paused: dict[int, Flow] = {}
+        self._begin = 0
+        """In the ring that is being looked at: where the next record begins."""
+        self._taking: Flow | None = None
+        """Whose message that is, while it is being taken in."""
         self._limits: dict[int, _Event] = {}
         """What may be put for flows that are not known yet, by number."""
+        self._closing: set[Flow] = set()
+        """To be closed for sending when the large message that they are within is through."""
+        self.unsaid: deque[bytes] = deque()
+        """Requests to the daemon that are to be made, and whose replies nobody waits for."""
         self._flushes: dict[int, Flow] = {}
         """Waiting for what was sent to be acknowledged, by token."""
         self._flushed: dict[int, int] = {}
@@ -104,21 +112,28 @@ class Events:
     def _pump_answers(self) -> bool:
         rings = self.rings
         rings.satisfied(Class.CONTROL)
-        count = rings.receive(Class.CONTROL)
-        if count <= 0:
-            if count < 0:
-                self.fail(gone(count))
-            return False
-        for entry in ENTRY.iter_unpack(rings.entries[: count * ENTRY_SIZE]):
-            event = _Event(entry)
-            if event.kind == lib.VK_RECORD_LIMIT:
-                self._limit(event)
-                continue
-            flow = self._flushes.get(event.correlation)
-            if flow is not None:  # else nobody waits any more
-                self._flushed[event.correlation] = rings.tail(flow.ring)
+        begin = rings.position(Class.CONTROL)
+        try:
+            count = rings.receive(Class.CONTROL)
+            if count <= 0:
+                if count < 0:
+                    self.fail(gone(count))
+                return False
+            for entry in ENTRY.iter_unpack(rings.entries[: count * ENTRY_SIZE]):
+                self._answer(_Event(entry))
+        except BaseException:
+            rings.rewind(Class.CONTROL, begin)  # to know an answer twice does no harm
+            raise
         rings.consumed(Class.CONTROL)
         return True
+
+    def _answer(self, event: _Event) -> None:
+        if event.kind == lib.VK_RECORD_LIMIT:
+            self._limit(event)
+            return
+        flow = self._flushes.get(event.correlation)
+        if flow is not None:  # else nobody waits any more
+            self._flushed[event.correlation] = self.rings.tail(flow.ring)
 
     def _settle_flushes(self) -> None:
         """Wake who waits for a flush, as soon as what was put before its answer is known."""
@@ -162,46 +177,69 @@ class Events:
         return (taken < _BATCH and self._pump_others(ring)) or taken > 0
 
     def _pump_others(self, ring: int) -> bool:
-        """Take in records among which are some that are no plain messages of known streams."""
+        """Take in records among which are some that are no plain messages of known streams.
+
+        Handlers of signals, which may raise, wait meanwhile; but for those of signals that came to
+        another thread. What was not looked at when something was raised stays in the ring.
+        """
         rings = self.rings
-        begin = rings.position(ring)
-        count = rings.receive(ring)
-        if count <= 0:
-            if count < 0:
-                self.fail(gone(count))
-            return False
+        self._begin = rings.position(ring)
+        try:
+            count = rings.receive(ring)
+            if count <= 0:
+                if count < 0:
+                    self.fail(gone(count))
+                return False
+            lib.vk_client_hold(1)
+            self._look_at(ring, count)
+        except BaseException:
+            rings.rewind(ring, self._begin)
+            flow, self._taking = self._taking, None
+            if flow is not None:
+                flow.interrupt()
+                self._gave(flow)
+            raise
+        finally:
+            lib.vk_client_hold(0)
+        rings.consumed(ring)
+        return True
+
+    def _look_at(self, ring: int, count: int) -> None:
+        """Take in records that were described; ``_begin`` is where the next one begins."""
+        rings = self.rings
         memory = rings.copies[ring]
         flows = self.flows
         collected = 0
         for index, entry in enumerate(ENTRY.iter_unpack(rings.entries[: count * ENTRY_SIZE])):
             offset, end, size, kind, number, generation = entry[:6]
             if index < collected:
-                begin = end
+                self._begin = end
                 continue
             if kind != _DATA:
                 self._control(ring, entry, memory[offset : offset + size])
-                begin = end
+                self._begin = end
                 continue
             flow = flows.get(number)
             if flow is None or flow.generation != generation:
                 flow = self._adopt(entry)
                 if flow is None:
-                    begin = end
+                    self._begin = end
                     continue
             if flow.halting and flow.full and not flow.closed:
                 flow.seen.held_up += 1
-                rings.rewind(ring, begin)
+                rings.rewind(ring, self._begin)
                 rings.pause(ring, True)
                 self._paused[ring] = flow
                 break
             if entry[CODE]:
+                self._taking = flow
                 collected = index + self._take_fragments(flow, entry, index, count)
             else:
-                flow.receive(message_of(memory[offset : offset + size], entry))
+                message = message_of(memory[offset : offset + size], entry)
+                self._taking = flow
+                flow.receive(message)
+            self._begin, self._taking = end, None
             self._gave(flow)
-            begin = end
-        rings.consumed(ring)
-        return True
 
     def _gave(self, flow: Flow) -> None:
         """Note that a flow has something new."""
@@ -326,9 +364,8 @@ class Events:
         """Note that the node ended the attachment: everybody who waits is told."""
         if self.failure is None:
             self.failure = error
-            self.woken.update(self.flows.values())
-            self.woken.update(self._former.values())
-            self.woken.update(self.streams.values())
+            for flow in (*self.flows.values(), *self._former.values(), *self.streams.values()):
+                self.woken.update((flow, Turn(flow)))
             self.woken.update(self.services.values())
             self.woken.update(self._flushes.values())
             self.woken.update(Room(ring) for ring in self.rings.classes)

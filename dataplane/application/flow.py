@@ -394,8 +394,8 @@ class Flow(End):
         self.expected = (sequence + 1) & SEQUENCE_MAX
         self.received += 1
         self.received_bytes += size
-        self.queue.append(message)
         self.queue_size += size
+        self.queue.append(message)
 
     def receive_fragment(self, message: Message, mark: int) -> None:
         """Take a part of a larger message in; ``mark`` is its ``enum vk_fragment``."""
@@ -424,6 +424,11 @@ class Flow(End):
             self.finish(self.final)
         if self.halting and len(self.early) > QUEUE_MESSAGES_MAX:
             self._break(Code.FLOW_CONTROL)
+
+    def interrupt(self) -> None:
+        """Note that nobody knows whether a message is taken in: better no stream than a gap."""
+        if not self.best_effort:
+            self._break(Code.CANCELLED)
 
     def _break(self, code: int) -> None:
         """End the stream because of what the peer sent."""
@@ -499,8 +504,9 @@ class Flow(End):
 
     def reset(self, code: int) -> None:
         """Note that the stream is gone; a reader that has seen its end is not told."""
-        self.ended_well = self.ended
-        self.ended = self.careful = True
+        if self.error is None:  # else it was told before
+            self.ended_well = self.ended
+        self.careful = True
         self.outlet.closed = 1
         self.outlet.within = 0
         self.early.clear()
@@ -508,6 +514,7 @@ class Flow(End):
         self.break_(code, "was reset")
         if not self.closed:
             self.error = self.broken
+        self.ended = True
 
     def break_(self, code: int, what: str) -> None:
         """Note how the stream ended before all that was sent need have arrived."""

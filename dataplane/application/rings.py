@@ -241,7 +241,7 @@ class Rings:
     def collect(self, ring: int, index: int, count: int, memory: Any) -> tuple[int, int]:
         """Copy the middle of a message out of the ring, from ``entries[index]`` on, of *count*.
 
-        Returns how many fragments, and their bytes. Their room is the worker's again at once.
+        Returns how many fragments, and their bytes. ``collected`` gives their room back.
         """
         entries = self._entries + index
         room = min(len(memory), COLLECTED_MAX)
@@ -257,9 +257,12 @@ class Rings:
                 self._bytes,
             )
         )
-        if taken and not self._held[ring]:
-            lib.vk_client_release(self.client, ring, entries[taken - 1].end)
         return taken, int(self._bytes[0])
+
+    def collected(self, ring: int, index: int) -> None:
+        """Let the worker have the room of a record and those before it at once."""
+        if not self._held[ring]:
+            lib.vk_client_release(self.client, ring, self._entries[index].end)
 
     def position(self, ring: int) -> int:
         """Return where the next record to receive begins."""

@@ -3,6 +3,7 @@
 #include "vk_client.h"
 
 #include <poll.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -456,9 +457,27 @@ void vk_client_spread(void *memory, uint64_t size)
 void vk_client_rewind(struct vk_client *client, uint32_t ring, uint64_t position)
 {
 	struct vk_rx *rx = &client->rx[ring];
+	uint64_t released = client->self->head[ring];
 
-	if (rx->head - position <= rx->head - client->self->head[ring])
-		rx->head = position;
+	rx->head = rx->head - position <= rx->head - released ? position : released;
+}
+
+void vk_client_hold(int held)
+{
+	static const int ours[] = { SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP };
+	static _Thread_local sigset_t before;
+	static _Thread_local int holds;
+	sigset_t others;
+
+	if (held && !holds) {
+		sigfillset(&others);
+		for (uint32_t i = 0; i < sizeof ours / sizeof *ours; i++)
+			sigdelset(&others, ours[i]);
+		holds = !pthread_sigmask(SIG_BLOCK, &others, &before);
+	} else if (!held && holds) {
+		holds = 0;
+		pthread_sigmask(SIG_SETMASK, &before, NULL);
+	}
 }
 
 void vk_client_release(struct vk_client *client, uint32_t ring, uint64_t position)

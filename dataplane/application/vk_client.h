@@ -216,8 +216,14 @@ uint32_t vk_client_collect(const struct vk_client *client, uint32_t ring,
 void vk_client_spread(void *memory, uint64_t size);
 
 /* vk_client_rewind makes the record that begins at a position returned as `end` (or where the
- * first received record began) the next to be received again. It must not be released yet. */
+ * first received record began) the next to be received again, or if that was released, the first
+ * one that was not. */
 void vk_client_rewind(struct vk_client *client, uint32_t ring, uint64_t position);
+
+/* vk_client_hold has the calling thread's signals wait, but for those that say what it did wrong,
+ * or lets them come again: a handler of Python's may raise wherever it is called. System call:
+ * rt_sigprocmask, if that changes anything. */
+void vk_client_hold(int held);
 
 /* vk_client_release gives the bytes before position back to the worker (release; pairs with its
  * acquire of head). No bell: the worker never waits for room here, it drops and counts. */

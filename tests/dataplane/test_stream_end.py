@@ -21,9 +21,11 @@ from tests.dataplane.test_node import Nodes
 from tests.dataplane.test_stream import sync_pair
 from tests.lab import SOON_S, wait_until
 from valkyrie.dataplane import ffi, lib
+from valkyrie.dataplane.application import events
 from valkyrie.dataplane.application.attachment import Attachment
 from valkyrie.dataplane.application.driver import SyncDriver
 from valkyrie.dataplane.application.flow import SEQUENCE_MAX, Flow
+from valkyrie.dataplane.application.message import message_of
 from valkyrie.dataplane.application.rings import Rings
 from valkyrie.dataplane.application.stream import Stream, SyncStream
 from valkyrie.dataplane.errors import LocalProtocolError
@@ -59,6 +61,11 @@ class Alone:
         values = {"flow": NUMBER, "flow_generation": GENERATION, "stream": STREAM, **fields}
         head = ffi.new("struct vk_message *", {**values, "sequence": sequence & SEQUENCE_MAX})
         assert self.channel.put(JOB, lib.VK_RECORD_DATA, head, payload)
+
+    def put_limit(self, limit: int) -> None:
+        values = {"flow": NUMBER, "flow_generation": GENERATION, "time_ns": limit}
+        head = ffi.new("struct vk_message *", values)
+        assert self.channel.put(Class.CONTROL, lib.VK_RECORD_LIMIT, head, b"")
 
     def released(self) -> bool:
         return bool(self.channel.a.head[JOB] == self.channel.tail[JOB])
@@ -399,3 +406,87 @@ def test_the_options_of_send_are_the_same_wherever_they_stand() -> None:
     ]
     assert found == [stub_of("Face", "send")] * 3
     assert len(found[0]) == 8
+
+
+# ---- Interruptions ----
+
+
+class InterruptError(Exception):
+    """What a signal's handler raises."""
+
+
+def once(function: Callable[..., Any], interrupt: Callable[[], object]) -> Callable[..., Any]:
+    """Return a function that something interrupts in its third call."""
+    calls = 0
+
+    def interrupted(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            interrupt()
+        return function(*arguments)
+
+    return interrupted
+
+
+def out_of_memory() -> None:
+    raise MemoryError
+
+
+def raise_signal() -> None:
+    signal.raise_signal(signal.SIGALRM)
+
+
+def interrupted(*_: object) -> None:
+    raise InterruptError
+
+
+@pytest.mark.parametrize(
+    ("interrupt", "error"), [(raise_signal, InterruptError), (out_of_memory, MemoryError)]
+)
+def test_what_is_interrupted_while_it_takes_messages_in_loses_none(
+    alone: Alone,
+    monkeypatch: pytest.MonkeyPatch,
+    interrupt: Callable[[], object],
+    error: type[Exception],
+) -> None:
+    for sequence in range(20):
+        alone.put(sequence, b"%d" % sequence, flags=Flag.URG.value)  # Python looks at it
+    monkeypatch.setattr(events, "message_of", once(message_of, interrupt))
+    with alarm(interrupted, SOON_S), pytest.raises(error):
+        alone.stream._attachment.pump()
+    assert [payload_of(alone.stream) for _ in range(20)] == [b"%d" % each for each in range(20)]
+    assert alone.flow.broken is None
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_what_is_interrupted_within_a_message_says_so_and_other_streams_go_on(
+    alone: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = alone.stream_of(NUMBER + 1, STREAM + 1)
+    for sequence in range(5):
+        alone.put(sequence, b"x", flags=Flag.URG.value)
+        alone.put(sequence, b"y", flags=Flag.URG.value, flow=NUMBER + 1, stream=STREAM + 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(Flow, "receive", once(Flow.receive, out_of_memory))
+        with pytest.raises(MemoryError):
+            alone.stream._attachment.pump()
+    alone.stream._attachment.pump()
+    assert [message.payload for message in other.queue] == [b"y"] * 5
+    assert payload_of(alone.stream) == b"x"
+    with pytest.raises(valkyrie.StreamResetError):
+        alone.stream.recv()
+
+
+def test_an_answer_that_is_interrupted_is_looked_at_again(
+    alone: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in range(1000, 1010):
+        alone.put_limit(limit)
+    with monkeypatch.context() as patched:
+        patched.setattr(Attachment, "_answer", once(Attachment._answer, out_of_memory))
+        with pytest.raises(MemoryError):
+            alone.stream._attachment.pump()
+    assert alone.flow.outlet.limit < 1009
+    alone.stream._attachment.pump()
+    assert alone.flow.outlet.limit == 1009
