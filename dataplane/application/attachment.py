@@ -12,6 +12,7 @@ import errno
 import math
 import operator
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -28,6 +29,7 @@ from .message import Batch, Message, Placed, batch_of
 from .outgoing import Large, Outgoing
 from .refusal import (
     ApplicationGoneError,
+    RefusedError,
     StreamInUseError,
     StreamResetError,
     UnreachableError,
@@ -143,10 +145,18 @@ class Attachment(Events):
             raise
         finally:
             if large.sent:
-                self.woken.add(Turn(flow))
+                self._through(flow)
         if large.last:
             yield from self._close_sending(flow, now_ns)
         return now_ns
+
+    def _through(self, flow: Flow) -> None:
+        """Note that a stream is within a message no more."""
+        self.woken.add(Turn(flow))
+        if flow in self._closing:
+            self._closing.discard(flow)
+            if flow.broken is None:
+                self._owe_close(flow)
 
     def _abandon(self, flow: Flow) -> None:
         """End a stream of which a message is half sent and will not be finished."""
@@ -370,7 +380,7 @@ class Attachment(Events):
             yield from self._ask_open(flow, now_ns)
         except BaseException:
             self._forget(flow)
-            if flow.code is None and not flow.give_up():
+            if flow.code in (None, Code.OK) and not flow.give_up():
                 self.rings.owe(flow.ring, flow.give_up)
             raise
         finally:
@@ -434,8 +444,14 @@ class Attachment(Events):
             while not self._put_close(flow):
                 now_ns = yield from self.wait_room(flow, 0, now_ns, None)
         except BaseException:
-            self.rings.owe(flow.ring, partial(self._put_close, flow))
+            if flow.outlet.within:
+                self._closing.add(flow)
+            else:
+                self._owe_close(flow)
             raise
+
+    def _owe_close(self, flow: Flow) -> None:
+        self.rings.owe(flow.ring, partial(self._put_close, flow))
 
     def _put_close(self, flow: Flow) -> bool:
         if flow.send_close() and flow.over:
@@ -518,13 +534,14 @@ class Attachment(Events):
         """Register a service name with the node."""
         if name in self.services:
             raise LocalProtocolError(f"service {name!r} is listened to already")
-        service = self.services[name] = Incoming(
-            name, ordered
-        )  # streams may come before the reply does
+        service = Incoming(name, ordered)
+        self.services[name] = service  # streams may come before the reply does
         try:
             yield from self.ask(appsocket.Listen(name))
-        except BaseException:
-            del self.services[name]
+        except BaseException as error:
+            self._leave(service)
+            if not isinstance(error, RefusedError):  # the node may know the name
+                self._give_name_back(name)
             raise
         return service
 
@@ -532,6 +549,15 @@ class Attachment(Events):
         """Take a service name back; streams that nobody accepted are refused."""
         if service.closed:
             return
+        self._leave(service)
+        try:
+            if self.failure is None:
+                yield from self.ask(appsocket.Unlisten(service.name))
+        except GeneratorExit:
+            self._give_name_back(service.name)
+            raise
+
+    def _leave(self, service: Incoming) -> None:
         service.closed = True
         self.services.pop(service.name, None)
         self.woken.add(service)
@@ -539,8 +565,10 @@ class Attachment(Events):
             self._refuse(flow, Code.NO_SERVICE)
             flow.discard()
             self._forget(flow)
-        if self.failure is None:
-            yield from self.ask(appsocket.Unlisten(service.name))
+
+    def _give_name_back(self, name: str) -> None:
+        with suppress(TypeError, LocalProtocolError):  # a name that the node was never told
+            self.unsaid.append(appsocket.encode_request(appsocket.Unlisten(name)))
 
     def ask(self, request: appsocket.Request) -> Verb[appsocket.Reply]:
         """Return the daemon's reply to a request; a refusal raises its error."""

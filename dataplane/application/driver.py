@@ -6,9 +6,11 @@ import asyncio
 import errno
 import os
 import secrets
+import select
 import socket
 import time
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from threading import get_ident
 from typing import TypeVar
@@ -26,6 +28,8 @@ T = TypeVar("T")
 
 REQUEST_TIMEOUT_S = 10.0
 """A daemon that does not answer for this long is taken for stuck."""
+AGAIN_S = 0.05
+"""After which rings are looked at again, if something like a lack of memory ended a look."""
 DESCRIPTORS = 4
 """Of the reply to Attach: region D, region A, our bell, the worker's."""
 
@@ -197,6 +201,8 @@ class SyncDriver(Driver):
     def __init__(self, link: Link) -> None:
         super().__init__(link)
         self._running = False
+        self._unread = 0
+        """Replies that are still to come, to requests that were interrupted or nobody waits for."""
         self.rings.lease(link.socket.fileno())
 
     def run(self, verb: Verb[T], *, pump: bool = True) -> T:
@@ -221,6 +227,9 @@ class SyncDriver(Driver):
         finally:
             verb.close()  # an error in between: the verb cleans up
             self._running, client.engaged = False, engaged
+            if self.attachment.unsaid and not (self.lost or self.closed):
+                with suppress(OSError):  # no room: before the next request, then
+                    self._say(0)
 
     def alone(self) -> None:
         """Raise if another thread is within a call."""
@@ -241,11 +250,46 @@ class SyncDriver(Driver):
 
     def _ask(self, request: appsocket.Request) -> appsocket.Reply:
         self.check()
+        packet = appsocket.encode_request(request)
         try:
-            return exchange(self.link.socket, request)[0]
+            self._say(REQUEST_TIMEOUT_S)
+            self._put(packet, REQUEST_TIMEOUT_S)
+            while self._unread > 1:
+                self._reply()
+            return appsocket.decode_reply(self._reply())
         except OSError as error:
             self.lost = True  # an answer that comes after all would be taken for another's
             raise lost_error() from error
+
+    def _say(self, timeout_s: float) -> None:
+        """Make the requests whose replies nobody waits for."""
+        unsaid = self.attachment.unsaid
+        while unsaid:
+            self._put(unsaid[0], timeout_s)
+            unsaid.popleft()
+
+    def _put(self, packet: bytes, timeout_s: float) -> None:
+        """Send a request. A signal's handler may raise at any time, but it went and counts or not.
+
+        Python runs handlers after calls and while they wait, and neither of these waits.
+        """
+        sock = self.link.socket
+        poll = select.poll()
+        poll.register(sock, select.POLLOUT)
+        if not poll.poll(timeout_s * 1000):
+            raise TimeoutError
+        self._unread += 1
+        sock.send(packet, socket.MSG_DONTWAIT)
+
+    def _reply(self) -> bytes:
+        """Return the next reply, likewise: it is here and waits, or it does not count any more."""
+        sock = self.link.socket
+        packet = sock.recv(appsocket.PACKET_SIZE_MAX, socket.MSG_PEEK)
+        if not packet:
+            raise lost_error()
+        self._unread -= 1
+        sock.recv(1, socket.MSG_DONTWAIT)  # the rest of the packet goes with it
+        return packet
 
 
 class AsyncDriver(Driver):
@@ -257,6 +301,7 @@ class AsyncDriver(Driver):
         self._waiters: dict[object, list[asyncio.Future[None]]] = {}
         self._replies: deque[asyncio.Future[appsocket.Reply]] = deque()
         self._asking = asyncio.Lock()
+        self._saying: asyncio.Task[None] | None = None
         self._room: asyncio.Future[None] | None = None
         """Somebody waits for room in the socket to the daemon."""
         self._turn_due = False
@@ -294,6 +339,8 @@ class AsyncDriver(Driver):
             verb.close()  # an error in between: the verb cleans up
             if self.attachment.woken:
                 self.turn_soon()
+            if self.attachment.unsaid and not (self.lost or self.closed):
+                self._saying = self._loop.create_task(self._say_all())
 
     async def _step(self, step: Wait | Ask) -> object:
         if isinstance(step, Ask):
@@ -337,8 +384,14 @@ class AsyncDriver(Driver):
         if self.closed:
             return
         attachment = self.attachment
-        attachment.pump()
-        self._wake()
+        try:
+            attachment.pump()
+        except BaseException:
+            self._turn_due = True  # without it nobody would hear of anything any more
+            self._loop.call_later(AGAIN_S, self._turn)
+            raise
+        finally:
+            self._wake()
         if attachment.failure is not None:
             self._loop.remove_reader(self.rings.bell)
         elif self.rings.arm():
@@ -355,16 +408,35 @@ class AsyncDriver(Driver):
     async def _ask(self, request: appsocket.Request) -> appsocket.Reply:
         packet = appsocket.encode_request(request)
         async with self._asking:
-            self.check()
-            while not self._put(packet):  # cancelled here, it has not gone, and gets no answer
-                await self._socket_room()
-                self.check()
+            await self._say()
+            await self._put_in_turn(packet)
             future: asyncio.Future[appsocket.Reply] = self._loop.create_future()
             self._replies.append(future)
         try:
             return await asyncio.wait_for(future, REQUEST_TIMEOUT_S)
         except TimeoutError as error:
             raise _stuck("ask the node") from error
+
+    async def _put_in_turn(self, packet: bytes) -> None:
+        self.check()
+        while not self._put(packet):  # cancelled here, it has not gone, and gets no answer
+            await self._socket_room()
+            self.check()
+
+    async def _say(self) -> None:
+        """Make the requests whose replies nobody waits for."""
+        unsaid = self.attachment.unsaid
+        while unsaid:
+            await self._put_in_turn(unsaid[0])
+            unsaid.popleft()
+            nobody: asyncio.Future[appsocket.Reply] = self._loop.create_future()
+            nobody.cancel()
+            self._replies.append(nobody)
+
+    async def _say_all(self) -> None:
+        with suppress(DataPlaneError):  # the node forgets who is gone
+            async with self._asking:
+                await self._say()
 
     async def _socket_room(self) -> None:
         self._room = self._loop.create_future()
