@@ -7,6 +7,6 @@
 enum vk_abi {
 	VK_REGION_ABI = 0x59bad35f, /* channels: node and application, or two applications */
 	VK_COUNTERS_ABI = 0x5e71f3ab, /* the counters page: node and who reads it */
-	VK_WORKER_ABI = 0x25b385af, /* all that broker, daemon, worker and programs share */
+	VK_WORKER_ABI = 0x48517556, /* all that broker, daemon, worker and programs share */
 };
 #endif

@@ -27,7 +27,12 @@ enum vk_node_const {
 	VK_CREDIT_POOL_MIN = 1048576, /* bytes of session_window, whatever a peer says */
 };
 
-enum vk_row_state { VK_ROW_FREE = 0, VK_ROW_LIVE = 1, VK_ROW_CLOSING = 2 };
+enum vk_row_state {
+	VK_ROW_FREE = 0,
+	VK_ROW_LIVE = 1,
+	VK_ROW_CLOSING = 2,
+	VK_ROW_TELLING = 3, /* a flow that is over, of which its application has to hear */
+};
 
 /* Rows that change while the worker reads them are seqlocked: sequence odd = being written.
  * The worker copies a row and retries when sequence changed. */
@@ -255,7 +260,8 @@ struct vk_flow {
 	uint32_t rx_sequence; /* best effort: next message expected */
 	uint64_t since; /* number of the packet that opened it: lower ones are older */
 	uint32_t since_session; /* and its session */
-	uint32_t pad[3];
+	uint32_t end_code; /* enum vk_code that its application has to hear of; 0 = of none */
+	uint32_t pad[2];
 };
 
 /* A port's frame ledger and crash intent: enough for the next worker to find every frame. */

@@ -33,8 +33,12 @@ static inline int vk_handover_put(struct vk_run *run, const struct vk_flow *flow
 				  const struct vk_message *message, uint8_t kind,
 				  const uint8_t *payload, uint32_t size)
 {
-	uint8_t *body = vk_slots_out(run, flow->app, flow->class, sizeof *message + size);
+	uint8_t *body;
 
+	/* Ends first: or a peer that opens and resets would take all rows. */
+	if (kind == VK_RECORD_OPEN && run->slots[flow->app].ends & 1u << flow->class)
+		return 0;
+	body = vk_slots_out(run, flow->app, flow->class, sizeof *message + size);
 	if (!body)
 		return 0;
 	memcpy(body, message, sizeof *message);

@@ -154,6 +154,8 @@ void vk_session_owe(struct vk_run *run, struct vk_flow *flow, uint32_t bits)
 	struct vk_flow_run *own = &run->flows[number];
 	struct vk_session *session = vk_session_of(run, flow->peer);
 
+	if (flow->state == VK_ROW_TELLING)
+		return;
 	own->owes |= (uint8_t)bits;
 	if (!session || own->owing || !own->owes)
 		return;

@@ -3,6 +3,7 @@
 
 #include "vk_content.h"
 #include "vk_credit.h"
+#include "vk_ends.h"
 #include "vk_peers.h"
 #include "vk_reassembly.h"
 #include "vk_session.h"
@@ -45,9 +46,11 @@ static void rebuild_index(struct vk_run *run)
 	for (uint32_t i = 0; i < VK_FLOWS_MAX; i++) {
 		if (run->work->flows[i].state == VK_ROW_FREE)
 			continue;
-		index_flow(run, i);
 		run->flow_high = i + 1;
 		run->work->flow_count++;
+		if (run->work->flows[i].state == VK_ROW_TELLING)
+			continue;
+		index_flow(run, i);
 		if (run->work->flows[i].peer < VK_PEERS_MAX)
 			run->work->packets[run->work->flows[i].peer].streams++;
 	}
@@ -75,7 +78,9 @@ static void count_no_more(struct vk_run *run, const struct vk_flow *flow)
 {
 	struct vk_flow_run *own = &run->flows[vk_flow_number(run, flow)];
 
-	run->pools[flow->peer].streams -= own->counted;
+	if (!own->counted)
+		return;
+	run->pools[flow->peer].streams--;
 	run->pools[flow->peer].ending -= own->ending;
 	own->counted = own->ending = 0;
 }
@@ -160,6 +165,31 @@ static void retell(struct vk_run *run, uint32_t number)
 		vk_session_owe(run, flow, owes);
 }
 
+/* Goes on with a flow of an earlier worker, or ends it. */
+static void load(struct vk_run *run, struct vk_flow *flow)
+{
+	const struct vk_run_slot *slot = flow->app < VK_APPS_MAX ? &run->slots[flow->app] : NULL;
+	const struct vk_peer *peer = flow->peer < VK_PEERS_MAX ? &run->peers[flow->peer] : NULL;
+	int here = slot && slot->attached && slot->generation == flow->app_generation;
+
+	if (peer)
+		count(run, flow);
+	if (peer && flow->state != VK_ROW_LIVE)
+		count_ending(run, flow);
+	if (peer && flow->state != VK_ROW_TELLING)
+		run->pools[flow->peer].gaps += flow->rx.runs != 0;
+	vk_ends_load(run, flow);
+	if (flow->state == VK_ROW_TELLING) {
+		if (!flow->end_code)
+			vk_flows_free(run, flow);
+	} else if (!slot || !peer || peer->generation != flow->peer_generation ||
+		   (flow->state == VK_ROW_CLOSING && vk_flows_ended(flow))) {
+		vk_flows_close(run, flow);
+	} else if (flow->state == VK_ROW_CLOSING || flow->end_code || !here) {
+		vk_flows_end(run, flow, VK_CODE_APPLICATION_GONE);
+	}
+}
+
 void vk_flows_load(struct vk_run *run)
 {
 	run->last_flow = VK_NO_FLOW;
@@ -167,27 +197,9 @@ void vk_flows_load(struct vk_run *run)
 		return; /* the first worker: there is nothing, and no need to touch all of it */
 	vk_sequences_check(run->work->flows, VK_FLOWS_MAX, &run->gaps);
 	rebuild_index(run);
-	for (uint32_t i = 0; i < run->flow_high; i++) {
-		struct vk_flow *flow = &run->work->flows[i];
-		const struct vk_run_slot *slot;
-
-		if (flow->state == VK_ROW_FREE)
-			continue;
-		if (flow->peer < VK_PEERS_MAX) {
-			count(run, flow);
-			run->pools[flow->peer].gaps += flow->rx.runs != 0;
-		}
-		if (flow->peer < VK_PEERS_MAX && flow->state == VK_ROW_CLOSING)
-			count_ending(run, flow);
-		slot = flow->app < VK_APPS_MAX ? &run->slots[flow->app] : NULL;
-		if (!slot || flow->peer >= VK_PEERS_MAX ||
-		    run->peers[flow->peer].generation != flow->peer_generation ||
-		    (flow->state == VK_ROW_CLOSING && vk_flows_ended(flow)))
-			vk_flows_close(run, flow);
-		else if (flow->state == VK_ROW_CLOSING || !slot->attached ||
-			 slot->generation != flow->app_generation)
-			vk_flows_end(run, flow, VK_CODE_APPLICATION_GONE);
-	}
+	for (uint32_t i = 0; i < run->flow_high; i++)
+		if (run->work->flows[i].state != VK_ROW_FREE)
+			load(run, &run->work->flows[i]);
 	count_landed(run);
 	for (uint32_t i = 0; i < run->flow_high; i++) {
 		if (run->work->flows[i].state != VK_ROW_LIVE)
@@ -330,10 +342,11 @@ void vk_flows_close(struct vk_run *run, struct vk_flow *flow)
 {
 	uint32_t number = vk_flow_number(run, flow), at = bucket_of(flow->peer, flow->stream);
 
-	count_no_more(run, flow);
+	count_ending(run, flow);
 	vk_credit_close(run, flow);
 	vk_content_forget(run, flow);
-	VK_STORE_RELEASE(&flow->state, VK_ROW_FREE);
+	run->flows[number].owes = 0;
+	VK_STORE_RELEASE(&flow->state, VK_ROW_TELLING);
 	stop_receiving(run, flow);
 	while (run->work->flow_index[at] && run->work->flow_index[at] != number + 1)
 		at = (at + 1) % VK_FLOW_BUCKETS;
@@ -343,12 +356,20 @@ void vk_flows_close(struct vk_run *run, struct vk_flow *flow)
 	}
 	if (run->last_flow == number)
 		run->last_flow = VK_NO_FLOW;
-	run->work->flow_count--;
 	if (flow->peer < VK_PEERS_MAX)
 		run->work->packets[flow->peer].streams--;
-	run->counters->gauges[VK_FLOWS_OPEN] = run->work->flow_count;
+	if (!flow->end_code)
+		vk_flows_free(run, flow);
 	if (run->flow_deleted > VK_FLOW_BUCKETS / 4)
 		rebuild_index(run);
+}
+
+void vk_flows_free(struct vk_run *run, struct vk_flow *flow)
+{
+	count_no_more(run, flow);
+	VK_STORE_RELEASE(&flow->state, VK_ROW_FREE);
+	run->work->flow_count--;
+	run->counters->gauges[VK_FLOWS_OPEN] = run->work->flow_count;
 }
 
 void vk_flows_end(struct vk_run *run, struct vk_flow *flow, uint32_t code)
@@ -390,38 +411,16 @@ void vk_flows_close_peer(struct vk_run *run, uint32_t peer, uint32_t code)
 	}
 }
 
-/* Puts the record that tells an application of its stream's end. */
-static void tell(struct vk_run *run, const struct vk_flow *flow, uint32_t code)
-{
-	struct vk_message message = {
-		.flow = vk_flow_number(run, flow),
-		.flow_generation = flow->generation,
-		.peer = flow->peer,
-		.stream = flow->stream,
-		.correlation = flow->token,
-		.code = code,
-	};
-	int opening = vk_flow_opening(flow);
-	uint32_t slot = flow->app, class = flow->class;
-	uint8_t *body = vk_slots_out(run, slot, class, sizeof message);
-
-	if (!body)
-		return;
-	memcpy(body, &message, sizeof message);
-	vk_slots_commit(run, slot, class, sizeof message,
-			opening ? VK_RECORD_OPENED : VK_RECORD_RESET);
-}
-
 void vk_flows_reset(struct vk_run *run, struct vk_flow *flow, uint32_t code)
 {
-	tell(run, flow, code);
+	vk_ends_tell(run, flow, code);
 	if (flow->state != VK_ROW_FREE) /* the application may have been cut off */
 		vk_flows_close(run, flow);
 }
 
 void vk_flows_break(struct vk_run *run, struct vk_flow *flow, uint32_t code)
 {
-	tell(run, flow, code);
+	vk_ends_tell(run, flow, code);
 	if (flow->state == VK_ROW_LIVE)
 		vk_flows_end(run, flow, code);
 }
@@ -452,7 +451,7 @@ static void linger(struct vk_run *run, uint32_t number, uint32_t generation)
 
 void vk_flows_gone(struct vk_run *run, struct vk_flow *flow, uint32_t code)
 {
-	tell(run, flow, code);
+	vk_ends_tell(run, flow, code);
 	if (flow->state != VK_ROW_LIVE)
 		return; /* the application was cut off */
 	count_no_more(run, flow);

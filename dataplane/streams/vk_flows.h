@@ -9,6 +9,9 @@
  *                     lingers, so that late copies are known
  *   LIVE -> CLOSING   vk_flows_end: it owes the peer a reset until that is acknowledged
  *   LIVE, CLOSING -> FREE   vk_flows_close
+ *   LIVE, CLOSING -> TELLING   vk_flows_close, while its application has to hear of the end and its
+ *                     ring has no room (vk_ends.h): the stream's id is free, its row is not
+ *   TELLING -> FREE   vk_flows_free
  */
 #include "vk_outgoing.h"
 #include "vk_run.h"
@@ -39,8 +42,12 @@ void vk_flows_look_ahead(const struct vk_run *run, uint32_t peer, const uint32_t
 struct vk_flow *vk_flows_open(struct vk_run *run, uint32_t peer, uint32_t stream, uint32_t slot,
 			      uint32_t token, int opener);
 
-/* vk_flows_close frees a flow; what its application sent on it is forgotten. */
+/* vk_flows_close ends a flow for good; what its application sent on it is forgotten. Its row is
+ * free, or will be when the application has heard of it. */
 void vk_flows_close(struct vk_run *run, struct vk_flow *flow);
+
+/* vk_flows_free frees the row of a flow that was closed. */
+void vk_flows_free(struct vk_run *run, struct vk_flow *flow);
 
 /* vk_flows_end resets a live flow from this side: the peer is told the code until it knows. */
 void vk_flows_end(struct vk_run *run, struct vk_flow *flow, uint32_t code);

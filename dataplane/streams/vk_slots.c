@@ -4,6 +4,7 @@
 
 #include "vk_bell.h"
 #include "vk_credit.h"
+#include "vk_ends.h"
 #include "vk_flows.h"
 #include "vk_peers.h"
 
@@ -63,7 +64,7 @@ static int adopt(struct vk_run *run, uint32_t number)
 	VK_STORE_RELAXED(&slot->self->sleeping, 0);
 	if (open_rings(slot))
 		return -EPROTO;
-	for (uint32_t c = 0; c < VK_CLASS_COUNT; c++)
+	for (uint32_t c = VK_CLASS_COUNT; c-- > 0;) /* answers to FLUSH last */
 		if (slot->capacity[c])
 			publish_rest(run, number, c);
 	slot->attached = 1;
@@ -129,6 +130,7 @@ void vk_slots_detach(struct vk_run *run, uint32_t number)
 	vk_flows_close_slot(run, number);
 	for (uint32_t c = 0; c < VK_CLASS_COUNT; c++)
 		vk_lanes_free(run, number, c);
+	vk_ends_forget(run, number);
 	vk_credit_tell_limits(run, number); /* none is its any more: the list is emptied */
 	vk_channel_unmap(slot->self, slot->capacity, 1);
 	vk_channel_unmap((struct vk_region *)(uintptr_t)slot->peer, slot->capacity, 1);
@@ -186,19 +188,22 @@ void vk_slots_skip(struct vk_run *run, uint32_t number, uint32_t class)
 	entry->flow = VK_NO_FLOW;
 }
 
-/* Everything before a FLUSH is acknowledged: 0 = its answer has no room now. */
+/* Everything before a FLUSH is done: 0 = its answer has to wait. */
 static int flushed(struct vk_run *run, uint32_t number, uint32_t class,
 		   const struct vk_entry *entry)
 {
 	struct vk_run_slot *slot = &run->slots[number];
 	const struct vk_rx *in = &slot->in[class];
 	struct vk_message message;
-	uint8_t *body = vk_slots_out(run, number, VK_CLASS_CONTROL, sizeof message);
+	uint8_t *body;
 
-	if (!body)
-		return !slot->capacity[VK_CLASS_CONTROL];
 	memcpy(&message, in->data + (entry->at & (in->capacity - 1)) + sizeof(struct vk_record),
 	       sizeof message);
+	if (vk_ends_owed(run, number, &message))
+		return 0; /* or it would be taken for a success */
+	body = vk_slots_out(run, number, VK_CLASS_CONTROL, sizeof message);
+	if (!body)
+		return !slot->capacity[VK_CLASS_CONTROL];
 	memcpy(body, &message, sizeof message);
 	vk_slots_commit(run, number, VK_CLASS_CONTROL, sizeof message, VK_RECORD_FLUSHED);
 	return 1;
@@ -260,14 +265,15 @@ void vk_slots_flush(struct vk_run *run)
 		struct vk_run_slot *slot = &run->slots[run->schedule.apps[i]];
 		uint32_t waiting = 0;
 
-		if (!(slot->published | slot->consumed))
+		if (!(slot->published | slot->consumed | slot->ends))
 			continue;
-		for (uint32_t c = VK_CLASS_COUNT; c-- > 0;) { /* answers to FLUSH go to ring 0 */
+		if (slot->ends)
+			vk_ends_flush(run, run->schedule.apps[i]);
+		/* Answers to FLUSH go to ring 0. */
+		for (uint32_t c = VK_CLASS_COUNT; slot->attached && c-- > 0;) {
 			if (slot->consumed & 1u << c && release(run, run->schedule.apps[i], c))
 				waiting |= 1u << c;
-			if (!slot->attached)
-				break;
-			if (slot->published & 1u << c) {
+			if (slot->attached && slot->published & 1u << c) {
 				vk_tx_publish(&slot->out[c]);
 				run->consumers_behind |= behind(&slot->out[c]);
 			}

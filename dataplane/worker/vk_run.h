@@ -49,6 +49,7 @@ struct vk_run_slot {
 	struct vk_lanes lanes[VK_CLASS_COUNT]; /* who of those that hold records may send */
 	uint32_t published; /* bit class: out has records that are not published */
 	uint32_t consumed; /* bit class: in may have records to release */
+	uint32_t ends; /* bit class: out has no room for the ends of streams */
 	uint32_t stuck; /* bit class: records are not looked at before something changes */
 	uint32_t rang;
 	uint32_t sleeps;
@@ -64,6 +65,9 @@ struct vk_run_slot {
 	uint32_t many_streams; /* bit class: there is another, likewise */
 	uint32_t tell_first; /* flow + 1 of the list of those whose limit it is to be told */
 	uint32_t tell_last;
+	uint32_t end_first[VK_CLASS_COUNT]; /* flow + 1 of the lists of those whose end it has to
+					     * hear of */
+	uint32_t end_last[VK_CLASS_COUNT];
 	uint64_t leaving_ns; /* it leaves, at the latest then; 0 = it stays */
 	uint64_t promised[VK_CLASS_COUNT]; /* bytes beyond the starts of its streams */
 };
@@ -91,11 +95,11 @@ struct vk_flow_run {
 	uint32_t tell_next; /* flow + 1 behind it in its slot's list */
 	uint32_t wait_next; /* flow + 1 behind it in its pool's */
 	uint32_t quiet; /* bytes consumed that its peer knows nothing of */
+	uint32_t end_next; /* flow + 1 behind it in its slot's list of ends */
 	uint64_t taken; /* bytes, from its pool */
 	uint64_t promised; /* bytes that may come beyond its start */
 	struct vk_window window;
 	uint64_t undelivered; /* of that, of messages that only wait for room in their ring */
-	uint64_t pad;
 };
 
 _Static_assert(sizeof(struct vk_flow_run) == 2 * VK_LINE, "a flow is two lines");
