@@ -182,9 +182,14 @@ static void load(struct vk_run *run, struct vk_flow *flow)
 	if (flow->state == VK_ROW_TELLING) {
 		if (!flow->end_code)
 			vk_flows_free(run, flow);
-	} else if (!slot || !peer || peer->generation != flow->peer_generation ||
-		   (flow->state == VK_ROW_CLOSING && vk_flows_ended(flow))) {
+	} else if (!slot || !peer || (flow->state == VK_ROW_CLOSING && vk_flows_ended(flow))) {
 		vk_flows_close(run, flow);
+	} else if (peer->generation != flow->peer_generation) {
+		if (here && flow->state == VK_ROW_LIVE && !flow->end_code)
+			vk_flows_reset(run, flow,
+				       peer->end_code ? peer->end_code : VK_CODE_NO_PEER);
+		else
+			vk_flows_close(run, flow);
 	} else if (flow->state == VK_ROW_CLOSING || flow->end_code || !here) {
 		vk_flows_end(run, flow, VK_CODE_APPLICATION_GONE);
 	}

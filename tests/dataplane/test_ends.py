@@ -208,3 +208,24 @@ def test_who_comes_behind_an_application_hears_nothing_of_its_streams(rig: Rig, 
     assert rig.app(1, 0) == 0
     rig.settle()
     assert rig.take(1, 0, Class.DATA) == []
+
+
+# ---- A peer that is another one when a worker begins ----
+
+
+@pytest.mark.parametrize("how", [change, die])
+def test_streams_end_when_their_peer_was_replaced_while_no_worker_ran(
+    rig: Rig, how: Callable[[Rig, int], None]
+) -> None:
+    ours = [joined(rig, stream)[0] for stream in range(1000, 1000 + 2 * ROOM)]
+    rig.ask("worker", 0, "kill" if how is die else "stop")
+    rig.ask("peer", 0, 2)
+    rig.ask("worker", 0, "recover" if how is die else "start")
+    told: list[Record] = []
+    rig.turn(0)
+    while more := rig.take(0, 0, Class.DATA):
+        told += more
+        rig.turn(0)
+    assert {(each.kind, each.code) for each in told} == {(RESET, Code.NO_PEER)}
+    assert sorted(each.flow for each in told) == sorted(each.flow for each in ours)
+    assert rig.gauge(0, Gauge.FLOWS_OPEN) == 0
