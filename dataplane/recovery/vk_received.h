@@ -32,6 +32,12 @@ struct vk_received {
 	uint64_t pad[3]; /* whole lines: the first range lies in that of what is before */
 };
 
+/* What of it waits to be acknowledged. */
+struct vk_waiting {
+	uint32_t eliciting;
+	uint32_t urgent;
+};
+
 /* A parsed acknowledgement. */
 struct vk_ack_view {
 	uint32_t space;
@@ -61,7 +67,8 @@ int vk_received_due(const struct vk_received *received, uint32_t every, uint64_t
 		    uint64_t now_ns);
 
 /* vk_received_write writes struct vk_ack and as many ranges as fit into room bytes; nothing waits
- * any more then. Credits are the caller's. Returns the bytes, at least sizeof(struct vk_ack). */
+ * any more then: if it does not go, give vk_received_unsaid what did before. Credits are the
+ * caller's. Returns the bytes, at least sizeof(struct vk_ack). */
 uint32_t vk_received_write(struct vk_received *received, uint32_t space, uint8_t *at, uint32_t room,
 			   uint64_t now_ns);
 
@@ -75,6 +82,19 @@ static inline enum vk_arrival vk_received_look(const struct vk_received *receive
 	if (!received->range_count || number > received->ranges[0].last)
 		return number < received->floor ? VK_ARRIVAL_OLD : VK_ARRIVAL_NEW;
 	return vk_received_find(received, number);
+}
+
+/* vk_received_waiting returns what waits to be acknowledged. */
+static inline struct vk_waiting vk_received_waiting(const struct vk_received *received)
+{
+	return (struct vk_waiting){ received->eliciting, received->urgent };
+}
+
+/* vk_received_unsaid has what waited before wait again. */
+static inline void vk_received_unsaid(struct vk_received *received, struct vk_waiting waiting)
+{
+	received->eliciting = waiting.eliciting;
+	received->urgent = waiting.urgent;
 }
 
 /* vk_received_deadline returns when an acknowledgement is due, UINT64_MAX = nothing waits. */

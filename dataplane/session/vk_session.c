@@ -385,6 +385,7 @@ static int send_credits(struct vk_run *run, struct vk_session *session, uint32_t
 	uint8_t payload[sizeof(struct vk_ack) + VK_ACK_RANGES_MAX * sizeof(struct vk_ack_range) +
 			CREDITS_A_FRAME * CREDIT_SIZE];
 	uint32_t space = vk_class_space(class);
+	struct vk_waiting waiting = vk_received_waiting(&session->received[space]);
 	struct vk_part part = {
 		.frame = { .type = VK_STREAM_ACK,
 			   .stream = session->ack_stream[space],
@@ -402,6 +403,7 @@ static int send_credits(struct vk_run *run, struct vk_session *session, uint32_t
 		return 0;
 	part.quiet = part.content.kind == VK_CONTENT_NONE;
 	if (!vk_datagram_add(run, &part, 1)) {
+		vk_received_unsaid(&session->received[space], waiting);
 		vk_session_lost(run, session, &part.content);
 		return 0;
 	}
@@ -473,9 +475,10 @@ void vk_session_send_all(struct vk_run *run)
 
 /* ---- Acknowledgements and timers ---- */
 
-void vk_session_ack(struct vk_run *run, struct vk_session *session, uint32_t space,
-		    struct vk_received *received, uint8_t flags)
+int vk_session_ack(struct vk_run *run, struct vk_session *session, uint32_t space,
+		   struct vk_received *received, uint8_t flags)
 {
+	struct vk_waiting waiting = vk_received_waiting(received);
 	uint8_t payload[sizeof(struct vk_ack) + VK_ACK_RANGES_MAX * sizeof(struct vk_ack_range)];
 	struct vk_part part = {
 		.frame = { .type = VK_STREAM_ACK, .stream = session->ack_stream[space] },
@@ -488,8 +491,12 @@ void vk_session_ack(struct vk_run *run, struct vk_session *session, uint32_t spa
 	part.frame.priority = vk_priority_lowest(part.class);
 	part.size = vk_received_write(received, space, payload, sizeof payload, run->now_ns);
 	payload[offsetof(struct vk_ack, flags)] |= flags;
-	if (vk_datagram_add(run, &part, 1))
-		vk_count_row(run, part.class)[VK_TX_CONTROL]++;
+	if (!vk_datagram_add(run, &part, 1)) {
+		vk_received_unsaid(received, waiting);
+		return 0;
+	}
+	vk_count_row(run, part.class)[VK_TX_CONTROL]++;
+	return 1;
 }
 
 static void end_turn(struct vk_run *run, struct vk_session *session)
@@ -504,9 +511,11 @@ static void end_turn(struct vk_run *run, struct vk_session *session)
 		struct vk_received *received = &session->received[s];
 		uint64_t ack_ns;
 
-		if (vk_received_due(received, VK_ACK_EVERY, delay_ns, run->now_ns))
-			vk_session_ack(run, session, s, received, 0);
-		ack_ns = vk_received_deadline(received, delay_ns);
+		if (vk_received_due(received, VK_ACK_EVERY, delay_ns, run->now_ns) &&
+		    !vk_session_ack(run, session, s, received, 0))
+			ack_ns = run->now_ns + delay_ns; /* the path is full */
+		else
+			ack_ns = vk_received_deadline(received, delay_ns);
 		if (ack_ns < due_ns)
 			due_ns = ack_ns;
 	}

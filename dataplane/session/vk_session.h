@@ -115,9 +115,10 @@ void vk_session_owe(struct vk_run *run, struct vk_flow *flow, uint32_t bits);
 uint32_t vk_session_feedback(struct vk_run *run, struct vk_session *session, uint32_t space,
 			     uint8_t *at, uint32_t room, struct vk_sent_run *credit);
 
-/* vk_session_ack sends what `received` of a space says, with enum vk_ack_flag bits of `flags`. */
-void vk_session_ack(struct vk_run *run, struct vk_session *session, uint32_t space,
-		    struct vk_received *received, uint8_t flags);
+/* vk_session_ack sends what `received` of a space says, with enum vk_ack_flag bits of `flags`; 0:
+ * it cannot go now, and waits as before. */
+int vk_session_ack(struct vk_run *run, struct vk_session *session, uint32_t space,
+		   struct vk_received *received, uint8_t flags);
 
 /* vk_session_acked takes a STREAM_ACK in; returns how many limits it brought, or -EPROTO and
  * -EBADMSG when it cannot be, -EAGAIN when one has to be told again. */

@@ -8,7 +8,8 @@ from typing import TypeGuard
 import pytest
 
 from tests.dataplane.rig import Rig, rig_of
-from valkyrie.dataplane.wire import Class, Session, parse_frame
+from tests.dataplane.test_worker import inner
+from valkyrie.dataplane.wire import Class, Session, Type, parse_frame
 
 SKIP_MEAN = 512
 """Numbers between two that are left out, as in vk_session.h."""
@@ -81,3 +82,27 @@ def test_a_session_made_anew_twice_sends_as_the_last_one_whose_keys_the_peer_has
     assert rig.put(ours, 64, 2)
     rig.turn(0)
     assert sessions(rig, Class.DATA) == {11}
+
+
+def test_an_acknowledgement_that_finds_no_room_goes_when_there_is_some(rig: Rig) -> None:
+    ours, theirs = rig.pair()
+    rig.settle()
+    rig.log()
+    rig.net(loss=1000)
+    assert rig.put(ours, 64, 1)
+    rig.turn(0)
+    (message,) = rig.log()
+    rig.net(room=1)
+    assert rig.put(theirs, 64, 2)
+    rig.turn(1)  # its way is full
+    rig.ask("raw", 1, int(Class.DATA), 0, message.data.hex())
+    rig.turn(1)
+    rig.wait(0.01)
+    rig.turn(1, 2)
+    rig.net()
+    rig.log()
+    for _ in range(10):
+        rig.wait(0.001)
+        rig.turn(1)
+    found = [each.header.type for sent in rig.log() for each in inner(sent)]
+    assert found.count(Type.STREAM_ACK) == 1
