@@ -196,9 +196,10 @@ static struct vk_flow *owing(struct vk_run *run, struct vk_session *session)
 	return NULL;
 }
 
-/* Limits of the flows at the front of the list that owe nothing else. */
-static uint32_t put_credits(struct vk_run *run, struct vk_session *session, uint8_t *at,
-			    struct vk_sent_run *credit)
+/* Limits of the flows at the front of the list that owe nothing else. They go in the numbers of
+ * their flows: else the peer could not tell whether one is of an older stream with the same id. */
+static uint32_t put_credits(struct vk_run *run, struct vk_session *session, uint32_t space,
+			    uint8_t *at, struct vk_sent_run *credit)
 {
 	uint32_t *names[CREDITS_A_FRAME] = { &credit->first, &credit->a, &credit->b };
 	uint32_t count = 0;
@@ -207,7 +208,8 @@ static uint32_t put_credits(struct vk_run *run, struct vk_session *session, uint
 	while (count < CREDITS_A_FRAME && (flow = owing(run, session))) {
 		uint32_t number = vk_flow_number(run, flow);
 
-		if (run->flows[number].owes != VK_OWE_CREDIT)
+		if (run->flows[number].owes != VK_OWE_CREDIT ||
+		    vk_class_space(flow->class) != space)
 			break;
 		vk_put32(at, flow->stream);
 		vk_put32(at + 4, (uint32_t)(flow->rx_limit >> 32));
@@ -232,7 +234,7 @@ uint32_t vk_session_feedback(struct vk_run *run, struct vk_session *session, uin
 				 room - CREDITS_A_FRAME * CREDIT_SIZE, run->now_ns);
 	if (!size)
 		return 0;
-	count = put_credits(run, session, at + size, credit);
+	count = put_credits(run, session, space, at + size, credit);
 	at[offsetof(struct vk_ack, credit_count)] = (uint8_t)count;
 	vk_session_touch(run, session);
 	return size + count * CREDIT_SIZE;
@@ -310,7 +312,7 @@ void vk_session_lost(struct vk_run *run, struct vk_session *session, const struc
 
 /* Returns 0, or -EAGAIN when a limit may be of an older stream: it has to be told again. */
 static int take_credits(struct vk_run *run, struct vk_session *session,
-			const struct vk_ack_view *view)
+			const struct vk_frame *frame, const struct vk_ack_view *view)
 {
 	int error = 0;
 
@@ -318,7 +320,7 @@ static int take_credits(struct vk_run *run, struct vk_session *session,
 		const uint8_t *at = view->credits + i * CREDIT_SIZE;
 		struct vk_flow *flow = vk_flows_find(run, session->peer, vk_get32(at));
 
-		if (flow && vk_flow_opening(flow))
+		if (flow && vk_flow_older(flow, frame))
 			error = -EAGAIN;
 		else if (flow)
 			vk_credit_told(run, flow, vk_get64(at + 4));
@@ -345,7 +347,7 @@ int vk_session_acked(struct vk_run *run, struct vk_session *session, const struc
 		if (error)
 			return error;
 	}
-	error = take_credits(run, session, &view);
+	error = take_credits(run, session, frame, &view);
 	return error ? error : (int)view.credit_count;
 }
 

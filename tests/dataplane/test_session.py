@@ -7,9 +7,18 @@ from typing import TypeGuard
 
 import pytest
 
-from tests.dataplane.rig import Rig, rig_of
+from tests.dataplane.rig import Rig, Stream, rig_of
 from tests.dataplane.test_worker import inner
-from valkyrie.dataplane.wire import Class, Session, Type, parse_frame
+from valkyrie.dataplane import lib
+from valkyrie.dataplane.wire import (
+    Class,
+    Code,
+    Session,
+    Type,
+    class_space,
+    parse_frame,
+    stream_class,
+)
 
 SKIP_MEAN = 512
 """Numbers between two that are left out, as in vk_session.h."""
@@ -106,3 +115,59 @@ def test_an_acknowledgement_that_finds_no_room_goes_when_there_is_some(rig: Rig)
         rig.turn(1)
     found = [each.header.type for sent in rig.log() for each in inner(sent)]
     assert found.count(Type.STREAM_ACK) == 1
+
+
+SIZE = 960
+COST = SIZE + lib.VK_MESSAGE_COST
+"""Of a message."""
+
+
+def consume(rig: Rig, *ends: Stream) -> None:
+    """Have half a window of streams sent and read; their reader's worker owes them limits then."""
+    for end in ends:
+        for mark in range(lib.VK_WINDOW_START // COST // 2):
+            assert rig.put(end, SIZE, mark)
+    rig.settle()
+    for end in ends:
+        assert rig.take(1, 0, stream_class(end.stream))
+    rig.log()
+
+
+def test_a_limit_of_an_older_stream_with_the_same_id_is_none_of_the_new_one(rig: Rig) -> None:
+    ours, _ = rig.pair()
+    consume(rig, ours)
+    rig.net(loss=1000)
+    rig.turn(1)
+    (late,) = rig.log()
+    rig.net()
+    rig.put(ours, 0, 0, kind=lib.VK_RECORD_RESET, code=Code.CANCELLED)
+    rig.settle()
+    rig.take(1, 0, Class.DATA)
+    ours = rig.open(0, 0, ours.stream, "svc")
+    rig.accept(1, 0, Class.DATA)
+    rig.ask("raw", 0, int(late.klass), 1, late.data.hex())
+    rig.turn(0)
+    fits = lib.VK_WINDOW_START // COST
+    for mark in range(fits + 5):
+        assert rig.put(ours, SIZE, mark)
+    rig.settle()
+    assert [each.kind for each in rig.take(1, 0, Class.DATA)] == [lib.VK_RECORD_DATA] * fits
+
+
+def test_limits_go_in_the_numbers_of_their_streams(rig: Rig) -> None:
+    ours, _ = rig.pair()
+    other = rig.open(0, 0, 5, "svc")
+    rig.accept(1, 0, Class.SYSTEM)
+    consume(rig, ours, other)
+    rig.turn(1)
+    told = []
+    for sent in rig.log():
+        for frame in inner(sent):
+            if frame.header.type == Type.STREAM_ACK:
+                space, count = frame.payload[0], frame.payload[3]
+                limits = frame.payload[len(frame.payload) - 12 * count :]
+                for at in range(0, len(limits), 12):
+                    stream = int.from_bytes(limits[at : at + 4], "big")
+                    assert class_space(stream_class(stream)) == space
+                    told.append(stream)
+    assert sorted(told) == [5, 1000]
