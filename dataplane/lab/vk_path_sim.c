@@ -214,6 +214,26 @@ static void sim_tx_commit(struct vk_path *path, uint32_t size, int paddable)
 	sim->reserved = NULL;
 }
 
+static uint32_t sim_tx_row(struct vk_path *path, const struct vk_peer *peer, uint32_t class,
+			   uint32_t head, const uint8_t *body, uint32_t size, uint32_t count,
+			   uint8_t **heads)
+{
+	struct sim *sim = (struct sim *)path;
+	uint32_t taken = 0;
+
+	for (count = count < VK_TX_ROW ? count : VK_TX_ROW; taken < count; taken++) {
+		/* The heads are written behind this: none may leave before. */
+		if (taken && sim->kept_count == VK_SIM_KEPT_MAX)
+			break;
+		heads[taken] = sim_tx_reserve(path, peer, class);
+		if (!heads[taken])
+			break;
+		sim_tx_lend(path, body + (size_t)taken * size, size);
+		sim_tx_commit(path, head + size, 0);
+	}
+	return taken;
+}
+
 static int sim_fds(struct vk_path *path, int *fds, int max)
 {
 	(void)path;
@@ -250,6 +270,7 @@ static const struct vk_path_ops sim_ops = {
 	.tx_reserve = sim_tx_reserve,
 	.tx_lend = sim_tx_lend,
 	.tx_commit = sim_tx_commit,
+	.tx_row = sim_tx_row,
 	.tx_flush = sim_tx_flush,
 	.fds = sim_fds,
 	.close = sim_close,

@@ -7,7 +7,7 @@
  *
  * Receive, per class:   n = rx(...);  use frames[0..n);  rx_done(...)   strictly in turns.
  * Send:   p = tx_reserve(peer, class);  write a frame at p;  [tx_lend(body, size);]
- *         tx_commit(size, pad)  ...  tx_flush.
+ *         tx_commit(size, pad)  ...  tx_flush.   Or many like it: tx_row.
  */
 #include "vk_port.h"
 #ifndef VK_CDEF
@@ -18,6 +18,7 @@ enum vk_path_const {
 	VK_ECT0 = 2, /* RFC 3168, 5: the ECN field of what we send */
 	VK_CE = 3, /* its value when the path marked a packet */
 	VK_RX_BATCH = 64, /* frames of one rx call */
+	VK_TX_ROW = 64, /* datagrams of one tx_row call */
 	VK_UDP_PAYLOAD_MAX = 65000, /* bytes of one datagram, either path */
 	VK_XDP_PAYLOAD_MAX = 1984, /* bytes that fit a UMEM frame behind its L2..L4 headers; a
 				    * peer's payload_max on an XDP port stays below, or frames are
@@ -63,6 +64,13 @@ struct vk_path_ops {
 	 * be added after it (the frame is AGG: the path then raises the header's length). Order
 	 * is kept between datagrams of one peer and class. */
 	void (*tx_commit)(struct vk_path *path, uint32_t size, int paddable);
+	/* tx_row reserves, lends and commits up to count datagrams of head + size bytes, none of
+	 * them paddable, whose last size bytes lie one behind the other at body. heads[i] is where
+	 * the caller then writes the first head bytes of each, before it calls anything else here.
+	 * Returns how many it took; 0: what tx_reserve says holds. NULL: the path cannot. */
+	uint32_t (*tx_row)(struct vk_path *path, const struct vk_peer *peer, uint32_t class,
+			   uint32_t head, const uint8_t *body, uint32_t size, uint32_t count,
+			   uint8_t **heads);
 	/* tx_flush hands everything committed to the kernel. Returns the datagrams that it could
 	 * not take now and kept (0 = all gone); lost ones are counted in path->lost. */
 	int (*tx_flush)(struct vk_path *path);

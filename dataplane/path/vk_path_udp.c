@@ -248,6 +248,7 @@ static const struct vk_path_ops udp_ops = {
 	.rx_done = udp_rx_done,
 	.tx_reserve = vk_udp_tx_reserve,
 	.tx_lend = vk_udp_tx_lend,
+	.tx_row = vk_udp_tx_row,
 	.tx_commit = vk_udp_tx_commit,
 	.tx_flush = vk_udp_tx_flush,
 	.fds = udp_fds,

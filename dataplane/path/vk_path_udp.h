@@ -118,11 +118,14 @@ static inline int vk_udp_socket(const struct vk_port *port, uint32_t queue)
 /* vk_udp_drain_errors empties a socket's error queue (ICMP, local): it would wake us for ever. */
 void vk_udp_drain_errors(struct vk_udp_path *self, int fd);
 
-/* vk_udp_tx_reserve, vk_udp_tx_lend, vk_udp_tx_commit, vk_udp_tx_flush are the path's tx_reserve,
- * tx_lend, tx_commit and tx_flush: see vk_path_ops. */
+/* vk_udp_tx_reserve, vk_udp_tx_lend, vk_udp_tx_commit, vk_udp_tx_row, vk_udp_tx_flush are the
+ * path's tx_reserve, tx_lend, tx_commit, tx_row and tx_flush: see vk_path_ops. */
 uint8_t *vk_udp_tx_reserve(struct vk_path *path, const struct vk_peer *peer, uint32_t class);
 void vk_udp_tx_lend(struct vk_path *path, const uint8_t *body, uint32_t size);
 void vk_udp_tx_commit(struct vk_path *path, uint32_t size, int paddable);
+uint32_t vk_udp_tx_row(struct vk_path *path, const struct vk_peer *peer, uint32_t class,
+		       uint32_t head, const uint8_t *body, uint32_t size, uint32_t count,
+		       uint8_t **heads);
 int vk_udp_tx_flush(struct vk_path *path);
 
 /* vk_udp_tx_open makes the memory that datagrams wait in; returns 0 or -errno. */

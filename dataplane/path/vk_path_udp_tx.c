@@ -413,6 +413,49 @@ void vk_udp_tx_commit(struct vk_path *path, uint32_t size, int paddable)
 	self->last[self->key.class] = index;
 }
 
+/* How many more datagrams of a size a super-packet takes that has one of them. */
+static uint32_t room_of(const struct vk_udp_super *super, uint32_t size)
+{
+	uint32_t most = SUPER_SIZE_MAX / size;
+
+	if (super->closed || !super->fixed || super->segment != size)
+		return 0;
+	most = most < VK_UDP_SEGMENTS_MAX ? most : VK_UDP_SEGMENTS_MAX;
+	return most > super->count ? most - super->count : 0;
+}
+
+uint32_t vk_udp_tx_row(struct vk_path *path, const struct vk_peer *peer, uint32_t class,
+		       uint32_t head, const uint8_t *body, uint32_t size, uint32_t count,
+		       uint8_t **heads)
+{
+	struct vk_udp_path *self = vk_udp(path);
+	struct vk_udp_super *super;
+	uint32_t taken = 1, room;
+
+	heads[0] = vk_udp_tx_reserve(path, peer, class);
+	if (!heads[0] || self->refused)
+		return 0;
+	vk_udp_tx_lend(path, body, size);
+	vk_udp_tx_commit(path, head + size, 0);
+	super = &self->supers[self->last[class]];
+	room = room_of(super, head + size);
+	room = room < self->free_slot_count ? room : self->free_slot_count;
+	count = count < VK_TX_ROW ? count : VK_TX_ROW;
+	for (count = count - 1 < room ? count : room + 1; taken < count; taken++) {
+		uint32_t slot = self->free_slots[--self->free_slot_count];
+		struct iovec *parts = &super->parts[super->parts_count];
+
+		heads[taken] = self->slots + (size_t)slot * self->slot_size;
+		body += size;
+		parts[0] = (struct iovec){ heads[taken], head };
+		parts[1] = (struct iovec){ (uint8_t *)(uintptr_t)body, size };
+		super->begins[super->count++] = super->parts_count;
+		super->parts_count += 2;
+	}
+	self->kept += taken - 1;
+	return taken;
+}
+
 int vk_udp_tx_open(struct vk_udp_path *self)
 {
 	uint32_t size = self->path.port->mtu ? self->path.port->mtu : 1500, count;

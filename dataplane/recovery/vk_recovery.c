@@ -68,34 +68,48 @@ static uint64_t *flying(struct vk_recovery *recovery, const struct vk_sent_packe
 	return packet->flags & VK_SENT_CRITICAL ? &recovery->critical : &recovery->in_flight;
 }
 
+int vk_recovery_sent_row(struct vk_recovery *recovery, uint32_t space, uint64_t number,
+			 uint32_t count, uint32_t size, uint32_t flags, uint64_t now_ns)
+{
+	struct vk_sent *sent = &recovery->sent[space];
+	uint64_t bytes = (uint64_t)count * size;
+	struct vk_sent_packet *packet = vk_sent_put(sent, number);
+
+	if (packet && count > 1)
+		packet = vk_sent_put(sent, number + count - 1);
+	vk_recovery_issue(recovery, space, number + count - 1);
+	if (!packet)
+		return 0;
+	if (!recovery->in_flight) /* idle time is none of the path's */
+		recovery->delivered_ns = recovery->first_ns = now_ns;
+	if (now_ns - recovery->held_ns > recovery->rtt.smoothed_ns)
+		flags |= VK_SENT_APP_LIMITED;
+	for (uint64_t n = number; n != number + count; n++) {
+		packet = &sent->packets[n & sent->mask];
+		packet->sent_ns = now_ns;
+		packet->delivered = recovery->delivered;
+		packet->delivered_ns = recovery->delivered_ns;
+		packet->first_ns = recovery->first_ns;
+		packet->size = size;
+		packet->state = VK_SENT_FLYING;
+		packet->flags = (uint8_t)flags;
+	}
+	sent->eliciting += count;
+	sent->last_ns = now_ns;
+	*flying(recovery, packet) += bytes;
+	recovery->count.sent += count;
+	vk_congestion_sent(&recovery->congestion, bytes, recovery->in_flight, now_ns);
+	vk_pacer_spend(&recovery->pacer, bytes, now_ns);
+	return 1;
+}
+
 struct vk_sent_packet *vk_recovery_sent(struct vk_recovery *recovery, uint32_t space,
 					uint64_t number, uint32_t size, uint32_t flags,
 					uint64_t now_ns)
 {
-	struct vk_sent *sent = &recovery->sent[space];
-	struct vk_sent_packet *packet = vk_sent_put(sent, number);
-
-	vk_recovery_issue(recovery, space, number);
-	if (!packet)
+	if (!vk_recovery_sent_row(recovery, space, number, 1, size, flags, now_ns))
 		return NULL;
-	if (!recovery->in_flight) /* idle time is none of the path's */
-		recovery->delivered_ns = recovery->first_ns = now_ns;
-	packet->sent_ns = now_ns;
-	packet->delivered = recovery->delivered;
-	packet->delivered_ns = recovery->delivered_ns;
-	packet->first_ns = recovery->first_ns;
-	packet->size = size;
-	packet->state = VK_SENT_FLYING;
-	packet->flags = (uint8_t)flags;
-	if (now_ns - recovery->held_ns > recovery->rtt.smoothed_ns)
-		packet->flags |= VK_SENT_APP_LIMITED;
-	sent->eliciting++;
-	sent->last_ns = now_ns;
-	*flying(recovery, packet) += size;
-	recovery->count.sent++;
-	vk_congestion_sent(&recovery->congestion, size, recovery->in_flight, now_ns);
-	vk_pacer_spend(&recovery->pacer, size, now_ns);
-	return packet;
+	return vk_sent_get(&recovery->sent[space], number);
 }
 
 void vk_recovery_skip(struct vk_recovery *recovery, uint32_t space, uint64_t number)

@@ -68,6 +68,11 @@ struct vk_sent_packet *vk_recovery_sent(struct vk_recovery *recovery, uint32_t s
 					uint64_t number, uint32_t size, uint32_t flags,
 					uint64_t now_ns);
 
+/* vk_recovery_sent_row enters count packets of one size with numbers from this one on, all sent
+ * now, for the caller to fill in what each carries; 0: as NULL of vk_recovery_sent. */
+int vk_recovery_sent_row(struct vk_recovery *recovery, uint32_t space, uint64_t number,
+			 uint32_t count, uint32_t size, uint32_t flags, uint64_t now_ns);
+
 /* vk_recovery_held notes that window or pacer keep something from being sent. What leaves when that
  * was not so for a round trip tells of the sender, not of the path: it had no more, or no credit,
  * or no time. */

@@ -111,9 +111,37 @@ void vk_content_forget(struct vk_run *run, struct vk_flow *flow)
 	}
 }
 
+void vk_content_settle(struct vk_run *run)
+{
+	struct vk_sent_run acked = run->acked;
+	struct vk_entry *entry;
+
+	if (acked.kind != VK_CONTENT_SHARD)
+		return;
+	run->acked.kind = VK_CONTENT_NONE;
+	entry = vk_ledger_get(ledger_of(run, &acked), acked.first);
+	if (entry && entry->shards &&
+	    vk_shards_acked(&run->shards.rows[entry->shards - 1], acked.a, acked.a + acked.b))
+		finish(run, acked.slot, acked.ring, entry);
+}
+
+/* Shards that lie one behind the other in a message are noted together. */
+static void gather_shard(struct vk_run *run, const struct vk_sent_run *content)
+{
+	struct vk_sent_run *last = &run->acked;
+
+	if (last->kind == VK_CONTENT_SHARD && last->slot == content->slot &&
+	    last->ring == content->ring && last->first == content->first &&
+	    last->a + last->b == content->a) {
+		last->b += content->b;
+		return;
+	}
+	vk_content_settle(run);
+	*last = *content;
+}
+
 void vk_content_acked(struct vk_run *run, const struct vk_sent_run *content)
 {
-	struct vk_entry *entry;
 	struct vk_flow *flow;
 
 	switch (content->kind) {
@@ -121,11 +149,7 @@ void vk_content_acked(struct vk_run *run, const struct vk_sent_run *content)
 		finish_messages(run, content);
 		break;
 	case VK_CONTENT_SHARD:
-		entry = vk_ledger_get(ledger_of(run, content), content->first);
-		if (entry && entry->shards &&
-		    vk_shards_acked(&run->shards.rows[entry->shards - 1], content->a,
-				    content->a + content->b))
-			finish(run, content->slot, content->ring, entry);
+		gather_shard(run, content);
 		break;
 	case VK_CONTENT_CONTROL:
 		flow = &run->work->flows[content->first];

@@ -6,8 +6,10 @@
  */
 #include "vk_session.h"
 
-/* vk_content_acked marks records as done, so that their ring can be released. */
+/* vk_content_acked marks records as done, so that their ring can be released. Shards are at the
+ * latest when vk_content_settle is called, behind all that one acknowledgement told. */
 void vk_content_acked(struct vk_run *run, const struct vk_sent_run *content);
+void vk_content_settle(struct vk_run *run);
 
 /* vk_content_lost notes that a packet with these records is lost; says whether any has to be sent
  * again. */

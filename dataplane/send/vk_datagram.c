@@ -220,6 +220,99 @@ static void note(struct vk_datagram *open, const struct vk_part *part)
 	carry(open, &part->content);
 }
 
+/* Writes the heads of datagrams that differ only in their numbers and in where their shards begin:
+ * the first, and the others like it. */
+static void put_row(struct vk_run *run, const struct vk_part *part, uint64_t number,
+		    uint8_t *const *heads, uint32_t count)
+{
+	struct vk_datagram *open = &run->datagram;
+	struct vk_frame frame = part->frame;
+	uint32_t overhead = vk_part_overhead(&frame), size = overhead + open->lead;
+	uint32_t offset = frame.offset, place = VK_OUTER_SIZE + open->lead + VK_SHARD_OFFSET_AT;
+
+	open->data = heads[0] + open->lead;
+	frame.length = part->size;
+	put_extensions(put_outer(run, &frame, overhead - VK_HEADER_SIZE, number), &frame);
+	open->data = NULL;
+	for (uint32_t i = 1; i < count; i++) {
+		uint8_t *head = heads[i];
+
+		memcpy(head, heads[0], size);
+		number++;
+		offset += part->size;
+		vk_put_number(head + VK_HEADER_SIZE, number);
+		vk_put16(head + place, (uint16_t)offset);
+	}
+}
+
+/* Enters them among the packets in flight. */
+static void enter_row(struct vk_run *run, const struct vk_part *part, uint64_t number,
+		      uint32_t count)
+{
+	const struct vk_datagram *open = &run->datagram;
+	struct vk_session *session = open->session;
+	uint32_t space = vk_class_space(open->class), flags = VK_SENT_ELICITING;
+	uint32_t size = vk_part_overhead(&part->frame) + open->lead + part->size;
+	struct vk_sent_run content = part->content;
+	int entered;
+
+	if (open->class == VK_CLASS_JOB)
+		flags |= VK_SENT_AHEAD;
+	vk_mtu_sent(&session->mtu, size, run->now_ns);
+	vk_count_row(run, open->class)[VK_TX_FRAMES] += count;
+	entered = vk_recovery_sent_row(&session->recovery, space, number, count, size, flags,
+				       run->now_ns);
+	vk_session_touch(run, session);
+	if (content.kind == VK_CONTENT_NONE)
+		return;
+	for (uint32_t i = 0; i < count; i++, content.a += part->size) {
+		if (entered) {
+			struct vk_sent_packet *packet =
+				vk_sent_get(&session->recovery.sent[space], number + i);
+
+			packet->runs[0] = content;
+			packet->run_count = 1;
+		} else {
+			vk_session_lost(run, session, &content);
+		}
+	}
+}
+
+uint32_t vk_datagram_row(struct vk_run *run, const struct vk_part *part, uint32_t count)
+{
+	struct vk_datagram *open = &run->datagram;
+	struct vk_session *session = run->sessions[part->peer];
+	const struct vk_peer *peer = &run->peers[part->peer];
+	const struct vk_path *path = run->tx[peer->port_index];
+	uint32_t space = vk_class_space(part->class), head;
+	uint8_t *heads[VK_TX_ROW];
+	uint64_t number, numbers;
+	int64_t room;
+
+	/* Critical and system have more room than the window leaves. */
+	if (!session || session->keyring.cipher || !path->ops->tx_row || part->forced ||
+	    !part->stays || part->size < LEND_MIN || part->class <= VK_CLASS_SYSTEM ||
+	    !begin(run, part))
+		return 0;
+	open->data = NULL;
+	head = vk_part_overhead(&part->frame) + open->lead;
+	room = vk_recovery_room(&session->recovery, run->now_ns);
+	room = (room + head + part->size - 1) / (head + part->size);
+	numbers = vk_session_numbers(run, session, space);
+	count = count < room ? count : (uint32_t)room;
+	count = count < numbers ? count : (uint32_t)numbers;
+	if (count)
+		count = open->path->ops->tx_row(open->path, peer, part->class, head, part->payload,
+						part->size, count, heads);
+	if (!count)
+		return 0;
+	number = vk_session_number(run, session, space);
+	run->work->packets[session->peer].tx_number[space] += count - 1;
+	put_row(run, part, number, heads, count);
+	enter_row(run, part, number, count);
+	return count;
+}
+
 static int add_alone(struct vk_run *run, const struct vk_part *part)
 {
 	struct vk_datagram *open = &run->datagram;

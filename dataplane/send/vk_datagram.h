@@ -30,6 +30,11 @@ struct vk_part {
  * part fits a datagram. */
 int vk_datagram_add(struct vk_run *run, const struct vk_part *part, int alone);
 
+/* vk_datagram_row sends up to count shards of a message, each alone in a datagram: the part, and
+ * those behind it that go on where the one before them ends. Returns how many; 0: what
+ * vk_datagram_add says holds. */
+uint32_t vk_datagram_row(struct vk_run *run, const struct vk_part *part, uint32_t count);
+
 /* vk_datagram_carry notes that the open datagram carries an entry of a ring; 0 = it cannot be noted
  * there. */
 int vk_datagram_carry(struct vk_datagram *open, uint32_t slot, uint32_t ring, uint32_t entry);

@@ -249,6 +249,14 @@ uint32_t vk_out_shards(struct vk_run *run, const struct vk_out *out, uint32_t nu
 		part.content.a = begin;
 		part.content.b = part.size;
 		part.shared = part.size < chunk && follows(run, out, number);
+		if (!joins && part.size == chunk && left >= 2 * chunk) {
+			uint32_t row = vk_datagram_row(run, &part, left / chunk);
+
+			vk_count_row(run, out->ring)[VK_TX_SHARDS] += row;
+			begin += row * chunk;
+			if (row)
+				continue;
+		}
 		if (!vk_datagram_add(run, &part, !joins && !part.shared))
 			break;
 		vk_count_row(run, out->ring)[VK_TX_SHARDS]++;

@@ -342,6 +342,7 @@ int vk_session_acked(struct vk_run *run, struct vk_session *session, const struc
 		run->acking = session;
 		error = vk_recovery_ack(&session->recovery, &view, run->came_ns, run->now_ns,
 					&events);
+		vk_content_settle(run);
 		vk_mtu_settle(&session->mtu);
 		vk_session_touch(run, session);
 		if (error)

@@ -107,6 +107,13 @@ int vk_session_room(struct vk_run *run, struct vk_session *session, uint32_t cla
  * number is never used twice, not even by the worker that follows a crash. */
 uint64_t vk_session_number(struct vk_run *run, struct vk_session *session, uint32_t space);
 
+/* vk_session_numbers returns how many numbers of a space are taken before one is left out. */
+static inline uint64_t vk_session_numbers(const struct vk_run *run,
+					  const struct vk_session *session, uint32_t space)
+{
+	return session->skip[space] - run->work->packets[session->peer].tx_number[space];
+}
+
 /* vk_session_owe notes that a flow owes its peer something (enum vk_owe bits). */
 void vk_session_owe(struct vk_run *run, struct vk_flow *flow, uint32_t bits);
 

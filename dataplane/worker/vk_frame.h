@@ -231,6 +231,13 @@ static inline void vk_put_ext(uint8_t *at, uint8_t kind, uint32_t bytes, uint16_
 	vk_put16(at + 2, arg);
 }
 
+/* vk_put_number writes the packet number of a SESSION extension that begins at a place. */
+static inline void vk_put_number(uint8_t *at, uint64_t number)
+{
+	vk_put32(at + 8, (uint32_t)(number >> 32));
+	vk_put32(at + 12, (uint32_t)number);
+}
+
 /* vk_put_session writes a SESSION extension and returns where the next one goes. */
 static inline uint8_t *vk_put_session(uint8_t *at, uint32_t session, uint32_t epoch, uint32_t space,
 				      uint64_t number)
@@ -238,8 +245,7 @@ static inline uint8_t *vk_put_session(uint8_t *at, uint32_t session, uint32_t ep
 	vk_put_ext(at, VK_EXT_SESSION, sizeof(struct vk_ext_session),
 		   (uint16_t)(epoch << VK_SESSION_EPOCH_SHIFT | space << VK_SESSION_SPACE_SHIFT));
 	vk_put32(at + 4, session);
-	vk_put32(at + 8, (uint32_t)(number >> 32));
-	vk_put32(at + 12, (uint32_t)number);
+	vk_put_number(at, number);
 	return at + sizeof(struct vk_ext_session);
 }
 

@@ -206,6 +206,7 @@ struct vk_run {
 	uint32_t refused; /* enum vk_blocked: why the last part could not go */
 	struct vk_session *sessions[VK_PEERS_MAX]; /* NULL = none yet */
 	struct vk_session *acking; /* whose acknowledgement or time-out is being handled */
+	struct vk_sent_run acked; /* shards of it that are not noted yet, as one; or of no kind */
 	struct vk_timers timers; /* by peer */
 	uint32_t active[VK_PEERS_MAX]; /* peers that have a session here */
 	uint32_t active_count;

@@ -210,6 +210,17 @@ class Endpoint:
         path.ops.tx_commit(path, len(data), paddable)
         return True
 
+    def commit_row(self, peer: Any, klass: Class, row: list[bytes], *, lent: int) -> int:
+        """Queue datagrams of one size in one go; how many it took. Their last bytes are lent."""
+        path, head = self.opposite, len(row[0]) - lent
+        heads = ffi.new("uint8_t *[]", lib.VK_TX_ROW)
+        body = ffi.new("uint8_t[]", b"".join(data[head:] for data in row))
+        taken = int(path.ops.tx_row(path, peer, klass, head, body, lent, len(row), heads))
+        for at, data in zip(heads, row[:taken], strict=False):
+            ffi.memmove(at, data, head)
+        self._lent.append(body)
+        return taken
+
     def flush(self) -> int:
         """Hand everything to the kernel; how many it did not take. What was lent is spoilt."""
         kept = int(self.opposite.ops.tx_flush(self.opposite))

@@ -102,6 +102,61 @@ def test_what_is_lent_leaves_with_the_datagram_that_it_ends(
         assert [one.data for one in b.receive_all(Class.JOB, len(sent))] == sent
 
 
+def commit_rows(a: Endpoint, peer: object, sent: list[bytes], lent: int) -> list[int]:
+    """Queue datagrams of one size in rows; how many each took."""
+    rows, done = [], 0
+    while done < len(sent):
+        rows.append(a.commit_row(peer, Class.JOB, sent[done:], lent=lent))
+        assert 0 < rows[-1] <= lib.VK_TX_ROW
+        done += rows[-1]
+    return rows
+
+
+@pytest.mark.parametrize("size", [60, 600, 1300])
+@pytest.mark.parametrize("first", [None, 400, 1300])
+def test_rows_leave_as_what_is_committed_one_by_one(
+    wire: tuple[Link, Link], first: int | None, size: int
+) -> None:
+    with Endpoint(wire[0], "udp", "udp") as a, Endpoint(wire[1], "udp", "udp") as b:
+        sent = [frame(Class.JOB, number, size) for number in range(150)]
+        if first:
+            sent.insert(0, frame(Class.JOB, 1000, first))
+            assert a.commit(a.peer(b), Class.JOB, sent[0])
+        alike = sent[1:] if first else sent
+        assert len(commit_rows(a, a.peer(b), alike, size // 2)) <= 5
+        a.flush_all()
+        assert [one.data for one in b.receive_all(Class.JOB, len(sent))] == sent
+
+
+def test_rows_that_the_kernel_does_not_take_are_kept(wire: tuple[Link, Link]) -> None:
+    link = wire[0]
+    link.host.set_qdisc(link.index, "pfifo", limit=0)
+    with Endpoint(wire[0], "udp", "udp") as a, Endpoint(wire[1], "udp", "udp") as b:
+        sent = [frame(Class.JOB, number, 1000) for number in range(100)]
+        commit_rows(a, a.peer(b), sent, 900)
+        assert a.flush() == 100
+        link.host.set_qdisc(link.index, "pfifo", limit=1000)
+        a.flush_all()
+        assert [one.data for one in b.receive_all(Class.JOB, 100)] == sent
+        assert a.path.sent == 100
+
+
+def test_a_row_ends_where_a_path_is_full(wire: tuple[Link, Link]) -> None:
+    link = wire[0]
+    link.host.set_qdisc(link.index, "pfifo", limit=0)
+    with Endpoint(wire[0], "udp", "udp") as a, Endpoint(wire[1], "udp", "udp") as b:
+        row = [frame(Class.JOB, number, 1000) for number in range(lib.VK_TX_ROW)]
+        count = 0
+        while taken := a.commit_row(a.peer(b), Class.JOB, row, lent=900):
+            count += taken
+            assert count < 100_000
+        assert a.flush() == count
+        nowhere = a.peer(b, 6)
+        nowhere.payload_max = 60_000
+        assert a.commit_row(nowhere, Class.JOB, row, lent=900) == 0
+        assert sum(a.path.lost) == 0
+
+
 def test_udp_sends_into_an_xdp_receiver(wire: tuple[Link, Link]) -> None:
     with Endpoint(wire[0], "xdp", "udp") as a, Endpoint(wire[1], "xdp", "udp") as b:
         for family in (4, 6):

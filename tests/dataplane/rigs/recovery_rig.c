@@ -101,6 +101,23 @@ int rig_sent(struct rig *rig, uint32_t space, uint64_t number, uint32_t size, in
 	return 1;
 }
 
+int rig_sent_row(struct rig *rig, uint32_t space, uint64_t number, uint32_t count, uint32_t size,
+		 uint64_t now_ns)
+{
+	struct vk_recovery *recovery = &rig->recovery;
+
+	if (!vk_recovery_sent_row(recovery, space, number, count, size, VK_SENT_ELICITING, now_ns))
+		return 0;
+	for (uint64_t n = number; n != number + count; n++) {
+		struct vk_sent_packet *packet = vk_sent_get(&recovery->sent[space], n);
+
+		assert(packet && !packet->run_count);
+		packet->run_count = 1;
+		packet->runs[0].first = (uint32_t)n;
+	}
+	return 1;
+}
+
 void rig_skip(struct rig *rig, uint32_t space, uint64_t number)
 {
 	vk_recovery_skip(&rig->recovery, space, number);

@@ -38,6 +38,8 @@ void rig_free(struct rig *rig);
 /* rig_sent .. rig_expire: see vk_recovery_*; payload is that of a STREAM_ACK. */
 int rig_sent(struct rig *rig, uint32_t space, uint64_t number, uint32_t size, int ahead,
 	     uint64_t now_ns);
+int rig_sent_row(struct rig *rig, uint32_t space, uint64_t number, uint32_t count, uint32_t size,
+		 uint64_t now_ns);
 void rig_skip(struct rig *rig, uint32_t space, uint64_t number);
 void rig_issue(struct rig *rig, uint32_t space, uint64_t number);
 uint64_t rig_deadline(const struct rig *rig);
