@@ -25,7 +25,7 @@
 
 enum vk_shm_const {
 	VK_SHM_MAGIC = 0x4d534b56,
-	VK_SHM_REVISION = 3, /* raise it when fields mean something else and no layout changes */
+	VK_SHM_REVISION = 4, /* raise it when fields mean something else and no layout changes */
 	VK_SHM_PAGE = 4096,
 	VK_RINGS_MAX = 8,
 	VK_RECORD_ALIGN = 8,
