@@ -8,8 +8,9 @@ static const uint64_t idle_ns = VK_IDLE_S * 1000000000ull;
 /* Whether anything is to be sent, or to be heard of. */
 static int is_busy(const struct vk_session *session)
 {
-	if (session->owing_first || session->touched || session->busy || session->waiting ||
-	    session->probes || session->recovery.in_flight || session->recovery.critical)
+	if (session->other || session->owing_first || session->touched || session->busy ||
+	    session->waiting || session->probes || session->recovery.in_flight ||
+	    session->recovery.critical)
 		return 1;
 	for (uint32_t s = 0; s < VK_SPACE_COUNT; s++)
 		if (session->recovery.sent[s].eliciting || session->received[s].eliciting ||
