@@ -187,8 +187,9 @@ class Broker:
     # ---- The daemon ----
 
     def _start_daemon(self) -> None:
-        for slot in self._slots.attached.values():
-            if slot.cut_off:  # the last daemon may not have heard of it
+        for index, slot in self._slots.attached.items():
+            # The last daemon may not have heard of it, or was not answered.
+            if slot.cut_off or self._keeper.sees_off(index):
                 with contextlib.suppress(OSError):
                     slot.connection.shutdown(socket.SHUT_RDWR)
         inherited = Inherited(
@@ -280,6 +281,7 @@ class Broker:
         # Answers to requests of the dead one must not reach the next: a new pair of sockets.
         self._selector.unregister(self._link)
         self._close_link()
+        self._keeper.forget_who_asked()
         self.config = first_start.with_new_peers(self.config)
         self._link, self._daemon_link = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._link.setblocking(False)
@@ -331,7 +333,8 @@ class Broker:
         except OSError as error:  # the kernel's refusals, too: one request is not the node's end
             answer.result = -(error.errno or errno.EIO)
             answer.text = str(error.args[-1])
-        self._tell(answer)
+        if message.kind != Kind.DETACH or answer.result:  # else the worker is waited for
+            self._tell(answer)
         messages.close_all(answer.descriptors)
         messages.close_all(message.descriptors)
 
@@ -363,10 +366,7 @@ class Broker:
         slot = self._slots.attached.get(message.slot)
         if slot is None or slot.generation != message.generation:
             raise DataPlaneError.of(errno.ENOENT, f"detach slot {message.slot}")
-        order = Order(OrderKind.DETACH, message.slot, message.generation)
-        result = self._keeper.order(order) or 0
-        answer.result = 0 if slot.cut_off else result  # the worker let go of it by itself
-        self._slots.remove(message.slot)
+        self._keeper.see_off(message.slot, answer)
 
     def _guard(self, message: Message, _answer: Message) -> None:
         for each in self._interfaces:

@@ -73,6 +73,8 @@ class Keeper:
         self._path = library
         self._library = worker.open_library(library)
         self._running: Worker | None = None
+        self._leaving: dict[int, Message | None] = {}
+        """Slots that a worker has yet to let go of; the answer to who asked for it."""
         self._deaths = Budget("worker")
 
     @property
@@ -107,6 +109,48 @@ class Keeper:
         for each in news:
             self._report(each)
         return result
+
+    # ---- Slots that end ----
+
+    def see_off(self, index: int, answer: Message) -> None:
+        """Have the worker let go of a slot when what it has to send is acknowledged, or too old.
+
+        Nobody waits for that here: then the slot is removed, and the daemon told ``answer``.
+        """
+        asked = index in self._leaving
+        self._leaving[index] = answer
+        if not asked:
+            self._ask_to_let_go(index)
+
+    def sees_off(self, index: int) -> bool:
+        """Say whether a slot is about to end."""
+        return index in self._leaving
+
+    def forget_who_asked(self) -> None:
+        """Tell no answer to the next daemon: it asks anew."""
+        self._leaving = dict.fromkeys(self._leaving)
+
+    def _ask_to_let_go(self, index: int) -> None:
+        if self._running is None:
+            return  # the next one is asked
+        generation = self._slots.attached[index].generation
+        try:
+            self._running.send(Order(OrderKind.DETACH, index, generation))
+        except BlockingIOError:
+            log.warning("the worker does not read its orders: ending it")
+            self._running.process.kill()
+        except OSError:
+            return  # it has just died
+
+    def _let_go(self, index: int, result: int) -> None:
+        if index not in self._leaving:
+            return  # it was waited for no longer
+        answer = self._leaving.pop(index)
+        cut_off = self._slots.attached[index].cut_off  # the worker let go of it by itself
+        self._slots.remove(index)
+        if answer is not None:
+            answer.result = 0 if cut_off else result
+            self._tell(answer)
 
     # ---- Start ----
 
@@ -155,6 +199,8 @@ class Keeper:
         self._selector.register(started.process.pidfd, selectors.EVENT_READ, self._on_end)
         self._selector.register(started.control, selectors.EVENT_READ, self._on_news)
         self._tell(Message(Kind.WORKER, first=self.pid, second=self.deaths))
+        for index in self._leaving:
+            self._ask_to_let_go(index)
 
     # ---- What happens ----
 
@@ -192,9 +238,11 @@ class Keeper:
 
     def _report(self, news: Order) -> None:
         slot = self._slots.attached.get(news.slot)
-        if news.kind != OrderKind.VIOLATION or slot is None or slot.generation != news.generation:
+        if slot is None or slot.generation != news.generation:
             return
-        if slot.cut_off:
+        if news.kind == OrderKind.DETACH:
+            self._let_go(news.slot, news.result)
+        if news.kind != OrderKind.VIOLATION or slot.cut_off:
             return
         slot.cut_off = True
         self._tell(Message(Kind.VIOLATION, slot=news.slot, generation=news.generation))

@@ -93,6 +93,10 @@ class Worker:
             self.news.append(answer)
         return None
 
+    def send(self, order: Order) -> None:
+        """Give an order whose answer is waited for elsewhere; OSError: it could not be given."""
+        self.control.send(order.pack())
+
     def receive(self) -> Order | None:
         """Return the next order of the worker; None when it has gone; BlockingIOError if none."""
         try:
@@ -106,7 +110,7 @@ class Worker:
     def ask_to_stop(self) -> None:
         """Let the worker leave at a clean boundary."""
         try:
-            self.control.send(Order(OrderKind.STOP).pack())
+            self.send(Order(OrderKind.STOP))
         except OSError:
             return  # it has gone already
 
