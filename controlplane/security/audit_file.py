@@ -7,6 +7,7 @@ only concerns data, like a peer that was let in, is kept in memory by ``note`` a
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -53,12 +54,14 @@ class AuditFile:
             self._descriptor = os.open(path, FLAGS, MODE)
         except OSError as error:
             raise ConfigError(f"{path}: the audit log: {error.strerror}") from error
+        self._path, self._torn = path, False
         try:
             head = self._open(path, identity)
-        except BaseException:
+        except BaseException as error:
             os.close(self._descriptor)
+            if isinstance(error, OSError):  # the disk fails
+                raise ConfigError(f"{path}: the audit log: {error.strerror}") from error
             raise
-        self._path = path
         self._size = os.fstat(self._descriptor).st_size
         self._log = AuditLog(identity, head if self._size else before)
         self._first = audit_files.first_of(path)
@@ -134,8 +137,12 @@ class AuditFile:
             self._write(self._log.go_on(name, before, now_ns))
             self._sync()
         except BaseException:
-            os.ftruncate(descriptor, 0)  # the log goes on in the old file
+            # The log goes on in the old file. What stays in this one takes nobody's place: it
+            # continues a log that ended here, and is emptied before it is tried again.
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, 0)
             self._descriptor, self._size, self._log.head = old, size, head
+            self._torn = False
             raise
         os.close(old)
         self._first = first
@@ -198,6 +205,9 @@ class AuditFile:
     def _write(self, lines: list[bytes]) -> None:
         data = b"".join(lines)
         try:
+            if self._torn:
+                self._shorten()
+            self._torn = True
             written = os.write(self._descriptor, data)
         except OSError as error:
             self._undo()
@@ -205,20 +215,26 @@ class AuditFile:
         if written != len(data):
             self._undo()
             raise self._refusal(errno.ENOSPC)
+        self._torn = False
         if not self._size:
             self._began_ns = audit_files.time_of(lines[0])
         self._size += len(data)
         self._log.commit(lines)
+
+    def _undo(self) -> None:
+        """Leave no half a line; where that fails, too, it is tried before the next one."""
+        with contextlib.suppress(OSError):
+            self._shorten()
+
+    def _shorten(self) -> None:
+        os.ftruncate(self._descriptor, self._size)  # needs no room
+        self._torn = False
 
     def _sync(self) -> None:
         try:
             os.fsync(self._descriptor)
         except OSError as error:
             raise self._refusal(error.errno or 0) from error
-
-    def _undo(self) -> None:
-        """Leave no half a line; shortening needs no room."""
-        os.ftruncate(self._descriptor, self._size)
 
     def _refusal(self, number: int) -> DataPlaneError:
         return DataPlaneError.of(

@@ -20,12 +20,19 @@ NODE = identity("node")
 
 
 class Disk:
-    """A disk that is full when it is told to be."""
+    """A disk that is full, or fails, when it is told to."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.room: int | None = None
-        self._write = os.write
+        self.fails = False
+        self._write, self._ftruncate = os.write, os.ftruncate
         patch.setattr(os, "write", self.write)
+        patch.setattr(os, "ftruncate", self.ftruncate)
+
+    def ftruncate(self, descriptor: int, size: int) -> None:
+        if self.fails:
+            raise OSError(errno.EIO, "Input/output error")
+        self._ftruncate(descriptor, size)
 
     def write(self, descriptor: int, data: bytes) -> int:
         if self.room is None:
@@ -78,6 +85,49 @@ def test_a_full_disk_refuses_administration_and_lets_data_flow(
     log.record("peer.add", 5)
     assert events(path) == ["start", "session.up", "session.down", "peer.add"]
     log.close()
+
+
+@pytest.mark.parametrize("room", [0, 1, 50])
+def test_half_a_record_that_cannot_be_taken_back_is_before_the_next_one_is_written(
+    tmp_path: Path, disk: Disk, room: int
+) -> None:
+    path = tmp_path / "audit.log"
+    log = AuditFile(path, NODE)
+    log.record("start", 0)
+    whole = path.read_bytes()
+    disk.room, disk.fails = room, True
+    for number in range(1, 4):
+        log.note("session.up", number)
+        with pytest.raises(DataPlaneError, match="Administration is refused"):
+            log.record("peer.add", number)
+        assert path.read_bytes()[: len(whole)] == whole
+        assert path.stat().st_size - len(whole) == room, "nothing is written behind it"
+    disk.room = None  # there is room again, but what is half there still cannot be removed
+    with pytest.raises(DataPlaneError, match="cannot be written"):
+        log.flush(4)
+    disk.fails = False
+    log.record("peer.add", 5)
+    assert events(path) == ["start", *["session.up"] * 3, "peer.add"]
+    log.close()
+
+
+def test_half_a_record_that_a_failing_disk_kept_is_dropped_by_who_opens_the_log_next(
+    tmp_path: Path, disk: Disk
+) -> None:
+    path = tmp_path / "audit.log"
+    log = AuditFile(path, NODE)
+    log.record("start", 0)
+    disk.room, disk.fails = 50, True
+    with pytest.raises(DataPlaneError):
+        log.record("peer.add", 1)
+    log.close()
+    with pytest.raises(ConfigError, match="Input/output error"):
+        AuditFile(path, NODE)
+    disk.room, disk.fails = None, False
+    log = AuditFile(path, NODE)
+    log.record("again", 2)
+    log.close()
+    assert events(path) == ["start", "again"]
 
 
 def test_notes_that_are_lost_are_counted_in_the_log(tmp_path: Path, disk: Disk) -> None:
