@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from valkyrie.controlplane.counters.readout import Page, Readout, Signals
 
+INTERVAL_MIN_S = 0.25
+"""Between two readings: a node may copy the kernel's counters no more often by itself."""
 PIPE_COLUMNS = 200
 """Width of a table that goes to a file or a pipe."""
 
@@ -48,7 +50,10 @@ def top(
     node: NodeOption = DEFAULT_NODE,
     interval: Annotated[
         float,
-        Parameter(help="Seconds between two readings.", validator=validators.Number(gte=0.05)),
+        Parameter(
+            help=f"Seconds between two readings, {INTERVAL_MIN_S} at least.",
+            validator=validators.Number(gte=INTERVAL_MIN_S),
+        ),
     ] = 1.0,
     once: Annotated[bool, Parameter(negative="", help="Print one table and end.")] = False,
     json: JsonOption = False,
@@ -93,11 +98,13 @@ def _page(node: str) -> Page:
 
 
 def _views(page: Page, node: str, interval_s: float, *, once: bool) -> Iterator[dict[str, Any]]:
+    _fills(node)
     before = page.read()
     while True:
         time.sleep(interval_s)
+        fills = _fills(node)  # first: who is asked for them brings the kernel's counters up to date
         now = page.read()
-        yield view(before, now, _fills(node) if now.up else {})
+        yield view(before, now, fills if now.up else {})
         if once:
             return
         before = now

@@ -81,12 +81,12 @@ def test_top_shows_the_fill_of_a_ring_that_nobody_empties(pair: Pair) -> None:
             return float(row["fill"]["job"]["rx"])
 
         wait_until(lambda: fill() > 0.8)
-        view = json.loads(ask(b, "top", "--once", "--json", "--interval", "0.05").stdout)
+        view = json.loads(ask(b, "top", "--once", "--json", "--interval", "0.25").stdout)
         (application,) = view["applications"]
         assert application["name"] == "sleeper"
         assert application["fill"]["job"]["rx"] > 0.8
         assert application["fill"]["logs"] == {"rx": 0.0, "tx": 0.0}
-        shown = ask(b, "top", "--once", "--interval", "0.05").stdout
+        shown = ask(b, "top", "--once", "--interval", "0.25").stdout
         assert re.search(r"sleeper .* job .*rx \d+% tx 0%", shown)
         assert re.search(r"^worker +job +drop_app_ring", shown, re.MULTILINE)
 
