@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import logging
 import time
 from typing import TYPE_CHECKING
@@ -44,6 +46,7 @@ class Applications:
         self.connections = self._server.connections
         self.refused = self._server.refused
         """Connections and requests refused, by reason."""
+        self._returning: set[asyncio.Task[None]] = set()
         identity = daemon.prepared.credentials.lasting_identity
         self._notary = Notary(daemon.config.node.name, identity, daemon.audit)
 
@@ -122,11 +125,20 @@ class Applications:
             "application.detach", f"uid {connection.who.uid}", **connection.on_record()
         )
         self._state.set_application_state(slot, lib.VK_ROW_CLOSING)
-        message = Message(Kind.DETACH, slot=slot, generation=connection.generation)
-        try:
-            await self._daemon.broker.ask(message)
-        except DataPlaneError as error:
-            log.warning("slot %d could not be taken back: %s", slot, error)
+        await self._take_back(slot, connection.generation)
+
+    async def _take_back(self, slot: int, generation: int) -> None:
+        """Have the broker end a slot, however late it answers: nobody else gets it before."""
+        timed_out = True
+        while timed_out:
+            timed_out = False
+            try:
+                message = Message(Kind.DETACH, slot=slot, generation=generation)
+                await self._daemon.broker.ask(message)
+            except DataPlaneError as error:
+                timed_out = error.errno == errno.ETIMEDOUT
+                if error.errno != errno.ENOENT:  # it has ended already, or never was
+                    log.warning("slot %d could not be taken back: %s", slot, error)
         self._forget(slot)
 
     async def _answer(self, connection: Connection, request: AnyRequest) -> Answer:
@@ -198,8 +210,10 @@ class Applications:
         except DataPlaneError:
             connection.slot = -1
             # A broker that did not answer in time may attach it yet.
-            self._daemon.broker.tell(Message(Kind.DETACH, slot=slot, generation=generation))
-            self._forget(slot)
+            self._state.set_application_state(slot, lib.VK_ROW_CLOSING)
+            task = asyncio.get_running_loop().create_task(self._take_back(slot, generation))
+            self._returning.add(task)
+            task.add_done_callback(self._returning.discard)
             raise
         connection.capacity = capacity
         set_application_name(self._daemon.counters, slot, connection.name, who.uid, who.pid)

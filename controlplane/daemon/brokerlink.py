@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import itertools
 import os
@@ -51,12 +50,6 @@ class BrokerLink:
             messages.close_all(message.descriptors)
         else:
             waiting.set_result(message)
-
-    def tell(self, message: Message) -> None:
-        """Have the broker do something, whatever it answers, behind what it was asked before."""
-        message.token = next(self._tokens) & 0xFFFFFFFF
-        with contextlib.suppress(OSError):  # it has no room: what was asked before was not sent
-            messages.send(self._link, message)
 
     async def ask(self, message: Message, timeout_s: float = _BROKER_S) -> Message:
         """Return the broker's answer; DataPlaneError when it could not."""
