@@ -5,8 +5,8 @@
  * from the built headers; a test checks that it is current. Do not edit.
  */
 enum vk_abi {
-	VK_REGION_ABI = 0x59bad35f, /* channels: node and application, or two applications */
+	VK_REGION_ABI = 0x1ef2a9ce, /* channels: node and application, or two applications */
 	VK_COUNTERS_ABI = 0x5e71f3ab, /* the counters page: node and who reads it */
-	VK_WORKER_ABI = 0x48517556, /* all that broker, daemon, worker and programs share */
+	VK_WORKER_ABI = 0x49d30ca2, /* all that broker, daemon, worker and programs share */
 };
 #endif
