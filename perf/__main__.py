@@ -94,6 +94,7 @@ def _arguments() -> argparse.Namespace:
         length.add_argument(f"--{name}", dest="profile", action="store_const", const=name)
     known = [*(scenario.name for scenario in SCENARIOS), *CURVES, *CLOSE_UPS]
     parser.add_argument("--scenario", action="append", choices=known, help="only this")
+    parser.add_argument("--without", action="append", choices=known, help="all but this")
     parser.add_argument("--only", metavar="WORD", action="append", help="names that contain WORD")
     parser.add_argument(
         "--pin",
@@ -205,6 +206,7 @@ def _command(options: argparse.Namespace) -> str:
     words += [f"--pin {profile.pin}"] if profile.pin != "hosts" else []
     words += [f"--cores {','.join(map(str, profile.cores))}"] if profile.cores else []
     words += [f"--scenario {name}" for name in options.scenario or []]
+    words += [f"--without {name}" for name in options.without or []]
     words += [f"--only {word}" for word in options.only or []]
     words += ["--performance"] if options.performance and profile.name != "full" else []
     return " ".join(words)
@@ -215,7 +217,8 @@ def _run(options: argparse.Namespace) -> int:
     report.make_room(path)
     profile = options.profile
     curves = CURVES if profile.curve_repetitions else {}
-    wanted = options.scenario or [*profile.scenarios, *curves, *PARTS[profile.name]]
+    every = options.scenario or [*profile.scenarios, *curves, *PARTS[profile.name]]
+    wanted = [name for name in every if name not in (options.without or [])]
     scenarios = [scenario for scenario in SCENARIOS if scenario.name in wanted]
     words = options.only or [""]
     contestants = [one for one in CONTESTANTS if any(word in one.name for word in words)]
