@@ -86,6 +86,8 @@ class _Challenge:
     place: Place
     token: int
     began_ns: int
+    asked_ns: int
+    """Last."""
 
 
 @dataclass(slots=True)
@@ -389,16 +391,18 @@ class Sessions:
         if row.session.link is None or place == row.place:
             return
         last = row.challenge
-        if last is not None and now_ns < last.began_ns + _MOVE_AGAIN_NS:
+        if last is not None and now_ns < last.asked_ns + _MOVE_AGAIN_NS:
             return
         if self._places.get(place.address, index) != index:
             self.refused["address taken"] += 1
             return
-        token = int.from_bytes(self._entropy(8), "big")
-        self._forget_challenge(row)
-        row.challenge = _Challenge(place, token, now_ns)
-        self._challenges[place, token] = index
-        question = row.session.link.protection.prove(Ping(token))
+        if last is None or last.place != place or now_ns > last.began_ns + _MOVE_NS:
+            token = int.from_bytes(self._entropy(8), "big")
+            self._forget_challenge(row)
+            last = row.challenge = _Challenge(place, token, now_ns, now_ns)
+            self._challenges[place, token] = index
+        last.asked_ns = now_ns
+        question = row.session.link.protection.prove(Ping(last.token))
         self._messages.append((index, place, question.pack()))
 
     def _answers_challenge(self, place: Place, message: Pong, now_ns: int) -> bool:

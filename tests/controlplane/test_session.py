@@ -250,6 +250,18 @@ def test_a_peer_behind_another_address_is_asked_there_before_it_is_believed() ->
     assert not meeting.a.ended
 
 
+def test_a_peer_that_goes_on_sending_is_believed_though_answers_take_long() -> None:
+    meeting = met()
+    meeting.fate = lambda: [150 * MS]
+    meeting.b.place = Place(ip_address("10.9.9.9"), 4242)
+    for _ in range(20):
+        meeting.send_data("b")
+        meeting.run(50 * MS)
+    assert meeting.a.sessions.place(PEER) == meeting.b.place
+    meeting.agree()
+    assert not meeting.a.ended
+
+
 def test_an_address_that_does_not_answer_gets_one_small_question_at_a_time() -> None:
     meeting = met()
     for i in range(100):
