@@ -73,10 +73,10 @@ void vk_python_elsewhere(struct vk_run *run, uint32_t port, const struct vk_rx_f
 	if (run->now_ns < run->elsewhere_due_ns || !(frame->present & 1u << VK_EXT_SESSION) ||
 	    !frame->session)
 		return;
-	run->elsewhere_due_ns = run->now_ns + ELSEWHERE_EVERY_NS;
 	peer = vk_peers_of_session(run, frame->session);
 	if (peer < 0)
 		return;
+	run->elsewhere_due_ns = run->now_ns + ELSEWHERE_EVERY_NS;
 	head.peer = (uint32_t)peer;
 	tell(run, &head, datagram, 0);
 }
@@ -154,9 +154,9 @@ void vk_python_refuse(struct vk_run *run, uint32_t peer, uint32_t id)
 	struct vk_path *path;
 	uint8_t *data, *at;
 
-	if (run->now_ns < run->refuse_due_ns)
+	if (run->now_ns < run->refuse_due_ns[peer])
 		return;
-	run->refuse_due_ns = run->now_ns + REFUSE_EVERY_NS;
+	run->refuse_due_ns[peer] = run->now_ns + REFUSE_EVERY_NS;
 	data = reserve(run, peer, &path);
 	if (!data)
 		return;

@@ -25,6 +25,7 @@ void vk_python_elsewhere(struct vk_run *run, uint32_t port, const struct vk_rx_f
  * it is none, or not proven: the daemon counts it. */
 int vk_python_pong(struct vk_run *run, uint32_t peer, const struct vk_frame *frame);
 
-/* vk_python_refuse tells a peer that its session is not known here; at most one a millisecond. */
+/* vk_python_refuse tells a peer that its session is not known here; at most once a
+ * millisecond. */
 void vk_python_refuse(struct vk_run *run, uint32_t peer, uint32_t id);
 #endif

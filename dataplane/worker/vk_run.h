@@ -225,9 +225,9 @@ struct vk_run {
 	struct vk_lingering lingering;
 	struct vk_shard_table shards;
 	uint64_t random; /* state of a generator: nothing secret comes from it */
-	uint64_t refuse_due_ns; /* no answer to unknown sessions before */
 	uint64_t elsewhere_due_ns; /* no word of a peer's new address before */
 	uint64_t want_due_ns[VK_PEERS_MAX]; /* no word that it is wanted before */
+	uint64_t refuse_due_ns[VK_PEERS_MAX]; /* no answer to unknown sessions before */
 	struct vk_reassembly *reassembly;
 	int stopping;
 	uint32_t leaving; /* applications that leave */

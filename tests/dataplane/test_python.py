@@ -12,7 +12,7 @@ from valkyrie.dataplane import lib
 from valkyrie.dataplane.control import Error, Message, Option, Ping, Pong, parse_control
 from valkyrie.dataplane.wire import Class, Code, Seq, Session, make_frame
 
-PEER, STRANGER = 0, 5
+PEER, OTHER, STRANGER = 0, 2, 5
 """Last byte of the address, less one."""
 REMOTE, LOCAL = (shm.lib.vk_seat_id([0] * lib.VK_SEAT_KEYS, PEER, turn) for turn in (1, 2))
 """As a daemon that has not drawn its keys would choose them."""
@@ -98,6 +98,21 @@ def test_the_daemon_hears_of_a_session_that_is_used_from_another_address(rig: Ri
     inject(rig, message(LOCAL + 1), Class.DATA, STRANGER)
     inject(rig, message(0), Class.DATA, STRANGER)
     assert told(rig) == []
+
+
+def test_what_strangers_send_hides_no_peer_that_has_moved(rig: Rig) -> None:
+    for i in range(1, 1000):
+        inject(rig, message(LOCAL ^ i), Class.DATA, STRANGER)
+    inject(rig, message(LOCAL), Class.DATA, STRANGER)
+    assert told(rig) == [(lib.VK_CONTROL_ELSEWHERE, 0, STRANGER + 1, b"")]
+
+
+def test_what_comes_in_the_name_of_one_peer_keeps_no_answer_from_another(rig: Rig) -> None:
+    rig.ask("other", 1, OTHER)
+    inject(rig, message(LOCAL + 1), Class.DATA)
+    inject(rig, message(LOCAL + 2), Class.DATA, OTHER)
+    refused = [Error(Code.SESSION_UNKNOWN, LOCAL + i) for i in (1, 2)]
+    assert answers(rig) == refused
 
 
 def test_the_daemon_hears_of_a_stream_that_waits_for_a_session(rig: Rig) -> None:

@@ -325,6 +325,24 @@ static void do_peer(void)
 	printf("1\n");
 }
 
+/* other node number: one more peer, heard only by `raw` with its number as the source */
+static void do_other(void)
+{
+	struct vk_state *state = rig_nodes[argument[0]].state;
+	struct vk_peer *row = &state->peers[argument[1]];
+
+	*row = (struct vk_peer){
+		.state = VK_ROW_LIVE,
+		.family = 4,
+		.generation = 1,
+		.payload_max = 1472,
+		.joined = 1,
+		.address = { 10, 0, 0, (uint8_t)(argument[1] + 1) },
+	};
+	vk_peer_news(state, (uint32_t)argument[1]);
+	printf("1\n");
+}
+
 /* join node joined streams_max: the handshake with the peer came to its end, or the peer left */
 static void do_join(void)
 {
@@ -497,7 +515,7 @@ static const struct {
 	{ "detach", do_detach },   { "join", do_join },	    { "session", do_session },
 	{ "python", do_python },   { "token", do_token },   { "ledger", do_ledger },
 	{ "numbers", do_numbers }, { "shards", do_shards }, { "payload", do_payload },
-	{ "gaps", do_gaps },	   { "rest", do_rest },
+	{ "gaps", do_gaps },	   { "rest", do_rest },	    { "other", do_other },
 };
 
 /* Splits a line into its command, numbers and the word among them. */
