@@ -168,8 +168,10 @@ class Peers:
 
     def limit(self, index: int, payload_max: int) -> None:
         """Send a peer no more UDP payload in a datagram than it takes; 0 = it has not said."""
-        self._limits[index] = payload_max or _NO_LIMIT
-        self._look.set()
+        limit = payload_max or _NO_LIMIT
+        if limit != self._limits[index]:
+            self._limits[index] = limit
+            self._look.set()
 
     def way_to(self, index: int) -> tuple[IPv4Address | IPv6Address | None, int]:
         """Return our address towards a peer and the interface, by its index; None, 0 = no way."""
