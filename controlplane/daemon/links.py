@@ -126,7 +126,8 @@ class Links:
                 rows.join_static(index)
                 continue
             terms = self._terms(config.peers[index], wan=False)
-            self.sessions.add(index, rows.place(index), peer, terms, now_ns)
+            place, home = rows.place(index), rows.home(index)
+            self.sessions.add(index, place, peer, terms, now_ns, home=home)
             self._rounds.add(index)
             if link := rows.link(index):
                 self.sessions.restore(index, self._adopted(index, link), now_ns)

@@ -298,6 +298,12 @@ class State:
         row = self.rows.peers[index]
         return Place(ip_address(bytes(row.address)[: 4 if row.family == 4 else 16]), row.udp_port)
 
+    def home(self, index: int) -> Place:
+        """Return where the configuration says a peer is."""
+        row = self.rows.peers[index]
+        address = bytes(row.home)[: 4 if row.home_family == 4 else 16]
+        return Place(ip_address(address), row.home_port)
+
     def move(self, index: int, place: Place) -> None:
         """Enter that a peer is somewhere else now; its session and its streams stay."""
         with writing(self.rows.peers[index]) as row:

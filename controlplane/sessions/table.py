@@ -30,7 +30,7 @@ from valkyrie.dataplane.control import (
 from valkyrie.dataplane.wire import Type
 
 from .agenda import Agenda
-from .link import Event, Joined, Link, Refused, Terms
+from .link import Event, Joined, Left, Link, Refused, Terms
 from .lives import spoken
 from .seats import Ids, Seats
 from .session import Session
@@ -94,6 +94,10 @@ class _Challenge:
 class _Row:
     session: Session
     place: Place
+    home: Place
+    """Where the configuration says it is: it may have moved, and may come back."""
+    last: Place | None = None
+    """Where it was before it was looked for at home."""
     challenge: _Challenge | None = None
     proven: bool = False
     """Whoever has the address hears what is sent there, and has answered it."""
@@ -128,6 +132,10 @@ class Sessions:
         self._door.refused = self.refused
         self._rows: dict[int, _Row] = {}
         self._places: dict[Address, int] = {}
+        """Where peers are."""
+        self._homes: dict[Address, int] = {}
+        self._lasts: dict[Address, int] = {}
+        """Where else they may come from to ask for a session: home, or where they were last."""
         self._names: dict[str, int] = {}
         self._challenges: dict[tuple[Place, int], int] = {}
         """Who is asked whether it is at a place, by that and the question's token."""
@@ -145,15 +153,29 @@ class Sessions:
         self.issuer: Issuer | None = None
         """Says which tokens and cookies the peers get; None: nobody gets any."""
 
-    def add(self, index: int, place: Place, peer: Peer, terms: Terms, now_ns: int) -> Session:
-        """Add a peer; it is asked, and let in, as ``peer`` says."""
+    def add(
+        self,
+        index: int,
+        place: Place,
+        peer: Peer,
+        terms: Terms,
+        now_ns: int,
+        *,
+        home: Place | None = None,
+    ) -> Session:
+        """Add a peer; it is asked, and let in, as ``peer`` says.
+
+        ``home`` is where the configuration has it, if it was found at another ``place``.
+        """
         ids = Ids(self._seats, index, self._entropy)
         parties = self._local, peer
         session = Session(self.incarnation, parties, terms, self._entropy, now_ns, ids=ids)
         session.refused = self.refused
         session.handing.issue = lambda local, had, at_ns: self._issue(index, local, had, at_ns)
-        self._rows[index] = _Row(session, place)
+        home = home or place
+        self._rows[index] = _Row(session, place, home)
         self._places[place.address] = index
+        self._homes[home.address] = index
         self._names[peer.name] = index
         self._touched.add(index)
         return session
@@ -162,12 +184,25 @@ class Sessions:
         """Forget a peer: what it sends is a stranger's, and what it has begun comes to nothing."""
         row = self._rows.pop(index)
         self._forget_challenge(row)
-        if self._places.get(row.place.address) == index:
-            del self._places[row.place.address]
+        self._forget_place(self._places, row.place, index)
+        self._forget_place(self._homes, row.home, index)
+        self._forget_place(self._lasts, row.last, index)
         del self._names[row.session.peer.name]
         self._agenda.put(index, None)
         self._touched.discard(index)
         self.renewing.discard(index)
+
+    @staticmethod
+    def _forget_place(places: dict[Address, int], place: Place | None, index: int) -> None:
+        if place is not None and places.get(place.address) == index:
+            del places[place.address]
+
+    def _who_asks(self, address: Address) -> int | None:
+        """Return whose handshakes may come from an address: they prove who it is."""
+        for places in (self._places, self._homes, self._lasts):
+            if (index := places.get(address)) is not None:
+                return index
+        return None
 
     def _index_of(self, peer: Peer | None) -> int | None:
         """Return where a peer is that a handshake began with; None: it was removed since."""
@@ -239,11 +274,13 @@ class Sessions:
             return
         if isinstance(message, Pong) and self._answers_challenge(place, message, now_ns):
             return
-        index = self._places.get(place.address)
+        index = self._who_asks(place.address)
         if index is None:
             self.refused["stranger"] += 1
         elif isinstance(message, Message) and self._is_for_door(index, message):
             self._ask_door(index, place, message, now_ns)
+        elif place.address != self._rows[index].place.address:
+            self.refused["stranger"] += 1
         else:
             self[index].receive(message, now_ns)
             self._collect(index)
@@ -284,7 +321,7 @@ class Sessions:
             return False
 
     def _expected(self, source: bytes) -> Peer | None:
-        index = self._places.get(Place.parse(source).address)
+        index = self._who_asks(Place.parse(source).address)
         assert index is not None, "the door hears of nobody else"
         return self._rows[index].session.peer
 
@@ -313,13 +350,13 @@ class Sessions:
                 self._events.append((index, Refused(event.code, event.reason)))
                 continue
             self[index].accepted(event, now_ns)
-            if place != row.place and self._places.get(place.address) == index:
+            if place != row.place and self._who_asks(place.address) == index:
                 self._move(index, place)
             self._collect(index)
         for source, message in self._door.take():
             place = Place.parse(source)
-            if place.address in self._places:
-                self._messages.append((self._places[place.address], place, message.pack()))
+            if (index := self._who_asks(place.address)) is not None:
+                self._messages.append((index, place, message.pack()))
 
     def renew(self, index: int, now_ns: int) -> None:
         """Make the session with a peer anew, with new keys."""
@@ -416,7 +453,9 @@ class Sessions:
             self.refused["unproven pong"] += 1
             return True
         self._forget_challenge(row)
-        if now_ns <= asked.began_ns + _MOVE_NS:
+        if self._places.get(place.address, index) != index:  # another was faster
+            self.refused["address taken"] += 1
+        elif now_ns <= asked.began_ns + _MOVE_NS:
             self[index].hear(now_ns)
             self._move(index, place)
         return True
@@ -428,11 +467,22 @@ class Sessions:
 
     def _move(self, index: int, place: Place) -> None:
         row = self._rows[index]
-        self._places.pop(row.place.address, None)
+        self._forget_place(self._places, row.place, index)
         self._places[place.address] = index
         row.place, row.proven = place, True
         self._touched.add(index)  # its token is for where it was
         self._events.append((index, Moved(place)))
+
+    def _look_at_home(self, index: int) -> None:
+        """Ask a peer at home that was not found where it was; it may ask us from there yet."""
+        row = self._rows[index]
+        if row.place == row.home or self._places.get(row.home.address, index) != index:
+            return
+        self._forget_place(self._lasts, row.last, index)
+        row.last = row.place
+        self._lasts[row.last.address] = index
+        self._move(index, row.home)
+        row.proven = False
 
     # ---- Outputs ----
 
@@ -443,6 +493,8 @@ class Sessions:
         events = row.session.take_events()
         row.proven |= any(isinstance(event, Joined) for event in events)
         self._events += [(index, event) for event in events]
+        if any(isinstance(event, Left) and not event.joined for event in events):
+            self._look_at_home(index)
 
     def take_messages(self) -> list[tuple[int, Place, bytes]]:
         """Return what to send: to which peer, where, the frame."""

@@ -18,7 +18,8 @@ from valkyrie.controlplane.sessions.liveness import Patience
 from valkyrie.controlplane.sessions.protection import Protection
 from valkyrie.controlplane.sessions.session import State
 from valkyrie.controlplane.sessions.table import Place
-from valkyrie.dataplane.control import Limits
+from valkyrie.dataplane import lib
+from valkyrie.dataplane.control import Close, Limits
 from valkyrie.dataplane.wire import Code
 
 MODES = (Mode.PLAINTEXT, Mode.NOISE, Mode.POST_QUANTUM)
@@ -124,8 +125,6 @@ def test_close_ends_the_session_on_both_sides() -> None:
 
 
 def test_close_by_who_does_not_know_the_session_is_ignored() -> None:
-    from valkyrie.dataplane.control import Close
-
     meeting = met()
     link = meeting.b.sessions[PEER].link
     assert link is not None
@@ -260,6 +259,68 @@ def test_a_peer_that_goes_on_sending_is_believed_though_answers_take_long() -> N
     assert meeting.a.sessions.place(PEER) == meeting.b.place
     meeting.agree()
     assert not meeting.a.ended
+
+
+HOME, ELSEWHERE = Place(ip_address("10.0.0.2"), lib.VK_PORT), Place(ip_address("10.9.9.9"), 4242)
+
+
+def moved(**terms: object) -> Meeting:
+    """Return a meeting whose b has moved."""
+    meeting = met(**terms)
+    meeting.b.place = ELSEWHERE
+    meeting.send_data("b")
+    meeting.run(SECOND)
+    assert meeting.a.sessions.place(PEER) == ELSEWHERE
+    return meeting
+
+
+@pytest.mark.parametrize("asking", "ab")
+def test_a_peer_that_has_moved_and_started_anew_at_home_is_found_there(asking: str) -> None:
+    meeting = moved()
+    meeting.b.place = HOME
+    meeting.restart("b")
+    meeting.a.sessions[PEER].expect(meeting.now_ns, expecting=True)
+    meeting.run(SECOND)
+    assert meeting.a.ended == [Code.UNREACHABLE]
+    meeting.want(asking)
+    meeting.run(4 * SECOND)
+    meeting.want(asking)
+    meeting.run(SECOND)
+    meeting.agree()
+    assert meeting.a.sessions.place(PEER) == HOME
+
+
+def test_a_peer_at_home_again_is_let_in_though_nobody_has_missed_it() -> None:
+    meeting = moved()
+    meeting.b.place = HOME
+    meeting.restart("b")
+    meeting.want("b")
+    meeting.run(SECOND)
+    meeting.agree()
+    assert meeting.a.sessions.place(PEER) == HOME
+
+
+def test_a_peer_that_has_moved_is_found_again_where_it_was_after_a_blackout() -> None:
+    meeting = moved(eager=True)
+    for side in (meeting.a, meeting.b):
+        side.sessions[PEER].expect(meeting.now_ns, expecting=True)
+    meeting.cut = True
+    meeting.run(30 * SECOND)
+    assert meeting.a.sessions.place(PEER) == HOME
+    meeting.cut = False
+    meeting.run(60 * SECOND)
+    meeting.agree()
+    assert meeting.a.sessions.place(PEER) == ELSEWHERE
+
+
+def test_at_home_whoever_asks_for_no_session_is_a_stranger_while_the_peer_is_elsewhere() -> None:
+    meeting = moved()
+    link = meeting.a.sessions[PEER].link
+    assert link is not None
+    close = Close(Code.SESSION_CLOSED, link.local).pack()
+    meeting.a.sessions.receive(HOME, close, meeting.now_ns)
+    assert meeting.a.up
+    assert meeting.a.sessions.refused["stranger"] == 1
 
 
 def test_an_address_that_does_not_answer_gets_one_small_question_at_a_time() -> None:

@@ -18,7 +18,7 @@ from valkyrie.controlplane.sessions.liveness import Patience
 from valkyrie.controlplane.sessions.session import Session
 from valkyrie.controlplane.sessions.table import Place, Sessions
 from valkyrie.dataplane import lib
-from valkyrie.dataplane.control import Limits, Ping, Pong, parse_control
+from valkyrie.dataplane.control import Error, Limits, Ping, Pong, parse_control
 from valkyrie.dataplane.wire import Code
 
 PEERS = 200
@@ -148,6 +148,23 @@ def test_every_peer_that_has_moved_is_found_by_its_own_answer(sessions: Sessions
         assert sessions.place(index) == place(index), "another one's answer"
         sessions.receive(place(index + PEERS), _pong(question), SECOND + MS)
         assert sessions.place(index) == place(index + PEERS)
+
+
+def test_of_peers_that_move_behind_one_address_at_once_the_faster_one_has_it(
+    sessions: Sessions,
+) -> None:
+    shared = place(2 * PEERS)
+    for index in (1, 2):
+        sessions.found_at(index, replace(shared, udp_port=index), SECOND)
+    for index, there, data in reversed(sessions.take_messages()):
+        question = parse_control(data)
+        assert isinstance(question, Ping)
+        sessions.receive(there, _pong(question), SECOND + MS)
+        assert sessions.place(index) == (there if index == 2 else place(1))
+    sessions.remove(1)
+    assert sessions.refused["address taken"] == 1
+    sessions.receive(shared, Error(Code.SESSION_UNKNOWN, 0).pack(), SECOND + MS)
+    assert not sessions.refused["stranger"]
 
 
 def _pong(question: Ping) -> bytes:
