@@ -120,7 +120,7 @@ enum vk_code {
 	VK_CODE_STREAM_UNKNOWN = 303,
 	VK_CODE_STREAMS_FULL = 304,
 	VK_CODE_APPLICATION_GONE = 305,
-	VK_CODE_FLOW_CONTROL = 306, /* more was sent than the window allowed */
+	VK_CODE_FLOW_CONTROL = 306, /* more was sent than window or CLOSE allowed */
 	VK_CODE_SHARDS = 307, /* shards or fragments of one message contradict each other */
 	VK_CODE_CANCELLED = 308, /* the other application reset the stream */
 	VK_CODE_OVERLOAD = 501, /* too many requests at once: try again later */

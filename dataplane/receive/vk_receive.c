@@ -164,10 +164,21 @@ static int receive_log(struct vk_run *run, struct vk_flow *flow, struct vk_frame
 	return 1;
 }
 
+/* Whether a message lies beyond the end that the peer has said its stream has. */
+static int beyond_end(const struct vk_flow *flow, uint32_t sequence)
+{
+	return flow->closed & VK_CLOSED_THERE && (int32_t)(sequence - flow->rx_final) >= 0;
+}
+
 static int receive_reliable(struct vk_run *run, struct vk_flow *flow, struct vk_frame *frame)
 {
 	uint64_t *row = vk_count_row(run, flow->class);
 
+	if (beyond_end(flow, frame->sequence)) {
+		row[VK_DROP_REASSEMBLY]++;
+		vk_flows_break(run, flow, VK_CODE_FLOW_CONTROL);
+		return 0;
+	}
 	switch (vk_sequences_look(&flow->rx, &run->gaps, &run->pools[flow->peer].gaps,
 				  frame->sequence)) {
 	case VK_SEQUENCE_DUPLICATE:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.dataplane.rig import Rig, Stream, rig_of
+from tests.dataplane.test_receive import data, inject, run_of, shard
 from valkyrie.dataplane import lib
-from valkyrie.dataplane.wire import Class, Gauge
+from valkyrie.dataplane.wire import Class, Code, Frame, Gauge
 
 OPEN, OPENED, CLOSE, RESET = (
     lib.VK_RECORD_OPEN,
@@ -346,3 +347,29 @@ def test_a_reset_that_is_owed_outlives_the_worker(rig: Rig) -> None:
     kinds = [each.kind for each in rig.take(1, 0, Class.DATA)]
     assert kinds == [RESET]
     assert rig.gauge(1, Gauge.FLOWS_OPEN) == 0
+
+
+BEYOND: dict[str, Frame] = {
+    "1 the next": run_of(data(1).pack()),
+    "2 a later one": run_of(data(7).pack()),
+    "3 behind one that came before": run_of(data(0).pack(), data(1).pack()),
+    "4 a shard of one": shard(1, 0, bytes(50), 100),
+    "5 half of all numbers ahead": run_of(data(1 << 31).pack()),
+}
+
+
+@pytest.mark.parametrize("case", BEYOND)
+def test_what_comes_beyond_a_streams_end_ends_it_and_is_given_to_nobody(
+    rig: Rig, case: str
+) -> None:
+    ours, theirs = rig.open(0, 0, 1000, "svc"), rig.accept(1, 0, Class.DATA)
+    rig.put(ours, 16, 0)
+    rig.put(ours, 0, 0, kind=CLOSE)
+    rig.exchange(4)
+    assert [each.kind for each in rig.take(1, 0, Class.DATA)] == [lib.VK_RECORD_DATA, CLOSE]
+    inject(rig, BEYOND[case])
+    (reset,) = rig.take(1, 0, Class.DATA)
+    assert (reset.kind, reset.code) == (RESET, Code.FLOW_CONTROL)
+    assert (reset.flow, reset.generation) == (theirs.flow, theirs.generation)
+    rig.exchange(4)
+    assert rig.take(0, 0, Class.DATA)[-1].code == Code.FLOW_CONTROL
