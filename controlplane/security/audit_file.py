@@ -49,25 +49,27 @@ class AuditFile:
     """One node's log. Opening verifies its end: a log that is broken there is never written to."""
 
     def __init__(self, path: Path, identity: Identity) -> None:
+        self._path, self._torn = path, False
+        self._descriptor = -1
         try:
             before = audit_files.recover(path, identity.card)
             self._descriptor = os.open(path, FLAGS, MODE)
-        except OSError as error:
-            raise ConfigError(f"{path}: the audit log: {error.strerror}") from error
-        self._path, self._torn = path, False
-        try:
             head = self._open(path, identity)
+            self._size = os.fstat(self._descriptor).st_size
+            self._log = AuditLog(identity, head if self._size else before)
+            self._first = audit_files.first_of(path)
+            last = max(audit_files.archived(path), default=0)
+            self._before = audit_files.archive(path, last).name
+            self._began_ns = audit_files.time_of(next(read_lines(path), b""))
         except BaseException as error:
-            os.close(self._descriptor)
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
             if isinstance(error, OSError):  # the disk fails
-                raise ConfigError(f"{path}: the audit log: {error.strerror}") from error
+                raise ConfigError(
+                    f"{path}: the audit log cannot be opened: {error.strerror}: see to the disk, or"
+                    " name another file with security.audit_file"
+                ) from error
             raise
-        self._size = os.fstat(self._descriptor).st_size
-        self._log = AuditLog(identity, head if self._size else before)
-        self._first = audit_files.first_of(path)
-        last = max(audit_files.archived(path), default=0)
-        self._before = audit_files.archive(path, last).name
-        self._began_ns = audit_files.time_of(next(read_lines(path), b""))
         self._pending: deque[tuple[str, int, dict[str, Value | Redacted]]] = deque()
         self.dropped = 0
         """Notes that were lost while the disk was full, since the last that was written."""

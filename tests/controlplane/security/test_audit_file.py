@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from valkyrie.controlplane.security import audit_file
+from valkyrie.controlplane.security import audit_file, audit_files
 from valkyrie.controlplane.security.audit import AuditError, verify
 from valkyrie.controlplane.security.audit_file import PENDING_MAX, AuditFile
 from valkyrie.controlplane.security.audit_files import read_lines
@@ -213,3 +213,28 @@ def test_of_a_long_log_only_the_end_is_read(
     path.write_bytes(path.read_bytes().replace(b'"time_ns":590}', b'"time_ns":591}'))
     with pytest.raises(AuditError, match="was changed"):
         AuditFile(path, NODE)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_disk_that_fails_while_a_log_is_opened_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    path = tmp_path / "audit.log"
+    log = AuditFile(path, NODE)
+    log.record("start", 0)
+    log.close()
+    name, module = [
+        ("recover", audit_files),
+        ("verify", audit_file),
+        ("first_of", audit_files),
+        ("time_of", audit_files),
+    ][number]
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(module, name, fail)
+    with pytest.raises(ConfigError, match=r"cannot be opened: Input/output error: see to the disk"):
+        AuditFile(path, NODE)
+    assert os.listdir("/proc/self/fd") == before
