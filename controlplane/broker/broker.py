@@ -40,7 +40,6 @@ from .keeper import Keeper, look_after
 from .messages import Kind, Message
 from .notify import notify
 from .slots import Slots, largest_span
-from .worker import Order, OrderKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,16 +57,13 @@ _STILL_S = 1.0
 _STOP_S = 2.0
 """How long the daemon may take to leave."""
 _LISTEN_BACKLOG = 128
+_OF_SLOTS = (Kind.ATTACH, Kind.DETACH)
+"""What the worker answers."""
 
 
 def _user(config: Config) -> privileges.User:
     entry = pwd.getpwnam(config.node.user)
     return privileges.User(entry.pw_uid, entry.pw_gid)
-
-
-def _check(result: int, what: str) -> None:
-    if result < 0:
-        raise DataPlaneError.of(result, what)
 
 
 def turn(selector: selectors.BaseSelector, timeout_s: float) -> None:
@@ -333,9 +329,9 @@ class Broker:
         except OSError as error:  # the kernel's refusals, too: one request is not the node's end
             answer.result = -(error.errno or errno.EIO)
             answer.text = str(error.args[-1])
-        if message.kind != Kind.DETACH or answer.result:  # else the worker is waited for
+        if message.kind not in _OF_SLOTS or answer.result:  # else the worker is waited for
             self._tell(answer)
-        messages.close_all(answer.descriptors)
+            messages.close_all(answer.descriptors)
         messages.close_all(message.descriptors)
 
     def _attach(self, message: Message, answer: Message) -> None:
@@ -350,15 +346,9 @@ class Broker:
             connection.close()
             raise
         try:
-            order = Order(OrderKind.ATTACH, message.slot, message.generation)
-            result = self._keeper.order(order, regions.for_worker())
-            _check(result or 0, "let the worker map the rings")
-            regions.seal()
-            answer.descriptors = regions.for_application()
+            self._keeper.let_in(message.slot, regions, answer)
         except BaseException:
             regions.close()
-            # It may have them already, and would take no others for this slot.
-            self._keeper.order(Order(OrderKind.DETACH, message.slot, message.generation))
             self._slots.remove(message.slot)
             raise
 

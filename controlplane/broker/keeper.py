@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import selectors
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 from valkyrie.controlplane.confinement import sandbox
 from valkyrie.dataplane import lib
+from valkyrie.dataplane.errors import DataPlaneError
 
 from . import children, worker
 from .children import Budget, StoppedError
-from .messages import Kind, Message
+from .messages import Kind, Message, close_all
 from .worker import Order, OrderKind, Worker
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from valkyrie.dataplane import loader
 
     from .boot import Boot
-    from .slots import Slots
+    from .slots import Regions, Slots
 
 log = logging.getLogger("valkyrie")
 
@@ -73,6 +75,8 @@ class Keeper:
         self._path = library
         self._library = worker.open_library(library)
         self._running: Worker | None = None
+        self._arriving: dict[int, tuple[Regions, Message]] = {}
+        """Slots that a worker has yet to take on; what is closed here then, and the answer."""
         self._leaving: dict[int, Message | None] = {}
         """Slots that a worker has yet to let go of; the answer to who asked for it."""
         self._deaths = Budget("worker")
@@ -97,18 +101,56 @@ class Keeper:
         if self._running and self._running.process.hangs(self._boot.work.heartbeat_ns):
             self._running.process.kill()
 
-    def order(self, order: Order, descriptors: Sequence[int] = ()) -> int | None:
-        """Give an order and return its result; None: there is no worker, it is dead or hung.
-
-        The next worker inherits what the order would have brought about.
-        """
+    def _give(self, order: Order, descriptors: Sequence[int] = ()) -> None:
+        """Give an order that is answered later; what a worker dies with is the next one's."""
         if self._running is None:
-            return None
-        result = self._running.order(order, descriptors)
-        news, self._running.news = self._running.news, []
-        for each in news:
-            self._report(each)
-        return result
+            return
+        try:
+            self._running.send(order, descriptors)
+        except BlockingIOError:
+            log.warning("the worker does not read its orders: ending it")
+            self._running.process.kill()
+        except ConnectionError:
+            return  # it has just died
+
+    # ---- Slots that begin ----
+
+    def let_in(self, index: int, regions: Regions, answer: Message) -> None:
+        """Have the worker map a slot's rings; OSError: it cannot be asked to.
+
+        Nobody waits for that here: then the rings are put into ``answer``, and the daemon is told.
+        A worker that starts meanwhile inherits them.
+        """
+        self._arriving[index] = regions, answer
+        order = Order(OrderKind.ATTACH, index, self._slots.attached[index].generation)
+        try:
+            self._give(order, regions.for_worker())
+        except BaseException:
+            del self._arriving[index]
+            raise
+
+    def _has_come(self, index: int, result: int) -> None:
+        if index not in self._arriving:
+            return
+        regions, answer = self._arriving.pop(index)
+        if index in self._leaving:  # it was waited for no longer
+            regions.close()
+            return
+        try:
+            if result < 0:
+                raise DataPlaneError.of(result, "let the worker map the rings")
+            regions.seal()
+            answer.descriptors = regions.for_application()
+        except OSError as error:
+            regions.close()
+            answer.result, answer.text = -(error.errno or errno.EIO), str(error.args[-1])
+            if result < 0:
+                self._slots.remove(index)
+            else:  # the worker has them, and would take no others for this slot
+                self._leaving[index] = None
+                self._ask_to_let_go(index)
+        self._tell(answer)
+        close_all(answer.descriptors)
 
     # ---- Slots that end ----
 
@@ -127,20 +169,15 @@ class Keeper:
         return index in self._leaving
 
     def forget_who_asked(self) -> None:
-        """Tell no answer to the next daemon: it asks anew."""
+        """Tell no answer to the next daemon: it asks anew. What has not begun does not begin."""
         self._leaving = dict.fromkeys(self._leaving)
+        for index in self._arriving.keys() - self._leaving.keys():
+            self._leaving[index] = None
+            self._ask_to_let_go(index)
 
     def _ask_to_let_go(self, index: int) -> None:
-        if self._running is None:
-            return  # the next one is asked
         generation = self._slots.attached[index].generation
-        try:
-            self._running.send(Order(OrderKind.DETACH, index, generation))
-        except BlockingIOError:
-            log.warning("the worker does not read its orders: ending it")
-            self._running.process.kill()
-        except OSError:
-            return  # it has just died
+        self._give(Order(OrderKind.DETACH, index, generation))
 
     def _let_go(self, index: int, result: int) -> None:
         if index not in self._leaving:
@@ -199,6 +236,8 @@ class Keeper:
         self._selector.register(started.process.pidfd, selectors.EVENT_READ, self._on_end)
         self._selector.register(started.control, selectors.EVENT_READ, self._on_news)
         self._tell(Message(Kind.WORKER, first=self.pid, second=self.deaths))
+        for index in list(self._arriving):
+            self._has_come(index, 0)
         for index in self._leaving:
             self._ask_to_let_go(index)
 
@@ -227,10 +266,7 @@ class Keeper:
     def _on_news(self) -> None:
         running = self._running
         assert running is not None
-        try:
-            news = running.receive()
-        except BlockingIOError:
-            return  # an order's answer was waited for meanwhile, and this came with it
+        news = running.receive()
         if news is None:
             self._selector.unregister(running.control)  # its pidfd tells the rest
             return
@@ -240,6 +276,8 @@ class Keeper:
         slot = self._slots.attached.get(news.slot)
         if slot is None or slot.generation != news.generation:
             return
+        if news.kind == OrderKind.ATTACH:
+            self._has_come(news.slot, news.result)
         if news.kind == OrderKind.DETACH:
             self._let_go(news.slot, news.result)
         if news.kind != OrderKind.VIOLATION or slot.cut_off:

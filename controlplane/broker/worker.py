@@ -5,11 +5,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import select
 import socket
 import struct
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -26,8 +24,6 @@ if TYPE_CHECKING:
     from valkyrie.controlplane.confinement.privileges import User
 
 _ORDER = struct.Struct("<IIIi")  # struct vk_order
-_ANSWER_S = 1.0
-"""How long a worker may take to answer an order before it is taken for hung."""
 _PROBE_S = 5.0
 """How long loading a library may take."""
 FOREIGN = "it has other layouts than the running node"
@@ -68,34 +64,10 @@ class Worker:
         self.process = process
         self.control = control
         control.setblocking(False)
-        self.news: list[Order] = []
-        """Orders the worker sent of its own accord, not looked at yet."""
 
-    def order(self, order: Order, descriptors: Sequence[int] = ()) -> int | None:
-        """Give an order and return its result; None if the worker is dead or hung."""
-        try:
-            socket.send_fds(self.control, [order.pack()], descriptors)
-        except OSError:
-            return None
-        asked = order.kind, order.slot, order.generation  # one before may be answered late
-        end = time.monotonic() + _ANSWER_S
-        while (left_s := end - time.monotonic()) > 0:
-            if not select.select([self.control], [], [], left_s)[0]:
-                break
-            try:
-                answer = self.receive()
-            except BlockingIOError:
-                continue
-            if answer is None:
-                return None
-            if (answer.kind, answer.slot, answer.generation) == asked:
-                return answer.result
-            self.news.append(answer)
-        return None
-
-    def send(self, order: Order) -> None:
+    def send(self, order: Order, descriptors: Sequence[int] = ()) -> None:
         """Give an order whose answer is waited for elsewhere; OSError: it could not be given."""
-        self.control.send(order.pack())
+        socket.send_fds(self.control, [order.pack()], descriptors)
 
     def receive(self) -> Order | None:
         """Return the next order of the worker; None when it has gone; BlockingIOError if none."""

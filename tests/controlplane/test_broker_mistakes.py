@@ -15,7 +15,6 @@ import valkyrie
 from tests.lab import PATIENCE, SOON_S, Lab, wait_until
 from tests.nodes import NodeUnderTest, make_node, running
 from valkyrie.controlplane.broker.broker import turn
-from valkyrie.controlplane.broker.worker import Order, OrderKind, Worker
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.application import appsocket
 from valkyrie.dataplane.application.driver import exchange
@@ -119,15 +118,6 @@ def test_a_name_is_nothing_but_a_name_for_logs_and_terminals(node: NodeUnderTest
         (row,) = node.status()["applications"]
         assert row["name"] == "a?valkyrie: ERROR: b?[2J??ccccc"
         connection.close()
-
-
-def test_a_late_answer_is_not_taken_for_that_of_a_later_order() -> None:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
-        worker = Worker(None, ours)  # type: ignore[arg-type]  # its process is not looked at
-        for generation, result in ((1, -errno.ENOMEM), (2, 0)):
-            theirs.send(Order(OrderKind.ATTACH, 3, generation, result).pack())
-        assert worker.order(Order(OrderKind.ATTACH, 3, 2)) == 0
 
 
 def test_what_has_ended_meanwhile_is_not_called() -> None:
