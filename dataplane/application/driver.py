@@ -21,7 +21,7 @@ from valkyrie.dataplane.errors import DataPlaneError, RemoteProtocolError
 from . import appsocket
 from .attachment import Ask, Attachment, Verb, Wait
 from .events import Room
-from .refusal import NodeGoneError, refusal
+from .refusal import NodeGoneError, WouldBlockError, refusal
 from .rings import Rings, shared
 
 T = TypeVar("T")
@@ -213,23 +213,34 @@ class SyncDriver(Driver):
             raise shared()
         client = self.rings.client
         engaged = client.engaged
-        self._running, client.engaged = True, get_ident()
+        self._running, client.engaged, waited = True, get_ident(), False
         try:
             while True:
                 step = verb.send(answer)
                 if isinstance(step, Ask):
                     answer = self._ask(step.request)
                 else:
-                    answer = self._wait(step, pump)
+                    answer, waited = self._wait(step, pump), True
         except StopIteration as stop:
             result: T = stop.value
             return result
+        except (TimeoutError, WouldBlockError):
+            if not waited:
+                self._glance(pump)
+            raise
         finally:
             verb.close()  # an error in between: the verb cleans up
             self._running, client.engaged = False, engaged
             if self.attachment.unsaid and not (self.lost or self.closed):
                 with suppress(OSError):  # no room: before the next request, then
                     self._say(0)
+
+    def _glance(self, pump: bool) -> None:
+        """Look at lease and bell for a call that did not wait; the next one has what comes of it.
+
+        Who only asks what is there already would never hear that the node is gone.
+        """
+        self._wait(Wait(None, 0), pump)
 
     def alone(self) -> None:
         """Raise if another thread is within a call."""

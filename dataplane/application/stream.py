@@ -282,10 +282,7 @@ class SyncStream(StreamFace[SyncDriver], Face):
         else:
             try:
                 self._flow.send(payload)
-            except WouldBlockError:
-                if timeout == 0:
-                    raise
-            except LargeError:
+            except (WouldBlockError, LargeError):
                 pass
             else:
                 return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ import pytest
 import valkyrie
 from tests.dataplane.double import DEFAULT_RING_SIZE, DoubleNode, Fabric
 from tests.dataplane.test_node import Nodes, app_of, both, opened, until, waiters
-from tests.lab import SOON_S
+from tests.lab import SOON_S, wait_until
 from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.application import attachment, flow
 from valkyrie.dataplane.application.rings import REASONS
@@ -526,3 +526,51 @@ def test_the_c_application_cuts_large_messages_and_finds_them_whole(nodes: Nodes
         assert sent.bytes == result.bytes == size * count
         assert result.records > 15 * count
         assert (result.lost, result.corrupt) == (0, 0)
+
+
+LOOKS: dict[str, Callable[[SyncStream], object]] = {
+    "recv": lambda stream: stream.recv(timeout=0),
+    "recv_into": lambda stream: stream.recv_into(bytearray(8), timeout=0),
+    "recv_many": lambda stream: stream.recv_many(timeout=0),
+    "send": lambda stream: stream.send(b"x" * 1000, timeout=0),
+    "send_many": lambda stream: stream.send_many([b"x" * 1000], timeout=0),
+    "flush": lambda stream: stream.flush(timeout=0),
+}
+
+
+@pytest.mark.parametrize("call", LOOKS)
+def test_who_never_waits_hears_that_the_node_is_gone(
+    fabric: Fabric, nodes: Nodes, call: str
+) -> None:
+    def gone() -> bool:
+        try:
+            LOOKS[call](mine)
+        except valkyrie.NodeGoneError:
+            return True
+        except (TimeoutError, valkyrie.WouldBlockError):
+            return False
+        return False
+
+    with sync_pair(nodes) as (mine, _):
+        hold(fabric, nodes[0], held=True)
+        mine.send(b"nobody takes this")
+        assert not gone()
+        fabric.do(app_of(nodes[0]).cut)
+        wait_until(gone, what="the end of the lease is told")
+
+
+def test_who_never_waits_sends_when_there_is_credit_again(fabric: Fabric, nodes: Nodes) -> None:
+    with sync_pair(nodes) as (mine, theirs):
+
+        def sent() -> bool:
+            try:
+                mine.send(b"x" * 1000, timeout=0)
+            except valkyrie.WouldBlockError:
+                return False
+            return True
+
+        while sent():
+            pass
+        for _ in range(200):
+            assert theirs.recv(timeout=SOON_S) is not None
+            wait_until(sent, what="there is room again")
