@@ -185,8 +185,8 @@ void vk_congestion_lost(struct vk_congestion *congestion, uint64_t bytes, uint64
 void vk_congestion_ce(struct vk_congestion *congestion, uint64_t newest_sent_ns, uint64_t now_ns);
 
 /* vk_congestion_spurious gives back what the last loss took, unless a mark, persistent congestion
- * or another controller came since. Call it when all that was lost then was acknowledged after
- * all. */
+ * or another controller came since. Call it when most of what was lost then was acknowledged
+ * after all. */
 void vk_congestion_spurious(struct vk_congestion *congestion, uint64_t now_ns);
 
 /* vk_congestion_switch lets another controller go on, with the window, slow start's threshold and

@@ -24,9 +24,11 @@ struct harvest {
 	uint64_t delivered_ns;
 	uint64_t first_ns;
 	int app_limited;
-	int spurious;
+	int spurious; /* most of the last loss was */
 	uint64_t late[2]; /* lowest number taken for lost that came, + 1; as vk_sent.told_next */
 	uint64_t lost_bytes;
+	uint32_t lost_anew; /* packets, of a flight that the last loss was not of */
+	uint32_t lost_more; /* packets, of that which it was of */
 	uint64_t lost_sent_ns; /* of the newest packet lost */
 	uint64_t lost_first_ns;
 };
@@ -60,6 +62,13 @@ void vk_recovery_free(struct vk_recovery *recovery)
 static uint32_t ahead(uint32_t flags)
 {
 	return !!(flags & VK_SENT_AHEAD);
+}
+
+/* Whether a packet that is lost says something of congestion. RFC 8899, 3: loss of a probe packet
+ * "SHOULD NOT trigger a congestion control reaction". */
+static int telling(const struct vk_sent_packet *packet)
+{
+	return !(packet->flags & (VK_SENT_MTU | VK_SENT_REFUSED));
 }
 
 /* The sum that a packet in flight counts in. */
@@ -114,9 +123,15 @@ struct vk_sent_packet *vk_recovery_sent(struct vk_recovery *recovery, uint32_t s
 
 void vk_recovery_skip(struct vk_recovery *recovery, uint32_t space, uint64_t number)
 {
-	struct vk_sent_packet *packet = vk_sent_put(&recovery->sent[space], number);
+	struct vk_sent *sent = &recovery->sent[space];
+	struct vk_sent_packet *packet;
 
 	vk_recovery_issue(recovery, space, number);
+	if (!sent->eliciting) { /* nothing is to be had by a lie, and nobody might answer for long */
+		sent->oldest = sent->next;
+		return;
+	}
+	packet = vk_sent_put(sent, number);
 	if (packet)
 		packet->flags = VK_SENT_SKIPPED;
 }
@@ -154,8 +169,9 @@ static void take_acked(struct vk_recovery *recovery, uint32_t space, uint64_t nu
 	if (packet->state == VK_SENT_LOST) {
 		uint64_t *late = &harvest->late[ahead(packet->flags)];
 
-		harvest->spurious = 1;
 		recovery->count.spurious++;
+		if (telling(packet) && packet->sent_ns > recovery->congestion.saved_recovery_ns)
+			harvest->spurious |= 2 * ++recovery->doubted > recovery->missed;
 		if (!*late || number + 1 < *late)
 			*late = number + 1;
 	} else {
@@ -249,15 +265,15 @@ static uint64_t pto_ns(const struct vk_recovery *recovery)
 static void tally(struct vk_recovery *recovery, const struct vk_sent_packet *packet,
 		  struct harvest *harvest)
 {
-	/* RFC 8899, 3: loss of a probe packet "SHOULD NOT trigger a congestion control
-	 * reaction". */
-	if (packet->flags & (VK_SENT_MTU | VK_SENT_REFUSED))
+	if (!telling(packet))
 		return;
 	if (!harvest->lost_bytes || packet->sent_ns < harvest->lost_first_ns)
 		harvest->lost_first_ns = packet->sent_ns;
 	if (packet->sent_ns > harvest->lost_sent_ns)
 		harvest->lost_sent_ns = packet->sent_ns;
 	harvest->lost_bytes += packet->size;
+	harvest->lost_anew += packet->sent_ns > recovery->congestion.recovery_start_ns;
+	harvest->lost_more += packet->sent_ns > recovery->congestion.saved_recovery_ns;
 	recovery->count.lost++;
 	recovery->count.lost_bytes += packet->size;
 }
@@ -326,6 +342,9 @@ static void tell_lost(struct vk_recovery *recovery, const struct harvest *harves
 	persistent = recovery->rtt.latest_ns && recovery->pto_count >= PERSISTENT &&
 		     harvest->lost_sent_ns - harvest->lost_first_ns > PERSISTENT * pto_ns(recovery);
 	recovery->count.persistent += (uint64_t)persistent;
+	if (harvest->lost_anew)
+		recovery->missed = recovery->doubted = 0;
+	recovery->missed += harvest->lost_anew ? harvest->lost_anew : harvest->lost_more;
 	vk_congestion_lost(&recovery->congestion, harvest->lost_bytes, harvest->lost_sent_ns,
 			   persistent, now_ns);
 }
@@ -377,21 +396,34 @@ static void take_marks(struct vk_recovery *recovery, const struct vk_ack_view *a
 	vk_congestion_ce(&recovery->congestion, harvest->acked_sent_ns, now_ns);
 }
 
-/* RFC 9002, 5.1: a sample is taken when "the largest acknowledged packet number is newly
- * acknowledged". Returns it without the peer's delay, but nothing below the least RTT, so that a
- * peer that exaggerates hides no queue that goes with the path; 0 = none. */
-static uint64_t sample(struct vk_recovery *recovery, const struct vk_ack_view *ack,
-		       uint64_t came_ns)
+/* When the packet of the largest number acknowledged was sent, if that is news; 0 = it is not, or
+ * is not known. */
+static uint64_t largest_sent_ns(struct vk_sent *sent, uint64_t number)
 {
-	const struct vk_sent_packet *largest =
-		vk_sent_get(&recovery->sent[ack->space], ack->largest);
+	const struct vk_sent_packet *packet = vk_sent_get(sent, number);
+	uint64_t sent_ns = 0;
+
+	if (packet && packet->state == VK_SENT_FLYING)
+		return packet->sent_ns;
+	if (number == sent->quiet) {
+		sent_ns = sent->quiet_ns;
+		sent->quiet_ns = 0;
+	}
+	return sent_ns;
+}
+
+/* RFC 9002, 5.1: a sample is taken when "the largest acknowledged packet number is newly
+ * acknowledged" and "at least one of the newly acknowledged packets was ack-eliciting". Returns it
+ * without the peer's delay, but nothing below the least RTT, so that a peer that exaggerates hides
+ * no queue that goes with the path. */
+static uint64_t sample(struct vk_recovery *recovery, const struct vk_ack_view *ack,
+		       uint64_t sent_ns, uint64_t came_ns)
+{
 	uint64_t delay_ns = recovery->params.max_ack_delay_ns, rtt_ns;
 
-	if (!largest || largest->state != VK_SENT_FLYING)
-		return 0;
 	if (ack->delay_ns < delay_ns)
 		delay_ns = ack->delay_ns;
-	rtt_ns = came_ns > largest->sent_ns ? came_ns - largest->sent_ns : 1;
+	rtt_ns = came_ns > sent_ns ? came_ns - sent_ns : 1;
 	vk_rtt_sample(&recovery->rtt, rtt_ns, delay_ns);
 	if (rtt_ns > recovery->rtt.min_ns + delay_ns)
 		return rtt_ns - delay_ns;
@@ -408,14 +440,16 @@ int vk_recovery_ack(struct vk_recovery *recovery, const struct vk_ack_view *ack,
 		    uint64_t now_ns, const struct vk_recovery_events *events)
 {
 	struct vk_sent *sent = &recovery->sent[ack->space];
-	uint64_t in_flight = recovery->in_flight, rtt_ns;
+	uint64_t in_flight = recovery->in_flight, sent_ns, rtt_ns = 0;
 	struct harvest harvest = { 0 };
 
 	if (!honest(sent, ack))
 		return -EPROTO;
-	rtt_ns = sample(recovery, ack, came_ns);
+	sent_ns = largest_sent_ns(sent, ack->largest);
 	raise_largest(sent, ack->largest);
 	walk(recovery, ack, &harvest, events);
+	if (sent_ns && harvest.acked_bytes)
+		rtt_ns = sample(recovery, ack, sent_ns, came_ns);
 	learn(recovery, sent, &harvest);
 	detect(recovery, ack->space, came_ns, &harvest, events);
 	if (harvest.acked_sent_ns > recovery->first_ns)

@@ -45,6 +45,8 @@ struct vk_recovery {
 	uint64_t held_ns; /* when window or pacer last kept something from being sent */
 	uint32_t pto_count;
 	uint32_t threshold; /* packets: adapts to reordering */
+	uint32_t missed; /* packets of the last loss */
+	uint32_t doubted; /* of them, those that were acknowledged after all */
 	uint32_t unpaced; /* the controller's rate is not obeyed */
 	struct vk_recovery_count count;
 };
@@ -88,6 +90,15 @@ void vk_recovery_skip(struct vk_recovery *recovery, uint32_t space, uint64_t num
 static inline void vk_recovery_issue(struct vk_recovery *recovery, uint32_t space, uint64_t number)
 {
 	recovery->sent[space].issued = number + 1;
+}
+
+/* vk_recovery_quiet notes a packet that nobody answers: with what is answered its acknowledgement
+ * tells of the path, too. */
+static inline void vk_recovery_quiet(struct vk_recovery *recovery, uint32_t space, uint64_t number,
+				     uint64_t now_ns)
+{
+	recovery->sent[space].quiet = number;
+	recovery->sent[space].quiet_ns = now_ns;
 }
 
 /* vk_recovery_ack takes an acknowledgement with ranges, which this host had at came_ns, not after

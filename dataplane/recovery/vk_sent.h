@@ -65,6 +65,8 @@ struct vk_sent {
 	uint64_t told_next[2]; /* the same, [1] of those that are VK_SENT_AHEAD, [0] of others */
 	uint64_t loss_ns; /* when the next one counts as lost by time; UINT64_MAX = none */
 	uint64_t last_ns; /* when the last eliciting one was sent */
+	uint64_t quiet; /* the last one that nobody answers */
+	uint64_t quiet_ns; /* when it was sent; 0 = its acknowledgement is no news */
 	uint32_t ce_count; /* last count of marks the peer told */
 };
 

@@ -87,8 +87,10 @@ static void commit(struct vk_run *run, uint64_t number, const uint8_t *from, uin
 		vk_count_row(run, open->class)[VK_TX_FRAMES]++;
 	}
 	open->data = NULL;
-	if (!open->eliciting)
+	if (!open->eliciting) {
+		vk_recovery_quiet(&session->recovery, space, number, run->now_ns);
 		return;
+	}
 	packet = vk_recovery_sent(&session->recovery, space, number, size, flags, run->now_ns);
 	vk_session_touch(run, session);
 	for (uint32_t i = 0; i < open->run_count; i++) {

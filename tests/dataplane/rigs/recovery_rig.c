@@ -56,8 +56,11 @@ void vk_congestion_acked(struct vk_congestion *congestion, const struct vk_conge
 void vk_congestion_lost(struct vk_congestion *congestion, uint64_t bytes, uint64_t newest_sent_ns,
 			int persistent, uint64_t now_ns)
 {
-	(void)now_ns;
 	note(rig_of(congestion), RIG_CC_LOST, persistent != 0, bytes, newest_sent_ns);
+	if (newest_sent_ns <= congestion->recovery_start_ns)
+		return;
+	congestion->saved_recovery_ns = congestion->recovery_start_ns;
+	congestion->recovery_start_ns = now_ns;
 }
 
 void vk_congestion_ce(struct vk_congestion *congestion, uint64_t newest_sent_ns, uint64_t now_ns)
@@ -126,6 +129,12 @@ void rig_skip(struct rig *rig, uint32_t space, uint64_t number)
 void rig_issue(struct rig *rig, uint32_t space, uint64_t number)
 {
 	vk_recovery_issue(&rig->recovery, space, number);
+}
+
+void rig_quiet(struct rig *rig, uint32_t space, uint64_t number, uint64_t now_ns)
+{
+	vk_recovery_issue(&rig->recovery, space, number);
+	vk_recovery_quiet(&rig->recovery, space, number, now_ns);
 }
 
 uint64_t rig_deadline(const struct rig *rig)

@@ -42,6 +42,7 @@ int rig_sent_row(struct rig *rig, uint32_t space, uint64_t number, uint32_t coun
 		 uint64_t now_ns);
 void rig_skip(struct rig *rig, uint32_t space, uint64_t number);
 void rig_issue(struct rig *rig, uint32_t space, uint64_t number);
+void rig_quiet(struct rig *rig, uint32_t space, uint64_t number, uint64_t now_ns);
 uint64_t rig_deadline(const struct rig *rig);
 int rig_ack(struct rig *rig, const uint8_t *payload, uint32_t size, uint64_t came_ns,
 	    uint64_t now_ns);
