@@ -193,8 +193,7 @@ static int serve_class(struct turn *turn, uint32_t class, int resumed)
 			if (stopped) /* others get past whom the path stopped, but not by more */
 				top_up(budget, schedule->quantum[class], 1);
 			if (is_over(schedule)) {
-				if (!stopped && !schedule->stopped)
-					cut_here(schedule, class);
+				cut_here(schedule, class);
 				return 1;
 			}
 		}

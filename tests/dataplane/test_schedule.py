@@ -37,6 +37,8 @@ class Senders:
         self.order: list[tuple[int, Class]] = []
         self.room = 1 << 40
         self.over_rate: set[int] = set()
+        self.blocked: set[tuple[int, Class]] = set()
+        """Whose peer takes nothing."""
         self.on_serve: Callable[[int], int | None] = lambda _app: None
         self._serve = self.ffi.callback(
             "enum vk_served(void *, uint32_t, uint32_t, int64_t, int64_t *)", self._send
@@ -59,7 +61,7 @@ class Senders:
                 return ALL
             if app in self.over_rate:
                 return RATE
-            if self.room < size:
+            if self.room < size or (app, klass) in self.blocked:
                 return PATH
             if (app, klass) not in self.endless:
                 self.waiting[app, klass].pop(0)
@@ -122,6 +124,28 @@ def test_classes_share_by_their_quanta_however_short_turns_are(
     for klass, sent in by_class(senders).items():
         wanted = QUANTA[klass] / sum(QUANTA.values())
         assert abs(sent / total - wanted) < 0.05 * wanted + 0.005, klass
+
+
+@pytest.mark.parametrize("others", [0, 1], ids=["its own", "another's"])
+@pytest.mark.parametrize("quanta", [QUANTA, dict.fromkeys(SHARING, 1 << 16)], ids=["few", "many"])
+def test_who_waits_for_a_peer_takes_nothing_from_other_classes_however_short_turns_are(
+    quanta: dict[Class, int], others: int
+) -> None:
+    senders = Senders(quanta)
+    senders.add(0)
+    senders.add(1)
+    senders.schedule.cut, senders.schedule.turn_max = 1, SHORT
+    senders.endless[0, Class.JOB] = 1000
+    senders.blocked.add((0, Class.JOB))
+    sharing = [Class.SYSTEM, Class.DATA, Class.LOGS]
+    for klass in sharing:
+        senders.endless[others, klass] = 1000
+    for _ in range(6000):
+        senders.turn()
+    total = sum(by_class(senders).values())
+    for klass in sharing:
+        wanted = quanta[klass] / sum(quanta[each] for each in sharing)
+        assert abs(by_class(senders)[klass] / total - wanted) < 0.1 * wanted + 0.005, klass
 
 
 def test_applications_share_a_class_by_their_weights_however_short_turns_are() -> None:
