@@ -110,8 +110,13 @@ void vk_lanes_free(struct vk_run *run, uint32_t slot, uint32_t class)
 	for (uint32_t peer = 0; lanes->rows && peer < run->peer_count; peer++) {
 		struct vk_heap *heap = &lanes->rows[peer].heap;
 
-		for (uint32_t i = 0; i < heap->count; i++)
+		for (uint32_t i = 0; i < heap->count; i++) {
+			struct vk_flow *flow = &run->work->flows[heap->items[i].value];
+
 			run->flows[heap->items[i].value].ready = 0;
+			if (flow->state == VK_ROW_LIVE && (flow->app != slot || flow->class != class))
+				vk_lanes_add(run, flow); /* another's by now */
+		}
 		vk_heap_free(heap);
 	}
 	vk_pages_unmap(lanes->rows, rows_size);

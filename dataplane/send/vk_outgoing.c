@@ -93,6 +93,54 @@ static void leave(struct vk_run *run, uint32_t slot, uint32_t ring, struct vk_fl
 	run->flows[vk_flow_number(run, flow)].unacked--;
 }
 
+int vk_outgoing_ahead(const struct vk_run *run, uint32_t slot, uint32_t ring)
+{
+	const uint32_t mixed = 1u << VK_CLASS_JOB | 1u << VK_CLASS_DATA;
+	const struct vk_run_slot *owner = &run->slots[slot];
+
+	if (run->refused != VK_BLOCKED_CONGESTION && run->refused != VK_BLOCKED_SESSION)
+		return 0;
+	return owner->many_peers || owner->many_streams & mixed & 1u << ring;
+}
+
+/* Puts a record behind what its flow holds. */
+static enum vk_outcome hold(struct vk_run *run, struct vk_flow *flow, uint32_t number,
+			    struct vk_ledger *ledger)
+{
+	struct vk_flow_run *own = &run->flows[vk_flow_number(run, flow)];
+
+	if (own->held_count)
+		vk_ledger_get(ledger, own->held_last)->next = number;
+	else
+		own->held_first = number;
+	if (!own->held_count)
+		own->since_ns = run->now_ns;
+	own->held_last = number;
+	own->held_count++;
+	own->held_bytes += vk_ledger_get(ledger, number)->size;
+	run->pools[flow->peer].held += vk_ledger_get(ledger, number)->size;
+	vk_lanes_add(run, flow);
+	return VK_HOLD;
+}
+
+/* What becomes of a record that cannot go now: a peer's window may not keep others waiting, nor a
+ * large message small ones of other streams. */
+static enum vk_outcome later(const struct vk_run *run, const struct vk_out *out)
+{
+	return vk_outgoing_ahead(run, out->slot, out->ring) ? VK_HOLD : VK_LATER;
+}
+
+/* The same of one that is entered, in the ledger's last entry. */
+static enum vk_outcome later_or_hold(struct vk_run *run, const struct vk_out *out)
+{
+	struct vk_ledger *ledger = &run->slots[out->slot].ledgers[out->ring];
+
+	if (later(run, out) == VK_HOLD)
+		return hold(run, out->flow, ledger->next - 1, ledger);
+	leave(run, out->slot, out->ring, out->flow);
+	return VK_LATER;
+}
+
 /* Whether a stream is still that of an application which leaves: it is free as soon as the peer has
  * what that one sent, and the next one may know that it closed it. */
 static int is_left(struct vk_run *run, uint32_t slot, const struct vk_message *message)
@@ -132,10 +180,8 @@ static enum vk_outcome take_open(struct vk_run *run, uint32_t slot, uint32_t rin
 		run->refused = VK_BLOCKED_MEMORY;
 		return VK_LATER;
 	}
-	if (!vk_out_open(run, &out, ledger->next - 1, 0)) {
-		leave(run, slot, ring, flow);
-		return VK_LATER;
-	}
+	if (!vk_out_open(run, &out, ledger->next - 1, 0))
+		return later_or_hold(run, &out);
 	vk_out_flying(entry);
 	return VK_WENT;
 }
@@ -158,25 +204,6 @@ static struct vk_flow *flow_to_end(struct vk_run *run, uint32_t slot,
 	return flow && flow->app == slot ? flow : NULL;
 }
 
-/* Puts a record behind what its flow holds. */
-static enum vk_outcome hold(struct vk_run *run, struct vk_flow *flow, uint32_t number,
-			    struct vk_ledger *ledger)
-{
-	struct vk_flow_run *own = &run->flows[vk_flow_number(run, flow)];
-
-	if (own->held_count)
-		vk_ledger_get(ledger, own->held_last)->next = number;
-	else
-		own->held_first = number;
-	if (!own->held_count)
-		own->since_ns = run->now_ns;
-	own->held_last = number;
-	own->held_count++;
-	own->held_bytes += vk_ledger_get(ledger, number)->size;
-	run->pools[flow->peer].held += vk_ledger_get(ledger, number)->size;
-	return VK_HOLD;
-}
-
 static enum vk_outcome take_close(struct vk_run *run, uint32_t slot, uint32_t ring,
 				  const struct vk_record *record, const struct vk_message *message)
 {
@@ -193,14 +220,10 @@ static enum vk_outcome take_close(struct vk_run *run, uint32_t slot, uint32_t ri
 		return VK_LATER;
 	}
 	run->flows[vk_flow_number(run, flow)].closing = 1;
-	if (vk_flows_holds(run, flow)) {
-		vk_lanes_add(run, flow);
+	if (vk_flows_holds(run, flow))
 		return hold(run, flow, ledger->next - 1, ledger);
-	}
-	if (!vk_out_close(run, &out, ledger->next - 1, 0)) {
-		leave(run, slot, ring, flow);
-		return VK_LATER;
-	}
+	if (!vk_out_close(run, &out, ledger->next - 1, 0))
+		return later_or_hold(run, &out);
 	vk_out_flying(entry);
 	return VK_WENT;
 }
@@ -267,23 +290,6 @@ static enum vk_counter refuse_data(const struct vk_run *run, const struct vk_flo
 		return VK_REFUSED_POLICY;
 	return run->peers[flow->peer].state == VK_ROW_LIVE ? VK_COUNTER_COUNT :
 							     VK_DROP_TX_UNREACHABLE;
-}
-
-int vk_outgoing_ahead(const struct vk_run *run, uint32_t slot, uint32_t ring)
-{
-	const uint32_t mixed = 1u << VK_CLASS_JOB | 1u << VK_CLASS_DATA;
-	const struct vk_run_slot *owner = &run->slots[slot];
-
-	if (run->refused != VK_BLOCKED_CONGESTION && run->refused != VK_BLOCKED_SESSION)
-		return 0;
-	return owner->many_peers || owner->many_streams & mixed & 1u << ring;
-}
-
-/* What becomes of a record that cannot go now: a peer's window may not keep others waiting, nor a
- * large message small ones of other streams. */
-static enum vk_outcome later(const struct vk_run *run, const struct vk_out *out)
-{
-	return vk_outgoing_ahead(run, out->slot, out->ring) ? VK_HOLD : VK_LATER;
 }
 
 /* Best effort: the record is done with when it is sent. */
@@ -364,11 +370,7 @@ static enum vk_outcome take_data(struct vk_run *run, uint32_t slot, uint32_t rin
 	entry->more = vk_flow_reliable(flow) && message->code & VK_FRAGMENT_MORE;
 	if (pays && vk_credit_begin(run, flow, vk_out_cost(size)))
 		outcome = take_now(run, &out, entry, alone);
-	if (outcome == VK_HOLD) {
-		hold(run, flow, ledger->next - 1, ledger);
-		vk_lanes_add(run, flow);
-	}
-	return outcome;
+	return outcome == VK_HOLD ? hold(run, flow, ledger->next - 1, ledger) : outcome;
 }
 
 enum vk_outcome vk_outgoing_record(struct vk_run *run, uint32_t slot, uint32_t ring,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from valkyrie.dataplane.lab.scenario import App, Event, Link, Node, Scenario, Traffic
+from valkyrie.dataplane.lab.scenario import App, Event, Link, Node, Path, Scenario, Traffic
 from valkyrie.dataplane.lab.trial import Lab, Outcome
 
 RING_BYTES = 1 << 22
@@ -112,3 +112,47 @@ def test_a_peer_that_takes_nothing_keeps_no_other_waiting(
     assert outcome.ok, outcome.failures
     assert outcome.traffic[0].finished_ms > 2000
     assert outcome.traffic[1].finished_ms < 250
+
+
+@pytest.mark.parametrize("klass", ["data", "job", "logs"])
+def test_streams_that_open_and_close_to_a_full_path_keep_no_other_waiting(
+    lab: Lab, klass: str
+) -> None:
+    names = ("left", "slow", "quick")
+    bulk, many, quick = (
+        Traffic(
+            source="left", target="slow", klass=klass, messages=200, size=5000, start_ms=50
+        ),
+        Traffic(
+            source="left",
+            target="slow",
+            klass=klass,
+            streams=50,
+            concurrent=50,
+            messages=1,
+            size=SMALL,
+            start_ms=100,
+        ),
+        Traffic(
+            source="left",
+            target="quick",
+            klass=klass,
+            messages=500,
+            size=SMALL,
+            interval_us=1000,
+        ),
+    )
+    outcome = lab.run(
+        Scenario(
+            limit_s=120,
+            timed=True,
+            link=Link(rate_mbps=1000, delay_ms=0.1),
+            paths=(Path(source="left", target="slow", rate_mbps=1, buffer_bytes=20_000),),
+            nodes=tuple(Node(name=name, params={"window_bytes": 1 << 20}) for name in names),
+            apps=tuple(App(name=name, node=name, ring_bytes=1 << 22) for name in names),
+            traffic=(bulk, many, quick),
+        )
+    )
+    assert outcome.ok, outcome.failures
+    assert outcome.traffic[2].delay_mean_ms < 4
+    assert outcome.traffic[2].finished_ms < 1000
