@@ -237,8 +237,11 @@ static enum vk_served send_ring(void *context, uint32_t number, uint32_t class, 
 			vk_burst_go(run, number, class, budget, bytes, &fetched);
 	}
 	slot->stuck &= ~(1u << class);
-	if (why == VK_SERVED_PATH || why == VK_SERVED_RATE || why == VK_SERVED_CREDIT)
+	slot->stays &= ~(1u << class);
+	if (why == VK_SERVED_PATH || why == VK_SERVED_RATE)
 		slot->stuck |= 1u << class;
+	if (why == VK_SERVED_CREDIT)
+		slot->stays |= 1u << class;
 	if (held == VK_SERVED_PATH && !slot->many_peers && why != VK_SERVED_GONE)
 		why = held; /* what was looked at behind is held, too */
 	if (why != VK_SERVED_GONE)

@@ -85,14 +85,16 @@ static void count_no_more(struct vk_run *run, const struct vk_flow *flow)
 	own->counted = own->ending = 0;
 }
 
-/* Whether one more may be open: one that we ask for as both take, one of the peer's as we do. */
+/* Whether one more may be open: one that we ask for as both take, one of the peer's as we do. Of
+ * rows whose end it does not acknowledge a peer may have no more than are free. */
 static int room(const struct vk_run *run, uint32_t peer, int ours)
 {
 	const struct vk_pool *pool = &run->pools[peer];
 	uint32_t theirs = run->peers[peer].streams_max;
 
 	if (!ours)
-		return pool->streams - pool->ending < run->params.streams_max;
+		return pool->streams - pool->ending < run->params.streams_max &&
+		       pool->ending <= VK_FLOWS_MAX - run->work->flow_count;
 	return pool->streams < run->params.streams_max && (!theirs || pool->streams < theirs);
 }
 

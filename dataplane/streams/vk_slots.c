@@ -29,18 +29,21 @@ static int open_rings(struct vk_run_slot *slot)
 }
 
 /* Publishes what a dead worker had put into a ring and not published: it may have acknowledged it
- * to the peer. */
-static void publish_rest(struct vk_run *run, uint32_t number, uint32_t class)
+ * to the peer. -EPROTO: the application says meanwhile that it has taken less than it had. */
+static int publish_rest(struct vk_run *run, uint32_t number, uint32_t class)
 {
 	struct vk_tx *tx = &run->slots[number].out[class];
 	uint64_t committed = run->work->committed[number][class];
 
 	if (run->boot->recover && committed - tx->tail <= tx->capacity &&
 	    committed % VK_RECORD_ALIGN == 0) {
+		if (committed - tx->head > tx->capacity)
+			return -EPROTO;
 		tx->tail = committed;
 		vk_tx_publish(tx);
 	}
 	run->work->committed[number][class] = tx->tail;
+	return 0;
 }
 
 /* The boot slot's regions are mapped: open the rings over them. */
@@ -65,8 +68,8 @@ static int adopt(struct vk_run *run, uint32_t number)
 	if (open_rings(slot))
 		return -EPROTO;
 	for (uint32_t c = VK_CLASS_COUNT; c-- > 0;) /* answers to FLUSH last */
-		if (slot->capacity[c])
-			publish_rest(run, number, c);
+		if (slot->capacity[c] && publish_rest(run, number, c))
+			return -EPROTO;
 	slot->attached = 1;
 	vk_schedule_add(&run->schedule, number);
 	vk_slots_policy(run, number);
@@ -80,6 +83,7 @@ void vk_slots_inherit(struct vk_run *run)
 		if (run->boot->slots[i].attached && adopt(run, i))
 			vk_slots_violation(run, i);
 	}
+	run->counters->gauges[VK_APPS_ATTACHED] = run->schedule.count;
 }
 
 int vk_slots_attach(struct vk_run *run, uint32_t number, const int fds[4])
@@ -294,8 +298,11 @@ int vk_slots_pending(struct vk_run *run)
 		const struct vk_run_slot *slot = &run->slots[run->schedule.apps[i]];
 
 		for (uint32_t c = 0; c < VK_CLASS_COUNT; c++) {
-			if (VK_LOAD_RELAXED(&slot->peer->tail[c]) != slot->in[c].head &&
-			    slot->capacity[c] && !(slot->stuck & 1u << c))
+			uint64_t looked = slot->stays & 1u << c ? slot->behind[c].position :
+								  slot->in[c].head;
+
+			if (VK_LOAD_RELAXED(&slot->peer->tail[c]) != looked && slot->capacity[c] &&
+			    !(slot->stuck & 1u << c))
 				return 1;
 		}
 	}

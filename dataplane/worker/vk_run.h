@@ -51,6 +51,7 @@ struct vk_run_slot {
 	uint32_t consumed; /* bit class: in may have records to release */
 	uint32_t ends; /* bit class: out has no room for the ends of streams */
 	uint32_t stuck; /* bit class: records are not looked at before something changes */
+	uint32_t stays; /* bit class: likewise those of `behind`, but not what comes after them */
 	uint32_t rang;
 	uint32_t sleeps;
 	int bell_app;

@@ -82,3 +82,20 @@ def test_a_reset_does_not_wait_behind_messages_that_do(rig: Rig) -> None:
         rig.wait(1)
         rig.settle()
     assert rig.gauge(0, Gauge.FLOWS_OPEN) == 0
+
+
+@pytest.mark.parametrize("kind", [lib.VK_RECORD_DATA, lib.VK_RECORD_RESET])
+def test_a_worker_that_goes_to_sleep_looks_at_what_came_behind_those_that_wait(
+    rig: Rig, kind: int
+) -> None:
+    ours, _ = rig.pair()
+    other = rig.open(0, 0, ours.stream + 1, "svc")
+    rig.accept(1, 0, Class.DATA)
+    for mark in range(MANY):
+        assert rig.put(ours, 64, mark)
+    rig.exchange(3)
+    assert rig.ask("pending", 0) == "0"
+    assert rig.put(other, 64, 7777, kind=kind)
+    assert rig.ask("pending", 0) == "1"
+    rig.exchange(3)
+    assert rig.ask("pending", 0) == "0"

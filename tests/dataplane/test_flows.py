@@ -216,6 +216,25 @@ def test_no_more_streams_are_open_at_a_time_than_a_peer_takes(rig: Rig, by: str)
     assert asked == rig.gauge(1, Gauge.FLOWS_OPEN) == 3
 
 
+def test_of_rows_whose_end_it_does_not_acknowledge_a_peer_has_no_more_than_are_free(
+    rig: Rig,
+) -> None:
+    rig.ask("poke", 1, 0, "f", 0, lib.VK_FLOWS_MAX - 20)
+    kept = 0
+    for stream in range(1000, 1040):
+        rig.net(loss=0)
+        rig.ask_open(0, 0, stream, "svc")
+        rig.turn(0)
+        rig.net(loss=1000)
+        rig.turn(1)
+        for asked in rig.take(1, 0, Class.DATA):
+            end = Stream(1, 0, asked.flow, asked.generation, stream)
+            assert rig.put(end, 0, 0, kind=RESET)
+            kept += 1
+        rig.turn(1)
+    assert kept == 11
+
+
 def answered(rig: Rig, token: int) -> int | None:
     """Return the code that an OPEN was answered with, if it was."""
     for record in rig.take(0, 0, Class.DATA):

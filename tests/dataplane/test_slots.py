@@ -156,6 +156,22 @@ def test_a_slot_of_before_begins_anew_under_a_worker_that_took_over(rig: Rig) ->
     assert [each.mark for each in rig.take(1, 0, Class.DATA)] == [7]
 
 
+def test_who_takes_back_what_it_took_while_no_worker_ran_is_cut_off(rig: Rig) -> None:
+    assert rig.app(0, 0) == rig.app(1, 0, ring=4096) == 0
+    rig.service(1, 0, "svc")
+    ours = rig.open(0, 0, 1000, "svc")
+    rig.accept(1, 0, Class.DATA)
+    for mark in range(100):
+        assert rig.put(ours, 64, mark)
+    rig.exchange(5)  # the ring is full
+    rig.ask("worker", 1, "kill")
+    rig.ask("poke", 1, 0, "c", DATA, 1024)
+    rig.ask("worker", 1, "recover")
+    assert rig.gauge(1, Gauge.APP_VIOLATIONS) == 1
+    assert rig.gauge(1, Gauge.APPS_ATTACHED) == 0
+    rig.exchange(5)
+
+
 def test_a_taken_slot_is_not_given_away(rig: Rig) -> None:
     assert rig.app(0, 0) == 0
     assert rig.app(0, 0) < 0

@@ -237,13 +237,26 @@ static void do_rest(void)
 	vk_slots_wake(run);
 }
 
-/* poke node slot 't'|'h'|'d' class value: an application writes what it should not */
+/* pending node: whether applications have something that the worker has not looked at */
+static void do_pending(void)
+{
+	printf("%d\n", vk_slots_pending(rig_nodes[argument[0]].run));
+}
+
+/* poke node slot 't'|'h'|'d' class value: an application writes what it should not; 'c' class
+ * bytes: a worker that is dead had put so much more into a ring; 'f' 0 count: of the node's flows so
+ * many are in use */
 static void do_poke(void)
 {
 	struct rig_app *app = app_of();
+	struct vk_work *work = rig_nodes[argument[0]].boot->work;
 	uint32_t class = (uint32_t)argument[2];
 
-	if (word[0] == 't')
+	if (word[0] == 'c')
+		work->committed[argument[1]][class] += argument[3];
+	else if (word[0] == 'f')
+		work->flow_count = (uint32_t)argument[3];
+	else if (word[0] == 't')
 		app->self->tail[class] = argument[3];
 	else if (word[0] == 'h')
 		app->self->head[class] = argument[3];
@@ -516,6 +529,7 @@ static const struct {
 	{ "python", do_python },   { "token", do_token },   { "ledger", do_ledger },
 	{ "numbers", do_numbers }, { "shards", do_shards }, { "payload", do_payload },
 	{ "gaps", do_gaps },	   { "rest", do_rest },	    { "other", do_other },
+	{ "pending", do_pending },
 };
 
 /* Splits a line into its command, numbers and the word among them. */
