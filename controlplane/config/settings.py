@@ -33,7 +33,7 @@ RoleName = Literal["read", "tune", "load", "administer"]
 Rate = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 Burst = Annotated[int, Meta(ge=1, le=1_000_000)]
 ByteRate = Annotated[int, Meta(ge=0, le=1_000_000_000_000)]
-Quantum = Annotated[int, Meta(ge=1, le=16_777_216)]
+Quantum = Annotated[int, Meta(ge=1500, le=262_144)]
 UserId = Annotated[int, Meta(ge=0, le=0xFFFFFFFE)]
 
 
@@ -258,7 +258,7 @@ class Worker(Settings, frozen=True, kw_only=True):
     reassembly_bytes: Annotated[
         int,
         Meta(
-            ge=lib.VK_SHARDED_MAX,
+            ge=2 * lib.VK_SHARDED_MAX,
             le=1073741824,
             description="Memory for messages of which parts are missing.",
             extra={"live": True},

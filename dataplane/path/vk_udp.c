@@ -146,12 +146,12 @@ static int configure(int fd, int v6, uint32_t class, const struct vk_port *port,
 		error = set_buffers(fd, config);
 	}
 	if (!error) {
-		*step = "SO_PRIORITY";
-		error = set(fd, SOL_SOCKET, SO_PRIORITY, priorities[class]);
-	}
-	if (!error) {
 		*step = "path MTU and error options";
 		error = set_family(fd, v6);
+	}
+	if (!error) { /* behind IP_TOS, which sets it too */
+		*step = "SO_PRIORITY";
+		error = set(fd, SOL_SOCKET, SO_PRIORITY, priorities[class]);
 	}
 	if (!error) {
 		*step = config->receive ? "UDP_GRO" : "SO_ATTACH_FILTER";

@@ -114,7 +114,8 @@ void vk_lanes_free(struct vk_run *run, uint32_t slot, uint32_t class)
 			struct vk_flow *flow = &run->work->flows[heap->items[i].value];
 
 			run->flows[heap->items[i].value].ready = 0;
-			if (flow->state == VK_ROW_LIVE && (flow->app != slot || flow->class != class))
+			if (flow->state == VK_ROW_LIVE &&
+			    (flow->app != slot || flow->class != class))
 				vk_lanes_add(run, flow); /* another's by now */
 		}
 		vk_heap_free(heap);

@@ -120,9 +120,7 @@ def test_streams_that_open_and_close_to_a_full_path_keep_no_other_waiting(
 ) -> None:
     names = ("left", "slow", "quick")
     bulk, many, quick = (
-        Traffic(
-            source="left", target="slow", klass=klass, messages=200, size=5000, start_ms=50
-        ),
+        Traffic(source="left", target="slow", klass=klass, messages=200, size=5000, start_ms=50),
         Traffic(
             source="left",
             target="slow",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import socket
 
 import pytest
 
@@ -23,6 +25,18 @@ def test_a_veth_gets_copy_mode_and_the_reason_why(pair: tuple[Link, Link]) -> No
         assert "xdp-zero-copy" in a.port.reason
         assert a.port.interface == pair[0].name
         assert all(fd >= 0 for fd in a.port.xsks().values())
+
+
+def test_sockets_have_their_classes_priority(pair: tuple[Link, Link]) -> None:
+    found = dict[Class, set[int]]()
+    with Endpoint(pair[0], "udp", "udp") as a:
+        for klass, both in a.port.sockets().items():
+            for fd in both:
+                with socket.socket(fileno=os.dup(fd)) as one:
+                    priority = one.getsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY)
+                    found.setdefault(klass, set()).add(priority)
+    wanted = dict(zip(Class, (6, 6, 5, 4, 2, 1), strict=True))
+    assert found == {klass: {priority} for klass, priority in wanted.items()}
 
 
 def test_generic_mode_is_said_to_be_generic(pair: tuple[Link, Link]) -> None:
