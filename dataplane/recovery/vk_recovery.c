@@ -127,7 +127,7 @@ void vk_recovery_skip(struct vk_recovery *recovery, uint32_t space, uint64_t num
 	struct vk_sent_packet *packet;
 
 	vk_recovery_issue(recovery, space, number);
-	if (!sent->eliciting) { /* nothing is to be had by a lie, and nobody might answer for long */
+	if (!sent->eliciting) { /* a lie would gain nothing, and nobody might answer for long */
 		sent->oldest = sent->next;
 		return;
 	}

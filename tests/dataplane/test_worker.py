@@ -130,12 +130,17 @@ class Load:
         self.settle()
 
     def settle(self) -> None:
-        """Let everything come that will, while the applications read."""
-        before = -1
-        while before != (before := sum(map(len, self.taken.values()))):
+        """Let everything come that will, while the applications read.
+
+        On the worst wire several probes in a row are lost, which are seconds apart.
+        """
+        before, idle = -1, 0
+        while idle < 4:
             self.rig.settle(self.take)
             self.take()
             self.frames += self.rig.log()
+            came = sum(map(len, self.taken.values()))
+            before, idle = came, idle + 1 if came == before else 0
 
     def check_stream(self, stream: int) -> None:
         """Nobody gets what was not sent, or twice; what was sent reliably came."""

@@ -243,9 +243,9 @@ static void do_pending(void)
 	printf("%d\n", vk_slots_pending(rig_nodes[argument[0]].run));
 }
 
-/* poke node slot 't'|'h'|'d' class value: an application writes what it should not; 'c' class
- * bytes: a worker that is dead had put so much more into a ring; 'f' 0 count: of the node's flows so
- * many are in use */
+/* poke node slot 't'|'h'|'d' class value: an application writes what it should not;
+ * 'c' class bytes: a worker that is dead had put so much more into a ring;
+ * 'f' 0 count: of the node's flows so many are in use */
 static void do_poke(void)
 {
 	struct rig_app *app = app_of();
