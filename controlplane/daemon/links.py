@@ -50,6 +50,8 @@ _ERASE_NS = 1_000 * NS_PER_MS
 """The keys of a session that was made anew are erased after this time: its worker knows by then."""
 _EPOCHS_RENEW = 240
 """Of lib.VK_EPOCHS: a session that has used so many is made anew before they end."""
+_DEAF_NS = 200 * NS_PER_MS
+"""A worker that has not beaten for so long hears nobody: it beats at least every 100 ms."""
 _HEAD_SIZE = ffi.sizeof("struct vk_control_frame")
 
 
@@ -268,6 +270,7 @@ class Links:
         self._stir.set()
 
     def _look(self, now_ns: int) -> None:
+        deaf = now_ns - int(self._work.heartbeat_ns) > _DEAF_NS
         for index in self.sessions.renewing:
             self._rounds.warm(index, now_ns)
         for index in self._rounds.turn(now_ns):
@@ -278,7 +281,9 @@ class Links:
             at_stake = bool(seen.streams or seen.flying)
             if at_stake:
                 self._rounds.warm(index, now_ns)
-            self.sessions.look(index, now_ns, heard_ns=seen.heard_ns, expecting=at_stake)
+            self.sessions.look(
+                index, now_ns, heard_ns=seen.heard_ns, expecting=at_stake, deaf=deaf
+            )
             if max(self._epochs(index, link)) >= _EPOCHS_RENEW:
                 self.sessions.renew(index, now_ns)
         self._erase(now_ns)

@@ -373,9 +373,12 @@ class Sessions:
         self[index].close(code, now_ns)
         self._collect(index)
 
-    def look(self, index: int, now_ns: int, *, heard_ns: int, expecting: bool) -> None:
+    def look(
+        self, index: int, now_ns: int, *, heard_ns: int, expecting: bool, deaf: bool = False
+    ) -> None:
         """Say when a frame of a session last came, and whether anything would be lost with it.
 
+        ``deaf``: nobody has listened lately, and silence counts from now on.
         Costs the session a turn only when something begins or ends to be at stake: a sign of life
         puts off what is due, so it is enough to find that out when it would have been.
         """
@@ -386,6 +389,8 @@ class Sessions:
             session.hear(heard_ns)
         if expecting is not session.liveness.expecting:
             self[index].expect(now_ns, expecting=expecting)
+        if deaf and session.liveness.expecting:
+            self[index].liveness.wait(now_ns)
 
     def advance(self, now_ns: int) -> None:
         """Do what is due."""

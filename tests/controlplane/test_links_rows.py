@@ -52,11 +52,12 @@ class Node:
         self.state, self.keyring = State(self.rows), Keyring(self.keys)
         self.state.set_peer(PEER, str(THERE), lib.VK_PORT)
         self.seen = SimpleNamespace(heard_ns=0, streams=0, flying=0)
+        self.work = SimpleNamespace(packets=[self.seen], heartbeat_ns=time.monotonic_ns())
         self.sent: list[bytes] = []
         self.links = Links(
             settings,
             self.state,
-            SimpleNamespace(packets=[self.seen]),
+            self.work,
             SimpleNamespace(daemon_frames=0),
             Peers(),  # type: ignore[arg-type]
             keyring=self.keyring,
@@ -207,3 +208,24 @@ def test_the_next_daemon_goes_on_with_a_session_and_makes_it_anew(node: Node) ->
     node.talk()
     assert node.row.session_local != session
     node.check_keys()
+
+
+def test_a_peer_is_not_taken_for_dead_while_the_own_worker_listens_to_nobody(node: Node) -> None:
+    node.seen.streams = 1
+    now_ns = time.monotonic_ns()
+
+    def pass_time(*, beats: bool) -> None:
+        nonlocal now_ns
+        for _ in range(40):
+            now_ns += 50_000_000
+            if beats:
+                node.work.heartbeat_ns = now_ns
+            node.links._look(now_ns)
+            node.links.sessions.advance(now_ns)
+            node.links._settle()
+
+    pass_time(beats=False)
+    assert node.row.joined
+    pass_time(beats=True)
+    assert not node.row.joined
+    assert node.row.end_code == lib.VK_CODE_UNREACHABLE
