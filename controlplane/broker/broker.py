@@ -206,7 +206,7 @@ class Broker:
         )
 
         def child(parent: int) -> NoReturn:
-            prepared = prepare(self.config)
+            prepared = prepare(inherited)
             kept = [0, 1, 2, *inherited.descriptors(), *prepared.audit.descriptors()]
             self._slots.leave()
             for each in self._interfaces:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from valkyrie.controlplane.rest import beating, unseen
 from valkyrie.controlplane.security.modes import SIGNED, Cipher, Mode, Policy, Rhythm
 from valkyrie.controlplane.security.trust import Peer, Pins
 from valkyrie.dataplane.errors import ConfigError
@@ -16,6 +17,8 @@ from . import settings_auth
 from .settings_base import WrongKeyError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from valkyrie.controlplane.security.identity import Card
     from valkyrie.dataplane.signing.fingerprint import Fingerprint
 
@@ -56,7 +59,7 @@ def rhythm(security: Security) -> Rhythm:
     )
 
 
-def pins(config: Config) -> tuple[Peer | None, ...]:
+def pins(config: Config, beat: Callable[[], None] = unseen) -> tuple[Peer | None, ...]:
     """Return how each peer is known; WrongKeyError for one that nobody could know or talk to."""
     security = config.security
     _check_files(security)
@@ -64,7 +67,7 @@ def pins(config: Config) -> tuple[Peer | None, ...]:
     ours = policy(security)
     found = tuple(
         None if peer.static or peer.gone else _pin(peer, f"peer[{i}]", ours)
-        for i, peer in enumerate(config.peers)
+        for i, peer in enumerate(beating(config.peers, beat))
     )
     try:
         Pins({peer.name: peer for peer in found if peer is not None})

@@ -18,6 +18,7 @@ from valkyrie.controlplane.config.reader import DEFAULT_PATH, beside
 from valkyrie.controlplane.config.settings_base import WrongKeyError
 from valkyrie.controlplane.config.settings_security import IDENTITY_FILE
 from valkyrie.controlplane.config.trust import pins, policy
+from valkyrie.controlplane.rest import beating, unseen
 from valkyrie.controlplane.security.crl import CrlFile
 from valkyrie.controlplane.security.exchange import token_id
 from valkyrie.controlplane.security.identity import Identity
@@ -39,7 +40,7 @@ from valkyrie.dataplane.signing import fn_dsa
 from . import auth, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from cryptography import x509
 
@@ -153,10 +154,11 @@ def assemble(
     revoked: RevocationFile | None = None,
     crl: CrlFile | None = None,
     made: bool = False,
+    beat: Callable[[], None] = unseen,
 ) -> Credentials:
     """Return the credentials of a node whose secrets are these."""
     try:
-        peers = pins(config)
+        peers = pins(config, beat)
         ours = policy(config.security)
     except WrongKeyError as error:
         raise ConfigError(f"{config.file}: {error}") from None
@@ -169,7 +171,7 @@ def assemble(
             )
     known = {peer.name: peer for peer in peers if peer is not None}
     trust = Pins(known, verifiers=providers.verifiers if providers else {})
-    for peer in known.values():
+    for peer in beating(known.values(), beat):
         _check_subject(config, trust, peer)
     if tls is not None:
         tls = replace(tls, check=trust.check_certificate)
@@ -189,7 +191,7 @@ def _check_subject(config: Config, trust: Pins, peer: Peer) -> None:
         )
 
 
-def load(config: Config, *, make: bool = False) -> Credentials:
+def load(config: Config, *, make: bool = False, beat: Callable[[], None] = unseen) -> Credentials:
     """Return a node's credentials; ``make``: its identity too, if it has none yet.
 
     Reads files that are their owner's only: call it before rights are dropped. ConfigError says
@@ -205,7 +207,9 @@ def load(config: Config, *, make: bool = False) -> Credentials:
     providers = _read_providers(config) if config.auth else None
     revoked = RevocationFile(beside(config, security.revoked_file))
     crl = _read_crl(config, tls.roots) if tls is not None and security.crl_file else None
-    return assemble(config, identity, secrets, tls, providers, revoked=revoked, crl=crl, made=made)
+    return assemble(
+        config, identity, secrets, tls, providers, revoked=revoked, crl=crl, made=made, beat=beat
+    )
 
 
 def _identity(config: Config, *, make: bool) -> tuple[Identity, bool]:

@@ -88,6 +88,7 @@ class Daemon:
             self.config.peers,
             [_port_facts(row) for row in inherited.interfaces],
             self.config.node.udp_port,
+            inherited.beat,
         )
         self.links = Links(
             self.config,
@@ -99,6 +100,7 @@ class Daemon:
             credentials=prepared.credentials,
             voices=inherited.voices,
             payload_max=_payload_max(inherited.interfaces),
+            beat=inherited.beat,
         )
         self.links.observe = self._peer_event
         self.watch = Watch(self)

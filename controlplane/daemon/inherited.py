@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,10 @@ class Inherited:
     worker_pid: int
     worker_deaths: int
 
+    def beat(self) -> None:
+        """Show the broker that the daemon has not come to a halt; workers see it when it serves."""
+        self.boot.counters.daemon_heartbeat_ns = time.monotonic_ns()
+
     def descriptors(self) -> list[int]:
         """Return the descriptors that a daemon keeps of the broker's."""
         ends = [self.link, self.listener, self.frames]
@@ -65,12 +70,13 @@ class Prepared:
     """Files and directories a daemon reads once it runs (``sandbox.enter_daemon``)."""
 
 
-def prepare(config: Config) -> Prepared:
+def prepare(inherited: Inherited) -> Prepared:
     """In the daemon, before it gives up its rights; ConfigError says what is wrong with a file."""
+    config = inherited.config
     privileges.hide()
     return Prepared(
         audit=auditor.open_log(config),
-        credentials=credentials.load(config),
+        credentials=credentials.load(config, beat=inherited.beat),
         rules=configuration.rules(config),
         operators=configuration.operators(config),
         reads=credentials.watched(config),

@@ -10,6 +10,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
+from valkyrie.controlplane.rest import beating, unseen
 from valkyrie.controlplane.security.handshake import Timing
 from valkyrie.controlplane.security.modes import Cipher
 from valkyrie.controlplane.sessions.link import Asked, Joined, Left, Refused, Terms
@@ -70,6 +71,7 @@ class Links:
         credentials: Credentials,
         voices: Sequence[Voice],
         payload_max: int,
+        beat: Callable[[], None] = unseen,
     ) -> None:
         """Begin; ``payload_max``: bytes of UDP payload that this node's interfaces take."""
         self._config = config
@@ -103,7 +105,7 @@ class Links:
         keepalive_ns = config.session.keepalive_ms * NS_PER_MS
         self._rounds = Rounds(_TICK_NS, max(_TICK_NS, min(_TICK_FEW_NS, keepalive_ns)))
         self._known = 0
-        self.add(config, credentials.peers)
+        self.add(config, credentials.peers, beat)
         self.observe: Callable[[int, Event | Moved], None] = lambda _index, _event: None
         """Hears what happens to sessions."""
         self.refused_from: Callable[[Place], None] = lambda _place: None
@@ -114,12 +116,14 @@ class Links:
         """Hears which ids are in use again that may have been denied."""
         peers.on_way = self._found_way
 
-    def add(self, config: Config, known: Sequence[KnownPeer | None]) -> None:
+    def add(
+        self, config: Config, known: Sequence[KnownPeer | None], beat: Callable[[], None] = unseen
+    ) -> None:
         """Have sessions with the peers that the configuration has more than before."""
         self._config = config
         now_ns, first = time.monotonic_ns(), self._known
         self._known = len(config.peers)
-        for index in range(first, self._known):
+        for index in beating(range(first, self._known), beat):
             peer, rows = known[index], self._rows
             if config.peers[index].gone:
                 self._put_out(index)
@@ -281,9 +285,7 @@ class Links:
             at_stake = bool(seen.streams or seen.flying)
             if at_stake:
                 self._rounds.warm(index, now_ns)
-            self.sessions.look(
-                index, now_ns, heard_ns=seen.heard_ns, expecting=at_stake, deaf=deaf
-            )
+            self.sessions.look(index, now_ns, heard_ns=seen.heard_ns, expecting=at_stake, deaf=deaf)
             if max(self._epochs(index, link)) >= _EPOCHS_RENEW:
                 self.sessions.renew(index, now_ns)
         self._erase(now_ns)

@@ -14,12 +14,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from valkyrie.controlplane.host.netlink import AsyncNetlink, Route, provoke
+from valkyrie.controlplane.rest import beating, unseen
 from valkyrie.dataplane.errors import DataPlaneError
 
 from .state import State, Way
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from valkyrie.controlplane.config.settings_peer import Peer
 
@@ -56,7 +57,12 @@ class Peers:
     """The peers of a node."""
 
     def __init__(
-        self, state: State, peers: Sequence[Peer], ports: Sequence[PortFacts], udp_port: int
+        self,
+        state: State,
+        peers: Sequence[Peer],
+        ports: Sequence[PortFacts],
+        udp_port: int,
+        beat: Callable[[], None] = unseen,
     ) -> None:
         self._state = state
         self._peers: list[Peer] = []
@@ -71,11 +77,11 @@ class Peers:
         """UDP payload that the peers take, in bytes."""
         self.on_way: OnWay | None = None
         """Called when there is another way to a peer."""
-        self.add(peers)
+        self.add(peers, beat)
 
-    def add(self, peers: Sequence[Peer]) -> None:
+    def add(self, peers: Sequence[Peer], beat: Callable[[], None] = unseen) -> None:
         """Know more peers, behind those that are there."""
-        for index, peer in enumerate(peers, len(self._peers)):
+        for index, peer in enumerate(beating(peers, beat), len(self._peers)):
             if not peer.gone:
                 self._state.set_peer(index, peer.address, peer.port or self._udp_port)
                 self._state.set_rights(index, peer.rights)

@@ -216,14 +216,18 @@ class Session:
             self._leave(code, now_ns)
         self.state = State.DOWN
 
-    def advance(self, now_ns: int) -> None:
-        """Do what is due."""
+    def begins(self, now_ns: int) -> bool:
+        """Say whether ``advance`` begins a handshake."""
+        eager = self.state is State.DOWN and self.terms.eager
+        due_ns = self._again_ns if eager else self._renew_ns
+        return self._attempt is None and due_ns is not None and now_ns >= due_ns
+
+    def advance(self, now_ns: int, *, may_begin: bool = True) -> None:
+        """Do what is due; begin no handshake unless that may be."""
         if self._attempt is not None:
             self._pump(now_ns)
-        elif self.state is State.DOWN and self.terms.eager and now_ns >= self._again_ns:
-            self._apply(Want(), now_ns)
-        elif self._renew_ns is not None and now_ns >= self._renew_ns:
-            self._apply(Renew(), now_ns)
+        elif may_begin and self.begins(now_ns):
+            self._apply(Want() if self.state is State.DOWN else Renew(), now_ns)
         link = self.link
         if link is None:
             return

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from ipaddress import ip_address
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from valkyrie.controlplane.security.codes import Failure
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 
 _ASKS = frozenset({Type.HELLO, Type.NEGOTIATE, Type.KEY_EXCHANGE, Type.AUTH_RESPONSE})
 """Messages of who asks."""
+BEGIN_MAX = 32
+"""Handshakes that one ``advance`` begins: each takes half a millisecond, and others wait."""
 _PORT_SIZE = 2
 _MOVE_NS = 1_000_000_000
 """How long an address may take to answer a challenge."""
@@ -144,6 +147,8 @@ class Sessions:
         self._touched: set[int] = set()
         """Sessions that may have changed: their deadlines are not known, and they are advanced next
         whatever these are."""
+        self._waiting: dict[int, None] = {}
+        """Sessions whose handshake is due and had no turn yet, the one that waits longest first."""
         self.renewing: set[int] = set()
         """Peers with a session, and asked for another one."""
         self._wanted: tuple[Issuer | None, int] = None, 0
@@ -190,6 +195,7 @@ class Sessions:
         del self._names[row.session.peer.name]
         self._agenda.put(index, None)
         self._touched.discard(index)
+        self._waiting.pop(index, None)
         self.renewing.discard(index)
 
     @staticmethod
@@ -393,11 +399,22 @@ class Sessions:
             self[index].liveness.wait(now_ns)
 
     def advance(self, now_ns: int) -> None:
-        """Do what is due."""
+        """Do what is due, but begin no more than some handshakes: the next call does."""
         self._follow_issuer()
         due, self._touched = self._agenda.take(now_ns) | self._touched, set()
-        for index in sorted(due):
-            self._rows[index].session.advance(now_ns)
+        turns = list(islice(self._waiting, BEGIN_MAX))
+        for index in turns:
+            del self._waiting[index]
+        left = BEGIN_MAX - len(turns)
+        for index in sorted(due.union(turns)):
+            session = self._rows[index].session
+            may_begin = True
+            if index not in turns and session.begins(now_ns):
+                may_begin = left > 0 and index not in self._waiting
+                left -= may_begin
+                if not may_begin:
+                    self._waiting[index] = None
+            session.advance(now_ns, may_begin=may_begin)
             self._collect(index)
             self._schedule(index)
         self._door.advance(now_ns)
@@ -412,7 +429,10 @@ class Sessions:
 
     def _schedule(self, index: int) -> None:
         session = self._rows[index].session
-        self._agenda.put(index, session.deadline_ns())
+        if index not in self._waiting:
+            self._agenda.put(index, session.deadline_ns())
+        else:  # of what else it has to do nothing waits as long as a peer's silence
+            self._agenda.put(index, session.liveness.deadline_ns() if session.link else None)
         if session.link is not None and session.attempt is not None:
             self.renewing.add(index)
         else:
@@ -422,6 +442,8 @@ class Sessions:
         """Return when ``advance`` is due."""
         for index in self._touched:
             self._schedule(index)
+        if self._waiting:
+            return 0
         found = self._agenda.first_ns(), self._door.timer()
         return min((each for each in found if each is not None), default=None)
 

@@ -13,6 +13,7 @@ import pytest
 from tests.controlplane.security.parties import identity
 from valkyrie.controlplane.config import reader as config
 from valkyrie.controlplane.daemon import credentials
+from valkyrie.controlplane.daemon import peers as daemon_peers
 from valkyrie.controlplane.daemon.links import Links
 from valkyrie.controlplane.daemon.state import State
 from valkyrie.controlplane.sessions.keyring import Keyring
@@ -229,3 +230,32 @@ def test_a_peer_is_not_taken_for_dead_while_the_own_worker_listens_to_nobody(nod
     pass_time(beats=True)
     assert not node.row.joined
     assert node.row.end_code == lib.VK_CODE_UNREACHABLE
+
+
+def test_a_daemon_shows_that_it_goes_on_while_it_takes_many_peers_in() -> None:
+    many, beats = 2500, [0, 0, 0]
+    peers = "".join(
+        f'[[peer]]\nname = "p{each}"\naddress = "{THERE + each}"\n' for each in range(many)
+    )
+    security = '[security]\nmodes = ["plaintext"]\n'
+    settings = config.parse(f'[[interface]]\nname = "vk0"\n{peers}{security}')
+
+    def beat(what: int) -> None:
+        beats[what] += 1
+
+    known = credentials.assemble(settings, identity("alice"), beat=lambda: beat(0))
+    state = State(ffi.new("struct vk_state *"))
+    taken = daemon_peers.Peers(state, settings.peers, [], lib.VK_PORT, lambda: beat(1))
+    Links(
+        settings,
+        state,
+        SimpleNamespace(packets=[], heartbeat_ns=0),
+        SimpleNamespace(daemon_frames=0),
+        taken,
+        keyring=Keyring(ffi.new("struct vk_secrets *")),
+        credentials=known,
+        voices=[],
+        payload_max=1472,
+        beat=lambda: beat(2),
+    )
+    assert min(beats) >= many // 1000

@@ -16,7 +16,7 @@ from valkyrie.controlplane.security.modes import Mode
 from valkyrie.controlplane.sessions.link import Left, Link, Terms
 from valkyrie.controlplane.sessions.liveness import Patience
 from valkyrie.controlplane.sessions.session import Session
-from valkyrie.controlplane.sessions.table import Place, Sessions
+from valkyrie.controlplane.sessions.table import BEGIN_MAX, Place, Sessions
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.control import Error, Limits, Ping, Pong, parse_control
 from valkyrie.dataplane.wire import Code
@@ -30,9 +30,9 @@ def _turns(monkeypatch: pytest.MonkeyPatch) -> Counter[Session]:
     """How often each session was advanced."""
     turns, advance = Counter[Session](), Session.advance
 
-    def counted(session: Session, now_ns: int) -> None:
+    def counted(session: Session, now_ns: int, *, may_begin: bool) -> None:
         turns[session] += 1
-        advance(session, now_ns)
+        advance(session, now_ns, may_begin=may_begin)
 
     monkeypatch.setattr(Session, "advance", counted)
     return turns
@@ -169,3 +169,45 @@ def test_of_peers_that_move_behind_one_address_at_once_the_faster_one_has_it(
 
 def _pong(question: Ping) -> bytes:
     return Pong(question.token).pack()
+
+
+EAGER = replace(QUIET, eager=True)
+
+
+def test_many_handshakes_begin_by_turns_and_hold_up_nobodys_silence() -> None:
+    local = local_of("alice", only(Mode.PLAINTEXT), knows="bob")
+    sessions = Sessions(1, local, random.Random(1).randbytes)
+    for index in range(PEERS):
+        known = replace(peer("bob"), name=f"peer{index}")
+        sessions.add(index, place(index), known, EAGER if index else QUIET, 0)
+    sessions.restore(0, Link(1, 1, 7, Limits(), 0), 0)
+    sessions.look(0, MS, heard_ns=MS, expecting=True)
+    begun: list[int] = []
+    turns, now_ns = 0, QUIET.patience.interval_ns + MS
+    while len(begun) < PEERS - 1:
+        sessions.advance(now_ns)
+        found = [index for index, _, _ in sessions.take_messages()]
+        assert found.count(0) == (turns == 0), "the one that may be dead is asked at once"
+        found = [index for index in found if index]
+        assert 0 < len(found) <= BEGIN_MAX
+        begun += found
+        turns += 1
+        due_ns = sessions.deadline_ns()
+        assert due_ns is not None
+        assert (due_ns <= now_ns) == (len(begun) < PEERS - 1)
+    assert sorted(begun) == list(range(1, PEERS))
+
+
+def test_a_peer_that_is_removed_before_its_turn_has_none() -> None:
+    local = local_of("alice", only(Mode.PLAINTEXT), knows="bob")
+    sessions = Sessions(1, local, random.Random(1).randbytes)
+    for index in range(PEERS):
+        known = replace(peer("bob"), name=f"peer{index}")
+        sessions.add(index, place(index), known, EAGER, 0)
+    sessions.advance(1)
+    for index in range(PEERS):
+        sessions.remove(index)
+    sessions.take_messages()
+    sessions.advance(2)
+    assert not sessions.take_messages()
+    assert sessions.deadline_ns() is None
