@@ -502,7 +502,8 @@ def metadata(annotation: Any) -> Iterator[msgspec.Meta]:
 def tuned(config: Config, values: Mapping[str, int | str]) -> Config:
     """Return the configuration with live keys changed; ConfigError for any other key or value."""
     known = live_keys(config)
-    tree: dict[str, Any] = msgspec.to_builtins(config)
+    present = [peer for peer in config.peers if not peer.gone]
+    tree: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(config, peers=present))
     for key, value in values.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
@@ -518,4 +519,4 @@ def tuned(config: Config, values: Mapping[str, int | str]) -> Config:
         _check_tokens(changed)
     except WrongKeyError as error:
         raise ConfigError(f"tune: {error}") from None
-    return changed
+    return msgspec.structs.replace(changed, peers=config.peers)

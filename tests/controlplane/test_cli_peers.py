@@ -148,6 +148,7 @@ def test_the_daemon_that_follows_does_not_let_a_removed_peer_in(lab: Lab, tmp_pa
         introduce(a, "d", "10.77.0.2", "-".join(["bbbbb"] * 8))
         assert command("peer", "remove", "c", "--config", a.config).returncode == 0
         assert a.status()["sessions"][0]["state"] == "up"
+        assert a.ask(appsocket.Tune({"worker.spin_us": 0})).code == 0
         pid = a.pid("daemon")
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: another_daemon(a, pid), 10.0, "another daemon serves")
@@ -157,6 +158,7 @@ def test_the_daemon_that_follows_does_not_let_a_removed_peer_in(lab: Lab, tmp_pa
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: another_daemon(a, pid), 10.0, "another daemon serves")
         assert [row["peer"] for row in a.status()["sessions"]] == ["d"]
+        assert a.status()["worker"]["spin_us"] == 0
 
 
 def test_a_peer_that_was_removed_can_be_added_again(lab: Lab, tmp_path: Path) -> None:
@@ -190,6 +192,7 @@ def test_nodes_that_run_know_a_new_peer_at_once_and_so_do_their_next_daemons(
         introduce(a, "c", "10.77.0.1", "-".join(["aaaaa"] * 8))
         assert [row["peer"] for row in a.status()["sessions"]] == ["b", "c"]
         assert a.status()["sessions"][0]["state"] == "up"
+        assert a.ask(appsocket.Tune({"worker.spin_us": 0})).code == 0
         pid = a.pid("daemon")
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: another_daemon(a, pid), 10.0, "another daemon serves")

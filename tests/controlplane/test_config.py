@@ -173,6 +173,15 @@ def test_live_keys_are_changed_and_checked() -> None:
     assert config.live_keys(read) == keys, "the old tree stays as it was"
 
 
+def test_a_node_is_tuned_after_a_peer_was_removed() -> None:
+    fingerprint = "-".join(["aaaaa"] * 8)
+    peer = f'[[peer]]\nname = "b"\naddress = "10.0.0.2"\nfingerprint = "{fingerprint}"\n'
+    read = config.without_peer(config.parse(LEAST + peer), 0)
+    changed = config.tuned(read, {"worker.spin_us": 0})
+    assert changed.worker.spin_us == 0
+    assert changed.peers == read.peers, "rows of memory go by their order"
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
