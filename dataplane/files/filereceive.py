@@ -187,6 +187,7 @@ class _Arriving:
             take = partial(self.reception.take, packets, time.monotonic_ns())
             for answer in await self._thread.run(take):
                 await self._say(answer)
+            machine.ready(time.monotonic_ns())
             if machine.sign_due(time.monotonic_ns()) and not machine.done:
                 await self._sign()
 

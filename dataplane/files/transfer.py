@@ -151,6 +151,10 @@ class _Side:
                 "send the file again, which goes on where it ended",
             )
 
+    def ready(self, now_ns: int) -> None:
+        """Note that this side was busy until now: the other may have waited for it in silence."""
+        self._heard_ns = now_ns
+
     def said(self, now_ns: int) -> None:
         """Note that this side has just sent something."""
         self._said_ns = now_ns

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -20,8 +21,8 @@ from valkyrie.dataplane.application.refusal import StreamResetError
 from valkyrie.dataplane.application.stream import Stream
 from valkyrie.dataplane.files.filereceive import FILES_PEER_MAX, Arrival, receive_files
 from valkyrie.dataplane.files.filesend import send_file
-from valkyrie.dataplane.files.filestore import Directory
-from valkyrie.dataplane.files.transfer import CHUNK_SIZE, Packet, TransferError
+from valkyrie.dataplane.files.filestore import Directory, Part
+from valkyrie.dataplane.files.transfer import CHUNK_SIZE, Have, Packet, TransferError
 from valkyrie.dataplane.wire import Code, FileCode, Type
 
 Nodes = tuple[DoubleNode, DoubleNode]
@@ -156,6 +157,24 @@ async def test_a_sender_that_says_nothing_is_given_up(nodes: Nodes, inbox: Path)
         await say(stream, start())
         assert (await heard(stream))[0] == Type.FILE_TRANSFER_START
         assert await heard(stream) == (Type.FILE_COMPLETE, FileCode.SILENT)
+
+
+async def test_a_part_that_takes_longer_to_hash_than_silence_may_last_is_resumed(
+    nodes: Nodes, inbox: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patience_s = 1.0
+    resume = Part.resume
+
+    def slow(part: Part, stop: Callable[[], bool]) -> Have:
+        threading.Event().wait(1.5 * patience_s)
+        return resume(part, stop)
+
+    (inbox / "x.part").write_bytes(content(path)[:CHUNK_SIZE])
+    monkeypatch.setattr(Part, "resume", slow)
+    async with receiving(nodes, inbox, patience=patience_s) as receiver:
+        sent = await send_file(receiver.peer, "files", path)
+        assert sent.resumed == CHUNK_SIZE
+    assert content(inbox / "x") == content(path)
 
 
 async def test_a_sender_that_ends_early_is_told_so(nodes: Nodes, inbox: Path) -> None:
