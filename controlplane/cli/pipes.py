@@ -47,11 +47,16 @@ def send(
         Parameter(help="Bytes of a message.", validator=validators.Number(gte=1, lte=65536)),
     ] = CHUNK_SIZE,
     stamp: Annotated[bool, Parameter(negative="", help="Put the time on every message.")] = False,
-    timeout: Annotated[float | None, Parameter(help="Seconds to wait for room.")] = None,
+    timeout: Annotated[
+        float | None, Parameter(help="Seconds to wait for room, and at the end for delivery.")
+    ] = None,
     node: NodeOption = DEFAULT_NODE,
     json: JsonOption = False,
 ) -> int:
-    """Send standard input to a service of a peer: a message a line, without its newline."""
+    """Send standard input to a service of a peer: a message a line, without its newline.
+
+    It ends when all is delivered.
+    """
     import valkyrie
 
     messages, size_sent = 0, 0
@@ -66,6 +71,7 @@ def send(
             to.send(piece, stamp=stamp, timeout=timeout)
             messages += 1
             size_sent += len(piece)
+        to.flush(timeout)
         used = {"stream": to.id, "class": to.class_name}
     if json:
         print_json({"messages": messages, "bytes": size_sent, **used})

@@ -23,7 +23,6 @@ import pytest
 
 from tests.bpf.rig import ethernet, frame, ip4
 from tests.census import NODE_PREFIX
-from tests.dataplane.double import Fabric
 from tests.lab import PATIENCE, Link, wait_until
 from valkyrie.controlplane.cli.exits import Exit
 from valkyrie.dataplane import ffi, lib
@@ -281,7 +280,8 @@ def counters(node: str) -> Iterator[Any]:
     finally:
         ffi.release(buffer)
         mapped.close()
-        posix_ipc.unlink_shared_memory(name)
+        with contextlib.suppress(posix_ipc.ExistentialError):
+            posix_ipc.unlink_shared_memory(name)
 
 
 @pytest.fixture
@@ -488,90 +488,7 @@ def test_explain_uses_the_limits_of_the_node(
     assert not [key for key in before if key[0] == Class.DATA], "the node's counters do not move"
 
 
-# ---- Shells ----
-
-
-@pytest.fixture
-def fabric(tmp_path: Path) -> Iterator[Fabric]:
-    made = Fabric(tmp_path)
-    yield made
-    made.close()
-
-
-@contextlib.contextmanager
-def receiving(fabric: Fabric, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run ``valkyrie recv svc`` at the right node, and wait until it listens."""
-    node = fabric.nodes[1]
-    process = subprocess.Popen(
-        [*VALKYRIE, "recv", "svc", "--node", node.path, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        wait_until(
-            lambda: appsocket.Listen("svc") in node.requests or process.poll() is not None, 20
-        )
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def test_lines_cross_from_shell_to_shell(fabric: Fabric) -> None:
-    with receiving(fabric, "--once") as receiver:
-        sender = valkyrie(
-            "send", "right", "svc", "--node", fabric.nodes[0].path, "--json", text="one\n\nthree"
-        )
-        printed, complaint = receiver.communicate(timeout=10 * PATIENCE)
-    assert sender.returncode == Exit.OK, sender.stderr
-    assert json.loads(sender.stdout)["messages"] == 3
-    assert (printed, complaint) == (b"one\n\nthree\n", b"")
-    assert receiver.returncode == Exit.OK
-
-
-def test_a_file_crosses_as_it_is(fabric: Fabric, tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(os.urandom(20_000))
-    with receiving(fabric, "--once", "--raw") as receiver:
-        sender = valkyrie(
-            *("send", "right", "svc", "--node", fabric.nodes[0].path),
-            *("--class", "data", "--file", path, "--size", "4096"),
-        )
-        printed, _ = receiver.communicate(timeout=10 * PATIENCE)
-    assert sender.returncode == Exit.OK, sender.stderr
-    assert printed == path.read_bytes()
-
-
-def test_messages_are_told_as_json(fabric: Fabric) -> None:
-    with receiving(fabric, "--count", "2", "--json") as receiver:
-        valkyrie(
-            *("send", "right", "svc", "--node", fabric.nodes[0].path),
-            *("--stream", "150", "--stamp"),
-            text="a\nb\nc\n",
-        )
-        printed, _ = receiver.communicate(timeout=10 * PATIENCE)
-    first, second = map(json.loads, printed.splitlines())
-    assert (first["payload"], second["payload"]) == ("a", "b")
-    assert (first["stream"], first["class"], first["sequence"]) == (150, "job", 0)
-    assert first["time_ns"] > 0
-    assert receiver.returncode == Exit.OK
-
-
-def test_a_service_that_is_not_there_is_code_1(fabric: Fabric) -> None:
-    result = valkyrie("send", "right", "nobody", "--node", fabric.nodes[0].path, text="x")
-    refused(result, Exit.FAILED, "no_service")
-
-
-def test_a_peer_that_is_not_there_is_code_1(fabric: Fabric) -> None:
-    result = valkyrie("send", "middle", "svc", "--node", fabric.nodes[0].path, text="x")
-    refused(result, Exit.FAILED, "no_peer")
-
-
-def test_nothing_arriving_is_code_1(fabric: Fabric) -> None:
-    with receiving(fabric, "--timeout", "0.1") as receiver:
-        _, complaint = receiver.communicate(timeout=10 * PATIENCE)
-    assert receiver.returncode == Exit.FAILED
-    assert b"nothing arrived within 0.1 s" in complaint
+# ---- The lab ----
 
 
 def test_lab_runs_a_drawn_scenario_the_same_way_twice() -> None:

@@ -1,0 +1,132 @@
+"""Commands for shells: lines and files between processes, over nodes that are doubles."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import valkyrie as dataplane
+from tests.dataplane.double import Fabric
+from tests.lab import PATIENCE, wait_until
+from valkyrie.controlplane.cli.exits import Exit
+from valkyrie.dataplane import lib
+from valkyrie.dataplane.application import appsocket
+
+from .test_cli import VALKYRIE, refused, valkyrie
+
+
+@pytest.fixture
+def fabric(tmp_path: Path) -> Iterator[Fabric]:
+    made = Fabric(tmp_path)
+    yield made
+    made.close()
+
+
+@contextlib.contextmanager
+def receiving(
+    fabric: Fabric, *arguments: str, stdout: Any = subprocess.PIPE
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run ``valkyrie recv svc`` at the right node, and wait until it listens."""
+    node = fabric.nodes[1]
+    process = subprocess.Popen(
+        [*VALKYRIE, "recv", "svc", "--node", node.path, *arguments],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        wait_until(
+            lambda: appsocket.Listen("svc") in node.requests or process.poll() is not None, 20
+        )
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_lines_cross_from_shell_to_shell(fabric: Fabric) -> None:
+    with receiving(fabric, "--once") as receiver:
+        sender = valkyrie(
+            "send", "right", "svc", "--node", fabric.nodes[0].path, "--json", text="one\n\nthree"
+        )
+        printed, complaint = receiver.communicate(timeout=10 * PATIENCE)
+    assert sender.returncode == Exit.OK, sender.stderr
+    assert json.loads(sender.stdout)["messages"] == 3
+    assert (printed, complaint) == (b"one\n\nthree\n", b"")
+    assert receiver.returncode == Exit.OK
+
+
+def test_what_is_sent_to_a_slow_reader_arrives_before_the_sender_ends(fabric: Fabric) -> None:
+    count = 100
+    left, right = fabric.nodes
+    with dataplane.attach_sync(right.path) as reader, reader.listen("svc") as service:
+        sender = subprocess.Popen(
+            [*VALKYRIE, "send", "right", "svc", "--node", left.path], stdin=subprocess.PIPE
+        )
+
+        def waits() -> bool:
+            held = [kind for end in list(left.flows.values()) for kind, *_ in list(end.held)]
+            return lib.VK_RECORD_FLUSH in held
+
+        try:
+            assert sender.stdin is not None
+            with sender.stdin as lines:
+                lines.write(count * (b"x" * 2000 + b"\n"))
+            stream = service.accept(timeout=20)
+            wait_until(lambda: waits() or sender.poll() is not None, 20)
+            assert [len(message.payload) for message in stream] == [2000] * count
+            assert sender.wait(10 * PATIENCE) == Exit.OK
+        finally:
+            sender.kill()
+            sender.wait()
+
+
+def test_a_file_crosses_as_it_is(fabric: Fabric, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(20_000))
+    with receiving(fabric, "--once", "--raw") as receiver:
+        sender = valkyrie(
+            *("send", "right", "svc", "--node", fabric.nodes[0].path),
+            *("--class", "data", "--file", path, "--size", "4096"),
+        )
+        printed, _ = receiver.communicate(timeout=10 * PATIENCE)
+    assert sender.returncode == Exit.OK, sender.stderr
+    assert printed == path.read_bytes()
+
+
+def test_messages_are_told_as_json(fabric: Fabric) -> None:
+    with receiving(fabric, "--count", "2", "--json") as receiver:
+        valkyrie(
+            *("send", "right", "svc", "--node", fabric.nodes[0].path),
+            *("--stream", "150", "--stamp"),
+            text="a\nb\nc\n",
+        )
+        printed, _ = receiver.communicate(timeout=10 * PATIENCE)
+    first, second = map(json.loads, printed.splitlines())
+    assert (first["payload"], second["payload"]) == ("a", "b")
+    assert (first["stream"], first["class"], first["sequence"]) == (150, "job", 0)
+    assert first["time_ns"] > 0
+    assert receiver.returncode == Exit.OK
+
+
+def test_a_service_that_is_not_there_is_code_1(fabric: Fabric) -> None:
+    result = valkyrie("send", "right", "nobody", "--node", fabric.nodes[0].path, text="x")
+    refused(result, Exit.FAILED, "no_service")
+
+
+def test_a_peer_that_is_not_there_is_code_1(fabric: Fabric) -> None:
+    result = valkyrie("send", "middle", "svc", "--node", fabric.nodes[0].path, text="x")
+    refused(result, Exit.FAILED, "no_peer")
+
+
+def test_nothing_arriving_is_code_1(fabric: Fabric) -> None:
+    with receiving(fabric, "--timeout", "0.1") as receiver:
+        _, complaint = receiver.communicate(timeout=10 * PATIENCE)
+    assert receiver.returncode == Exit.FAILED
+    assert b"nothing arrived within 0.1 s" in complaint
