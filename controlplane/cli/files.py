@@ -7,6 +7,7 @@ import contextlib
 import re
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -67,6 +68,12 @@ def size_of(text: str) -> int:
     return int(found[1]) * _UNITS[found[2]]
 
 
+def twice(names: Sequence[str]) -> str | None:
+    """Return a name that is there more than once, if there is one."""
+    name, count = Counter(names).most_common(1)[0]
+    return name if count > 1 else None
+
+
 def cp(
     *items: Annotated[str, Parameter(help="FILE..., then PEER:SERVICE or PEER:SERVICE/NAME.")],
     cls: Annotated[str, Parameter(name="--class", help="Class of the streams.")] = "data",
@@ -90,9 +97,8 @@ def cp(
     if to.name and len(paths) > 1:
         raise ConfigError(f"{len(paths)} files cannot all be {to.name!r}: leave the name out")
     names = [to.name or path.name for path in paths]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"{name!r} is there more than once: send one after the other")
+    if (name := twice(names)) is not None:
+        raise ConfigError(f"{name!r} is there more than once: send one after the other")
     with _bar(paths, shown=not json) as moved:
         job = _Copying(to, cls, retry, timeout, moved, json=json)
         with quiet_pipe():

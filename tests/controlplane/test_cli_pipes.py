@@ -15,6 +15,7 @@ import pytest
 import valkyrie as dataplane
 from tests.dataplane.double import Fabric
 from tests.lab import PATIENCE, wait_until
+from valkyrie.controlplane.cli import files
 from valkyrie.controlplane.cli.exits import Exit
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.application import appsocket
@@ -85,6 +86,27 @@ def test_what_is_sent_to_a_slow_reader_arrives_before_the_sender_ends(fabric: Fa
         finally:
             sender.kill()
             sender.wait()
+
+
+class Name(str):
+    """Counts how often it is compared."""
+
+    __slots__ = ()
+
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        Name.compared += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+def test_names_that_are_there_twice_are_found_in_one_pass() -> None:
+    names = [Name(number) for number in range(1000)]
+    assert files.twice(names) is None
+    assert files.twice([*names, Name("7")]) == "7"
+    assert Name.compared < 10_000
 
 
 def test_a_file_crosses_as_it_is(fabric: Fabric, tmp_path: Path) -> None:
