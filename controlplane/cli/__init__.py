@@ -87,7 +87,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
     from valkyrie.dataplane.errors import ValkyrieError
 
-    from .client import quiet_pipe
+    from .client import drop_output, quiet_pipe
     from .exits import Exit, exit_code, message
 
     app = build()
@@ -103,6 +103,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (ValkyrieError, OSError, KeyboardInterrupt) as error:
         if not isinstance(error, KeyboardInterrupt):
             print(f"valkyrie: {message(error)}", file=sys.stderr)
+        drop_output()
         return exit_code(error)
     return int(result) if isinstance(result, int) else Exit.OK
 

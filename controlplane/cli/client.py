@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from valkyrie.dataplane.errors import ValkyrieError
+
 from .exits import NotRunningError
 
 if TYPE_CHECKING:
@@ -149,7 +151,31 @@ def plain(value: Any) -> str:
 def quiet_pipe() -> Any:
     """End quietly when the reader of standard output goes away."""
     try:
-        yield
-        sys.stdout.flush()
+        with one_error():
+            yield
+            sys.stdout.flush()
     except BrokenPipeError:
+        drop_output()
+
+
+@contextlib.contextmanager
+def one_error() -> Any:
+    """Raise the first error of a group of tasks as it is, if all of them are to be expected."""
+    try:
+        yield
+    except ExceptionGroup as group:
+        expected, others = group.split((ValkyrieError, OSError))
+        if others is not None or expected is None:
+            raise
+        error: Exception = expected
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None
+
+
+def drop_output() -> None:
+    """Let go of what standard output does not take, or Python complains of it when it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -271,10 +271,7 @@ def receive_files(
     rules = Rules(size_max=size_of(max_size), replace=replace, sync=sync)
     with quiet_pipe(), Directory(directory, rules) as opened:
         receiving = _Receiving(count, json=json)
-        try:
-            asyncio.run(receiving.run(node, service, opened, timeout))
-        except* ValkyrieError as group:
-            raise group.exceptions[0] from None
+        asyncio.run(receiving.run(node, service, opened, timeout))
     return Exit.OK
 
 
@@ -304,7 +301,7 @@ class _Receiving:
             try:
                 await self._task
             except asyncio.CancelledError:
-                if self._left != 0:
+                if self._left is None or self._left > 0:
                     raise
 
     def _arrived(self, arrival: Arrival) -> None:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from valkyrie.dataplane.errors import ConfigError
 
@@ -31,7 +31,9 @@ def lab(
     draw: Annotated[
         str, Parameter(help="Draw the scenario by a seed: 47; or many of them: 0:10000.")
     ] = "",
-    threads: Annotated[int, Parameter(help="For many scenarios.")] = 2,
+    threads: Annotated[
+        int, Parameter(help="For many scenarios.", validator=validators.Number(gte=1))
+    ] = 2,
     json: JsonOption = False,
 ) -> int:
     """Run whole nodes under virtual time, over links that lose, delay, reorder and break.

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 from cyclopts import Parameter, validators
 
 from valkyrie.dataplane.application.refusal import RefusedError
-from valkyrie.dataplane.errors import ValkyrieError
 
 from .client import DEFAULT_NODE, JsonOption, NodeOption, print_json, quiet_pipe
 from .exits import Exit, reaching_node
@@ -110,10 +109,7 @@ def recv(
     """
     receiver = _Receiver(count, once=once, raw=raw, json=json)
     with quiet_pipe():
-        try:
-            asyncio.run(receiver.run(node, service, timeout))
-        except* ValkyrieError as group:
-            raise group.exceptions[0] from None
+        asyncio.run(receiver.run(node, service, timeout))
     if receiver.trouble:
         print(f"valkyrie: {receiver.trouble}", file=sys.stderr)
         return Exit.FAILED
@@ -172,6 +168,8 @@ class _Receiver:
         try:
             async with stream:
                 async for message in stream:
+                    if self._done.is_set():  # by another stream, meanwhile
+                        return
                     self._write(stream, message)
                     if self._done.is_set():
                         return

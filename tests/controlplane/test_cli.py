@@ -158,6 +158,7 @@ WRONG = {
     8: (["tune", "worker.spin_us"], "no KEY=VALUE"),
     9: (["up", "--config", "/nonexistent.toml"], "No such file"),
     10: (["doctor", "--config", "/nonexistent.toml"], "No such file"),
+    11: (["lab", "--draw", "0:9", "--threads", "0"], "threads"),
 }
 
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
 import valkyrie as dataplane
 from tests.dataplane.double import Fabric
 from tests.lab import PATIENCE, wait_until
-from valkyrie.controlplane.cli import files
+from valkyrie.controlplane.cli import files, pipes
 from valkyrie.controlplane.cli.exits import Exit
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.application import appsocket
+from valkyrie.dataplane.application.message import Message
+from valkyrie.dataplane.files.filereceive import Arrival
 
 from .test_cli import VALKYRIE, refused, valkyrie
 
@@ -86,6 +89,64 @@ def test_what_is_sent_to_a_slow_reader_arrives_before_the_sender_ends(fabric: Fa
         finally:
             sender.kill()
             sender.wait()
+
+
+def test_recv_ends_quietly_when_its_reader_goes_away(fabric: Fabric) -> None:
+    with receiving(fabric) as receiver:
+        assert receiver.stdout is not None
+        receiver.stdout.close()
+        receiver.stdout = None
+        valkyrie("send", "right", "svc", "--node", fabric.nodes[0].path, text="x\n")
+        _, complaint = receiver.communicate(timeout=10 * PATIENCE)
+    assert (complaint, receiver.returncode) == (b"", Exit.OK)
+
+
+def test_recv_on_a_full_disk_says_so_in_one_line(fabric: Fabric) -> None:
+    with Path("/dev/full").open("wb") as full, receiving(fabric, stdout=full) as receiver:
+        valkyrie("send", "right", "svc", "--node", fabric.nodes[0].path, text="x\n")
+        _, complaint = receiver.communicate(timeout=10 * PATIENCE)
+    assert (complaint, receiver.returncode) == (
+        b"valkyrie: No space left on device\n",
+        Exit.FAILED,
+    )
+
+
+class Two:
+    """Two messages of a stream that are there at once."""
+
+    id = 100
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def __aiter__(self) -> AsyncIterator[Message]:
+        for sequence in range(2):
+            yield Message(b"x", 100, sequence, 0, 0, 0, 0, 0)
+
+
+async def test_recv_writes_no_more_than_it_was_asked_for(
+    capsysbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    receiver = pipes._Receiver(1, once=False, raw=False, json=False)
+    stream: Any = Two()
+    await receiver._drain(stream)
+    await receiver._drain(stream)
+    assert capsysbinary.readouterr().out == b"x\n"
+
+
+async def test_receive_files_ends_well_though_one_file_more_came(
+    fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def receive(*_: object, arrived: Callable[[Arrival], None], **__: object) -> None:
+        for name in "ab":
+            arrived(Arrival(0, name, 0, 0, 0.0, None))
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(dataplane, "receive_files", receive)
+    await files._Receiving(1, json=False).run(fabric.nodes[0].path, "files", None, 60.0)
 
 
 class Name(str):
