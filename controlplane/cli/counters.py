@@ -104,6 +104,10 @@ def _views(page: Page, node: str, interval_s: float, *, once: bool) -> Iterator[
         time.sleep(interval_s)
         fills = _fills(node)  # first: who is asked for them brings the kernel's counters up to date
         now = page.read()
+        if not now.up and (successor := page.successor()) is not None:
+            page.close()
+            page = successor
+            before = now = page.read()
         yield view(before, now, fills if now.up else {})
         if once:
             return

@@ -13,6 +13,7 @@ from valkyrie.dataplane import lib
 from valkyrie.dataplane.wire import Class, Verdict
 from valkyrie.shm import ffi
 from valkyrie.shm.counters import XSK_COUNTS, CountersPage, text_of
+from valkyrie.shm.errors import CountersError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,6 +140,17 @@ class Page(CountersPage):
     def __init__(self, node: str) -> None:
         """Map it; CountersError ENOENT, EACCES, or EPROTO if another version wrote it."""
         super().__init__(Path(node).stem if "/" in node else node)
+
+    def successor(self) -> Page | None:
+        """Return the page of the node that has started since, if one has."""
+        try:
+            page = Page(self.node)
+        except CountersError:
+            return None
+        if page.struct.started_ns == self.struct.started_ns:
+            page.close()
+            return None
+        return page
 
     def read(self) -> Readout:
         """Read everything; every counter is true, though not all of the same instant."""

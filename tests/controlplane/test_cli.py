@@ -392,6 +392,29 @@ def test_top_tells_rates_as_json(page: Any) -> None:
     assert 500 < max(rates) < 20_000
 
 
+def test_top_goes_on_with_the_node_that_starts_anew() -> None:
+    with counters(NODE) as old:
+        old.daemon_heartbeat_ns, old.daemon_pid = 1, 0
+        process = subprocess.Popen(
+            [*VALKYRIE, "top", "--node", NODE, "--json", "--interval", "0.25"],
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        with process.stdout as lines:
+            assert not json.loads(lines.readline())["up"]
+            posix_ipc.unlink_shared_memory(f"/valkyrie.{NODE}")
+            with counters(NODE) as new:
+                new.started_ns, new.daemon_pid = 1, os.getpid()
+
+                def up() -> bool:
+                    new.daemon_heartbeat_ns = time.monotonic_ns()
+                    return bool(json.loads(lines.readline())["up"])
+
+                wait_until(up, 20)
+            process.send_signal(signal.SIGINT)
+        assert process.wait(10 * PATIENCE) == Exit.OK
+
+
 # ---- The doctor ----
 
 
