@@ -129,7 +129,9 @@ class Daemon:
     async def _serve(self) -> None:
         self.set_parameters()
         loop = asyncio.get_running_loop()
-        Intake(self.inherited.frames, self.links.receive, self.figures.control_frames).start()
+        intake = Intake(self.inherited.frames, self.links.receive, self.figures.control_frames)
+        self.links.ask = intake.ask
+        intake.start()
         self.counters.daemon_pid = os.getpid()
         self._beat()
         self.audit.note("daemon.start", restarts=self.inherited.restarts, pid=os.getpid())

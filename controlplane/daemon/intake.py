@@ -1,11 +1,14 @@
-"""Takes what the worker has for the daemon: at once, and in heaps when strangers crowd it."""
+"""Takes what the worker has for the daemon: at once, and in heaps when strangers crowd it. And has
+the worker ask its peers.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
-from valkyrie.dataplane import ffi
+from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.wire import FrameError, Type, parse_frame
 
 if TYPE_CHECKING:
@@ -56,6 +59,12 @@ class Intake:
     def start(self) -> None:
         """Take what comes from now on."""
         asyncio.get_running_loop().add_reader(self._frames, self._turn)
+
+    def ask(self, index: int) -> None:
+        """Have the worker ask a peer in its session whether it lives."""
+        head = ffi.new("struct vk_control_frame *", {"kind": lib.VK_CONTROL_ASK, "peer": index})
+        with contextlib.suppress(OSError):  # full: it stands still, and the daemon asks again
+            self._frames.send(bytes(ffi.buffer(head)))
 
     def _turn(self) -> None:
         self._take()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from valkyrie.controlplane.rest import beating, unseen
 from valkyrie.controlplane.security.handshake import Timing
 from valkyrie.controlplane.security.modes import Cipher
-from valkyrie.controlplane.sessions.link import Asked, Joined, Left, Refused, Terms
+from valkyrie.controlplane.sessions.link import Asked, Joined, Left, Quiet, Refused, Terms
 from valkyrie.controlplane.sessions.liveness import Patience
 from valkyrie.controlplane.sessions.rounds import Rounds
 from valkyrie.controlplane.sessions.session import Session, State
@@ -103,11 +103,14 @@ class Links:
             incarnation, credentials.local, os.urandom, timing, rows.seats(os.urandom)
         )
         keepalive_ns = config.session.keepalive_ms * NS_PER_MS
+        self.sessions.heard_ns = lambda index: int(work.packets[index].heard_ns)
         self._rounds = Rounds(_TICK_NS, max(_TICK_NS, min(_TICK_FEW_NS, keepalive_ns)))
         self._known = 0
         self.add(config, credentials.peers, beat)
         self.observe: Callable[[int, Event | Moved], None] = lambda _index, _event: None
         """Hears what happens to sessions."""
+        self.ask: Callable[[int], None] = lambda _index: None
+        """Has the worker ask a peer in its session."""
         self.refused_from: Callable[[Place], None] = lambda _place: None
         """Hears where messages are from that no session took; anybody can say so."""
         self.denied: Callable[[int], None] = lambda _session: None
@@ -318,6 +321,9 @@ class Links:
 
     def _settle(self) -> None:
         for index, event in self.sessions.take_events():
+            if isinstance(event, Quiet):
+                self.ask(index)
+                continue
             self.observe(index, event)
             self._trouble(index, event)
             if isinstance(event, Refused):

@@ -141,4 +141,10 @@ class Refused:
     reason: str
 
 
-Event = Joined | Left | Refused | Asked
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """Event: the peer is silent. The worker is to ask it within the session: what it acknowledges
+    there is a sign of life."""
+
+
+Event = Joined | Left | Refused | Asked | Quiet

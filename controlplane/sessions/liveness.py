@@ -54,6 +54,8 @@ class Verdict(Enum):
 
     NOTHING = "nothing"
     ASK = "ask"
+    LAST = "last"
+    """Ask once more: without an answer it is dead."""
     DEAD = "dead"
 
 
@@ -97,7 +99,7 @@ class Liveness:
         return int(self.patience.interval_ns * (1 - WAN_JITTER + 2 * WAN_JITTER * self._jitter))
 
     def look(self, now_ns: int, jitter: float = 0.5) -> Verdict:
-        """Return what is due; ASK counts as asked."""
+        """Return what is due; ASK and LAST count as asked."""
         if not self._expecting:
             return Verdict.NOTHING
         if not self._asked:
@@ -114,7 +116,7 @@ class Liveness:
         if self.patience.wan:
             again_ns = max(min(again_ns, _WAN_AGAIN_NS), _WAN_AGAIN_MIN_NS)
         self._due_ns = now_ns + again_ns
-        return Verdict.ASK
+        return Verdict.LAST if self._asked == self.patience.tries else Verdict.ASK
 
     def deadline_ns(self) -> int | None:
         """Return when to look again; None: not of its own accord."""

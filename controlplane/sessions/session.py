@@ -52,7 +52,7 @@ from valkyrie.dataplane.wire import Code
 
 from .handing import Handing
 from .inputs import Renew, Silent, Unproven, Want
-from .link import Asked, Attempt, Event, Joined, Left, Link, Terms
+from .link import Asked, Attempt, Event, Joined, Left, Link, Quiet, Terms
 from .liveness import Liveness, Questions, Verdict
 from .lives import Lives, said, spoken
 from .protection import PLAIN, Protection, turned_away
@@ -234,11 +234,7 @@ class Session:
         if link.protection.ends_ns is not None and now_ns >= link.protection.ends_ns:
             self._lose(Code.CREDENTIAL, now_ns)
         elif link.protection.able:
-            verdict = self.liveness.look(now_ns, self._entropy(1)[0] / 255)
-            if verdict is Verdict.ASK:
-                self._ask(link, now_ns)
-            elif verdict is Verdict.DEAD:
-                self._apply(Silent(), now_ns)
+            self._heed(self.liveness.look(now_ns, self._entropy(1)[0] / 255), link, now_ns)
             ping = self.handing.ask(link.local, now_ns, self._entropy) if self.link else None
             if ping is not None:
                 self._send(link.protection.prove(ping))
@@ -536,8 +532,13 @@ class Session:
         self._again_ns = now_ns + self._again_wait_ns
         self._events.append(Left(code, why=why))
 
-    def _ask(self, link: Link, now_ns: int) -> None:
-        self._send(link.protection.prove(self._questions.ask(self._entropy, now_ns)))
+    def _heed(self, verdict: Verdict, link: Link, now_ns: int) -> None:
+        if verdict is Verdict.DEAD:
+            self._apply(Silent(), now_ns)
+        elif verdict is not Verdict.NOTHING:
+            self._events.append(Quiet())
+        if verdict is Verdict.LAST:  # it may be that only the session's frames do not arrive
+            self._send(link.protection.prove(self._questions.ask(self._entropy, now_ns)))
 
     def _told(self, message: Control, now_ns: int) -> None:
         """An answer to a question of ours: a sign of life."""

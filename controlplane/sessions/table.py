@@ -37,7 +37,7 @@ from .seats import Ids, Seats
 from .session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from ipaddress import IPv4Address, IPv6Address
 
     from valkyrie.controlplane.security.handshake import Timing
@@ -155,6 +155,8 @@ class Sessions:
         """Who said last which tokens peers get, and what."""
         self._messages: list[tuple[int, Place, bytes]] = []
         self._events: list[tuple[int, Event | Moved]] = []
+        self.heard_ns: Callable[[int], int] = lambda _index: 0
+        """Says when a frame of a peer's session last came."""
         self.issuer: Issuer | None = None
         """Says which tokens and cookies the peers get; None: nobody gets any."""
 
@@ -391,12 +393,16 @@ class Sessions:
         session = self._rows[index].session
         if session.link is None:
             return
-        if heard_ns > session.link.since_ns:
-            session.hear(heard_ns)
+        self._hear(session, heard_ns)
         if expecting is not session.liveness.expecting:
             self[index].expect(now_ns, expecting=expecting)
         if deaf and session.liveness.expecting:
             self[index].liveness.wait(now_ns)
+
+    @staticmethod
+    def _hear(session: Session, heard_ns: int) -> None:
+        if session.link is not None and heard_ns > session.link.since_ns:
+            session.hear(heard_ns)
 
     def advance(self, now_ns: int) -> None:
         """Do what is due, but begin no more than some handshakes: the next call does."""
@@ -414,6 +420,7 @@ class Sessions:
                 left -= may_begin
                 if not may_begin:
                     self._waiting[index] = None
+            self._hear(session, self.heard_ns(index))
             session.advance(now_ns, may_begin=may_begin)
             self._collect(index)
             self._schedule(index)

@@ -6,9 +6,9 @@
 
 #include <string.h>
 
-static void ping(struct vk_run *run, struct vk_session *session)
+static void send_ping(struct vk_run *run, const struct vk_session *session, uint32_t space)
 {
-	uint32_t stream = session->ack_stream[session->probe_space];
+	uint32_t stream = session->ack_stream[space];
 	struct vk_part part = {
 		.frame = { .type = VK_PING, .stream = stream },
 		.peer = session->peer,
@@ -16,11 +16,21 @@ static void ping(struct vk_run *run, struct vk_session *session)
 		.forced = 1,
 	};
 
-	session->probes--;
 	part.frame.priority = vk_priority_lowest(part.class);
 	if (vk_datagram_add(run, &part, 1))
 		vk_count_row(run, part.class)[VK_TX_CONTROL]++;
 	vk_datagram_close(run);
+}
+
+void vk_probe_ask(struct vk_run *run, const struct vk_session *session)
+{
+	send_ping(run, session, VK_SPACE_E);
+}
+
+static void ping(struct vk_run *run, struct vk_session *session)
+{
+	session->probes--;
+	send_ping(run, session, session->probe_space);
 }
 
 /* A PING as small as it is, and first: a path may carry nothing large now, or one packet. */

@@ -13,4 +13,7 @@
  * PING where nothing is missing, or the loss of the second would ask for two more without end; and
  * where something is, a PING does not go ahead of it every time. */
 void vk_probe_send(struct vk_run *run, struct vk_session *session);
+
+/* vk_probe_ask sends a PING that is acknowledged as soon as may be. Lost, it is sent again. */
+void vk_probe_ask(struct vk_run *run, const struct vk_session *session);
 #endif

@@ -2,6 +2,7 @@
 #include "vk_rekey.h"
 
 #include "vk_fit.h"
+#include "vk_probe.h"
 #include "vk_sealing.h"
 
 #include <stdlib.h>
@@ -72,22 +73,6 @@ static void change(struct vk_run *run, struct vk_session *session)
 	vk_fit_bound(run, session);
 }
 
-/* The peer learns from it that we have the new keys; lost, it is sent again. */
-static void say_so(struct vk_run *run, const struct vk_session *session)
-{
-	struct vk_part ping = {
-		.frame = { .type = VK_PING, .stream = session->ack_stream[VK_SPACE_E] },
-		.peer = session->peer,
-		.class = vk_stream_class(session->ack_stream[VK_SPACE_E]),
-		.forced = 1,
-	};
-
-	ping.frame.priority = vk_priority_lowest(ping.class);
-	if (vk_datagram_add(run, &ping, 1))
-		vk_count_row(run, ping.class)[VK_TX_CONTROL]++;
-	vk_datagram_close(run);
-}
-
 /* Takes the keys that a row has beside those in use; 0 = they are not there. */
 static int follow(struct vk_run *run, struct vk_session *session, const struct vk_peer *used)
 {
@@ -148,7 +133,7 @@ int vk_rekey_row(struct vk_run *run, uint32_t peer, const struct vk_peer *was)
 		return 0;
 	if (row->known) {
 		change(run, session);
-		say_so(run, session);
+		vk_probe_ask(run, session); /* from which it learns that we have them */
 	}
 	return 1;
 }

@@ -6,6 +6,7 @@
 #include "vk_intake.h"
 #include "vk_pages.h"
 #include "vk_peers.h"
+#include "vk_probe.h"
 #include "vk_reassembly.h"
 #include "vk_rekey.h"
 #include "vk_send.h"
@@ -235,25 +236,12 @@ int vk_engine_detach(struct vk_run *run, uint32_t number, uint32_t generation)
 	return 0;
 }
 
-int vk_engine_control(struct vk_run *run, const struct vk_control_frame *to, const uint8_t *frame,
-		      uint32_t size)
+void vk_engine_ask(struct vk_run *run, uint32_t peer)
 {
-	int peer = vk_peers_find(run, to->family, to->address);
-	struct vk_path *path;
-	uint8_t *data;
+	struct vk_session *session = peer < run->peer_count ? vk_session_of(run, peer) : NULL;
 
-	if (peer < 0)
-		return -ENOENT;
-	if (size > run->peers[peer].payload_max)
-		return -EMSGSIZE;
-	path = run->tx[run->peers[peer].port_index];
-	data = path->ops->tx_reserve(path, &run->peers[peer], VK_CLASS_CONTROL);
-	if (!data)
-		return -EAGAIN;
-	memcpy(data, frame, size);
-	path->ops->tx_commit(path, size, 0);
-	vk_count_row(run, VK_CLASS_CONTROL)[VK_TX_CONTROL]++;
-	return 0;
+	if (session)
+		vk_probe_ask(run, session);
 }
 
 uint32_t vk_engine_leave(struct vk_run *run, uint64_t now_ns)

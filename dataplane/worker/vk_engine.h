@@ -35,10 +35,9 @@ uint64_t vk_engine_deadline(const struct vk_run *run, uint32_t kept);
  * when the slot is another's. */
 int vk_engine_detach(struct vk_run *run, uint32_t slot, uint32_t generation);
 
-/* vk_engine_control sends a handshake frame to a peer as it is. Returns 0, -ENOENT for an address
- * that is no peer's, -EMSGSIZE, or -EAGAIN while the path is full. */
-int vk_engine_control(struct vk_run *run, const struct vk_control_frame *to, const uint8_t *frame,
-		      uint32_t size);
+/* vk_engine_ask asks a peer in its session whether it lives, if it has one: what it answers is
+ * heard like any frame of it. */
+void vk_engine_ask(struct vk_run *run, uint32_t peer);
 
 /* vk_engine_leave leaves nothing behind: what paths took from the kernel reaches the applications,
  * what is owed to peers reaches the kernel. Applications' records stay in their rings. Returns how

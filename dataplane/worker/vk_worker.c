@@ -96,21 +96,14 @@ static int obey(struct vk_run *run)
 	return error == -EAGAIN ? 0 : error;
 }
 
-/* Handshake frames from Python go out as they are. */
+/* Asks whom the daemon wants asked. */
 static void from_python(struct vk_run *run)
 {
-	struct {
-		struct vk_control_frame head;
-		uint8_t frame[VK_CHUNK_SIZE];
-	} packet;
-	ssize_t size;
+	struct vk_control_frame wish;
 
-	while ((size = recv(run->boot->python_fd, &packet, sizeof packet, MSG_DONTWAIT)) >
-	       (ssize_t)sizeof packet.head) {
-		uint32_t bytes = (uint32_t)size - (uint32_t)sizeof packet.head;
-
-		if (vk_engine_control(run, &packet.head, packet.frame, bytes) == -EAGAIN)
-			return;
+	while (recv(run->boot->python_fd, &wish, sizeof wish, MSG_DONTWAIT) == sizeof wish) {
+		if (wish.kind == VK_CONTROL_ASK)
+			vk_engine_ask(run, wish.peer);
 	}
 }
 

@@ -29,7 +29,7 @@ struct vk_boot {
 	struct vk_counters *counters;
 	struct vk_secrets *secrets;
 	int control_fd; /* SEQPACKET socket to the broker: struct vk_order with descriptors */
-	int python_fd; /* SEQPACKET socket to the daemon: handshake (control class) frames */
+	int python_fd; /* SEQPACKET socket to the daemon: struct vk_control_frame */
 	int32_t cpu; /* pin to this CPU; -1 = do not */
 	uint32_t recover; /* 1: an earlier worker died */
 	uint32_t confine; /* enum vk_confine */
@@ -52,17 +52,18 @@ struct vk_order {
 };
 
 enum vk_control_kind {
-	VK_CONTROL_FRAME = 0, /* a control-class frame follows, as it came or is to go */
+	VK_CONTROL_FRAME = 0, /* to the daemon: a control-class frame follows, as it came */
 	VK_CONTROL_ELSEWHERE = 1, /* to the daemon: a peer's session is used from this address */
 	VK_CONTROL_WANTED = 2, /* to the daemon: there is something to send to a peer */
 	VK_CONTROL_SPENT = 3, /* to the daemon: the keys of a peer's session are used up */
+	VK_CONTROL_ASK = 4, /* to the worker: ask a peer in its session whether it lives */
 };
 
 /* A message on python_fd, both directions. */
 struct vk_control_frame {
 	uint32_t kind; /* enum vk_control_kind */
 	uint32_t peer; /* that it is about; not of frames */
-	uint32_t port; /* index of the port it came from or goes to */
+	uint32_t port; /* index of the port it came from */
 	uint32_t family;
 	uint8_t address[16];
 	uint32_t udp_port;

@@ -1,7 +1,7 @@
 """Two nodes' sessions, joined by a simulated wire: virtual time, no I/O.
 
 Each side also plays its worker: frames carry the session's id, and those of a session that is not
-known are answered by an ERROR, as the worker answers them.
+known are answered by an ERROR, as the worker answers them. What asks for it is acknowledged.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.controlplane.security.parties import SECRET, identity, only, peer, tr
 from valkyrie.controlplane.security.local import Local
 from valkyrie.controlplane.security.modes import Mode, Policy
 from valkyrie.controlplane.security.trust import Peer
-from valkyrie.controlplane.sessions.link import Asked, Joined, Left, Refused, Terms
+from valkyrie.controlplane.sessions.link import Asked, Joined, Left, Quiet, Refused, Terms
 from valkyrie.controlplane.sessions.liveness import Patience
 from valkyrie.controlplane.sessions.session import State
 from valkyrie.controlplane.sessions.table import Moved, Place, Sessions
@@ -41,6 +41,14 @@ def prompt() -> list[int]:
     return [MS // 2]
 
 
+@dataclass(frozen=True)
+class Frame:
+    """What a worker sends in a session."""
+
+    session: int
+    what: str = "data"
+
+
 @dataclass
 class Side:
     """A node: its sessions, and what became of its streams."""
@@ -55,6 +63,8 @@ class Side:
     events: list[object] = field(default_factory=list)
     sent: int = 0
     heard: int = 0
+    asking: int = 0
+    """Questions that its worker has yet to send."""
     seals: bytes = b""
     opens: bytes = b""
 
@@ -82,6 +92,8 @@ class Side:
                 if self.epoch is not None:
                     self.ended.append(event.code)
                 self.epoch = None
+            elif isinstance(event, Quiet):
+                self.asking += 1
             else:
                 assert isinstance(event, Moved | Refused | Asked)
 
@@ -173,7 +185,7 @@ class Meeting:
         link = side.sessions[PEER].link
         if link is not None:
             side.sent += 1
-            self._put(name, side.sessions.place(PEER), link.remote)
+            self._put(name, side.sessions.place(PEER), Frame(link.remote))
 
     def _put(self, sender: str, to: Place, what: object) -> None:
         self.datagrams += 1
@@ -190,6 +202,11 @@ class Meeting:
         for _, to, data in side.sessions.take_messages():
             self._put(name, to, data)
         side.take_events()
+        asking, side.asking = side.asking, 0
+        link = side.sessions.link(PEER)
+        for _ in range(asking):
+            if link is not None:
+                self._put(name, side.sessions.place(PEER), Frame(link.remote, "question"))
 
     def _deliver(self, sender: str, to: Place, what: object) -> None:
         receiver = self.other(sender)
@@ -200,16 +217,20 @@ class Meeting:
             receiver.sessions.receive(source, what, self.now_ns)
             self._collect(receiver.name)
             return
-        assert isinstance(what, int)
+        assert isinstance(what, Frame)
         link = receiver.sessions[PEER].link
-        if link is not None and link.local == what:
-            receiver.heard += 1
+        if link is not None and link.local == what.session:
+            receiver.heard += what.what == "data"
             receiver.sessions[PEER].hear(self.now_ns)
+            if what.what == "question":
+                answer = Frame(link.remote, "answer")
+                self._put(receiver.name, receiver.sessions.place(PEER), answer)
             if source != receiver.sessions.place(PEER):
                 receiver.sessions.found_at(PEER, source, self.now_ns)
                 self._collect(receiver.name)
             return
-        self._put(receiver.name, source, Error(Code.SESSION_UNKNOWN, what).pack())
+        unknown = Error(Code.SESSION_UNKNOWN, what.session)
+        self._put(receiver.name, source, unknown.pack())
 
     def run(self, ns: int) -> None:
         """Let time pass."""

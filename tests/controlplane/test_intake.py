@@ -7,7 +7,7 @@ import socket
 from collections import Counter
 
 from valkyrie.controlplane.daemon.intake import Intake, Turns
-from valkyrie.dataplane import ffi
+from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.wire import Type, make_frame
 
 HEAD = bytes(ffi.sizeof("struct vk_control_frame"))
@@ -26,6 +26,19 @@ def test_a_crowd_has_few_turns_a_second() -> None:
         now_s += turns.taken(now_s) or 0.0005
         count += 1
     assert count < 10 * 130
+
+
+def test_the_worker_is_told_whom_to_ask_and_not_waited_for() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        ours.setblocking(False)
+        intake = Intake(ours, lambda _packet: None, Counter())
+        for index in range(10_000):
+            intake.ask(index)
+        packet = theirs.recv(1024)
+    head = ffi.from_buffer("struct vk_control_frame *", packet)
+    assert len(packet) == len(HEAD)
+    assert (head.kind, head.peer) == (lib.VK_CONTROL_ASK, 0)
 
 
 def test_nothing_is_lost_when_there_is_more_than_a_turn_takes() -> None:

@@ -38,6 +38,8 @@ from valkyrie.dataplane.application.refusal import (
     UntrustedError,
 )
 from valkyrie.dataplane.application.stream import SyncStream
+from valkyrie.dataplane.wire import Class
+from valkyrie.shm.counters import CountersPage
 
 Pair = tuple[NodeUnderTest, NodeUnderTest]
 
@@ -425,6 +427,38 @@ def test_a_hundred_sessions_in_a_row_lose_no_log(lab: Lab, tmp_path: Path, path:
             assert sorted(each.numbers) == list(range(each.sent))
 
 
+def heard_in_session(node: NodeUnderTest) -> int:
+    """Return how many frames of the system class a node has taken in."""
+    node.status()  # it is there
+    with CountersPage(node.name) as page:
+        return page.class_row(Class.SYSTEM)["rx_frames"]
+
+
+@pytest.mark.parametrize("path", ["udp", "xdp"])
+def test_streams_that_are_idle_outlive_a_flood_of_the_control_class(
+    lab: Lab, tmp_path: Path, path: str
+) -> None:
+    a, b = make_secure_pair(lab, tmp_path, path=path)
+    with running(a, b), streams(a, b) as (out, into):
+        before, heard = session(a)["local"], [heard_in_session(node) for node in (a, b)]
+        for node in (a, b):  # a flood's effect: next to nothing is let in
+            tune = appsocket.Tune(
+                {"class.control.rate_packets": 1, "class.control.burst_packets": 1}
+            )
+            assert node.ask(tune).code == 0
+        wait_until(
+            lambda: all(
+                heard_in_session(node) >= count + 50
+                for node, count in zip((a, b), heard, strict=True)
+            ),
+            30.0,
+            "both have asked and were answered",
+        )
+        assert session(a)["local"] == before
+        out.send(b"second")
+        expect(into, b"second")
+
+
 @pytest.mark.parametrize("path", ["udp", "xdp"])
 def test_a_node_whose_daemon_stands_still_is_not_taken_for_dead(
     lab: Lab, tmp_path: Path, path: str
@@ -433,10 +467,10 @@ def test_a_node_whose_daemon_stands_still_is_not_taken_for_dead(
     with running(a, b), streams(a, b) as (out, into):
         before = session(a)["local"]
         pid = b.pid("daemon")
-        pongs = a.status()["control_frames"].get("pong", 0)
+        heard = heard_in_session(a)
         os.kill(pid, signal.SIGSTOP)
         try:  # a question every 100 ms, and four without an answer would be the end
-            wait_until(lambda: a.status()["control_frames"].get("pong", 0) >= pongs + 8, 5.0)
+            wait_until(lambda: heard_in_session(a) >= heard + 8, 5.0, "b's worker answers")
         finally:
             os.kill(pid, signal.SIGCONT)
         assert session(a)["local"] == before

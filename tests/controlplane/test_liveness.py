@@ -18,7 +18,7 @@ def test_questions_and_death_come_when_the_table_says() -> None:
         6: (339, None, Verdict.NOTHING),
         7: (340, None, Verdict.ASK),
         8: (440, None, Verdict.ASK),
-        9: (540, None, Verdict.ASK),
+        9: (540, None, Verdict.LAST),
         10: (639, None, Verdict.NOTHING),
         11: (640, None, Verdict.DEAD),
     }
@@ -35,7 +35,7 @@ def test_silence_before_anything_was_at_stake_does_not_count() -> None:
     assert [live.look(now) for now in (10_000, 10_100, 10_200, 10_299, 10_300)] == [
         Verdict.ASK,
         Verdict.ASK,
-        Verdict.ASK,
+        Verdict.LAST,
         Verdict.NOTHING,
         Verdict.DEAD,
     ]

@@ -13,7 +13,7 @@ from tests.controlplane.meeting import MS, SECOND, local_of
 from tests.controlplane.security.parties import only, peer
 from tests.controlplane.security.test_token import DATA, Node
 from valkyrie.controlplane.security.modes import Mode
-from valkyrie.controlplane.sessions.link import Left, Link, Terms
+from valkyrie.controlplane.sessions.link import Left, Link, Quiet, Terms
 from valkyrie.controlplane.sessions.liveness import Patience
 from valkyrie.controlplane.sessions.session import Session
 from valkyrie.controlplane.sessions.table import BEGIN_MAX, Place, Sessions
@@ -71,14 +71,17 @@ def test_of_many_peers_the_one_with_streams_is_missed_as_soon_as_of_one(
     sessions: Sessions, turns: Counter[Session]
 ) -> None:
     sessions.look(7, SECOND, heard_ns=SECOND, expecting=True)
-    asked, now_ns = [], SECOND
+    asked, insisted, now_ns = [], [], SECOND
     while (due_ns := sessions.deadline_ns()) is not None and now_ns < 3 * SECOND:
         now_ns = max(due_ns, now_ns)
         sessions.advance(now_ns)
-        asked += [(index, now_ns) for index, _, _ in sessions.take_messages()]
+        insisted += [(index, now_ns) for index, _, _ in sessions.take_messages()]
+        events = sessions.take_events()
+        asked += [(index, now_ns) for index, event in events if event == Quiet()]
     interval_ns, tries = QUIET.patience.interval_ns, QUIET.patience.tries
     assert asked == [(7, SECOND + each * interval_ns) for each in range(1, tries + 1)]
-    assert sessions.take_events() == [(7, Left(Code.UNREACHABLE))]
+    assert insisted == asked[-1:], "the last one goes outside the session, too"
+    assert events == [(7, Left(Code.UNREACHABLE))]
     assert now_ns == SECOND + (tries + 1) * interval_ns
     assert set(turns) == {sessions[7]}
 
@@ -95,6 +98,19 @@ def test_signs_of_life_put_off_when_a_peer_is_asked(
     sessions.look(7, now_ns, heard_ns=now_ns, expecting=False)
     sessions.advance(now_ns)
     assert sessions.deadline_ns() is None
+
+
+def test_what_came_just_now_counts_before_a_peer_is_given_up(sessions: Sessions) -> None:
+    sessions.look(7, SECOND, heard_ns=SECOND, expecting=True)
+    heard_ns = SECOND
+    sessions.heard_ns = lambda _index: heard_ns
+    for _ in range(20):
+        due_ns = sessions.deadline_ns()
+        assert due_ns is not None
+        sessions.advance(due_ns)
+        heard_ns = due_ns + MS
+    assert all(event == Quiet() for _, event in sessions.take_events())
+    assert not sessions.take_messages()
 
 
 def test_a_session_that_somebody_changes_has_its_turn(
@@ -187,8 +203,8 @@ def test_many_handshakes_begin_by_turns_and_hold_up_nobodys_silence() -> None:
     while len(begun) < PEERS - 1:
         sessions.advance(now_ns)
         found = [index for index, _, _ in sessions.take_messages()]
-        assert found.count(0) == (turns == 0), "the one that may be dead is asked at once"
-        found = [index for index in found if index]
+        asked = sessions.take_events()
+        assert asked == [(0, Quiet())] * (turns == 0), "the one that may be dead is asked at once"
         assert 0 < len(found) <= BEGIN_MAX
         begun += found
         turns += 1

@@ -129,6 +129,38 @@ def test_the_daemon_hears_of_a_stream_that_waits_for_a_session(rig: Rig) -> None
     assert [each.code for each in rig.take(0, 0, Class.DATA)] == [0]
 
 
+def test_a_peer_that_is_to_be_asked_is_asked_in_its_session_and_both_hear(rig: Rig) -> None:
+    rig.wait(1.0)
+    before = [int(rig.ask("heard", node)) for node in (0, 1)]
+    rig.ask("ask", 0)
+    rig.settle()
+    sent = rig.log()
+    assert (sent[0].node, sent[0].klass) == (0, Class.SYSTEM)
+    assert all(each.klass == Class.SYSTEM for each in sent)
+    assert 2 <= len(sent) <= 4
+    assert all(int(rig.ask("heard", node)) > before[node] for node in (0, 1))
+
+
+def test_a_question_that_is_lost_is_asked_again(rig: Rig) -> None:
+    rig.wait(1.0)
+    before = int(rig.ask("heard", 0))
+    rig.net(loss=1000)
+    rig.ask("ask", 0)
+    rig.turn(0)
+    rig.net()
+    rig.settle()
+    assert int(rig.ask("heard", 0)) > before
+
+
+def test_nobody_is_asked_without_a_session(rig: Rig) -> None:
+    rig.ask("join", 0, 0)
+    rig.turn(0)
+    rig.log()
+    rig.ask("ask", 0)
+    rig.settle()
+    assert rig.log() == []
+
+
 def test_streams_of_a_peer_that_forgot_them_end_with_the_code_that_says_so(rig: Rig) -> None:
     rig.ask("session", 0, LOCAL + 8, REMOTE + 8, 1, int(Code.PEER_RESTARTED), 0)
     rig.turn(0)

@@ -2,6 +2,7 @@
 /* The rig's commands: one a line on standard input, one line of answer each. */
 #include "worker_rig.h"
 
+#include "vk_engine.h"
 #include "vk_row.h"
 #include "vk_session.h"
 #include "vk_slots.h"
@@ -422,6 +423,21 @@ static void do_python(void)
 	printf("\n");
 }
 
+/* ask node: its daemon wants to know whether the peer lives */
+static void do_ask(void)
+{
+	vk_engine_ask(rig_nodes[argument[0]].run, 0);
+	printf("1\n");
+}
+
+/* heard node: when a frame of the session last came, in ns */
+static void do_heard(void)
+{
+	const struct vk_run *run = rig_nodes[argument[0]].run;
+
+	printf("%llu\n", (unsigned long long)run->work->packets[0].heard_ns);
+}
+
 /* ledger node slot class number: the entries of an empty ring are numbered from there */
 static void do_ledger(void)
 {
@@ -529,7 +545,7 @@ static const struct {
 	{ "python", do_python },   { "token", do_token },   { "ledger", do_ledger },
 	{ "numbers", do_numbers }, { "shards", do_shards }, { "payload", do_payload },
 	{ "gaps", do_gaps },	   { "rest", do_rest },	    { "other", do_other },
-	{ "pending", do_pending },
+	{ "pending", do_pending }, { "ask", do_ask },	    { "heard", do_heard },
 };
 
 /* Splits a line into its command, numbers and the word among them. */
