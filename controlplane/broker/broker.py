@@ -56,6 +56,8 @@ _STILL_S = 1.0
 """So late only who was stopped looks: a frozen container, a suspended machine."""
 _STOP_S = 2.0
 """How long the daemon may take to leave."""
+_FILES_S = 1.0
+"""How soon a daemon that could not use a file is started again: somebody has to mend it."""
 _LISTEN_BACKLOG = 128
 _OF_SLOTS = (Kind.ATTACH, Kind.DETACH)
 """What the worker answers."""
@@ -92,6 +94,10 @@ class Broker:
         self._interfaces: list[interfaces.Opened] = []
         self._daemon: Child | None = None
         self._daemon_deaths = Budget("daemon")
+        self._daemon_due_s: float | None = None
+        """When to start it although a file was of no use."""
+        self._revokes = False
+        """There was a `revoked.toml`."""
         self._tuned = ""
         self._serving = False
         self._leaving = False
@@ -206,7 +212,11 @@ class Broker:
         )
 
         def child(parent: int) -> NoReturn:
-            prepared = prepare(inherited)
+            try:
+                prepared = prepare(inherited, revokes=self._revokes)
+            except ConfigError as error:
+                print(f"valkyrie: {error}", file=sys.stderr, flush=True)
+                os._exit(children.EXIT_FILES)
             kept = [0, 1, 2, *inherited.descriptors(), *prepared.audit.descriptors()]
             self._slots.leave()
             for each in self._interfaces:
@@ -263,6 +273,8 @@ class Broker:
         self._keeper.look()
         if self._daemon and self._daemon.hangs(self.boot.counters.daemon_heartbeat_ns):
             self._daemon.kill()
+        if self._daemon is None and time.monotonic() >= (self._daemon_due_s or 0.0):
+            self._renew_daemon()
         if self._serving:
             notify(self._notify, "WATCHDOG=1")
 
@@ -271,13 +283,23 @@ class Broker:
         assert gone is not None
         self._daemon = None
         self._selector.unregister(gone.pidfd)
-        how = children.describe(gone.reap())
-        log.error("the daemon %s; starting another one", how)
-        self._daemon_deaths.spend(how)
+        status = gone.reap()
+        how = children.describe(status)
         # Answers to requests of the dead one must not reach the next: a new pair of sockets.
         self._selector.unregister(self._link)
         self._close_link()
         self._keeper.forget_who_asked()
+        if status == children.EXIT_FILES and self._serving:
+            if self._daemon_due_s is None:
+                log.error("the daemon %s; messages flow on until it can be started", how)
+            self._daemon_due_s = time.monotonic() + _FILES_S
+            return
+        self._daemon_due_s = None
+        log.error("the daemon %s; starting another one", how)
+        self._daemon_deaths.spend(how)
+        self._renew_daemon()
+
+    def _renew_daemon(self) -> None:
         self.config = first_start.with_new_peers(self.config)
         self._link, self._daemon_link = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._link.setblocking(False)
@@ -312,6 +334,7 @@ class Broker:
             Kind.TUNED: self._remember,
             Kind.KNOW: self._know,
             Kind.FORGET: self._forget,
+            Kind.REVOKED: self._expect_revocations,
             Kind.COUNT: self._count,
             Kind.CENSUS: self._census,
             Kind.PROCESSES: self._processes,
@@ -371,6 +394,9 @@ class Broker:
     def _forget(self, message: Message, _answer: Message) -> None:
         if message.slot < len(self.config.peers):
             self.config = without_peer(self.config, message.slot)
+
+    def _expect_revocations(self, _message: Message, _answer: Message) -> None:
+        self._revokes = True
 
     def _count(self, _message: Message, answer: Message) -> None:
         interfaces.copy_counters(self._interfaces, self.boot.counters)

@@ -30,6 +30,8 @@ EXIT_LIBRARY = 126
 """Exit status of a worker that could not load its library."""
 EXIT_FOREIGN = 125
 """Exit status of a worker whose library was built with other layouts (shm/vk_abi.h)."""
+EXIT_FILES = 124
+"""Exit status of a daemon that could not use one of the node's files."""
 
 
 class StoppedError(ValkyrieError):
@@ -136,6 +138,8 @@ def describe(status: int) -> str:
         return f"was ended by {signal.Signals(-status).name}"
     if status == EXIT_FAULT:
         return "failed, as it said above"
+    if status == EXIT_FILES:
+        return "could not use a file, as it said above"
     if status == EXIT_LIBRARY:
         return "could not load its library"
     if status == EXIT_FOREIGN:

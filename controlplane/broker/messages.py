@@ -73,11 +73,13 @@ class Kind(IntEnum):
     """Read the file of peers, which has more: the next daemon is to have them in their places."""
     FORGET = 19
     """Let no next daemon know the peer in place ``slot``."""
-    VIOLATION = 20
+    REVOKED = 20
+    """Start no next daemon without `revoked.toml`: it was there."""
+    VIOLATION = 21
     """A slot broke the rules of its rings and was cut off."""
-    WORKER = 21
+    WORKER = 22
     """A worker started: its process is ``first``, ``second`` have died so far."""
-    STOPPING = 22
+    STOPPING = 23
     """Say good-bye to the applications and leave."""
 
 

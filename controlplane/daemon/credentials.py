@@ -191,8 +191,16 @@ def _check_subject(config: Config, trust: Pins, peer: Peer) -> None:
         )
 
 
-def load(config: Config, *, make: bool = False, beat: Callable[[], None] = unseen) -> Credentials:
+def load(
+    config: Config,
+    *,
+    make: bool = False,
+    revokes: bool = False,
+    beat: Callable[[], None] = unseen,
+) -> Credentials:
     """Return a node's credentials; ``make``: its identity too, if it has none yet.
+
+    ``revokes``: its `revoked.toml` has to be there.
 
     Reads files that are their owner's only: call it before rights are dropped. ConfigError says
     what is wrong.
@@ -205,7 +213,7 @@ def load(config: Config, *, make: bool = False, beat: Callable[[], None] = unsee
     secrets = _read_secrets(config) if security.secrets_file else ()
     tls = _read_tls(config) if security.certificate_file else None
     providers = _read_providers(config) if config.auth else None
-    revoked = RevocationFile(beside(config, security.revoked_file))
+    revoked = RevocationFile(beside(config, security.revoked_file), expected=revokes)
     crl = _read_crl(config, tls.roots) if tls is not None and security.crl_file else None
     return assemble(
         config, identity, secrets, tls, providers, revoked=revoked, crl=crl, made=made, beat=beat

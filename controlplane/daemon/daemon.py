@@ -167,7 +167,7 @@ class Daemon:
         known = self.prepared.credentials
         name = self.config.security.certificate_file
         certificate = configuration.beside(self.config, name) if name else None
-        memory = Memory(known.crl, self.broker) if known.crl is not None else None
+        memory = Memory(known.crl, self.broker, known.revoked)
         return Revoker(known, self.audit, self.links, certificate, memory)
 
     # ---- Life ----

@@ -70,13 +70,16 @@ class Prepared:
     """Files and directories a daemon reads once it runs (``sandbox.enter_daemon``)."""
 
 
-def prepare(inherited: Inherited) -> Prepared:
-    """In the daemon, before it gives up its rights; ConfigError says what is wrong with a file."""
+def prepare(inherited: Inherited, *, revokes: bool) -> Prepared:
+    """In the daemon, before it gives up its rights; ConfigError says what is wrong with a file.
+
+    ``revokes``: an earlier daemon has had a `revoked.toml`.
+    """
     config = inherited.config
     privileges.hide()
     return Prepared(
         audit=auditor.open_log(config),
-        credentials=credentials.load(config, beat=inherited.beat),
+        credentials=credentials.load(config, revokes=revokes, beat=inherited.beat),
         rules=configuration.rules(config),
         operators=configuration.operators(config),
         reads=credentials.watched(config),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from valkyrie.controlplane.config.reader import Config
     from valkyrie.controlplane.security.crl import CrlFile, Issued
+    from valkyrie.controlplane.security.revocation import RevocationFile
 
     from .brokerlink import BrokerLink
 
@@ -106,21 +107,29 @@ def _answer(path: Path, message: Message, _reply: Message) -> None:
 
 
 class Memory:
-    """Has the broker keep what lists the daemon has read."""
+    """Has the broker keep what lists the daemon has read, and that there was a `revoked.toml`."""
 
-    def __init__(self, crl: CrlFile, broker: BrokerLink) -> None:
+    def __init__(
+        self, crl: CrlFile | None, broker: BrokerLink, revoked: RevocationFile | None = None
+    ) -> None:
         self._crl = crl
+        self._revoked = revoked
         self._broker = broker
+        self._told = False
         self._kept: dict[str, Issued] = {}
         self._retry_s = 0.0
 
     async def look(self) -> None:
         """Have it kept if it is new."""
-        known = self._crl.known
-        if known == self._kept or time.monotonic() < self._retry_s:
+        if time.monotonic() < self._retry_s:
             return
+        known = self._crl.known if self._crl is not None else {}
         try:
-            await self._broker.ask(Message(Kind.LISTED, text=pack(known)))
+            if not self._told and self._revoked is not None and self._revoked.read:
+                await self._broker.ask(Message(Kind.REVOKED))
+                self._told = True
+            if known != self._kept:
+                await self._broker.ask(Message(Kind.LISTED, text=pack(known)))
         except DataPlaneError as error:
             self._retry_s = time.monotonic() + RETRY_S
             log.warning("%s", error.args[-1])

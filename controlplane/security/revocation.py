@@ -166,11 +166,22 @@ def _add(found: Revocations, entry: Entry, place: str) -> None:
 class RevocationFile:
     """The file as it is at the moment; ``poll`` is cheap enough to be called all the time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, expected: bool = False) -> None:
+        """``expected``: raise ConfigError if there is none."""
         self._path = path
         self._file = ChangingFile(path, SIZE_MAX)
         self.revocations = Revocations()
         self.poll()
+        if expected and not self.read:
+            raise ConfigError(
+                f"{path}: is gone: put it back, empty if nobody is revoked, so that nobody is let"
+                " in again by mistake"
+            )
+
+    @property
+    def read(self) -> bool:
+        """Say whether there was a file when it was last looked at."""
+        return self._file.known
 
     def poll(self) -> bool:
         """Read the file if it is another one than before; returns whether it was.

@@ -143,3 +143,11 @@ def test_a_file_that_breaks_or_goes_takes_nothing_back(tmp_path: Path) -> None:
     path.write_text("", encoding="utf-8")
     assert file.poll()
     assert file.revocations == Revocations()
+
+
+def test_a_file_that_was_there_before_is_not_done_without(tmp_path: Path) -> None:
+    path = tmp_path / "revoked.toml"
+    with pytest.raises(ConfigError, match="put it back"):
+        RevocationFile(path, expected=True)
+    path.write_text(FILE, encoding="utf-8")
+    assert RevocationFile(path, expected=True).revocations == FOUND
