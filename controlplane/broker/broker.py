@@ -21,6 +21,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import msgspec
+
 from valkyrie import dataplane
 from valkyrie.controlplane.config.reader import environment, rules, without_peer
 from valkyrie.controlplane.confinement import privileges, rights, sandbox
@@ -388,12 +390,17 @@ class Broker:
     def _remember(self, message: Message, _answer: Message) -> None:
         self._tuned = message.text
 
-    def _know(self, _message: Message, _answer: Message) -> None:
-        self.config = first_start.with_new_peers(self.config)
+    def _know(self, message: Message, _answer: Message) -> None:
+        try:
+            names = msgspec.json.decode(message.text, type=list[str])
+        except msgspec.DecodeError as error:
+            raise DataPlaneError.of(errno.EBADMSG, "know more peers") from error
+        self.config = first_start.with_new_peers(self.config, names)
 
     def _forget(self, message: Message, _answer: Message) -> None:
-        if message.slot < len(self.config.peers):
-            self.config = without_peer(self.config, message.slot)
+        names = [peer.name for peer in self.config.peers]
+        if message.text and message.text in names:
+            self.config = without_peer(self.config, names.index(message.text))
 
     def _expect_revocations(self, _message: Message, _answer: Message) -> None:
         self._revokes = True

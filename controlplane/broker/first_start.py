@@ -18,6 +18,8 @@ from valkyrie.dataplane.errors import ConfigError
 from . import children
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from valkyrie.controlplane.config.settings import Config
 
 log = logging.getLogger("valkyrie")
@@ -39,13 +41,16 @@ def prepare(config: Config) -> tuple[int, str]:
     return logging.INFO, f"this node's fingerprint is {found['fingerprint']}"
 
 
-def with_new_peers(config: Config) -> Config:
-    """Return the configuration for the next daemon: peers were added while the last one ran."""
+def with_new_peers(config: Config, names: Sequence[str] | None = None) -> Config:
+    """Return the configuration for the next daemon: peers were added while the last one ran.
+
+    ``names``: take these, in this order, with nobody in the place of one that cannot be had.
+    """
     try:
-        return configuration.with_new_peers(config)
+        return configuration.with_new_peers(config, names)
     except ConfigError as error:
         log.warning("peers stay as they are: %s", error)
-        return config
+        return configuration.with_nobody(config, len(names or ()))
 
 
 def _ask(config: Config) -> dict[str, object]:

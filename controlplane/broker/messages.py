@@ -70,9 +70,10 @@ class Kind(IntEnum):
     """Remember which signed lists of revoked certificates there were: ``text``, JSON of
     ``daemon/listed.py``."""
     KNOW = 18
-    """Read the file of peers, which has more: the next daemon is to have them in their places."""
+    """Take the peers named in ``text``, a list in JSON, from their files, in this order: the next
+    daemon is to have them in their places."""
     FORGET = 19
-    """Let no next daemon know the peer in place ``slot``."""
+    """Let no next daemon know the peer of the name ``text``."""
     REVOKED = 20
     """Start no next daemon without `revoked.toml`: it was there."""
     VIOLATION = 21

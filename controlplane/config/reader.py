@@ -58,6 +58,7 @@ __all__ = [
     "token_classes",
     "tuned",
     "with_new_peers",
+    "with_nobody",
     "with_peers",
     "without_peer",
 ]
@@ -154,17 +155,29 @@ def with_peers(config: Config, text: str, file: str) -> Config:
 def without_peer(config: Config, index: int) -> Config:
     """Return the configuration of a running node with nobody in a peer's place."""
     peers = list(config.peers)
-    peers[index] = Peer(name="", address="")
+    peers[index] = _nobody()
     return msgspec.structs.replace(config, peers=peers)
 
 
-def with_new_peers(config: Config) -> Config:
+def with_nobody(config: Config, count: int) -> Config:
+    """Return the configuration of a running node with nobody in so many places more."""
+    more = [_nobody() for _ in range(min(count, lib.VK_PEERS_MAX - len(config.peers)))]
+    return msgspec.structs.replace(config, peers=[*config.peers, *more])
+
+
+def _nobody() -> Peer:
+    return Peer(name="", address="")
+
+
+def with_new_peers(config: Config, names: Iterable[str] | None = None) -> Config:
     """Return the configuration of a running node with what was added to its file of peers.
 
-    All others stay as and where they are: rows of memory go by their order.
+    All others stay as and where they are: rows of memory go by their order. ``names``: take these
+    only, in this order, with nobody in the place of one that the file does not have.
     """
-    names = {peer.name for peer in config.peers}
-    more = [peer for peer in load(config.file).peers if peer.name not in names]
+    known = {peer.name for peer in config.peers}
+    found = {peer.name: peer for peer in load(config.file).peers if peer.name not in known}
+    more = [found.get(name) or _nobody() for name in (found if names is None else names)]
     both = msgspec.structs.replace(config, peers=[*config.peers, *more])
     try:
         _check_peers(both)

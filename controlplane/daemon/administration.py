@@ -16,6 +16,7 @@ from valkyrie.controlplane.sessions import tuning
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.application import appsocket
 from valkyrie.dataplane.application.appsocket import AnyRequest, Reply
+from valkyrie.dataplane.errors import ConfigError
 from valkyrie.dataplane.wire import Class
 
 from . import status
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from .appserver import Connection
     from .daemon import Daemon
 
+_NAMES_SIZE_MAX = messages.SIZE_MAX // 2
+"""Of names of peers in one message to the broker, in JSON."""
 _UPGRADE_S = 30.0
 """An upgrade waits for the old worker and the new one."""
 _TUNED_TRY_S = 0.02
@@ -92,7 +95,7 @@ async def _about_peers(daemon: Daemon, request: appsocket.AddPeer | appsocket.Re
     if isinstance(request, appsocket.RemovePeer):
         return await _remove_peer(daemon, request.peer)
     added = _add_peers(daemon, request.table)
-    await daemon.broker.ask(Message(Kind.KNOW))
+    await daemon.broker.ask(Message(Kind.KNOW, text=json.dumps(added)))
     return Reply(document={"added": added})
 
 
@@ -118,12 +121,15 @@ def _add_peers(daemon: Daemon, table: str) -> list[str]:
     """Know more peers; ConfigError, and nothing is changed, if the node would not start so."""
     before, credentials = daemon.config, daemon.prepared.credentials
     now = configuration.with_peers(before, table, "the new peer")
+    names = [peer.name for peer in now.peers[len(before.peers) :]]
+    if len(json.dumps(names)) > _NAMES_SIZE_MAX:
+        raise ConfigError("the new peer: there are too many at once: add some of them first")
     credentials.know(now)
     first = len(before.peers)
     daemon.config = now
     daemon.peers.add(now.peers[first:])
     daemon.links.add(now, credentials.peers)
-    return [peer.name for peer in now.peers[first:]]
+    return names
 
 
 async def _remove_peer(daemon: Daemon, name: str) -> Reply:
@@ -132,7 +138,7 @@ async def _remove_peer(daemon: Daemon, name: str) -> Reply:
     if index is None or not name:
         return _no_peer(daemon, name)
     # First of all: a next daemon is not to let it in again.
-    await daemon.broker.ask(Message(Kind.FORGET, slot=index))
+    await daemon.broker.ask(Message(Kind.FORGET, text=name))
     if daemon.config.peers[index].name == name:
         now = configuration.without_peer(daemon.config, index)
         daemon.prepared.credentials.know(now)

@@ -161,6 +161,23 @@ def test_the_daemon_that_follows_does_not_let_a_removed_peer_in(lab: Lab, tmp_pa
         assert a.status()["worker"]["spin_us"] == 0
 
 
+def test_a_removed_peer_stays_out_though_others_were_written_into_the_file(
+    lab: Lab, tmp_path: Path
+) -> None:
+    a, b = introduced(lab, tmp_path)
+    with running(a, b):
+        file = tmp_path / "a.peers.toml"
+        by_hand = '[[peer]]\nname = "c"\naddress = "10.77.0.1"\nfingerprint = "{}"\n'
+        file.write_text(file.read_text() + by_hand.format("-".join(["aaaaa"] * 8)))
+        introduce(a, "d", "10.77.0.2", "-".join(["bbbbb"] * 8))
+        introduce(a, "e", "10.77.0.3", "-".join(["ccccc"] * 8))
+        assert command("peer", "remove", "d", "--config", a.config).returncode == 0
+        pid = a.pid("daemon")
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: another_daemon(a, pid), 10.0, "another daemon serves")
+        assert [row["peer"] for row in a.status()["sessions"]] == ["b", "e", "c"]
+
+
 def test_a_peer_that_was_removed_can_be_added_again(lab: Lab, tmp_path: Path) -> None:
     a, b = introduced(lab, tmp_path)
     with running(a, b):
