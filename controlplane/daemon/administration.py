@@ -74,7 +74,7 @@ async def _do(daemon: Daemon, request: AnyRequest) -> Reply:
         case appsocket.Tune() if request.session:
             return await _tune_session(daemon, request)
         case appsocket.Tune():
-            return Reply(document=await _tune(daemon, request.values))
+            return Reply(document=await tune(daemon, request.values))
         case appsocket.AddPeer() | appsocket.RemovePeer():
             return await _about_peers(daemon, request)
         case appsocket.Upgrade():
@@ -97,6 +97,12 @@ async def _about_peers(daemon: Daemon, request: appsocket.AddPeer | appsocket.Re
     added = _add_peers(daemon, request.table)
     await daemon.broker.ask(Message(Kind.KNOW, text=json.dumps(added)))
     return Reply(document={"added": added})
+
+
+async def tune(daemon: Daemon, values: dict[str, int | str]) -> dict[str, object]:
+    """Change live keys, one request after the other: the last one has its way everywhere."""
+    async with daemon.tuning:
+        return await _tune(daemon, values)
 
 
 async def _tune(daemon: Daemon, values: dict[str, int | str]) -> dict[str, object]:

@@ -115,6 +115,8 @@ class Daemon:
         self.links.allowed = lambda session: self._deny(session, denied=False)
         self.apps = Applications(self)
         self._denying: set[asyncio.Task[None]] = set()
+        self.tuning = asyncio.Lock()
+        """Held by who changes what the kernel, the worker and the next daemon are told."""
         self.stopping = asyncio.Event()
         """The broker has said goodbye."""
 
