@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 AMPLIFICATION_MAX = 3
 """Bytes to an unproven source, for each that came from it (RFC 9000, section 8)."""
 BEGUN_MAX, BEGUN_NS = 32, 125_000_000
-"""Handshakes that one peer may begin at once, and one more every so often. Only who has a cookie of
-the peer's address can use them up: it is between the peer and the node, or is the peer."""
+"""Handshakes that one peer may begin at once, and one more every so often: from its known place,
+and as many from all other ports of its address, where anybody on its host or behind its NAT gets
+cookies. Only who is between the peer and the node, or is the peer, can use up the former."""
 RETAIN_NS = 2 * SLOT_NS + 10_000_000_000
 """How long an attempt is remembered: longer than its cookie is good, so none is done twice."""
 
@@ -55,8 +56,9 @@ class Door:
     """The responder's side of a node.
 
     ``source`` is any bytes that name where a message came from: address and port. ``expected``
-    says who should be at a source; ``answer`` is Handshake's, with who was expected before the
-    others; ``stamp`` returns the half of a cookie that the kernel checks, for a source and attempt.
+    says who should be at a source, ``known`` whether that is just where it is; ``answer`` is
+    Handshake's, with who was expected before the others; ``stamp`` returns the half of a cookie
+    that the kernel checks, for a source and attempt.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Door:
         timing: Timing | None = None,
         answer: Callable[[Peer | None, Choice, bytes, int], bytes] = lambda *_: b"",
         expected: Callable[[bytes], Peer | None] = lambda _source: None,
+        known: Callable[[bytes], bool] = lambda _source: True,
         stamp: Callable[[bytes, int, int], bytes] = lambda *_: NO_COOKIE,
         extra: bytes = b"",
     ) -> None:
@@ -82,6 +85,7 @@ class Door:
         self._timing = timing or Timing()
         self._answer = answer
         self._expected = expected
+        self._known = known
         self._stamp = stamp
         self._extra = extra
         self._entries: dict[tuple[bytes, int], _Entry] = {}
@@ -91,8 +95,8 @@ class Door:
         """Of all sources."""
         self._due: list[tuple[int, bytes, int]] = []
         """When something is to be done for an entry, a heap: a flood makes thousands."""
-        self._begun: dict[str, int] = {}
-        """When what a peer has begun will be forgiven, by its name."""
+        self._begun: dict[tuple[str, bool], int] = {}
+        """When what a peer has begun will be forgiven, by its name and ``known``."""
         self._queue: list[tuple[bytes, Message]] = []
         self._events: deque[tuple[bytes, Peer | None, Established | Failed]] = deque()
         self.refused: Counter[str] = Counter()
@@ -146,7 +150,8 @@ class Door:
             self._tell(source, piece.attempt, Failure.OVERLOAD)
             return
         expected = self._expected(source)
-        if expected is not None and not self._may_begin(expected.name, now_ns):
+        share = (expected.name, self._known(source)) if expected is not None else None
+        if share is not None and not self._may_begin(share, now_ns):
             self.refused["often"] += 1
             self._tell(source, piece.attempt, Failure.OVERLOAD)
             return
@@ -168,11 +173,11 @@ class Door:
         self._schedule(source, piece.attempt, entry)
         self._trim()
 
-    def _may_begin(self, peer: str, now_ns: int) -> bool:
-        forgiven_ns = max(self._begun.get(peer, 0), now_ns)
+    def _may_begin(self, share: tuple[str, bool], now_ns: int) -> bool:
+        forgiven_ns = max(self._begun.get(share, 0), now_ns)
         if forgiven_ns - now_ns > (BEGUN_MAX - 1) * BEGUN_NS:
             return False
-        self._begun[peer] = forgiven_ns + BEGUN_NS
+        self._begun[share] = forgiven_ns + BEGUN_NS
         return True
 
     def _schedule(self, source: bytes, attempt: int, entry: _Entry) -> None:

@@ -129,6 +129,7 @@ class Sessions:
             timing=timing,
             answer=self._answer,
             expected=self._expected,
+            known=self._is_known,
             stamp=self._stamp,
             extra=spoken(incarnation),
         )
@@ -332,6 +333,12 @@ class Sessions:
         index = self._who_asks(Place.parse(source).address)
         assert index is not None, "the door hears of nobody else"
         return self._rows[index].session.peer
+
+    def _is_known(self, source: bytes) -> bool:
+        place = Place.parse(source)
+        index = self._who_asks(place.address)
+        assert index is not None, "the door hears of nobody else"
+        return place in (self._rows[index].place, self._rows[index].home)
 
     def _stamp(self, source: bytes, attempt: int, now_ns: int) -> bytes:
         place, issuer = Place.parse(source), self.issuer

@@ -11,8 +11,9 @@ from ipaddress import ip_address
 import pytest
 
 from tests.controlplane.meeting import MS, PEER, SECOND, Meeting, local_of
-from tests.controlplane.security.parties import identity, only, peer
-from valkyrie.controlplane.security.door import AMPLIFICATION_MAX
+from tests.controlplane.security.parties import entropy_of, identity, only, peer
+from valkyrie.controlplane.security.door import AMPLIFICATION_MAX, BEGUN_MAX, BEGUN_NS
+from valkyrie.controlplane.security.handshake import Handshake
 from valkyrie.controlplane.security.messages import parse
 from valkyrie.controlplane.security.modes import Mode, Policy
 from valkyrie.controlplane.sessions.link import Left
@@ -402,6 +403,26 @@ def test_a_spoofed_flood_grows_nothing_and_an_honest_peer_still_joins(mode: Mode
     assert sessions[PEER].state is State.DOWN
     assert 0 < len(sessions.refused) < 10
     meeting.run(SECOND)
+    meeting.agree()
+
+
+def test_who_shares_a_peers_address_does_not_keep_it_from_joining() -> None:
+    meeting = Meeting(mode=Mode.NOISE)
+    sessions, now_ns = meeting.b.sessions, meeting.now_ns
+    for number in range(BEGUN_MAX + 5):
+        who = meeting.locals["a"], meeting.peers["a"]
+        asking = Handshake.asking(*who, entropy_of(number), now_ns)
+        place = Place(meeting.a.place.address, 1000 + number)
+        for _ in range(2):
+            for message in asking.to_send(now_ns):
+                sessions.receive(place, message.pack(), now_ns)
+            for _, _, data in sessions.take_messages():
+                answer = parse_control(data)
+                assert isinstance(answer, Message)
+                asking.receive(answer, now_ns)
+    assert sessions.refused["often"] == 5
+    meeting.want("a")
+    meeting.run(BEGUN_NS // 2)
     meeting.agree()
 
 

@@ -241,6 +241,23 @@ def test_clock_jumps_end_in_a_session_or_a_documented_failure(jump_ns: int) -> N
         assert isinstance(back, Established)
 
 
+def test_who_shares_a_peers_address_leaves_its_own_port_its_share() -> None:
+    found = Door(
+        wire(Mode.NOISE).responder,
+        entropy_of(1),
+        expected=lambda _source: peer("alice"),
+        known=lambda source: source == b"own",
+    )
+    for seed in range(BEGUN_MAX + 5):
+        source = b"other port %d" % seed
+        negotiate, *_ = greeted(found, ask(seed), source)
+        found.receive(source, negotiate, NOW_NS)
+    assert found.refused["often"] == 5
+    negotiate, *_ = greeted(found, ask(99), b"own")
+    found.receive(b"own", negotiate, NOW_NS)
+    assert found.under_way == BEGUN_MAX + 1
+
+
 def test_one_peer_begins_no_more_than_its_share_and_another_one_is_not_held_up() -> None:
     expected = {b"a": peer("alice"), b"b": peer("bob")}
     found = Door(
