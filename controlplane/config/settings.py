@@ -160,7 +160,9 @@ class ClassLimits(Settings, frozen=True, kw_only=True):
         Meta(
             description="The kernel lets frames in only with a token, which peers get when they"
             " have proven who they are; others are dropped before they cost anything. Not for"
-            " control: handshakes come before there is one. Static peers have none.",
+            " control: handshakes come before there is one. Static peers have none. A token is of"
+            " the peer's address: where that changes in a session, behind a NAT, only frames of a"
+            " class without are followed.",
             extra={"live": True},
         ),
     ] = False
