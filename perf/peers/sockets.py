@@ -13,7 +13,8 @@ from perf.targets import KERNEL
 from . import sides
 
 _PYTHON = sides.python("sockets")
-_C = sides.c("sockets")
+_C = sides.c("sockets", sources=[sides.SOURCES / "plain.c"])
+_TLS = sides.c("tls", libraries=("-lssl", "-lcrypto"), sources=[sides.SOURCES / "sockets.c"])
 _UDP = sides.c("datagrams")
 UDP_BYTES_MAX = 1472
 """A datagram in a frame of 1514 bytes."""
@@ -69,6 +70,20 @@ CONTESTANTS = (
         batched=True,
     ),
     _kernel("tcp", "TCP", "Python", "network", sides.tcp()),
+    _kernel(
+        *("tls", "TLS over TCP", "C", "network", tls),
+        side=_TLS,
+        prepare=certificate,
+        encrypted=True,
+    ),
+    _kernel(
+        *("tls-buffered", "TLS over TCP, writes of 64 KiB", "C", "network", tls),
+        side=_TLS,
+        prepare=certificate,
+        encrypted=True,
+        shapes=STREAM_ONLY,
+        batched=True,
+    ),
     _kernel("tls", "TLS over TCP", "Python", "network", tls, prepare=certificate, encrypted=True),
     _kernel(
         *("udp", "UDP in batches", "C", "network", sides.tcp()),

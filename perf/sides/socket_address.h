@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #ifndef SOCKET_ADDRESS_H
 #define SOCKET_ADDRESS_H
-/* socket_address.h: ADDRESS:PORT as the kernel takes it. */
+/* socket_address.h: ADDRESS:PORT as the kernel takes it; what follows a '#' is left out. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -13,7 +13,7 @@
 static inline struct sockaddr_in socket_address(const char *text)
 {
 	struct sockaddr_in address = { .sin_family = AF_INET };
-	const char *colon = strrchr(text, ':');
+	const char *colon = memrchr(text, ':', strcspn(text, "#"));
 	char host[64] = "";
 
 	if (colon && colon - text < (int)sizeof host)

@@ -1,23 +1,23 @@
 /* SPDX-License-Identifier: MIT */
-/* sockets.c: TCP and Unix stream sockets, a length of 4 bytes before each message. tcp and unix
- * write each message by itself; tcp-buffered holds back up to 64 KiB, as bulk transfers do.
+/* sockets.c: TCP, TLS over TCP, and Unix stream sockets, a length of 4 bytes before each message.
+ * tcp, tls and unix write each message by itself; tcp-buffered and tls-buffered hold back up to
+ * 64 KiB, as bulk transfers do.
  */
 #define _GNU_SOURCE
 #include "side.h"
 #include "socket_address.h"
+#include "wire.h"
 
-#include <errno.h>
 #include <netinet/tcp.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/uio.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 enum { READ = 262144, HELD_MAX = 65536, LENGTH = 4 };
 
-static int fd, buffered;
+static int fd, buffered, waits_ms;
 static uint8_t *in, held[HELD_MAX];
 static size_t room, from, until, holding;
 
@@ -69,7 +69,7 @@ static void sockets_open(const struct side_order *order)
 
 	room = order->size + LENGTH > READ ? order->size + LENGTH : READ;
 	in = side_memory(room);
-	buffered = !strcmp(order->transport, "tcp-buffered");
+	buffered = !!strstr(order->transport, "-buffered");
 	if (order->listens) {
 		int listener = listening(order);
 
@@ -81,24 +81,7 @@ static void sockets_open(const struct side_order *order)
 	if (fd < 0)
 		side_fail("accept");
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one); /* refused by Unix sockets */
-}
-
-static void write_all(struct iovec *parts, int count)
-{
-	while (count) {
-		ssize_t n = writev(fd, parts, count);
-
-		if (n < 0 && errno != EINTR)
-			side_fail("write");
-		for (; n > 0 && count; parts++, count--) {
-			if ((size_t)n < parts->iov_len) {
-				parts->iov_base = (uint8_t *)parts->iov_base + n;
-				parts->iov_len -= (size_t)n;
-				break;
-			}
-			n -= (ssize_t)parts->iov_len;
-		}
-	}
+	wire_open(fd, order);
 }
 
 static void sockets_flush(void)
@@ -106,7 +89,7 @@ static void sockets_flush(void)
 	struct iovec part = { held, holding };
 
 	if (holding)
-		write_all(&part, 1);
+		wire_write(&part, 1);
 	holding = 0;
 }
 
@@ -116,7 +99,7 @@ static void sockets_send(const void *message, uint32_t size)
 
 	if (!buffered || size + LENGTH > HELD_MAX) {
 		sockets_flush();
-		write_all(parts, 2);
+		wire_write(parts, 2);
 		return;
 	}
 	if (holding + LENGTH + size > HELD_MAX)
@@ -135,11 +118,23 @@ static int complete(uint32_t *size)
 	return until - from >= LENGTH + *size;
 }
 
+/* Bounds how long a read waits, which then is one system call. */
+static void wait_at_most(int timeout_ms)
+{
+	struct timeval bound = { timeout_ms / 1000, timeout_ms % 1000 * 1000L };
+
+	if (timeout_ms == waits_ms)
+		return;
+	if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &bound, sizeof bound))
+		side_fail("SO_RCVTIMEO");
+	waits_ms = timeout_ms;
+}
+
 static const uint8_t *sockets_receive(uint32_t *size, int timeout_ms)
 {
-	struct pollfd wait = { fd, POLLIN, 0 };
 	const uint8_t *message;
 
+	wait_at_most(timeout_ms);
 	while (!complete(size)) {
 		ssize_t n;
 
@@ -148,9 +143,7 @@ static const uint8_t *sockets_receive(uint32_t *size, int timeout_ms)
 			until -= from;
 			from = 0;
 		}
-		n = recv(fd, in + until, room - until, MSG_DONTWAIT);
-		if (n < 0 && errno == EAGAIN && poll(&wait, 1, timeout_ms) > 0)
-			continue;
+		n = wire_read(in + until, room - until);
 		if (n <= 0)
 			return NULL;
 		until += (size_t)n;

@@ -13,15 +13,20 @@ from perf.comparison import Suite
 from perf.contestant import Contestant, MissingError
 from perf.match import Run, play
 from perf.peers import sides, sockets
-from perf.scenario import Profile, Scenario
+from perf.scenario import SCENARIOS, Profile, Scenario
 
 PROFILE = Profile("test", 0.01, 0.05, 2, ())
 BY_NAME = {contestant.name: contestant for contestant in sockets.CONTESTANTS}
-PYTHON = replace(BY_NAME["unix-python"], side=lambda: (sys.executable, "-m", "perf.sides.sockets"))
+SIDE = (sys.executable, "-m", "perf.sides.sockets")
+PYTHON = replace(BY_NAME["unix-python"], side=lambda: SIDE)
+LARGE = 1 << 20
+"""More than a socket takes at once."""
 
 
-def scenario(shape: str, place: str = "local", size: int = 64) -> Scenario:
-    return Scenario("test", "Test", place, shape, size, rate=2000)
+def scenario(
+    shape: str, place: str = "local", size: int = 64, *, encrypted: bool = False
+) -> Scenario:
+    return Scenario("test", "Test", place, shape, size, 2000, encrypted)
 
 
 @pytest.fixture
@@ -62,6 +67,47 @@ def test_sides_in_c_and_in_python_speak_of_the_same_messages(arena: Arena) -> No
     commands = mixed()
     both = replace(PYTHON, side=lambda: next(commands))
     checked(play(arena, both, scenario("request", size=4096), PROFILE, 0))
+
+
+@pytest.mark.net
+@pytest.mark.parametrize("size", [20_000, LARGE])
+@pytest.mark.parametrize("shape", ["stream", "request"])
+def test_large_messages_arrive_whole_in_python(arena: Arena, shape: str, size: int) -> None:
+    checked(play(arena, PYTHON, scenario(shape, size=size), PROFILE, 0))
+
+
+@pytest.mark.net
+@pytest.mark.parametrize("size", [64, 20_000, LARGE])
+@pytest.mark.parametrize("turned", [False, True], ids=["to C", "to Python"])
+def test_tls_in_c_and_in_python_speak_of_the_same_messages(size: int, turned: bool) -> None:
+    tls = BY_NAME["tls-c"]
+    commands = [tls.side(), SIDE]
+    order = iter(commands[::-1] if turned else commands)
+    made = Arena("network")
+    try:
+        tls.prepare(made)
+        both = replace(tls, side=lambda: next(order))
+        what = scenario("request", "network", size, encrypted=True)
+        checked(play(made, both, what, PROFILE, 0))
+    finally:
+        made.close()
+
+
+@pytest.mark.net
+@pytest.mark.parametrize("size", [64, LARGE])
+@pytest.mark.parametrize("name", ["tls-c", "tls-buffered-c"])
+def test_two_hosts_speak_tls_in_c(name: str, size: int) -> None:
+    with Suite([BY_NAME[name]], PROFILE, lambda _: None) as suite:
+        suite.compete(scenario("stream", "network", size, encrypted=True))
+    assert [run.error for run in suite.runs] == ["", ""]
+    assert all(run.corrupt == 0 and run.received > 0 for run in suite.runs)
+
+
+@pytest.mark.parametrize("language", ["C", "Python"])
+def test_every_encrypted_scenario_has_tls_beside_it_in_each_language(language: str) -> None:
+    beside = [one for one in sockets.CONTESTANTS if one.encrypted and one.language == language]
+    for asked in (one for one in SCENARIOS if one.encrypted):
+        assert any(one.fits(asked) for one in beside), asked.name
 
 
 @pytest.mark.net

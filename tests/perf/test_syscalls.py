@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -63,6 +65,25 @@ def test_a_unix_socket_takes_one_call_to_write_and_a_large_read_for_many(counter
     assert run.error == ""
     assert 0.9 < run.syscalls_by_part["sender"] < 1.5
     assert run.cpu_ns_per_message == pytest.approx(sum(run.cpu_ns_by_part.values()))
+
+
+@pytest.mark.net
+@pytest.mark.parametrize("language", ["c", "python"])
+def test_a_round_trip_by_a_unix_socket_takes_two_calls_a_side(
+    counter: Counter, language: str
+) -> None:
+    one = BY_NAME[f"unix-{language}"]
+    if language == "python":
+        one = replace(one, side=lambda: (sys.executable, "-m", "perf.sides.sockets"))
+    arena = Arena("local")
+    try:
+        scenario = Scenario("t", "T", "local", "request", 64)
+        run = play(arena, one, scenario, PROFILE, 0, counter=counter)
+    finally:
+        arena.close()
+    assert run.error == ""
+    assert 1.9 < run.syscalls_by_part["sender"] < 2.5
+    assert 1.9 < run.syscalls_by_part["receiver"] < 2.5
 
 
 @pytest.mark.net
