@@ -326,10 +326,11 @@ def _check_peers(config: Config) -> None:
 
 
 def _refuse_twins(table: str, key: str, values: list[str]) -> None:
+    places: dict[str, int] = {}
     for i, value in enumerate(values):
-        if value and value in values[:i]:
-            first = f"{table}[{values.index(value)}]"
-            raise WrongKeyError(f"{table}[{i}].{key}", f"'{value}' is {first}'s already")
+        first = places.setdefault(value, i)
+        if value and first != i:
+            raise WrongKeyError(f"{table}[{i}].{key}", f"'{value}' is {table}[{first}]'s already")
 
 
 def _check_power_of_two(key: str, value: int) -> None:
