@@ -38,6 +38,7 @@ SIOCETHTOOL = 0x8946  # linux/sockios.h
 ETHTOOL_STXCSUM = 0x17  # linux/ethtool.h
 ETHTOOL_STSO = 0x1F  # linux/ethtool.h
 ETHTOOL_SGSO = 0x24  # linux/ethtool.h
+ETHTOOL_SGRO = 0x2C  # linux/ethtool.h
 ETH_P_ALL = 0x0003  # linux/if_ether.h
 NUD_PERMANENT = 0x80  # linux/neighbour.h
 IFA_F_NODAD = 0x02  # linux/if_addr.h
@@ -67,6 +68,16 @@ def wait_until(condition: Callable[[], T], deadline_s: float = 5.0, what: str = 
         select.select([], [], [], min(pause_s, left_s))
         pause_s = min(pause_s * 2, 0.05)
     return value
+
+
+def _napi_threads(interface: str) -> set[int]:
+    """Return the kernel's threads that receive from interfaces of this name, in any namespace."""
+    found = set[int]()
+    for comm in Path("/proc").glob("[0-9]*/comm"):
+        with contextlib.suppress(OSError):  # it has gone meanwhile
+            if comm.read_text().startswith(f"napi/{interface}-"[:15]):
+                found.add(int(comm.parent.name))
+    return found
 
 
 @dataclass(frozen=True)
@@ -186,16 +197,37 @@ class Host:
 
     def disable_tx_checksum(self, interface: str) -> None:
         """Let frames leave with full checksums: a veth normally leaves them to its peer."""
-        self._disable(interface, ETHTOOL_STXCSUM)
+        self._set(interface, ETHTOOL_STXCSUM, 0)
 
     def disable_segmentation(self, interface: str) -> None:
         """Let every frame leave in the size it has on a wire: a veth normally never segments."""
-        self._disable(interface, ETHTOOL_STSO)
-        self._disable(interface, ETHTOOL_SGSO)
+        self._set(interface, ETHTOOL_STSO, 0)
+        self._set(interface, ETHTOOL_SGSO, 0)
 
-    def _disable(self, interface: str, feature: int) -> None:
+    @contextlib.contextmanager
+    def joining_packets(self, interface: str) -> Iterator[None]:
+        """Receive as from a network card under load: all that comes while the caller, who does
+        not wait meanwhile, sends is taken in one go, and joined (GRO). For a veth whose other end
+        does not segment.
+        """
+        self._set(interface, ETHTOOL_SGRO, 1)
+        script = f"mount -t sysfs none /sys && echo 1 > /sys/class/net/{interface}/threaded"
+        before = _napi_threads(interface)
+        self.run(subprocess.run, ["unshare", "--mount", "sh", "-ec", script], check=True)
+        (thread,) = _napi_threads(interface) - before
+        cpus = os.sched_getaffinity(0)
+        one = {min(cpus)}
+        os.sched_setaffinity(0, one)
+        try:
+            os.sched_setaffinity(thread, one)
+            os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+            yield
+        finally:
+            os.sched_setaffinity(0, cpus)
+
+    def _set(self, interface: str, feature: int, to: int) -> None:
         with self.socket() as control:
-            value = array.array("I", [feature, 0])
+            value = array.array("I", [feature, to])
             request = struct.pack("16sP16x", interface.encode(), value.buffer_info()[0])
             fcntl.ioctl(control, SIOCETHTOOL, request)
 

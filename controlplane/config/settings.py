@@ -12,7 +12,7 @@ from msgspec import Meta, field
 from valkyrie.controlplane.security.policy import STREAM_MAX
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.application import appsocket
-from valkyrie.dataplane.ports import Rings
+from valkyrie.dataplane.ports import DSCP, Rings
 from valkyrie.dataplane.wire import Class
 
 from . import settings_intrusion
@@ -174,10 +174,20 @@ class ClassLimits(Settings, frozen=True, kw_only=True):
             extra={"live": True},
         ),
     ] = 10_000
+    dscp: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=63,
+            description="How packets are marked for the network (RFC 2474). Better no two classes"
+            " alike: a receiver's kernel may join packets that are, and drops those that turn out"
+            " to be of another class than the first, to be sent again.",
+        ),
+    ] = 0
 
 
 def _limits(klass: Class, **values: Any) -> ClassLimits:
-    return ClassLimits(ring_frames=_RINGS.rx[klass], **values)
+    return ClassLimits(ring_frames=_RINGS.rx[klass], dscp=DSCP[klass], **values)
 
 
 class Classes(Settings, frozen=True, kw_only=True):

@@ -230,7 +230,12 @@ class Opener:
                 bucket = limits(self._config, klass)
                 opened.police(klass, bucket.rate_packets, bucket.burst_packets)
             opened.guard.demand(token_classes(self._config))
-            opened.voice = Voice.open(facts.name, facts.index, self._config.node.udp_port)
+            opened.voice = Voice.open(
+                facts.name,
+                facts.index,
+                self._config.node.udp_port,
+                limits(self._config, Class.CONTROL).dscp,
+            )
             if opened.rx == "udp":
                 opened.voice.silence(opened.program)
             source = self._config.source
@@ -303,6 +308,7 @@ class Opener:
             mode=opened.link.mode if opened.link else None,
             selector=None if by_xdp else opened.program,
             buffer_size=wanted.socket_buffer_bytes,
+            dscp={klass: limits(self._config, klass).dscp for klass in Class},
             into=self._boot.struct.ports + index,
         )
 

@@ -39,21 +39,20 @@ def _drop_all(opened: socket.socket) -> None:
     )
 
 
-def _open(interface: str, udp_port: int, family: socket.AddressFamily) -> socket.socket:
+def _open(interface: str, udp_port: int, family: socket.AddressFamily, dscp: int) -> socket.socket:
     opened = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     try:
-        for option, value in (
-            (socket.SO_REUSEPORT, 1),
-            (socket.SO_SNDBUF, _BUFFER_SIZE),
-            (socket.SO_PRIORITY, _PRIORITY),
-        ):
-            opened.setsockopt(socket.SOL_SOCKET, option, value)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_SIZE)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
         if family == socket.AF_INET6:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE)
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, dscp << 2)
         else:
             opened.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE)
+            opened.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, dscp << 2)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, _PRIORITY)  # behind IP_TOS
         _drop_all(opened)  # before it can receive
         opened.setsockopt(_SOL_UDP, _UDP_GRO, 1)  # else super-packets are cut up to be dropped
         opened.bind(("", udp_port))
@@ -72,12 +71,12 @@ class Voice:
     sockets: dict[int, socket.socket]
 
     @classmethod
-    def open(cls, interface: str, ifindex: int, udp_port: int) -> Voice:
-        """Open them; DataPlaneError says what to do."""
+    def open(cls, interface: str, ifindex: int, udp_port: int, dscp: int) -> Voice:
+        """Open them, for packets marked ``dscp`` (RFC 2474); DataPlaneError says what to do."""
         voice = cls(interface, ifindex, {})
         try:
             for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
-                voice.sockets[version] = _open(interface, udp_port, family)
+                voice.sockets[version] = _open(interface, udp_port, family, dscp)
         except OSError as error:
             if error.errno == errno.EAFNOSUPPORT and 4 in voice.sockets:
                 return voice

@@ -79,8 +79,6 @@ void vk_packet_head_init(struct vk_packet_head *head, const struct vk_peer *peer
 	put16(head->bytes + 12, peer->family == 6 ? ETHERTYPE_IPV6 : ETHERTYPE_IPV4);
 	if (peer->family == 6) {
 		udp = ip + VK_IPV6_SIZE;
-		ip[0] = 0x60;
-		ip[1] = VK_ECT0 << 4; /* the traffic class begins in the byte before */
 		ip[6] = PROTOCOL_UDP;
 		ip[7] = HOP_LIMIT;
 		memcpy(ip + 8, peer->source, 16);
@@ -88,7 +86,6 @@ void vk_packet_head_init(struct vk_packet_head *head, const struct vk_peer *peer
 	} else {
 		udp = ip + VK_IPV4_SIZE;
 		ip[0] = 0x45;
-		ip[1] = VK_ECT0;
 		put16(ip + 6, IPV4_DONT_FRAGMENT);
 		ip[8] = HOP_LIMIT;
 		ip[9] = PROTOCOL_UDP;
@@ -106,7 +103,8 @@ void vk_packet_head_init(struct vk_packet_head *head, const struct vk_peer *peer
 	}
 }
 
-uint32_t vk_packet_head_write(const struct vk_packet_head *head, uint8_t *payload, uint32_t size)
+uint32_t vk_packet_head_write(const struct vk_packet_head *head, uint32_t ds_field,
+			      uint8_t *payload, uint32_t size)
 {
 	uint8_t *start = payload - head->size, *ip = start + VK_ETHERNET_SIZE;
 	uint8_t *udp = payload - VK_UDP_SIZE;
@@ -116,6 +114,7 @@ uint32_t vk_packet_head_write(const struct vk_packet_head *head, uint8_t *payloa
 	memcpy(start, head->bytes, head->size);
 	put16(udp + 4, udp_size);
 	if (head->family == 6) {
+		put16(ip, 0x6000 | ds_field << 4);
 		put16(ip + 4, udp_size);
 		/* The length counts twice: in the pseudo header and in the UDP header. */
 		sum = fold(vk_packet_sum(payload, size,
@@ -124,8 +123,10 @@ uint32_t vk_packet_head_write(const struct vk_packet_head *head, uint8_t *payloa
 			sum = 0xffff; /* 0 would say "no checksum" */
 		memcpy(udp + 6, &sum, sizeof sum);
 	} else {
+		ip[1] = (uint8_t)ds_field;
 		put16(ip + 2, VK_IPV4_SIZE + udp_size);
-		sum = fold(head->sum + htons((uint16_t)(VK_IPV4_SIZE + udp_size)));
+		sum = fold(head->sum + htons((uint16_t)ds_field) +
+			   htons((uint16_t)(VK_IPV4_SIZE + udp_size)));
 		memcpy(ip + 10, &sum, sizeof sum);
 	}
 	return head->size;

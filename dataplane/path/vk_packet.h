@@ -17,13 +17,14 @@ enum vk_packet_const {
 	VK_HEAD_ROOM = 64, /* bytes in front of a payload that is being sent: 14 + 40 + 8 fit */
 };
 
-/* The headers of every datagram to one peer, lengths and checksums still to be filled in. */
+/* The headers of every datagram to one peer; DS field, lengths and checksums are still to be filled
+ * in. */
 struct vk_packet_head {
 	uint8_t bytes[VK_HEAD_ROOM];
 	uint32_t size; /* 42 or 62 */
 	uint32_t family;
-	uint64_t
-		sum; /* IPv4: of the IP header with length 0; IPv6: of addresses, protocol, ports */
+	uint64_t sum; /* IPv4: of the IP header with length and DS field 0; IPv6: of addresses,
+		       * protocol, ports */
 };
 
 /* vk_packet_head_init builds the template for a resolved peer; source_port in host order. */
@@ -32,8 +33,10 @@ void vk_packet_head_init(struct vk_packet_head *head, const struct vk_peer *peer
 
 /* vk_packet_head_write puts the headers directly in front of payload, which has VK_HEAD_ROOM
  * writable bytes before it, and returns how many bytes they take. IPv4: header checksum, no UDP
- * checksum (RFC 768). IPv6: UDP checksum over the size payload bytes (RFC 8200, 8.1). */
-uint32_t vk_packet_head_write(const struct vk_packet_head *head, uint8_t *payload, uint32_t size);
+ * checksum (RFC 768). IPv6: UDP checksum over the size payload bytes (RFC 8200, 8.1). ds_field:
+ * what IPv4 has as TOS and IPv6 as traffic class. */
+uint32_t vk_packet_head_write(const struct vk_packet_head *head, uint32_t ds_field,
+			      uint8_t *payload, uint32_t size);
 
 /* vk_packet_locate finds the Valkyrie frame in a packet of size bytes that begins with its
  * Ethernet header. meta: the 16 bytes the XDP program wrote, believed only as far as they fit the

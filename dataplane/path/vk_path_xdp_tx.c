@@ -212,7 +212,8 @@ void vk_xdp_tx_commit(struct vk_path *path, uint32_t size, int paddable)
 		return;
 	}
 	assert(self->reserved != VK_XDP_NO_FRAME && size <= VK_XDP_PAYLOAD_MAX);
-	head_size = vk_packet_head_write(self->head, umem->area + at, size);
+	head_size = vk_packet_head_write(self->head, path->port->ds_field[self->class],
+					 umem->area + at, size);
 	self->frame_class[self->reserved - umem->rx_frames] = (uint8_t)self->class;
 	/* TX has an entry for every TX frame: it is never full here. */
 	*vk_umem_descriptor(ring, self->producer++) = (struct xdp_desc){

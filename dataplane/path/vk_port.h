@@ -57,6 +57,7 @@ struct vk_port {
 	uint32_t xdp_mode; /* enum vk_xdp_mode, when a path is XDP */
 	uint16_t udp_port; /* host order, source and destination of every datagram */
 	uint16_t mtu; /* of the interface, bytes */
+	uint8_t ds_field[VK_CLASS_COUNT]; /* RFC 2474, 3: of our packets: DSCP << 2 | ECN */
 	struct vk_umem umem; /* when a path is XDP */
 	struct vk_xsk xsks[VK_CLASS_COUNT];
 	struct vk_lane *lanes; /* [class], this queue's slice of the map; NULL without XDP */

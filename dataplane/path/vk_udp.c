@@ -70,15 +70,15 @@ static int set(int fd, int level, int option, int value)
 	return setsockopt(fd, level, option, &value, sizeof value) ? -errno : 0;
 }
 
-/* set_family sets what has one name a family: no fragments, errors of the path. */
-static int set_family(int fd, int v6)
+/* set_family sets what has one name a family: no fragments, the DS field, errors of the path. */
+static int set_family(int fd, int v6, uint8_t ds_field)
 {
 	int error;
 
 	if (v6) {
 		error = set(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1);
 		if (!error)
-			error = set(fd, IPPROTO_IPV6, IPV6_TCLASS, VK_ECT0);
+			error = set(fd, IPPROTO_IPV6, IPV6_TCLASS, ds_field);
 		if (!error)
 			error = set(fd, IPPROTO_IPV6, IPV6_RECVTCLASS, 1);
 		if (!error)
@@ -89,7 +89,7 @@ static int set_family(int fd, int v6)
 	}
 	error = set(fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE);
 	if (!error)
-		error = set(fd, IPPROTO_IP, IP_TOS, VK_ECT0);
+		error = set(fd, IPPROTO_IP, IP_TOS, ds_field);
 	if (!error)
 		error = set(fd, IPPROTO_IP, IP_RECVTOS, 1);
 	return error ? error : set(fd, IPPROTO_IP, IP_RECVERR, 1);
@@ -147,7 +147,7 @@ static int configure(int fd, int v6, uint32_t class, const struct vk_port *port,
 	}
 	if (!error) {
 		*step = "path MTU and error options";
-		error = set_family(fd, v6);
+		error = set_family(fd, v6, port->ds_field[class]);
 	}
 	if (!error) { /* behind IP_TOS, which sets it too */
 		*step = "SO_PRIORITY";

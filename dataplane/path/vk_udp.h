@@ -18,12 +18,12 @@ struct vk_udp_config {
 	int receive; /* 0: XDP receives, these sockets only send and drop what reaches them */
 };
 
-/* vk_udp_open_port opens port->sockets4 and sockets6 (interface and udp_port filled in by the
- * caller): SO_REUSEPORT, bound to the device, non-blocking, UDP_GRO, SO_PRIORITY by class, never
- * fragmenting, errors of the path reported. The program is attached before the first bind, so that
- * no datagram ever meets another rule; the caller enters the sockets into its map. IPv6 may be
- * missing on the host: its sockets are then -1. Returns 0 or -errno, *step says at what, and
- * nothing is left open.
+/* vk_udp_open_port opens port->sockets4 and sockets6 (interface, udp_port and ds_field filled in
+ * by the caller): SO_REUSEPORT, bound to the device, non-blocking, UDP_GRO, SO_PRIORITY and DS
+ * field by class, never fragmenting, errors of the path reported. The program is attached before
+ * the first bind, so that no datagram ever meets another rule; the caller enters the sockets into
+ * its map. IPv6 may be missing on the host: its sockets are then -1. Returns 0 or -errno, *step
+ * says at what, and nothing is left open.
  * Capabilities: NET_ADMIN (SO_*BUFFORCE, SO_PRIORITY above 6), NET_RAW (SO_BINDTODEVICE).
  * Syscalls: socket, setsockopt, bind. */
 int vk_udp_open_port(struct vk_port *port, const struct vk_udp_config *config, const char **step);

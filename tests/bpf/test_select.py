@@ -20,6 +20,7 @@ from valkyrie.controlplane.host.voice import Voice
 from valkyrie.dataplane import lib, wire
 from valkyrie.dataplane.guard import Guard, Master, tick
 from valkyrie.dataplane.loader import Program, cpus, open_selector
+from valkyrie.dataplane.ports import DSCP
 from valkyrie.dataplane.wire import PORT, Class
 
 SO_ATTACH_REUSEPORT_EBPF = 52  # asm-generic/socket.h
@@ -223,7 +224,7 @@ def test_what_is_refused_is_not_answered(
     receiver: Receiver, sender: Sender, pair: tuple[Link, Link]
 ) -> None:
     there = pair[1]
-    voice = there.host.run(Voice.open, there.name, there.index, PORT)
+    voice = there.host.run(Voice.open, there.name, there.index, PORT, DSCP[Class.CONTROL])
     voice.silence(receiver.program)
     receiver.program.set_police(Class.LOGS, 1, 10)
     with contextlib.closing(voice), contextlib.closing(Errors(pair[0], sender.version)) as errors:

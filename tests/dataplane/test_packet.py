@@ -22,6 +22,7 @@ layer2: Any = pytest.importorskip("scapy.layers.l2", reason="needs scapy: requir
 
 MACS = {"src": "02:00:00:00:00:01", "dst": "02:00:00:00:00:02"}
 SOURCE_PORT = 40000
+DS_FIELD = 46 << 2 | 2  # EF, ECT(0)
 
 
 def build(family: int, payload: bytes) -> bytes:
@@ -37,7 +38,7 @@ def build(family: int, payload: bytes) -> bytes:
     lib.vk_packet_head_init(head, peer, SOURCE_PORT)
     room = ffi.new("uint8_t[]", lib.VK_HEAD_ROOM + len(payload) + 1)
     ffi.memmove(room + lib.VK_HEAD_ROOM, payload, len(payload))
-    size = lib.vk_packet_head_write(head, room + lib.VK_HEAD_ROOM, len(payload))
+    size = lib.vk_packet_head_write(head, DS_FIELD, room + lib.VK_HEAD_ROOM, len(payload))
     return bytes(ffi.buffer(room + lib.VK_HEAD_ROOM - size, size + len(payload)))
 
 
@@ -57,9 +58,9 @@ def test_headers_are_what_scapy_would_write(family: int) -> None:
         udp = scapy.UDP(sport=SOURCE_PORT, dport=lib.VK_PORT)
         if family == 4:
             udp.chksum = 0
-            ip = scapy.IP(src="10.9.0.1", dst="10.9.0.2", tos=2, flags="DF", id=0, ttl=64)
+            ip = scapy.IP(src="10.9.0.1", dst="10.9.0.2", tos=DS_FIELD, flags="DF", id=0, ttl=64)
         else:
-            ip = scapy6.IPv6(src="fd09::1", dst="fd09::2", tc=2, hlim=64)
+            ip = scapy6.IPv6(src="fd09::1", dst="fd09::2", tc=DS_FIELD, hlim=64)
         wanted = bytes(layer2.Ether(**MACS) / ip / udp / payload)
         assert build(family, payload) == wanted
 

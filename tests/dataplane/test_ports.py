@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -9,12 +10,13 @@ import socket
 import pytest
 
 from tests.census import needs
-from tests.dataplane.endpoint import SMALL, Endpoint, frame
-from tests.lab import Link
+from tests.dataplane.endpoint import SMALL, STREAMS, Endpoint, Received, frame
+from tests.lab import Link, wait_until
+from valkyrie.controlplane.host.voice import Voice
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import DataPlaneError
 from valkyrie.dataplane.loader import XdpMode
-from valkyrie.dataplane.ports import Rings, is_virtual, open_port
+from valkyrie.dataplane.ports import DSCP, PathName, Rings, is_virtual, open_port
 from valkyrie.dataplane.wire import Class
 
 
@@ -99,3 +101,80 @@ def test_ring_sizes_that_cannot_be_are_refused(pair: tuple[Link, Link], rings: R
 
 def test_a_veth_is_known_as_a_virtual_link(pair: tuple[Link, Link]) -> None:
     assert pair[0].host.run(is_virtual, pair[0].name)
+
+
+def ds_field(packet: bytes) -> int:
+    """Return what IPv4 calls type of service, and IPv6 traffic class."""
+    if packet[12:14] == b"\x08\x00":
+        return packet[15]
+    return (packet[14] << 4 | packet[15] >> 4) & 0xFF
+
+
+def valkyrie(packet: bytes) -> bytes:
+    """Return a packet that goes to Valkyrie's port, or nothing."""
+    at = 34 if packet[12:14] == b"\x08\x00" else 54
+    return packet if packet[at + 2 : at + 4] == lib.VK_PORT.to_bytes(2, "big") else b""
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("path", ["udp", "xdp"])
+def test_packets_are_marked_by_class(pair: tuple[Link, Link], path: PathName, family: int) -> None:
+    if path == "xdp":
+        needs("AF_XDP")
+    with (
+        pair[1].host.packet_socket(pair[1].name) as watcher,
+        Endpoint(pair[0], path, path) as a,
+        Endpoint(pair[1], "none", "udp") as b,
+    ):
+        peer = a.peer(b, family)
+        for klass in Class:
+            assert a.commit(peer, klass, frame(klass, 1))
+            a.flush_all()
+            packet = wait_until(lambda: valkyrie(watcher.recv(2048)), what="the packet")
+            assert ds_field(packet) == DSCP[klass] << 2 | lib.VK_ECT0
+    assert len(set(DSCP.values())) == len(Class)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_the_daemon_sends_is_marked_as_control(pair: tuple[Link, Link], version: int) -> None:
+    here, there = pair
+    voice = here.host.run(Voice.open, here.name, here.index, lib.VK_PORT, DSCP[Class.CONTROL])
+    source, target = (here.v4.ip, there.v4.ip) if version == 4 else (here.v6.ip, there.v6.ip)
+    with contextlib.closing(voice), there.host.packet_socket(there.name) as watcher:
+        assert voice.send(source, target, lib.VK_PORT, frame(Class.CONTROL, 1))
+        packet = wait_until(lambda: valkyrie(watcher.recv(2048)), what="the packet")
+        assert ds_field(packet) >> 2 == DSCP[Class.CONTROL]
+        priority = voice.sockets[version].getsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY)
+        assert priority == 6
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_the_kernel_joins_no_packets_of_different_classes(
+    pair: tuple[Link, Link], version: int
+) -> None:
+    """It finds the class of the first alone: one of another class behind it would be dropped."""
+    pair[0].host.disable_segmentation(pair[0].name)
+    marks = {klass: DSCP[klass] << 2 for klass in STREAMS}
+    alike = dict.fromkeys(STREAMS, 0)
+    with pair[1].host.joining_packets(pair[1].name):
+        for _ in range(5):
+            assert not joined_to_others(pair, version, marks)
+            wait_until(lambda: joined_to_others(pair, version, alike), what="one that is joined")
+
+
+def joined_to_others(pair: tuple[Link, Link], version: int, fields: dict[Class, int]) -> int:
+    """Send packets of each class from one port; how many came joined to one of another class."""
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    address = pair[1].v4.ip if version == 4 else pair[1].v6.ip
+    field = (socket.IPPROTO_IP, socket.IP_TOS)
+    if version == 6:
+        field = (socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
+    found: list[Received] = []
+    with pair[0].host.socket(family) as raw, Endpoint(pair[1], "udp", "udp") as b:
+        for klass, value in fields.items():
+            raw.setsockopt(*field, value)
+            for _ in range(4):
+                raw.sendto(frame(klass, 1, 1000), (str(address), lib.VK_PORT))
+        while len(found) < 4 * len(fields):
+            found += wait_until(lambda: [x for k in Class for x in b.receive(k)], what="packets")
+    return sum(one.data != frame(one.klass, 1, 1000) for one in found)

@@ -64,7 +64,7 @@ static void check_build(const uint8_t *payload, uint32_t size, int family)
 	memcpy(buffer + VK_HEAD_ROOM, payload, size);
 	vk_packet_head_init(&head, &peer, VK_PORT);
 	vk_packet_pad(buffer + VK_HEAD_ROOM, size, size + 100);
-	head_size = vk_packet_head_write(&head, buffer + VK_HEAD_ROOM, size + 100);
+	head_size = vk_packet_head_write(&head, VK_ECT0, buffer + VK_HEAD_ROOM, size + 100);
 	require(!vk_packet_locate(buffer + VK_HEAD_ROOM - head_size, head_size + size + 100, NULL,
 				  VK_PORT, &frame));
 	require(frame.data == buffer + VK_HEAD_ROOM && frame.size == size + 100);
