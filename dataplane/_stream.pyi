@@ -13,7 +13,6 @@ class End:
     received: int
     received_bytes: int
     queue_size: int
-    untold: int
     expected: int
     number: int
     generation: int
@@ -21,7 +20,18 @@ class End:
     halting: bool
     def send(self, payload: Payload, /) -> None: ...
     def take(self) -> Message | None: ...
-    def _begin(self, client: int, outlet: int, inlet: int, message: type[Message], /) -> None: ...
+    def taken(self, size: int, count: int, /) -> None: ...
+    def idle(self) -> None: ...
+    def report(self) -> bool: ...
+    def _begin(
+        self,
+        memory: object,
+        client: int,
+        outlet: int,
+        inlet: int,
+        message: type[Message],
+        /,
+    ) -> None: ...
 
 class Face:
     def send(

@@ -40,7 +40,6 @@ ORDERED = frozenset({Class.CRITICAL, Class.SYSTEM, Class.JOB})
 """Classes that are read in the order of sending unless told otherwise."""
 MESSAGE_MAX: int = lib.VK_MESSAGE_MAX
 _COST = lib.VK_MESSAGE_COST
-_REPORT = lib.VK_CLIENT_REPORT
 _send = lib.vk_client_send
 _EOS = Flag.EOS.value
 _ACK = Flag.ACK.value
@@ -160,13 +159,13 @@ class Flow(End):
         self.head = ffi.addressof(self.outlet, "head")
         self.head.peer, self.head.stream = peer, stream
         self._prepare_reading()
-        self._begin(address(self._client), address(self.outlet), address(self.inlet), Message)
+        memory = (self._client, self.outlet, self.inlet)
+        client, outlet, inlet = map(address, memory)
+        self._begin(memory, client, outlet, inlet, Message)
 
     def _prepare_reading(self) -> None:
         self.inlet = ffi.new("struct vk_inlet *", {"windowed": self.windowed})
         self.held = self.rings.held(self.ring)
-        self.untold = 0
-        """Cost of what the reader has taken that ``inlet`` does not count yet."""
         self.careful = self.best_effort
         """Messages cannot simply be queued: a bound, an end, no reader, half a message."""
         self.expected = 0
@@ -525,45 +524,26 @@ class Flow(End):
     def discard(self) -> None:
         """Take nothing more in, and let go of what waits for the reader."""
         self.closed = self.careful = True
-        self.taken(self.fragments.clear() + self._settle(self.queue), 0)
-        self.taken(self.queue_size, len(self.queue))
+        due = self.fragments.clear() + self._settle(self.queue)
+        self.taken(self.queue_size + due, len(self.queue))
         self.queue.clear()
         self.queue_size = 0
 
     # Receiving, called by the reader
 
-    def taken(self, size: int, count: int) -> None:
-        """Note that the reader has taken count messages of size bytes in all: the peer may send."""
-        self.untold += size + count * _COST
-        if self.untold >= _REPORT:
-            self._tell(lib.vk_client_taken(self._client, self.inlet, self.untold, 0))
-
-    def idle(self) -> None:
-        """Note that the reader waits: let the peer know what was taken."""
-        if self.untold:
-            lib.vk_client_taken(self._client, self.inlet, self.untold, 0)
-            self._tell(lib.vk_client_idle(self._client, self.inlet))
-
-    def _tell(self, error: int) -> None:
-        self.untold = 0
-        if error:
-            self.rings.owe(Class.CONTROL, self.report)
-
-    def report(self) -> bool:
-        """Tell the worker what was taken; False = no room now."""
-        return bool(lib.vk_client_report(self._client, self.inlet) != -errno.EAGAIN)
+    def _owe_report(self) -> None:
+        """Tell the worker later what was taken."""
+        self.rings.owe(Class.CONTROL, self.report)
 
     def _take(self) -> Message:
         """Return the next message, which ``take`` leaves alone while some were joined."""
         message = self.queue.popleft()
         size = len(message.payload)
         self.queue_size -= size
-        self.untold += size + _COST
         if self.owed:
-            self.untold += self._settle((message,))
+            size += self._settle((message,))
             message = own(message) if self.lent else message
-        if self.untold >= _REPORT:
-            self.taken(0, 0)
+        self.taken(size, 1)
         return message
 
     def _settle(self, messages: Iterable[Message]) -> int:

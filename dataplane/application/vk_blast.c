@@ -242,7 +242,7 @@ static int receive_some(struct vk_client *client, struct vk_outlet *outlet, stru
 
 		if (n)
 			return n;
-		vk_client_idle(client, inlet);
+		vk_inlet_idle(client, inlet);
 		error = wait_until(client, ring, 0, end_ns);
 		if (error)
 			return error;
@@ -258,7 +258,7 @@ static void done(struct vk_client *client, struct vk_inlet *inlet, uint32_t ring
 	for (int i = 0; i < n; i++)
 		bytes += entries[i].size;
 	vk_client_release(client, ring, entries[n - 1].end);
-	vk_client_taken(client, inlet, bytes, (uint32_t)n);
+	vk_inlet_taken(client, inlet, bytes, (uint32_t)n);
 }
 
 int vk_blast_receive(struct vk_client *client, struct vk_outlet *outlet, struct vk_inlet *inlet,

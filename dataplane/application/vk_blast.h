@@ -6,7 +6,7 @@
  * of it. All loops end at a deadline; outlet and inlet are the open stream. Messages are taken in
  * the order in which they arrive.
  */
-#include "vk_client.h"
+#include "vk_inlet.h"
 
 enum vk_blast_const {
 	VK_BLAST_SIZE_MIN = 8, /* bytes: the number */

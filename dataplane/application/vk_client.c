@@ -87,6 +87,17 @@ static void ring_bell(struct vk_client *client)
 	client->bells += (uint64_t)vk_event_ring(client->peer, client->bell_peer, &client->rang);
 }
 
+int vk_client_gone(const struct vk_client *client)
+{
+	return gone(client);
+}
+
+void vk_client_alert(struct vk_client *client, uint32_t ring)
+{
+	vk_tx_publish(&client->tx[ring]);
+	ring_bell(client);
+}
+
 /* why says why a record of size bytes of payload could not be reserved. */
 static int why(struct vk_tx *tx, uint32_t size)
 {
@@ -309,44 +320,6 @@ int64_t vk_client_send_part(struct vk_client *client, struct vk_outlet *outlet,
 		leave(client);
 	}
 	return result;
-}
-
-int vk_client_report(struct vk_client *client, struct vk_inlet *inlet)
-{
-	struct vk_tx *tx = &client->tx[VK_CLASS_CONTROL];
-	uint8_t *body;
-
-	if (!inlet->windowed || inlet->reported == inlet->taken.cost)
-		return 0;
-	if (gone(client))
-		return -ESHUTDOWN;
-	if (!tx->capacity)
-		return -EACCES;
-	body = vk_tx_reserve(tx, sizeof inlet->taken);
-	if (!body)
-		return vk_tx_room(tx) < 0 ? -EPROTO : -EAGAIN;
-	memcpy(body, &inlet->taken, sizeof inlet->taken);
-	vk_tx_commit(tx, sizeof inlet->taken, VK_RECORD_CONSUMED);
-	vk_tx_publish(tx);
-	ring_bell(client);
-	inlet->reported = inlet->taken.cost;
-	return 0;
-}
-
-int vk_client_taken(struct vk_client *client, struct vk_inlet *inlet, uint64_t bytes,
-		    uint32_t count)
-{
-	inlet->taken.cost += bytes + (uint64_t)count * VK_MESSAGE_COST;
-	if (inlet->taken.cost - inlet->reported < VK_CLIENT_REPORT)
-		return 0;
-	return vk_client_report(client, inlet);
-}
-
-int vk_client_idle(struct vk_client *client, struct vk_inlet *inlet)
-{
-	if (inlet->reported && inlet->taken.cost - inlet->reported < VK_CLIENT_REPORT_IDLE)
-		return 0;
-	return vk_client_report(client, inlet);
 }
 
 int64_t vk_client_room(struct vk_client *client, uint32_t ring)

@@ -14,8 +14,6 @@ enum vk_client_const {
 	VK_CLIENT_BATCH = 256, /* entries of one receive call */
 	VK_CLIENT_ANY_FLOW = -1,
 	VK_CLIENT_ANY_SEQUENCE = -1,
-	VK_CLIENT_REPORT = 16384, /* bytes of cost that are reported without being asked to */
-	VK_CLIENT_REPORT_IDLE = 4096, /* likewise, when the reader has nothing left to read */
 	/* Payload of the largest fragment: its record is 64 KiB, its cost in windows too. */
 	VK_CLIENT_FRAGMENT = VK_SHARDED_MAX - VK_MESSAGE_COST,
 	/* A message goes when its stream's limit pays for so much of it: a peer always lets that
@@ -45,13 +43,7 @@ struct vk_outlet {
 	uint64_t limit; /* of spent; 0 = the worker told none */
 };
 
-/* What the application has taken of a stream, and what the worker knows of it. */
-struct vk_inlet {
-	struct vk_consumed taken;
-	uint64_t reported; /* of taken.cost */
-	uint32_t windowed; /* 0: the stream has no window, so nothing is reported */
-	uint32_t pad;
-};
+struct vk_inlet; /* what the application has taken of a stream (vk_inlet.h) */
 
 struct vk_client {
 	struct vk_tx tx[VK_RINGS_MAX]; /* by class; capacity 0 = class not allowed */
@@ -74,6 +66,8 @@ struct vk_client {
 	uint64_t engaged; /* the thread within a call that may wait, from its begin to its end, as
 			   * its language counts threads; 0 = none. Not looked at here */
 	struct vk_spin spin;
+	struct vk_inlet *young; /* those of young streams that have something to report ... */
+	uint64_t untold; /* ... and how much, in bytes of cost */
 	uint64_t bells; /* rung */
 	uint64_t waits; /* that ended in a sleep */
 };
@@ -174,22 +168,12 @@ static inline int64_t vk_client_flow(const struct vk_message *message)
 /* vk_client_room returns the free bytes of TX ring r, or -EPROTO. */
 int64_t vk_client_room(struct vk_client *client, uint32_t ring);
 
-/* vk_client_taken notes that the application has taken count messages with bytes of payload in all,
- * and reports when VK_CLIENT_REPORT of cost have come together. Returns 0, or like
- * vk_client_report: then the report is still to be made. */
-int vk_client_taken(struct vk_client *client, struct vk_inlet *inlet, uint64_t bytes,
-		    uint32_t count);
+/* vk_client_gone says whether the channel has ended, or its slot is another's now. */
+int vk_client_gone(const struct vk_client *client);
 
-/* vk_client_idle is to be called when the reader waits: it reports if VK_CLIENT_REPORT_IDLE have
- * come together, or nothing was ever reported: a peer that waits for room in a window may need what
- * is left. Returns like vk_client_taken. */
-int vk_client_idle(struct vk_client *client, struct vk_inlet *inlet);
-
-/* vk_client_report tells the worker, through ring 0, what was taken and is not reported. The record
- * says the sum, so one that finds no room is made good by any later one. Returns 0, -EAGAIN (no
- * room), -EACCES (there is no ring 0), -ESHUTDOWN or -EPROTO. Release pairs with the worker's
- * acquire of tail. */
-int vk_client_report(struct vk_client *client, struct vk_inlet *inlet);
+/* vk_client_alert lets the worker see what was put into a TX ring of a channel that is not gone,
+ * and rings the bell if it sleeps. Release pairs with the worker's acquire of tail. */
+void vk_client_alert(struct vk_client *client, uint32_t ring);
 
 /* vk_client_receive describes the next records of RX ring r in entries[0..max) and steps over
  * them; they stay in the ring until vk_client_release. With a flow (vk_client_flow) other than

@@ -43,7 +43,7 @@ static int describe(struct vk_reader *reader)
 	if (found > 0)
 		reader->found = (uint32_t)found;
 	if (!found)
-		vk_client_idle(reader->client, reader->inlet);
+		vk_inlet_idle(reader->client, reader->inlet);
 	return found;
 }
 
@@ -66,7 +66,7 @@ static int take_record(struct vk_reader *reader, struct vk_whole *whole)
 		reader->lent = 1;
 	else
 		give_back(reader);
-	vk_client_taken(reader->client, reader->inlet, entry->size, 1);
+	vk_inlet_taken(reader->client, reader->inlet, entry->size, 1);
 	reader->more = result == 1;
 	return result;
 }

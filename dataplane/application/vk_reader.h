@@ -5,8 +5,8 @@
  * vk_gather over the application's end of its rings. Nothing is read ahead, so that what waits for
  * the reader is bounded by ring and window. One thread at a time.
  */
-#include "vk_client.h"
 #include "vk_gather.h"
+#include "vk_inlet.h"
 
 enum vk_reader_const {
 	VK_READER_BATCH = 64, /* records that are described at once */

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "vk_stream_end.h"
 
+#include <errno.h>
+
 PyTypeObject *vk_stream_end_type;
 static PyObject *name_append, *name_payload, *name_popleft;
 
@@ -51,16 +53,15 @@ static PyObject *message_of(const struct vk_stream_end *end, const struct vk_ent
 	return message;
 }
 
-/* Have Python note the result of telling the worker what was taken. Returns 0, or -1 and an
- * exception. */
-static int tell(struct vk_stream_end *end, int error)
+/* Have Python make reports later that could not be made: there was an error. Returns 0, or -1 and
+ * an exception. */
+static int owe(struct vk_stream_end *end, int error)
 {
 	PyObject *none;
 
-	end->untold = 0;
 	if (!error)
 		return 0;
-	none = PyObject_CallMethod((PyObject *)end, "_tell", "i", error);
+	none = PyObject_CallMethod((PyObject *)end, "_owe_report", NULL);
 	Py_XDECREF(none);
 	return none ? 0 : -1;
 }
@@ -73,22 +74,18 @@ static void came(struct vk_stream_end *end, uint32_t size)
 	end->received_bytes += size;
 }
 
-/* Count a message that the reader takes. Returns like tell. */
-static int taken(struct vk_stream_end *end, Py_ssize_t size)
+/* Count a message that the reader takes. Returns like owe. */
+static int took(struct vk_stream_end *end, uint64_t size)
 {
-	end->untold += (unsigned long long)size + VK_MESSAGE_COST;
-	if (end->untold < VK_CLIENT_REPORT)
-		return 0;
-	return tell(end, vk_client_taken(end->client, end->inlet, end->untold, 0));
+	int error = vk_inlet_took(end->client, end->inlet, size);
+
+	return error ? owe(end, error) : 0;
 }
 
-/* Let the peer know what was taken: the reader waits. Returns like tell. */
+/* Let the peer know what was taken: the reader waits. Returns like owe. */
 int vk_stream_end_idle(struct vk_stream_end *end)
 {
-	if (!end->untold)
-		return 0;
-	vk_client_taken(end->client, end->inlet, end->untold, 0);
-	return tell(end, vk_client_idle(end->client, end->inlet));
+	return owe(end, vk_inlet_idle(end->client, end->inlet));
 }
 
 /* Take the next message out of a queue that has one; NULL and an exception, or NULL for Python. */
@@ -106,7 +103,7 @@ static PyObject *pop(struct vk_stream_end *end)
 	size = payload ? PyObject_Size(payload) : -1;
 	Py_XDECREF(payload);
 	end->queue_size -= size < 0 ? 0 : (unsigned long long)size;
-	if (size < 0 || taken(end, size))
+	if (size < 0 || took(end, (uint64_t)size))
 		Py_CLEAR(message);
 	return message;
 }
@@ -143,7 +140,7 @@ enum vk_found vk_stream_end_take(struct vk_stream_end *end, PyObject **message)
 	}
 	vk_client_release(client, end->ring, entry.end);
 	came(end, entry.size);
-	if (taken(end, entry.size))
+	if (took(end, entry.size))
 		Py_CLEAR(*message);
 	return VK_FOUND;
 }
@@ -195,15 +192,55 @@ static PyObject *end_take(PyObject *self, PyObject *none)
 	return message || PyErr_Occurred() ? message : PyObject_CallMethod(self, "_take", NULL);
 }
 
+static PyObject *end_taken(PyObject *self, PyObject *args)
+{
+	struct vk_stream_end *end = (struct vk_stream_end *)self;
+	unsigned int count;
+	long long size;
+
+	if (!PyArg_ParseTuple(args, "LI:taken", &size, &count))
+		return NULL;
+	if (end->client && owe(end, vk_inlet_taken(end->client, end->inlet, (uint64_t)size, count)))
+		return NULL;
+	return Py_NewRef(Py_None);
+}
+
+static PyObject *end_idle(PyObject *self, PyObject *none)
+{
+	struct vk_stream_end *end = (struct vk_stream_end *)self;
+
+	(void)none;
+	return end->client && vk_stream_end_idle(end) ? NULL : Py_NewRef(Py_None);
+}
+
+static PyObject *end_report(PyObject *self, PyObject *none)
+{
+	struct vk_stream_end *end = (struct vk_stream_end *)self;
+
+	(void)none;
+	return PyBool_FromLong(!end->client || vk_inlet_pay(end->client, end->inlet) != -EAGAIN);
+}
+
+/* Let go of what Python owns. */
+static void leave(struct vk_stream_end *end)
+{
+	if (end->client)
+		vk_inlet_forget(end->client, end->inlet);
+	end->client = NULL;
+	Py_CLEAR(end->memory);
+	Py_CLEAR(end->message);
+}
+
 static PyObject *end_begin(PyObject *self, PyObject *args)
 {
 	struct vk_stream_end *end = (struct vk_stream_end *)self;
 	unsigned long long client, outlet, inlet;
-	PyObject *message;
+	PyObject *memory, *message;
 
-	if (!PyArg_ParseTuple(args, "KKKO:_begin", &client, &outlet, &inlet, &message))
+	if (!PyArg_ParseTuple(args, "OKKKO:_begin", &memory, &client, &outlet, &inlet, &message))
 		return NULL;
-	Py_CLEAR(end->message);
+	leave(end);
+	end->memory = Py_NewRef(memory);
 	end->message = Py_NewRef(message);
 	end->client = (struct vk_client *)(uintptr_t)client;
 	end->outlet = (struct vk_outlet *)(uintptr_t)outlet;
@@ -225,7 +262,7 @@ static void end_dealloc(PyObject *self)
 {
 	struct vk_stream_end *end = (struct vk_stream_end *)self;
 
-	Py_CLEAR(end->message);
+	leave(end);
 	Py_CLEAR(end->queue);
 	Py_CLEAR(end->early);
 	Py_CLEAR(end->held);
@@ -241,7 +278,6 @@ static PyMemberDef end_members[] = {
 	{ "received", T_ULONGLONG, offsetof(struct vk_stream_end, received), 0, NULL },
 	{ "received_bytes", T_ULONGLONG, offsetof(struct vk_stream_end, received_bytes), 0, NULL },
 	{ "queue_size", T_ULONGLONG, offsetof(struct vk_stream_end, queue_size), 0, NULL },
-	{ "untold", T_ULONGLONG, offsetof(struct vk_stream_end, untold), 0, NULL },
 	{ "expected", T_UINT, offsetof(struct vk_stream_end, expected), 0, NULL },
 	{ "number", T_INT, offsetof(struct vk_stream_end, number), 0, NULL },
 	{ "generation", T_UINT, offsetof(struct vk_stream_end, generation), 0, NULL },
@@ -257,9 +293,18 @@ static PyMethodDef end_methods[] = {
 	{ "take", end_take, METH_NOARGS,
 	  "take($self, /)\n--\n\n"
 	  "Return the next message of the queue if there is one." },
+	{ "taken", end_taken, METH_VARARGS,
+	  "taken($self, size, count, /)\n--\n\n"
+	  "Note that the reader has taken messages of *size* bytes in all: the peer may send." },
+	{ "idle", end_idle, METH_NOARGS,
+	  "idle($self, /)\n--\n\n"
+	  "Note that the reader waits: let the peer know what was taken." },
+	{ "report", end_report, METH_NOARGS,
+	  "report($self, /)\n--\n\n"
+	  "Make the reports that are owed; False = no room now." },
 	{ "_begin", end_begin, METH_VARARGS,
-	  "_begin($self, client, outlet, inlet, message, /)\n--\n\n"
-	  "Work on structs at addresses, and make messages of a type." },
+	  "_begin($self, memory, client, outlet, inlet, message, /)\n--\n\n"
+	  "Work on structs at addresses, in memory that is kept, and make messages of a type." },
 	{ NULL, NULL, 0, NULL },
 };
 

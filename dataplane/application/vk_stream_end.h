@@ -11,13 +11,14 @@
 #include <Python.h>
 #include <structmember.h>
 
-#include "vk_client.h"
+#include "vk_inlet.h"
 
 /* One end of a stream. Python owns what the addresses name, and may set all that has a name. */
 struct vk_stream_end {
 	PyObject_HEAD struct vk_client *client; /* NULL: not begun */
 	struct vk_outlet *outlet;
 	struct vk_inlet *inlet;
+	PyObject *memory; /* what owns them */
 	PyObject *message; /* type of messages */
 	PyObject *queue; /* messages that were taken out of the ring for the reader */
 	PyObject *early; /* those that wait for others, by sequence */
@@ -25,7 +26,6 @@ struct vk_stream_end {
 	PyObject *owed; /* what taking joined messages gives back, by sequence */
 	unsigned long long received, received_bytes;
 	unsigned long long queue_size; /* bytes of payload in the queue */
-	unsigned long long untold; /* cost of what was taken that the inlet does not count yet */
 	unsigned int ring;
 	unsigned int expected; /* sequence that comes next */
 	int number; /* of the worker's flow */

@@ -9,6 +9,7 @@
 #include "vk_bpf.h"
 #include "vk_client.h"
 #include "vk_confine.h"
+#include "vk_inlet.h"
 #include "vk_mac.h"
 #include "vk_packet.h"
 #include "vk_reader.h"

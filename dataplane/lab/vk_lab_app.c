@@ -394,10 +394,11 @@ static int report(struct vk_lab_app_run *app, uint32_t ref)
 		.reported = end->reported_cost,
 		.windowed = class != VK_CLASS_CRITICAL && class != VK_CLASS_LOGS,
 	};
-	int error = vk_client_taken(app->client, &inlet, 0, 0);
+	int error = vk_inlet_taken(app->client, &inlet, 0, 0);
 
 	if (!error && end->consumed_cost == end->arrived_cost)
-		error = vk_client_idle(app->client, &inlet);
+		error = vk_inlet_idle(app->client, &inlet);
+	vk_inlet_forget(app->client, &inlet);
 	app->rung |= inlet.reported != end->reported_cost;
 	end->reported_cost = inlet.reported;
 	return error == -EAGAIN;
@@ -443,7 +444,7 @@ static uint64_t next_run(const struct vk_lab_app_run *app)
 		uint64_t pause_ns = FULL_RETRY_NS;
 
 		if (app->config->consume_bps)
-			pause_ns = VK_CLIENT_REPORT * s_ns / app->config->consume_bps + 1;
+			pause_ns = VK_INLET_REPORT * s_ns / app->config->consume_bps + 1;
 		if (lab->now_ns + pause_ns < next_ns)
 			next_ns = lab->now_ns + pause_ns;
 	}

@@ -6,7 +6,7 @@
  */
 #include "vk_lab_world.h"
 
-#include "vk_client.h"
+#include "vk_inlet.h"
 
 /* vk_lab_app_of returns the application at one side of a stream. */
 static inline uint32_t vk_lab_app_of(const struct vk_lab *lab, const struct vk_lab_stream *stream,

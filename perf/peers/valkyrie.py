@@ -44,7 +44,7 @@ def nodes(path: str, modes: Sequence[str], queues: int = 1) -> Callable[[Arena],
     return prepare
 
 
-PARTS = ("client", "gather", "reader")
+PARTS = ("client", "gather", "inlet", "reader")
 _C = sides.c(
     "valkyrie",
     sources=[

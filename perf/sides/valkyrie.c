@@ -161,7 +161,7 @@ static void take(const struct vk_entry *entry)
 
 	if (!stream)
 		side_fail("a message of a stream that was not opened");
-	vk_client_taken(client, stream->inlet, entry->size, 1);
+	vk_inlet_taken(client, stream->inlet, entry->size, 1);
 	if (stream->inlet->windowed && !stream->waits) {
 		stream->waits = 1;
 		waiting[waits++] = stream;
@@ -181,7 +181,7 @@ static void give_back(void)
 	}
 	vk_client_release(client, ring, entries[found - 1].end);
 	if (!scattered)
-		vk_client_taken(client, streams->inlet, bytes, found);
+		vk_inlet_taken(client, streams->inlet, bytes, found);
 	found = next_found = 0;
 }
 
@@ -191,9 +191,9 @@ static void idle(void)
 	uint32_t left = 0;
 
 	if (!scattered)
-		vk_client_idle(client, streams->inlet);
+		vk_inlet_idle(client, streams->inlet);
 	for (uint32_t i = 0; i < waits; i++) {
-		if (vk_client_idle(client, waiting[i]->inlet) == -EAGAIN)
+		if (vk_inlet_idle(client, waiting[i]->inlet) == -EAGAIN)
 			waiting[left++] = waiting[i];
 		else
 			waiting[i]->waits = 0;

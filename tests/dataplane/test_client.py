@@ -62,7 +62,7 @@ def send(rings: Rings, payload: bytes, stream: int = 100) -> int:
 
 def test_a_worker_gone_mad_makes_the_client_read_or_write_nothing_outside(tmp_path: Path) -> None:
     program = tmp_path / "hostile"
-    sources = ["client_hostile.c", "vk_client.c", "shm/vk_channel.c"]
+    sources = ["client_hostile.c", "vk_client.c", "vk_inlet.c", "shm/vk_channel.c"]
     flags = ["-std=gnu11", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     command = ["clang-19", *flags, *INCLUDES, "-o", str(program)]
     subprocess.run([*command, *(str(find(each)) for each in sources)], check=True)
@@ -252,19 +252,19 @@ def test_a_batch_ends_before_a_message_of_a_former_stream_of_that_number(
 def test_a_report_rings_the_bell_and_says_the_sum(channel: Channel, rings: Rings) -> None:
     inlet = ffi.new("struct vk_inlet *", {"windowed": 1, "taken": {"flow": 5}})
     channel.d.sleeping = 5
-    half = lib.VK_CLIENT_REPORT // 2
-    assert lib.vk_client_taken(rings.client, inlet, half, 0) == 0
+    half = lib.VK_INLET_REPORT // 2
+    assert lib.vk_inlet_taken(rings.client, inlet, half, 0) == 0
     assert rings.client.bells == 0
-    assert lib.vk_client_taken(rings.client, inlet, half, 2) == 0
+    assert lib.vk_inlet_taken(rings.client, inlet, half, 2) == 0
     assert rings.client.bells == 1
-    while lib.vk_client_taken(rings.client, inlet, lib.VK_CLIENT_REPORT, 1) == 0:
+    while lib.vk_inlet_taken(rings.client, inlet, lib.VK_INLET_REPORT, 1) == 0:
         pass
-    assert lib.vk_client_report(rings.client, inlet) == -errno.EAGAIN
+    assert lib.vk_inlet_report(rings.client, inlet) == -errno.EAGAIN
     reports = channel.reports()
     assert len(reports) == SIZE // 24
     assert (reports[0].flow, reports[0].cost) == (5, 2 * half + 2 * lib.VK_MESSAGE_COST)
-    assert lib.vk_client_report(rings.client, inlet) == 0
-    assert lib.vk_client_report(rings.client, inlet) == 0  # nothing new: no record
+    assert lib.vk_inlet_report(rings.client, inlet) == 0
+    assert lib.vk_inlet_report(rings.client, inlet) == 0  # nothing new: no record
     assert [report.cost for report in channel.reports()] == [inlet.taken.cost]
 
 

@@ -307,7 +307,7 @@ async def test_reports_that_find_no_room_are_made_good(fabric: Fabric, nodes: No
         app.deaf = True
         room = lib.VK_RING_CAPACITY_MIN // 24 + 10  # more reports than the ring has room for
         for _ in range(room):
-            await mine.send(bytes(lib.VK_CLIENT_REPORT))
+            await mine.send(bytes(lib.VK_INLET_REPORT))
             await next_of(theirs)
         assert right._driver.rings._owed
 
@@ -315,7 +315,7 @@ async def test_reports_that_find_no_room_are_made_good(fabric: Fabric, nodes: No
             app.deaf = False
 
         fabric.do(listen)
-        cost = room * (lib.VK_CLIENT_REPORT + lib.VK_MESSAGE_COST)
+        cost = room * (lib.VK_INLET_REPORT + lib.VK_MESSAGE_COST)
         end = next(iter(nodes[1].flows.values()))
         await until(lambda: end.consumed == cost)
         assert not right._driver.rings._owed

@@ -175,7 +175,7 @@ def test_what_is_taken_is_told_to_the_worker(alone: Alone) -> None:
         sizes += 1000 + lib.VK_MESSAGE_COST
     reports = alone.channel.reports()
     assert [report.cost for report in reports] == sorted({report.cost for report in reports})
-    assert sizes - lib.VK_CLIENT_REPORT < reports[-1].cost <= sizes
+    assert sizes - lib.VK_INLET_REPORT < reports[-1].cost <= sizes
     assert {report.flow for report in reports} == {NUMBER}
 
 
@@ -359,7 +359,7 @@ def test_plain_messages_are_queued_for_their_streams(alone: Alone) -> None:
     got = [other.take() for _ in range(4)]
     assert [None if each is None else each.sequence for each in got] == [0, 1, 2, None]
     assert alone.flow.queue_size == other.queue_size == 0
-    assert alone.flow.untold == 3 * (1 + lib.VK_MESSAGE_COST)
+    assert alone.flow.inlet.taken.cost == 3 * (1 + lib.VK_MESSAGE_COST)
 
 
 def test_what_is_queued_comes_before_what_lies_in_the_ring(alone: Alone) -> None:

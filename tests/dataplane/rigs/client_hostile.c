@@ -8,7 +8,7 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
-#include "vk_client.h"
+#include "vk_inlet.h"
 
 enum { RING = VK_CLASS_JOB, CAPACITY = 8192, ENTRIES = 64, PAYLOAD_MAX = 4096 };
 
@@ -164,7 +164,7 @@ static void send_some(struct stage *stage)
 static void report(struct stage *stage)
 {
 	struct vk_tx *tx = &stage->client.tx[VK_CLASS_CONTROL];
-	int n = vk_client_taken(&stage->client, &stage->inlet, draw(stage) % CAPACITY, 1);
+	int n = vk_inlet_taken(&stage->client, &stage->inlet, draw(stage) % CAPACITY, 1);
 
 	must(!n || n == -EAGAIN || n == -EPROTO, "reported, full or broken");
 	must(tx->tail - tx->head <= CAPACITY, "never more in ring 0 than fits");
