@@ -332,6 +332,13 @@ static int receive_reset(struct vk_run *run, uint32_t peer, const struct vk_fram
 	return 1;
 }
 
+/* Whether more messages came than the peer says there were. */
+static int more_came(const struct vk_run *run, const struct vk_flow *flow, uint32_t final)
+{
+	return vk_flow_reliable(flow) &&
+	       (int32_t)(final - vk_sequences_end(&flow->rx, &run->gaps)) < 0;
+}
+
 /* The peer sends no more; SEQ says how many messages there were. */
 static int receive_close(struct vk_run *run, uint32_t peer, const struct vk_frame *frame)
 {
@@ -341,6 +348,10 @@ static int receive_close(struct vk_run *run, uint32_t peer, const struct vk_fram
 	if (!flow || flow->state != VK_ROW_LIVE || flow->closed & VK_CLOSED_THERE ||
 	    frame->correlation != flow->token)
 		return 1;
+	if (more_came(run, flow, frame->sequence)) {
+		vk_flows_break(run, flow, VK_CODE_FLOW_CONTROL);
+		return 0;
+	}
 	message = vk_handover_describe(run, flow, frame);
 	if (vk_flow_opening(flow) || !tell_opened(run, flow) ||
 	    !vk_handover_put(run, flow, &message, VK_RECORD_CLOSE, NULL, 0))

@@ -59,6 +59,14 @@ enum vk_sequence vk_sequences_find(const struct vk_sequences *sequences,
 	return VK_SEQUENCE_FULL;
 }
 
+uint32_t vk_sequences_end(const struct vk_sequences *sequences, const struct vk_sequence_pool *pool)
+{
+	const struct vk_sequence_runs *row = sequences->runs ? &pool->rows[sequences->runs - 1] :
+							       NULL;
+
+	return row && row->count ? row->runs[row->count - 1].end : sequences->next;
+}
+
 /* One store changes both fields: a worker that dies leaves the old pair or the new one. */
 static void set(struct vk_sequences *sequences, uint32_t next, uint32_t runs)
 {

@@ -41,6 +41,10 @@ enum vk_sequence vk_sequences_find(const struct vk_sequences *sequences,
 void vk_sequences_insert(struct vk_sequences *sequences, struct vk_sequence_pool *pool,
 			 uint32_t *held, uint32_t owner, uint32_t number);
 
+/* vk_sequences_end returns what is behind all numbers that came. */
+uint32_t vk_sequences_end(const struct vk_sequences *sequences,
+			  const struct vk_sequence_pool *pool);
+
 /* vk_sequences_free gives the runs back to the pool and forgets what came beyond `next`. */
 void vk_sequences_free(struct vk_sequences *sequences, struct vk_sequence_pool *pool,
 		       uint32_t *held);

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.dataplane.rig import Record, Rig, Stream, rig_of
+from tests.dataplane.test_receive import come
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.wire import Class, Code, Gauge
 
@@ -229,3 +230,20 @@ def test_streams_end_when_their_peer_was_replaced_while_no_worker_ran(
     assert {(each.kind, each.code) for each in told} == {(RESET, Code.NO_PEER)}
     assert sorted(each.flow for each in told) == sorted(each.flow for each in ours)
     assert rig.gauge(0, Gauge.FLOWS_OPEN) == 0
+
+
+@pytest.mark.parametrize("came", [(0,), (2,), (0, 1, 3)], ids=str)
+def test_a_close_that_tells_fewer_messages_than_came_ends_the_stream(
+    rig: Rig, came: tuple[int, ...]
+) -> None:
+    ours, _ = joined(rig)
+    for sequence in came:
+        come(rig, sequence)
+    assert rig.put(ours, 0, 0, kind=lib.VK_RECORD_CLOSE)
+    rig.exchange(5)
+    rig.wait(0.1)
+    rig.exchange(5)
+    for node in range(2):
+        last = rig.take(node, 0, Class.DATA)[-1]
+        assert (last.kind, last.code) == (RESET, Code.FLOW_CONTROL)
+        assert rig.gauge(node, Gauge.FLOWS_OPEN) == 0
