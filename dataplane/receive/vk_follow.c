@@ -2,7 +2,6 @@
 #include "vk_follow.h"
 
 #include "vk_handover.h"
-#include "vk_refused.h"
 
 #include <string.h>
 
@@ -23,8 +22,7 @@ static struct vk_flow *flow_of(struct vk_run *run, uint32_t peer, uint32_t strea
 	if (!flow || flow->state != VK_ROW_LIVE || flow->class != class ||
 	    (flow->opener && !flow->opened) || flow->closed & VK_CLOSED_THERE ||
 	    vk_flow_older(flow, frame) || !run->slots[flow->app].attached ||
-	    !vk_priority_ok(class, frame->priority) || flow->rx.runs ||
-	    (!vk_flow_reliable(flow) && vk_refused_maybe(run->sessions[peer], frame->number)))
+	    !vk_priority_ok(class, frame->priority) || flow->rx.runs)
 		return NULL;
 	return flow;
 }

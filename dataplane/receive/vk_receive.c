@@ -153,9 +153,7 @@ static void unknown_stream(struct vk_run *run, uint32_t peer, const struct vk_fr
 
 static int receive_log(struct vk_run *run, struct vk_flow *flow, struct vk_frame *frame)
 {
-	if (vk_refused_maybe(run->sessions[flow->peer], frame->number)) {
-		vk_count_row(run, flow->class)[VK_DROP_STALE]++;
-	} else if (frame->present & 1u << VK_EXT_SHARD) {
+	if (frame->present & 1u << VK_EXT_SHARD) {
 		receive_shard(run, flow, frame);
 	} else {
 		vk_flows_came(run, flow, frame->sequence);
@@ -485,7 +483,8 @@ static struct vk_session *admit(struct vk_run *run, uint32_t peer, uint32_t clas
 	}
 	session = vk_session_of(run, peer);
 	if (session &&
-	    vk_received_look(&session->received[frame->space], frame->number) != VK_ARRIVAL_NEW) {
+	    (vk_received_look(&session->received[frame->space], frame->number) != VK_ARRIVAL_NEW ||
+	     vk_refused_look(session, frame->space, frame->number))) {
 		row[VK_DROP_FRAME_TWICE]++;
 		return NULL;
 	}

@@ -28,8 +28,9 @@ struct vk_received {
 	uint64_t floor; /* numbers below it count as old */
 	uint64_t largest_ns; /* when the largest came */
 	uint64_t first_ns; /* when the first of `eliciting` came */
+	uint64_t refused_end; /* behind all that came and was not taken (vk_refused.h) */
 	struct vk_range ranges[VK_RECEIVED_RANGES];
-	uint64_t pad[3]; /* whole lines: the first range lies in that of what is before */
+	uint64_t pad[2]; /* whole lines: the first range lies in that of what is before */
 };
 
 /* What of it waits to be acknowledged. */

@@ -7,18 +7,23 @@
  * behind for congestion, which all streams of the session would pay for. If that is lost, too, they
  * count as lost.
  *
- * Nothing says that a copy of such a packet is one. What it carries of reliable classes is known by
- * its sequence; logs are not, so those of packets up to it are left out.
+ * Like those that were taken they are known by their numbers when they come once more: whoever kept
+ * a copy must not have it taken later, and parts of it were taken, perhaps.
  */
 #include "vk_session.h"
 
 /* vk_refused_note notes a packet that was not taken. */
 void vk_refused_note(struct vk_run *run, struct vk_session *session, const struct vk_frame *frame);
 
-/* vk_refused_maybe says whether the logs in a packet may have been taken from a copy of it. */
-static inline int vk_refused_maybe(const struct vk_session *session, uint64_t number)
+/* vk_refused_find is vk_refused_look for a number that is not behind all of them. */
+int vk_refused_find(const struct vk_refusals *refusals, uint64_t number);
+
+/* vk_refused_look says whether a packet came before and was not taken; or perhaps, if it is one of
+ * those in between of long ago. */
+static inline int vk_refused_look(const struct vk_session *session, uint32_t space, uint64_t number)
 {
-	return number < session->refused_next;
+	return number < session->received[space].refused_end &&
+	       vk_refused_find(&session->refusals[space], number);
 }
 
 /* vk_refused_send_all tells peers, before any acknowledgement that makes them look for losses. */

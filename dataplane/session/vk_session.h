@@ -18,6 +18,7 @@ enum vk_session_const {
 	VK_ACK_EVERY = 2,
 	VK_URGENT_RESERVE = 65536, /* bytes critical and system may send over the window */
 	VK_SKIP_MEAN = 512, /* packets between two numbers that are left out */
+	VK_REFUSED_RANGES = 16,
 };
 
 /* What a flow owes its peer, sent until it is acknowledged. */
@@ -35,6 +36,13 @@ struct vk_resend {
 	uint32_t next;
 };
 
+/* Numbers of packets that came and were not taken, highest first; of more ranges than there is room
+ * for the lowest are one, with what is in between. */
+struct vk_refusals {
+	uint32_t count;
+	struct vk_range ranges[VK_REFUSED_RANGES];
+};
+
 /* What each frame that comes reads lies in as few lines as can be: of many sessions none is in a
  * cache. These are the first two, at times the third, and one of the frame's space. */
 struct vk_session {
@@ -50,7 +58,7 @@ struct vk_session {
 	struct vk_keyring keyring;
 	_Alignas(VK_LINE) struct vk_received received[VK_SPACE_COUNT];
 	struct vk_received refused[VK_SPACE_COUNT]; /* what the peer is to be told of */
-	uint64_t refused_next; /* behind the newest packet of logs that was not taken */
+	struct vk_refusals refusals[VK_SPACE_COUNT]; /* what is not to be taken any more */
 	struct vk_recovery recovery;
 	struct vk_mtu mtu;
 	uint64_t skip[VK_SPACE_COUNT]; /* next packet number to leave out */
