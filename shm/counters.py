@@ -174,9 +174,9 @@ class CountersPage:
         return {name: int(self.struct.gauges[at]) for at, name in GAUGES.items()}
 
     def app_row(self, slot: int, index: int) -> dict[str, int]:
-        """Return an application's counters of a class, by name."""
-        row = self.struct.apps[slot][index]
-        return {name: int(getattr(row, name)) for name in APP_COUNTS}
+        """Return an application's counters of a class, by name, since it has the slot."""
+        row, before = self.struct.apps[slot][index], self.struct.app_before[slot][index]
+        return {name: int(getattr(row, name) - getattr(before, name)) for name in APP_COUNTS}
 
     def ports(self) -> list[tuple[str, Any]]:
         """Return ``(interface, struct vk_verdicts)`` of every port."""

@@ -163,6 +163,7 @@ struct vk_counters {
 	uint32_t app_uid[VK_APPS_MAX];
 	uint32_t app_pid[VK_APPS_MAX];
 	uint8_t app_name[VK_APPS_MAX][32];
+	struct vk_app_count app_before[VK_APPS_MAX][8]; /* of others that had the slot before */
 	struct vk_verdicts verdicts[VK_PORTS_MAX]; /* by the broker */
 	struct vk_signals signals[VK_PEERS_MAX]; /* by the worker */
 };

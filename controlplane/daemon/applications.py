@@ -19,7 +19,7 @@ from valkyrie.dataplane.errors import ConfigError, DataPlaneError
 from . import administration
 from .appserver import Answer, AppServer, Connection, refuse
 from .notary import Notary
-from .state import get, set_application_name
+from .state import begin_application, get
 
 if TYPE_CHECKING:
     from .daemon import Daemon
@@ -216,7 +216,7 @@ class Applications:
             task.add_done_callback(self._returning.discard)
             raise
         connection.capacity = capacity
-        set_application_name(self._daemon.counters, slot, connection.name, who.uid, who.pid)
+        begin_application(self._daemon.counters, slot, connection.name, who.uid, who.pid)
         self._audit.note(
             "application.attach", f"uid {who.uid}", rule=grant.rule, **connection.on_record()
         )

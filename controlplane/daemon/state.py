@@ -441,7 +441,9 @@ class State:
         shm.lib.vk_epoch_bump(_counter(self.rows, "service_epoch"))
 
 
-def set_application_name(counters: Any, slot: int, name: str, uid: int, pid: int) -> None:
-    """Say in the counters page whose a slot's counters are."""
+def begin_application(counters: Any, slot: int, name: str, uid: int, pid: int) -> None:
+    """Say in the counters page whose a slot's counters are from now on."""
+    counted = counters.apps[slot]
+    ffi.memmove(counters.app_before[slot], counted, ffi.sizeof(counted))
     _put(counters.app_name[slot], name.encode()[:31])
     counters.app_uid[slot], counters.app_pid[slot] = uid, pid

@@ -62,6 +62,8 @@ def test_rows_are_told_by_their_names(writer: Any) -> None:
         assert page.app_row(3, 1)["refused"] == 9
         ((interface, port),) = page.ports()
         assert (interface, port.packets[5][4]) == ("eth0", 11)
+        writer.app_before[3][1].refused = 8
+        assert page.app_row(3, 1)["refused"] == 1, "the others were of one before it"
         writer.gauges[lib.VK_SLEEPS] = 8
         assert page.gauges()["sleeps"] == 8, "it is the same memory"
 
