@@ -90,6 +90,8 @@ struct vk_app {
 	uint32_t range_last[VK_RANGES_MAX];
 	uint64_t rate_messages; /* per second; 0 = no limit */
 	uint64_t rate_bytes; /* per second; 0 = no limit */
+	uint32_t many_peers; /* it has asked for several, and may open streams to each */
+	uint32_t pad;
 };
 
 struct vk_service {

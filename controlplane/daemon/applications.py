@@ -259,6 +259,10 @@ class Applications:
         if refusal := policy.may_reach(grant, peer.name, peer.address):
             return refuse(refusal)
         self._daemon.links.want(index)
+        if connection.peer < 0:
+            connection.peer = index
+        elif connection.peer != index and connection.attached:
+            self._state.set_many_peers(connection.slot)
         return Reply(peer=index, family=self._daemon.peers.family(index))
 
     def _listen(self, connection: Connection, request: appsocket.Listen) -> Reply:

@@ -106,6 +106,8 @@ class Connection:
     generation: int = 0
     name: str = ""
     grant: Grant | None = None
+    peer: int = -1
+    """The one that it asked for first."""
     capacity: tuple[int, ...] = ()
     services: set[str] = field(default_factory=set)
     task: asyncio.Task[None] | None = None

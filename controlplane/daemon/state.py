@@ -393,8 +393,14 @@ class State:
             for i, streams in enumerate(grant.streams):
                 row.range_first[i], row.range_last[i] = streams.first, streams.last
             row.rate_messages, row.rate_bytes = grant.rate_messages, grant.rate_bytes
+            row.many_peers = 0
             row.state = lib.VK_ROW_LIVE
         return int(row.generation)
+
+    def set_many_peers(self, slot: int) -> None:
+        """Have an application's streams with one peer not keep those with others waiting."""
+        with writing(self.rows.apps[slot]) as row:
+            row.many_peers = 1
 
     def set_application_state(self, slot: int, state: int) -> None:
         """Mark an application as closing, or its slot as free."""

@@ -132,6 +132,14 @@ static void limit_all(struct vk_run *run, uint32_t slot)
 	}
 }
 
+void vk_flows_many_peers(struct vk_run *run, uint32_t slot)
+{
+	if (run->slots[slot].many_peers)
+		return;
+	run->slots[slot].many_peers = 1;
+	limit_all(run, slot);
+}
+
 /* Whom an application has streams with, for those that may not keep the others waiting. */
 static void meet(struct vk_run *run, struct vk_flow *flow)
 {
@@ -140,10 +148,8 @@ static void meet(struct vk_run *run, struct vk_flow *flow)
 
 	if (!slot->some_peer)
 		slot->some_peer = flow->peer + 1;
-	if (slot->some_peer != flow->peer + 1 && !slot->many_peers) {
-		slot->many_peers = 1;
-		limit_all(run, flow->app);
-	}
+	if (slot->some_peer != flow->peer + 1)
+		vk_flows_many_peers(run, flow->app);
 	vk_credit_limit(run, flow);
 	if (!slot->some_stream[flow->class])
 		slot->some_stream[flow->class] = number + 1;

@@ -27,6 +27,10 @@ enum vk_flows_const { VK_FLOWS_FEW = 256 };
  * is gone. Call once all slots are attached. */
 void vk_flows_load(struct vk_run *run);
 
+/* vk_flows_many_peers notes that an application has to do with several peers: it is told the limits
+ * of its streams, so that one peer keeps those with others waiting no more (vk_credit.h). */
+void vk_flows_many_peers(struct vk_run *run, uint32_t slot);
+
 /* vk_flows_retell has flows with a peer owe what packets that are forgotten may have told it. */
 void vk_flows_retell(struct vk_run *run, uint32_t peer);
 

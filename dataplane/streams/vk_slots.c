@@ -361,6 +361,8 @@ void vk_slots_policy(struct vk_run *run, uint32_t number)
 	vk_schedule_weigh(&run->schedule, number, policy.weight);
 	vk_meter_set(&slot->messages, policy.rate_messages);
 	vk_meter_set(&slot->bytes, policy.rate_bytes);
+	if (policy.many_peers)
+		vk_flows_many_peers(run, number);
 }
 
 int vk_slots_allow(const struct vk_run_slot *slot, uint32_t stream)

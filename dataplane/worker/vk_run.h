@@ -61,7 +61,7 @@ struct vk_run_slot {
 	struct vk_meter bytes;
 	struct vk_behind behind[VK_CLASS_COUNT]; /* what lies in `in` */
 	uint32_t some_peer; /* + 1: that it has or had a stream with */
-	uint32_t many_peers; /* there is another, which a slow one must not keep waiting */
+	uint32_t many_peers; /* there is another, or will be: a slow one must not keep it waiting */
 	uint32_t some_stream[VK_CLASS_COUNT]; /* + 1: that it has or had, by its flow */
 	uint32_t many_streams; /* bit class: there is another, likewise */
 	uint32_t tell_first; /* flow + 1 of the list of those whose limit it is to be told */

@@ -11,7 +11,7 @@ import pytest
 
 import valkyrie
 from tests.lab import SOON_S, Lab, wait_until
-from tests.nodes import PATIENT, NodeUnderTest, make_pair, running
+from tests.nodes import PATIENT, NodeUnderTest, make_node, make_pair, running
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.application.stream import SyncStream
 
@@ -74,3 +74,27 @@ def test_a_session_that_is_ahead_of_its_readers_is_the_reason(pair: Pair) -> Non
 
         wait_until(blocked, SOON_S)
         drain(streams)
+
+
+def test_who_asked_for_another_peer_fills_no_ring_with_what_one_does_not_read(
+    lab: Lab, tmp_path: Path
+) -> None:
+    ends = lab.wire(lab.host("a"), lab.host("b"))
+    addresses = [str(end.v4.ip) for end in ends]
+    absent = str(ends[1].v4.ip + 1)
+    a = make_node(ends[0], tmp_path, {"b": addresses[1], "c": absent}, extra=PATIENT)
+    b = make_node(ends[1], tmp_path, {"a": addresses[0]}, extra=PATIENT)
+    with (
+        running(a, b),
+        valkyrie.attach_sync(a.socket, ring_size=RING_SIZE) as sender,
+        valkyrie.attach_sync(b.socket, ring_size=RING_SIZE) as receiver,
+        receiver.listen("work") as service,
+    ):
+        peer = sender.connect("b")
+        sender.connect("c")
+        out = peer.open("work", cls="data")
+        accepted = service.accept(timeout=SOON_S)
+        payload = bytes(1000)
+        wait_until(lambda: reason(out, payload) == "credit", SOON_S)
+        assert out.counts.sent * (len(payload) + lib.VK_MESSAGE_COST) <= lib.VK_WINDOW_START
+        assert accepted.recv(timeout=SOON_S) is not None
