@@ -28,6 +28,7 @@ from .targets import (
 
 C, SINGLE, BATCHES = ours("c"), ours("python", batch=False), ours("python", batch=True)
 XDP = ours("c", path="xdp")
+"""However they send."""
 TCP = one_of("tcp-c", "tcp-buffered-c")
 PATHS = ("udp", "xdp")
 NS_PER_US, GIGA, MEGA = 1e3, 1e9, 1e6
@@ -176,13 +177,18 @@ NETWORK = (
     ),
     *(
         ask(
-            f"{path}, MTU {mtu}, of the bare path",
-            0.85 if path == "xdp" else 0.8,
+            f"{way}, MTU {mtu}, of the bare path",
+            0.8 if way == "udp" else 0.85,
             "times",
-            close_up("bare", f"{path}, MTU {mtu}", "ratio"),
-            "the same packet size, the same sender (bare)",
+            close_up("bare", f"{way}, MTU {mtu}", "ratio"),
+            "the same packet size, sent and received by the same means (bare)",
         )
-        for path, mtu in (("udp", 1500), ("udp", 9000), ("xdp", 1500))
+        for way, mtu in (
+            ("udp", 1500),
+            ("udp", 9000),
+            ("xdp in, udp out", 1500),
+            ("xdp both ways", 1500),
+        )
     ),
     ask(
         "bulk, MTU 1500, of kernel TCP",

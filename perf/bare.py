@@ -1,15 +1,16 @@
 """Bulk over each path, against the same packets on the same path with nothing around them.
 
 Messages of 64 KiB, reliable, in the clear, in full packets. Beside them stand packets of that size
-that carry nothing but their payload and lose what is lost: kernel UDP by GSO and GRO, and for
-AF_XDP the smallest sender and receiver that sockets allow. Kernel TCP is there for what a stream
-costs the kernel. All take turns between two hosts of a core each. Frames of AF_XDP hold 2 KiB, so
-larger packets than those of 1500 bytes are not offered there.
+that carry nothing but their payload and lose what is lost, sent and received by the same means:
+kernel UDP by GSO and GRO, for AF_XDP the smallest receiver that a socket allows, with a sender by
+kernel UDP and GSO where ours sends so, else with the smallest AF_XDP sender. Kernel TCP is there
+for what a stream costs the kernel. All take turns between two hosts of a core each. Frames of
+AF_XDP hold 2 KiB, so larger packets than those of 1500 bytes are not offered there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from statistics import median
@@ -66,24 +67,35 @@ def _kernel(mtu: int, profile: Profile) -> Iterator[Row]:
     yield _row(f"udp at MTU {mtu} against TCP, writes of 64 KiB", ours, "Gbit/s", tcp)
 
 
-def _xdp(profile: Profile) -> Row:
-    """Return the row of AF_XDP, at an MTU of 1500."""
-    payload = MTUS[0] - HEADERS
-    one, ours, bare = BY_NAME["valkyrie-c-xdp"], [], []
+def _xdp(profile: Profile) -> Iterator[Row]:
+    """Yield the rows of AF_XDP, at an MTU of 1500, by each way of sending."""
+    payload = XDP_PACKET.ljust(MTUS[0] - HEADERS, b".")
+    span_ns = round(profile.run_s * 1e9)
     with ExitStack() as stack:
-        arena, bench = arena_of(stack, one, MTUS[0]), stack.enter_context(ready())
-        packet = headed(bench.source, bench.target, XDP_PACKET.ljust(payload, b"."))
-        for turn in range(profile.repetitions):
-            ours.append(_gigabits(arena, one, MESSAGE, profile, turn))
-            packets = bench.carried(packet, round(profile.run_s * 1e9))
-            bare.append(packets * payload * 8 / GIGA)
-    return _row(
-        f"xdp, MTU {MTUS[0]}, against packets of two sockets", median(ours), "Gbit/s", median(bare)
-    )
+        bench = stack.enter_context(ready())
+        packet = headed(bench.source, bench.target, payload)
+        pairs: dict[str, tuple[str, Callable[[], float]]] = {
+            f"xdp in, udp out, MTU {MTUS[0]}, against datagrams of the kernel into a socket": (
+                "valkyrie-c-xdp",
+                lambda: bench.caught(payload, span_ns),
+            ),
+            f"xdp both ways, MTU {MTUS[0]}, against packets of two sockets": (
+                "valkyrie-c-xdp-tx",
+                lambda: bench.carried(packet, span_ns),
+            ),
+        }
+        for metric, (name, carry) in pairs.items():
+            one, ours, bare = BY_NAME[name], [], []
+            with ExitStack() as inner:
+                arena = arena_of(inner, one)
+                for turn in range(profile.repetitions):
+                    ours.append(_gigabits(arena, one, MESSAGE, profile, turn))
+                    bare.append(carry() * len(payload) * 8 / GIGA)
+            yield _row(metric, median(ours), "Gbit/s", median(bare))
 
 
 def run(quick: bool) -> list[Row]:  # every scenario is called run(quick)
-    """Return the rows of both paths."""
+    """Return the rows of all paths."""
     profile = Profile("bare", 0.5, 0.4 if quick else 1.0, 3 if quick else 7, ())
     kernel = [row for mtu in MTUS for row in _kernel(mtu, profile)]
-    return [*kernel, _xdp(profile)]
+    return [*kernel, *_xdp(profile)]

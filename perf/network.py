@@ -148,13 +148,15 @@ class Network:
         extra: Mapping[str, str] | None = None,
         mtu: int = 1500,
         queues: int = 1,
+        tx: str = "auto",
     ) -> None:
         """Make hosts and configurations; nodes are called ``<name>-a`` and ``<name>-b``.
 
         *cpus* are the cores of the workers of a and b; None leaves one to the scheduler. In other
         *modes* than plaintext the nodes have identities and know each other's fingerprints, and
         keep audit logs (``audit``). *extra* is what a host's configuration has besides. Interfaces
-        have as many *queues*, and nodes serve them.
+        have as many *queues*, and nodes serve them. They send by *tx*, which on a veth is kernel
+        UDP with either path.
         """
         self.lab = lab
         self._directory = tempfile.TemporaryDirectory(prefix="valkyrie-")
@@ -167,7 +169,8 @@ class Network:
         )
         interfaces = {
             host: "\n".join(
-                f"{INTERFACE.format(name=name, path=path)}queues = {queues}\n" for name in names
+                f'{INTERFACE.format(name=name, path=path)}tx = "{tx}"\nqueues = {queues}\n'
+                for name in names
             )
             for host, names in (("a", ("vk0",)), ("b", ("vk0", "vk1")))
         }

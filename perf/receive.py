@@ -14,6 +14,7 @@ import ctypes
 import mmap
 import os
 import signal
+import socket
 import struct
 import subprocess
 import tempfile
@@ -35,11 +36,14 @@ from .rows import Row, make_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
 SIZES = {"66 B": 0, "1400 B": 1334}
 """Packet on the link -> payload behind Ethernet, IPv4, UDP and frame header."""
 STREAM = 2000
 TRIPS_MAX = 1 << 20
+UDP_SEGMENT = 103  # linux/udp.h
+TRAIN_BYTES_MAX = 65_000
 MOST_NS = 30_000_000_000
 """A sender that is killed before."""
 BASELINE_RINGS = Rings(rx={Class.CONTROL: 2048}, reserve=2048)
@@ -115,13 +119,15 @@ class Bench:
         source.host.run(self.live.maps["vk_target"].update, 0, source.index)
         self.cpus = sorted(os.sched_getaffinity(0))
 
-    def _measure(self, packet: bytes, receiver: Callable[[int, Any], object]) -> float:
+    def _measure(
+        self, sending: AbstractContextManager[None], receiver: Callable[[int, Any], object]
+    ) -> float:
         """Return the packets per second that *receiver* reports."""
         memory = mmap.mmap(-1, mmap.PAGESIZE)
         result = Result.from_buffer(memory)
         with _child(lambda: receiver(self.cpus[-1], ctypes.byref(result))):
             wait_until(lambda: result.ready, what="the receiver")
-            with self.sending(packet):
+            with sending:
                 wait_until(lambda: result.elapsed_ns, 30.0, "the measurement")
         return result.packets * 1e9 / result.elapsed_ns
 
@@ -157,12 +163,35 @@ class Bench:
 
     def baseline(self, packet: bytes, duration_ns: int) -> float:
         """Measure the smallest receiver."""
+        return self._dropped(self.sending(packet), duration_ns)
+
+    def caught(self, payload: bytes, duration_ns: int) -> float:
+        """Measure the smallest receiver with datagrams that the kernel sends in trains."""
+        return self._dropped(self._trains(payload), duration_ns)
+
+    @contextlib.contextmanager
+    def _trains(self, payload: bytes) -> Iterator[None]:
+        """Send datagrams by UDP_SEGMENT as fast as it goes, from the first core."""
+        train = payload * (TRAIN_BYTES_MAX // len(payload))
+        with self.source.host.socket() as out:
+            out.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, len(payload))
+            out.connect((str(self.target.v4.ip), lib.VK_PORT))
+
+            def send() -> None:
+                os.sched_setaffinity(0, {self.cpus[0]})
+                while True:
+                    out.send(train)
+
+            with _child(send):
+                yield
+
+    def _dropped(self, sending: AbstractContextManager[None], duration_ns: int) -> float:
         hook = self.target.host.run(self.redirect.attach, self.target.index, (XdpMode.NATIVE,))
         with contextlib.closing(hook), self._port(self.redirect, BASELINE_RINGS) as port:
             where = ctypes.c_void_p(int(ffi.cast("uintptr_t", port.struct)))
             duration = ctypes.c_uint64(duration_ns)
             return self._measure(
-                packet,
+                sending,
                 lambda cpu, result: self.library.receive_drop(where, duration, cpu, result),
             )
 
@@ -255,7 +284,7 @@ class Bench:
                 )
                 duration = ctypes.c_uint64(duration_ns)
                 return self._measure(
-                    packet,
+                    self.sending(packet),
                     lambda cpu, result: self.library.receive_path(
                         where, kept, duration, cpu, result
                     ),

@@ -97,7 +97,10 @@ def targets(document: Document) -> list[dict[str, Any]]:
 
 
 def load(path: Path) -> Document:
-    """Return the report at *path*, judged by what is asked now; raises ReportError or OSError."""
+    """Return the report at *path*; raises ReportError or OSError.
+
+    It is judged by what is asked now, and by what bounds each figure.
+    """
     try:
         document: Any = json.loads(path.read_text("utf-8"))
     except ValueError as error:
@@ -110,7 +113,9 @@ def load(path: Path) -> Document:
     if any(wanted - scenario.keys() for scenario in document["scenarios"]):
         raise ReportError(f"{path} has scenarios without {sorted(wanted)}: make a new one")
     whole = {"curves": [], "notes": [], "durations_s": {}, **document}  # of older reports
-    return {**whole, "targets": targets(whole)}
+    names = [one["name"] for one in whole["contestants"] if one["ours"]]
+    shares = limits.shares(whole["standings"], whole["rows"], names)
+    return {**whole, "shares": shares, "targets": targets(whole)}
 
 
 def make_room(path: Path) -> None:

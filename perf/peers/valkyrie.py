@@ -22,15 +22,27 @@ def _ours(module: str) -> Callable[[], tuple[str, ...]]:
     return lambda: (sys.executable, "-m", f"perf.sides.{module}")
 
 
-def nodes(path: str, modes: Sequence[str], queues: int = 1) -> Callable[[Arena], None]:
-    """Return what starts a node on each host, with *path* for receiving and sending."""
+WAYS = {"udp": ("udp", "udp"), "xdp": ("xdp", "udp"), "xdp-tx": ("xdp", "xdp")}
+"""How nodes receive and send, by the word in a contestant's name."""
+TITLES = {"udp": "udp", "xdp": "xdp in, udp out", "xdp-tx": "xdp both ways"}
+
+
+def nodes(way: str, modes: Sequence[str], queues: int = 1) -> Callable[[Arena], None]:
+    """Return what starts a node on each host that receives and sends by *way*."""
+    path, tx = WAYS[way]
 
     def prepare(arena: Arena) -> None:
         name = f"perf-{os.getpid()}-{next(_numbers)}"
         of = arena.pinning.core
         cpus = of("sender", arena.place), of("receiver", arena.place)
         network = Network(
-            arena.lab, path, name=name, cpus=cpus, modes=modes, mtu=arena.mtu, queues=queues
+            *(arena.lab, path),
+            name=name,
+            cpus=cpus,
+            modes=modes,
+            mtu=arena.mtu,
+            queues=queues,
+            tx=tx,
         )
         arena.adopt(network.wire)
         arena.closing.callback(network.stop)
@@ -59,14 +71,15 @@ _C = sides.c(
 def _network(
     language: str,
     how: str,
-    path: str,
+    way: str,
     side: Callable[[], tuple[str, ...]],
     shapes: set[str],
     *,
     encrypted: bool = False,
 ) -> Contestant:
-    words = ["valkyrie", language.lower(), *([how] if how == "batch" else []), path]
-    title = f"Valkyrie ({language}{', batches' if how == 'batch' else ''}), {path}"
+    apart = {("C", "single"): ", one a call", ("Python", "batch"): ", batches"}.get((language, how))
+    words = ["valkyrie", language.lower(), *([how] if apart else []), way]
+    title = f"Valkyrie ({language}{apart or ''}), {TITLES[way]}"
     return Contestant(
         name="-".join([*words, "noise"] if encrypted else words),
         title=f"{title}, AES-256-GCM" if encrypted else title,
@@ -76,13 +89,13 @@ def _network(
         transport=how,
         side=side,
         address=lambda arena: arena.facts["nodes"],
-        prepare=nodes(path, ("noise",) if encrypted else PLAINTEXT),
+        prepare=nodes(way, ("noise",) if encrypted else PLAINTEXT),
         encrypted=encrypted,
         shapes=frozenset(shapes),
         size_max=ONE_RECORD if how == "batch" else LARGEST,
         ours=True,
         batched=how in ("batch", "rings"),
-        shares=f"valkyrie-{path}{'-noise' if encrypted else ''}",
+        shares=f"valkyrie-{way}{'-noise' if encrypted else ''}",
     )
 
 
@@ -116,20 +129,24 @@ def _local(
 MANY = {"streams", "logs", "beside", "applications", "marked"}
 ALL, BULK = {"stream", "request", "open"}, {"stream"}
 CONTESTANTS = (
+    _network("C", "rings", "xdp-tx", _C, ALL),
+    _network("C", "rings", "xdp-tx", _C, ALL, encrypted=True),
     *(
-        _network(*how, path=path, side=side, shapes=shapes)
-        for path in ("udp", "xdp")
+        _network(*how, way=way, side=side, shapes=shapes)
+        for way in ("udp", "xdp")
         for how, side, shapes in (
             (("C", "rings"), _C, ALL | MANY),
+            (("C", "single"), _C, BULK),
             (("Python", "single"), _ours("valkyrie"), ALL),
             (("Python", "batch"), _ours("valkyrie"), {"stream", "open"}),
         )
     ),
     *(
-        _network(*how, path=path, side=side, shapes=shapes, encrypted=True)
-        for path in ("udp", "xdp")
+        _network(*how, way=way, side=side, shapes=shapes, encrypted=True)
+        for way in ("udp", "xdp")
         for how, side, shapes in (
             (("C", "rings"), _C, ALL),
+            (("C", "single"), _C, BULK),
             (("Python", "single"), _ours("valkyrie"), ALL),
             (("Python", "batch"), _ours("valkyrie"), BULK),
         )

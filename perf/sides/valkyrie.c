@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* valkyrie.c: streams of a node, through the application's end of its rings. A library instead of
  * a program: Python opens the streams (valkyrie_c.py), gives their ends and calls main. Messages
- * are published many at once where the shape lets them gather; with the shape "streams" or "logs"
- * each goes on a stream drawn at random.
+ * are published many at once where the shape lets them gather, but one by one with the transport
+ * "single"; with the shape "streams" or "logs" each goes on a stream drawn at random.
  */
 #include "side.h"
 #include "vk_reader.h"
@@ -91,7 +91,8 @@ static void valkyrie_open(const struct side_order *order)
 	for (uint32_t i = 0; i < DRAWN; i++)
 		drawn[i] = draw();
 	held_max = HELD_BYTES_MAX / order->size < BATCH ? HELD_BYTES_MAX / order->size : BATCH;
-	held_max = held_max ? held_max : 1;
+	if (!held_max || !strcmp(order->transport, "single"))
+		held_max = 1;
 	large = order->size > VK_SHARDED_MAX;
 	if (large && vk_reader_open(&reader, client, streams->inlet, &streams->outlet->head,
 				    streams->first, 0))

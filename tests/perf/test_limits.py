@@ -37,12 +37,23 @@ def test_a_rate_is_bounded_by_the_slowest_part_and_a_trip_by_all() -> None:
     assert (second["scenario"], second["limit"], second["share"]) == ("tls-64", 2.5e6, 0.2)
 
 
-def test_packets_a_second_bound_messages_a_second() -> None:
-    names = ("AF_XDP, receive and drop, 1100 B", "AF_XDP, send only, 1100 B")
-    rows = [row(name, rate, "packets/s") for name, rate in zip(names, (4e6, 2e6), strict=True)]
-    (share,) = limits.shares([standing("net-1k", rate=1e6)], rows, ["valkyrie-c-local"])
-    assert share["limit"] == pytest.approx(2e6)
-    assert share["share"] == 0.5
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [("valkyrie-c-xdp-tx", 2e6), ("valkyrie-c-xdp", 4e6), ("valkyrie-c-udp", None)],
+)
+def test_af_xdp_bounds_only_what_goes_that_way(name: str, limit: float | None) -> None:
+    pair = (limits.RECEIVE, 4e6), (limits.SEND, 2e6)
+    rows = [row(metric, rate, "packets/s") for metric, rate in pair]
+    found = limits.shares([{**standing("net-1k", rate=1e6), "contestant": name}], rows, [name])
+    assert [share["limit"] for share in found] == ([] if limit is None else [pytest.approx(limit)])
+
+
+def test_datagrams_of_the_kernel_come_into_a_bare_socket() -> None:
+    needs("root")
+    with receive.ready() as bench:
+        if len(bench.cpus) < 2:
+            pytest.skip("both ends poll: each wants a core")
+        assert bench.caught(bytes(1400), 20_000_000) > 0
 
 
 def test_a_trip_between_hosts_is_bounded_by_a_packets_and_by_what_seals_it() -> None:
