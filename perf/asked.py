@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .relay.calibration import TOLERANCES
 from .scenario import NODES
 from .targets import (
     Measure,
@@ -14,6 +15,7 @@ from .targets import (
     best,
     close_up,
     cost,
+    error,
     kept,
     latency,
     least,
@@ -199,6 +201,72 @@ NETWORK = (
     ),
 )
 
+LINK = {"loss": 1_000, "long": 100}
+"""Mbit/s of a case."""
+KINDS = ("fixed", "delay", "cubic")
+"""Of congestion control."""
+
+
+def flow(case: str, kind: str, figure: str, word: str = "value") -> Measure:
+    """Return a figure of a flow of ours through the relay."""
+    return close_up("transport", f"{case}: Valkyrie, {kind}, {figure}", word)
+
+
+def of_link(case: str, kind: str, source: str) -> Target:
+    """Return that a flow takes nine tenths of the link."""
+    share = times(flow(case, kind, "goodput"), 1 / LINK[case])
+    return ask(f"{kind}, of the link, {source}", 0.9, "times", share, f"transport, case {case}")
+
+
+BESIDE = flow("beside", "cubic", "of fair")
+LOSS, LONG = "1 Gbit/s, 1 ms, 1 % loss", "100 Mbit/s, 40 ms"
+RELAYED = (
+    *(of_link("loss", kind, LOSS) for kind in ("fixed", "delay")),
+    ask(
+        f"cubic, of the kernel's CUBIC, {LOSS}",
+        0.9,
+        "times",
+        flow("loss", "cubic", "goodput", "ratio"),
+        "transport, case loss",
+    ),
+    *(of_link("long", kind, LONG) for kind in KINDS),
+    limit(
+        f"delay, smoothed round trip of the empty one, {LONG}, buffer of ten BDP",
+        1.5,
+        "times",
+        flow("bloat", "delay", "rtt", "ratio"),
+        "transport, case bloat",
+    ),
+    *(
+        ask(
+            f"{kind}, two alike, Jain's index",
+            0.9,
+            "",
+            flow("pair", kind, "Jain"),
+            "transport, case pair",
+        )
+        for kind in KINDS
+    ),
+    ask(
+        "cubic's part beside the kernel's CUBIC, at the least",
+        0.5,
+        "times",
+        BESIDE,
+        "of a fair share: transport, case beside",
+    ),
+    limit(
+        "cubic's part beside it, at the most",
+        1.5,
+        "times",
+        BESIDE,
+        "of a fair share: transport, case beside",
+    ),
+    *(
+        limit(f"the relay, {metric}, off by", most_off, unit, error("relay", metric), "relay")
+        for metric, (unit, most_off) in TOLERANCES.items()
+    ),
+)
+
 HOST = (
     ask("64 B in C, of the best other", 1, "times", ahead("ipc-64", C, anybody), "ipc-64"),
     ask("1 KiB in C, of the best other", 1, "times", ahead("ipc-1k", C, anybody), "ipc-1k"),
@@ -281,6 +349,7 @@ COST = (
 GROUPS = {
     "The design documents": DOCUMENTS,
     "Between two hosts": NETWORK,
+    "Through the relay": RELAYED,
     "On one host": HOST,
     "Cost, and cost as work grows": COST,
 }

@@ -179,6 +179,17 @@ def close_up(scenario: str, metric: str, word: str = "value") -> Measure:
     return measure
 
 
+def error(scenario: str, metric: str) -> Measure:
+    """Return how far a close-up's figure is from its baseline."""
+    found, asked = (close_up(scenario, metric, word) for word in ("value", "baseline"))
+
+    def measure(document: Document) -> float | None:
+        value, base = found(document), asked(document)
+        return None if value is None or base is None else abs(value - base)
+
+    return measure
+
+
 def most(measures: Sequence[Measure]) -> Measure:
     """Return the largest of the figures, if all are there."""
     return lambda document: max(_all(measures, document), default=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from perf.rows import Row, make_row
@@ -13,7 +14,35 @@ from .probe import Probe, rate_bps
 FRAME = 1514
 """Bytes of a full Ethernet frame without its FCS."""
 LOSS_FRAME = 100
+RATES_BPS = (10e6, 100e6, 1e9)
+DELAYS_S = (0.0005, 0.02)
 _row = partial(make_row, "relay", digits=4)
+
+
+def _rate_metric(asked_bps: float) -> str:
+    return f"rate, asked {asked_bps / 1e6:g} Mbit/s"
+
+
+def _delay_metric(which: str, asked_s: float) -> str:
+    return f"delay {which}, asked {asked_s * 1e3:g} ms"
+
+
+TOLERANCES = {_rate_metric(bps): ("Mbit/s", bps / 1e6 * 0.01) for bps in RATES_BPS} | {
+    _delay_metric(which, asked_s): ("ms", max(0.1, asked_s * 1e3 * 0.01))
+    for asked_s in DELAYS_S
+    for which in ("p50", "p99")
+}
+"""By how much a figure may differ from what was asked: 1 %, of delays at least 100 µs."""
+
+
+def out_of_calibration(rows: Sequence[Row]) -> list[str]:
+    """Return which figures differ by more than they may."""
+    return [
+        f"{row['metric']}: {row['value']:g}"
+        for row in rows
+        if row["metric"] in TOLERANCES
+        and abs(row["value"] - row["baseline"]) > TOLERANCES[row["metric"]][1]
+    ]
 
 
 def _checked(relay: Relay) -> Count:
@@ -35,8 +64,8 @@ def _rate(asked_bps: float, duration_s: float) -> list[Row]:
         finally:
             probe.close()
             relay.close()
-    name = f"{asked_bps / 1e6:g} Mbit/s"
-    return [_row(f"rate, asked {name}", rate_bps(arrivals, FRAME) / 1e6, "Mbit/s", asked_bps / 1e6)]
+    found_mbps = rate_bps(arrivals, FRAME) / 1e6
+    return [_row(_rate_metric(asked_bps), found_mbps, "Mbit/s", asked_bps / 1e6)]
 
 
 def _delay(asked_s: float, count: int) -> list[Row]:
@@ -52,8 +81,8 @@ def _delay(asked_s: float, count: int) -> list[Row]:
     delays = sorted((came.came_ns - came.sent_ns) / 1e6 for came in arrivals)
     asked_ms = asked_s * 1e3
     return [
-        _row(f"delay p50, asked {asked_ms:g} ms", delays[len(delays) // 2], "ms", asked_ms),
-        _row(f"delay p99, asked {asked_ms:g} ms", delays[len(delays) * 99 // 100], "ms", asked_ms),
+        _row(_delay_metric("p50", asked_s), delays[len(delays) // 2], "ms", asked_ms),
+        _row(_delay_metric("p99", asked_s), delays[len(delays) * 99 // 100], "ms", asked_ms),
         _row(f"mean lateness it reports itself, {asked_ms:g} ms", late_s * 1e6, "µs", 0),
     ]
 
@@ -75,8 +104,8 @@ def run(quick: bool) -> list[Row]:  # every scenario is called run(quick)
     """Return the rows; baseline is what was asked."""
     duration_s, pings, frames = (0.3, 300, 20_000) if quick else (1.0, 3_000, 200_000)
     rows: list[Row] = []
-    for asked_bps in (10e6, 100e6, 1e9):
+    for asked_bps in RATES_BPS:
         rows += _rate(asked_bps, duration_s)
-    for asked_s in (0.0005, 0.02):
+    for asked_s in DELAYS_S:
         rows += _delay(asked_s, pings)
     return rows + _loss(0.01, frames)

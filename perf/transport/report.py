@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
+from perf.relay.calibration import out_of_calibration
 from perf.rows import Row, make_row
 
 from . import document
@@ -41,8 +43,14 @@ def rows(results: Results) -> Iterator[Row]:
 
 
 def run(quick: bool, *, command: str = "") -> list[Row]:  # every scenario is called run(quick)
-    """Return the rows; with the *command* to be named there, also write docs/PERFORMANCE.md."""
+    """Return the rows; with the *command* to be named there, also write docs/PERFORMANCE.md.
+
+    A run whose relay was out of calibration does not write there.
+    """
     results = measure(quick)
-    if command:
+    if astray := out_of_calibration(results.calibration):
+        words = f"the relay is out of calibration: {'; '.join(astray)}"
+        print(f"{words}: docs/{document.PAGE} stays as it was", file=sys.stderr, flush=True)
+    elif command:
         document.write(results, command)
-    return list(rows(results))
+    return [*rows(results), _row("relay: figures out of calibration", len(astray), "", 0)]

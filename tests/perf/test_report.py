@@ -13,6 +13,7 @@ import pytest
 from perf import behind, kept, markdown, page, regression, report, svg, targets
 from perf.comparison import Figure, Standing, Suite
 from perf.peers import CONTESTANTS
+from perf.relay.calibration import out_of_calibration
 from perf.rows import make_row
 from perf.scenario import PROFILES, SCENARIOS, Scenario
 
@@ -273,6 +274,34 @@ def test_the_readme_and_the_page_of_figures_are_those_of_the_kept_report() -> No
     shown = kept.README.read_text("utf-8").split(kept.BEGIN)[1].split(kept.END)[0]
     assert shown.strip() == kept.summary(made).strip(), "run scripts/bench readme"
     assert kept.FIGURES.read_text("utf-8") == kept.whole(made), "run scripts/bench readme"
+
+
+def test_what_goes_through_the_relay_is_judged() -> None:
+    made = document()
+    flow, base = ("loss: Valkyrie, fixed, goodput", 870.0, "Mbit/s"), 940.0
+    made["rows"] = [make_row("transport", *flow, base)]
+    found = {one["what"]: one for one in report.targets(made)}
+    verdict = found["fixed, of the link, 1 Gbit/s, 1 ms, 1 % loss"]
+    assert (verdict["measured"], verdict["verdict"]) == (0.87, "miss")
+
+
+def test_a_relay_out_of_calibration_is_told() -> None:
+    rows = [
+        make_row("relay", "rate, asked 1000 Mbit/s", 969.0, "Mbit/s", 1000.0),
+        make_row("relay", "delay p99, asked 0.5 ms", 0.59, "ms", 0.5),
+    ]
+    assert out_of_calibration(rows) == ["rate, asked 1000 Mbit/s: 969"]
+
+
+def test_a_path_is_judged_by_packets_that_are_sent_as_its_own() -> None:
+    made = document()
+    made["rows"] = [
+        make_row("bare", "xdp, MTU 1500, against packets of two sockets", 3.7, "Gbit/s", 3.3),
+        make_row("bare", "xdp both ways, MTU 1500, against packets of two sockets", 3.0, "", 4.0),
+    ]
+    found = {one["what"]: one["measured"] for one in report.targets(made)}
+    assert found["xdp in, udp out, MTU 1500, of the bare path"] is None
+    assert found["xdp both ways, MTU 1500, of the bare path"] == 0.75
 
 
 def test_what_is_asked_is_judged_by_what_was_measured() -> None:

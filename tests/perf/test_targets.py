@@ -42,6 +42,12 @@ def test_without_one_path_no_other_is_the_slower_one() -> None:
         assert targets.most(measures)(lacking) is None
 
 
+def test_an_error_is_how_far_a_figure_is_from_what_was_asked() -> None:
+    rows = [{"scenario": "relay", "metric": "rate", "value": 969.0, "baseline": 1000.0}]
+    measure = targets.error("relay", "rate")
+    assert (measure({"rows": rows}), measure({"rows": []})) == (31.0, None)
+
+
 def test_how_far_a_curve_goes_is_told_by_any_path() -> None:
     measure = targets.reached("streams", NAMES, 9000)
     assert measure(curve(udp={9000: 8.0}, xdp={9000: 0.0})) == 9000
