@@ -169,12 +169,13 @@ NETWORK = (
     ask("round trip, of the best other", 1, "times", ahead("net-rtt", C, anybody), "net-rtt"),
     *(
         limit(
-            f"critical beside a flood, p99, {path}",
+            f"critical beside {flood}, p99, {path}",
             3,
             "times",
-            close_up("isolation", f"critical p99 under log flood, {path}", "ratio"),
+            close_up("isolation", f"critical p99 under {metric}, {path}", "ratio"),
             "of calm (isolation)",
         )
+        for flood, metric in (("a flood of logs", "log flood"), ("bulk data", "bulk"))
         for path in PATHS
     ),
     *(

@@ -34,7 +34,7 @@ CLOSE_UP_S = {
     "relay": (6, 20),
     "transport": (330, 1_320),
     "sessions": (35, 217),
-    "isolation": (12, 60),
+    "isolation": (25, 120),
     "single": (10, 20),
     "joining": (3, 15),
     "handshakes": (8, 60),
