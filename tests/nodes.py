@@ -189,8 +189,10 @@ def make_node(
 ) -> NodeUnderTest:
     """Return a node of a host, not started; ``peers`` are addresses by name.
 
-    ``known``: what else the configuration says of them.
+    ``path`` is how it receives, and after a slash how it sends. ``known``: what else the
+    configuration says of its peers.
     """
+    rx, _, tx = path.partition("/")
     name = f"{NODE_PREFIX}{link.host.name}"
     run = directory / f"run-{link.host.name}"
     run.mkdir(exist_ok=True)
@@ -207,7 +209,8 @@ audit_file = "{directory}/audit-{link.host.name}.jsonl"
 
 [[interface]]
 name = "{interface or link.name}"
-path = "{path}"
+path = "{rx}"
+tx = "{tx or "auto"}"
 {extra}
 {policy}
 """

@@ -30,6 +30,8 @@ from valkyrie.shm.counters import CountersPage
 
 Pair = tuple[NodeUnderTest, NodeUnderTest]
 
+BY_AF_XDP_TOO = pytest.mark.parametrize("pair", ["udp", "xdp", "xdp/xdp"], indirect=True)
+"""For what rests on the sending path, too: nodes that send by AF_XDP, as they do on hardware."""
 BACK_S = 1.0
 """Promised: whoever died is back within this time."""
 LINE = b"x" * 200
@@ -95,6 +97,7 @@ def balanced(node: NodeUnderTest) -> bool:
     )
 
 
+@BY_AF_XDP_TOO
 @pytest.mark.parametrize("side", [0, 1])
 def test_a_killed_worker_is_back_and_streams_go_on(pair: Pair, side: int) -> None:
     node = pair[side]
@@ -123,6 +126,7 @@ def test_who_attaches_where_another_was_finds_its_rings_empty_though_a_worker_di
         anew(node, "worker", pid)
 
 
+@BY_AF_XDP_TOO
 def test_frames_that_wait_in_the_kernel_outlive_a_worker(pair: Pair) -> None:
     a, b = pair
     with opened(pair) as (out, into):
@@ -233,6 +237,7 @@ def test_a_killed_application_leaves_its_slot_and_harms_nobody(pair: Pair) -> No
     wait_until(lambda: balanced(b))
 
 
+@BY_AF_XDP_TOO
 def test_random_deaths_under_load_leave_everybody_working(pair: Pair) -> None:
     chance = random.Random(1)
     a, b = pair

@@ -12,7 +12,7 @@ from random import Random
 
 import pytest
 
-from tests.controlplane.test_broker_faults import Pair, anew, opened
+from tests.controlplane.test_broker_faults import BY_AF_XDP_TOO, Pair, anew, opened
 from tests.lab import PATIENCE, Lab, wait_until
 from tests.nodes import make_pair, running
 from valkyrie.dataplane import lib
@@ -57,6 +57,7 @@ def received(into: SyncStream, count: int) -> list[bytes]:
     return found
 
 
+@BY_AF_XDP_TOO
 @pytest.mark.parametrize("stream", [100, 1000])
 def test_the_largest_message_crosses_whole(pair: Pair, stream: int) -> None:
     payloads = [b"small", Random(1).randbytes(LARGEST), b"behind", bytes(65537)]
@@ -72,6 +73,7 @@ def test_the_largest_message_crosses_whole(pair: Pair, stream: int) -> None:
         out.flush(timeout=LONG_S)
 
 
+@BY_AF_XDP_TOO
 @pytest.mark.parametrize("side", [0, 1])
 def test_workers_killed_in_the_middle_of_a_message_lose_nothing_of_it(
     pair: Pair, side: int

@@ -407,7 +407,7 @@ class Logger(threading.Thread):
                 self.numbers.append(int.from_bytes(message.payload, "big"))
 
 
-@pytest.mark.parametrize("path", ["udp", "xdp"])
+@pytest.mark.parametrize("path", ["udp", "xdp", "xdp/xdp"])
 def test_a_hundred_sessions_in_a_row_lose_no_log(lab: Lab, tmp_path: Path, path: str) -> None:
     a, b = make_secure_pair(lab, tmp_path, path=path)
     with running(a, b):
