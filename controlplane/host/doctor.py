@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .netlink import Interface
 
-Need = Literal["node", "xdp", "udp", "upgrade", "speed", "safety"]
+Need = Literal["node", "xdp", "udp", "speed", "safety"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,16 +150,6 @@ def _kernel() -> Iterable[Finding]:
         "any user of the host may load some kinds of program",
         "sysctl kernel.unprivileged_bpf_disabled=2",
         unprivileged or "no such setting",
-    )
-    mounts = facts.bpf_file_systems()
-    yield Finding(
-        "bpffs",
-        bool(mounts),
-        "upgrade",
-        "pins, by which a new broker finds the running program",
-        "a node can be upgraded only by its own broker",
-        "mount -t bpf bpf /sys/fs/bpf",
-        ", ".join(mounts) or "not mounted in this mount namespace",
     )
     sealed = facts.sealed_memfd()
     yield Finding(

@@ -43,7 +43,6 @@ _OFFSETS_WITH_FLAGS_SIZE = 128  # four rings of four u64; three each before need
 _SO_PREFER_BUSY_POLL = 69  # asm-generic/socket.h
 _UDP_SEGMENT, _UDP_GRO = 103, 104  # linux/udp.h
 _F_ADD_SEALS, _F_SEAL_FUTURE_WRITE = 1033, 0x10  # linux/fcntl.h
-_BPF_FS_MAGIC = "bpf"
 
 CAPABILITIES = {f"CAP_{each.name}": each.value for each in privileges.Capability} | {
     "CAP_SYS_ADMIN": 21
@@ -190,12 +189,6 @@ def capabilities() -> frozenset[str]:
     """Return which of CAPABILITIES this process has."""
     held = privileges.effective()
     return frozenset(name for name, number in CAPABILITIES.items() if number in held)
-
-
-def bpf_file_systems() -> list[str]:
-    """Return where bpf file systems are mounted."""
-    rows = (line.split() for line in text("/proc/self/mounts").splitlines())
-    return [row[1] for row in rows if len(row) > 2 and row[2] == _BPF_FS_MAGIC]
 
 
 def cpu_count() -> int:
