@@ -166,6 +166,8 @@ class Broker:
             self._interfaces.append(opened)
             for row in opened.describe():
                 log.info("%s queue %d: %s", row["name"], row["queue"], _paths(row))
+            if opened.warning:
+                log.warning("%s: %s", opened.name, opened.warning)
         self.boot.struct.port_count = sum(len(each.queues) for each in self._interfaces)
         interfaces.name_rows(self._interfaces, self.boot.counters)
 

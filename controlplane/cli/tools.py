@@ -33,7 +33,7 @@ def doctor(
     from valkyrie.controlplane.config.reader import load
     from valkyrie.controlplane.host.doctor import examine
 
-    wanted = dict.fromkeys(interfaces, 1)
+    wanted = dict.fromkeys(interfaces, 0)
     if config is not None:
         wanted |= {each.name: each.queues for each in load(config).interfaces}
     report = examine(wanted)

@@ -290,7 +290,7 @@ def _check_user(user: str) -> None:
 
 def _check_interfaces(interfaces: list[Interface]) -> None:
     _refuse_twins("interface", "name", [each.name for each in interfaces])
-    ports = sum(each.queues for each in interfaces)
+    ports = sum(each.queues or 1 for each in interfaces)
     if ports > lib.VK_PORTS_MAX:
         raise WrongKeyError("interface", f"{ports} queues in all, {lib.VK_PORTS_MAX} can be served")
     for i, each in enumerate(interfaces):

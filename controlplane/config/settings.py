@@ -83,18 +83,21 @@ class Interface(Settings, frozen=True, kw_only=True):
     queues: Annotated[
         int,
         Meta(
-            ge=1,
+            ge=0,
             le=lib.VK_PORTS_MAX,
-            description="RX queues to serve, from queue 0 on. Frames on other queues reach nobody"
-            f" by XDP; all interfaces together have at most {lib.VK_PORTS_MAX}.",
+            description="RX queues to serve by XDP, from queue 0 on. 0: all the device has; all"
+            f" interfaces together can have {lib.VK_PORTS_MAX}, and one with more than are left is"
+            " received from by the kernel's path. What comes by a queue that is not served is"
+            " dropped: of fewer than the device has, `valkyrie up` and `valkyrie status` warn.",
         ),
-    ] = 1
+    ] = 0
     path: Annotated[
         Path,
         Meta(
             description="How frames are received: `xdp` by AF_XDP, `udp` by kernel sockets with"
-            " UDP_GRO; `auto` takes `xdp` on a device with zero-copy and what is faster on others."
-            " `valkyrie status` says what was chosen and why."
+            " UDP_GRO; `auto` takes `xdp` on hardware whose driver runs XDP, with zero-copy or"
+            " without, and `udp` elsewhere. A frame of AF_XDP holds 2 KiB: on an interface with"
+            " jumbo frames drivers refuse XDP. `valkyrie status` says what was chosen and why."
         ),
     ] = "auto"
     tx: Annotated[
@@ -110,7 +113,8 @@ class Interface(Settings, frozen=True, kw_only=True):
             ge=64,
             le=32768,
             description="Frames of a queue beyond the classes' RX rings: what the kernel may have"
-            " in hand while every class's ring is full.",
+            " in hand while every class's ring is full. A driver that can do zero-copy gets as many"
+            " as its own RX ring holds on top.",
         ),
     ] = _RINGS.reserve
     tx_frames: Annotated[
@@ -147,7 +151,9 @@ class ClassLimits(Settings, frozen=True, kw_only=True):
     rate_packets: Annotated[
         Rate,
         Meta(
-            description="Packets per second and interface that the kernel lets in; 0 = no limit.",
+            description="Packets per second and interface that the kernel lets in; 0 = no limit."
+            " XDP shares them evenly between the queues it serves, and all frames of a peer come by"
+            " one.",
             extra={"live": True},
         ),
     ] = 0

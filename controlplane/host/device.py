@@ -29,7 +29,10 @@ PRIVILEGE = "it needs CAP_NET_ADMIN"
 # linux/ethtool.h and linux/sockios.h
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_GDRVINFO, _ETHTOOL_GTXCSUM, _ETHTOOL_GGRO = 0x03, 0x16, 0x2B
+_ETHTOOL_GRINGPARAM, _ETHTOOL_GCHANNELS = 0x10, 0x3C
 _DRVINFO_SIZE = 196
+_RING_PARAMETERS = struct.Struct("9I")
+_CHANNELS = struct.Struct("9I")
 # linux/netdev.h, generic netlink family "netdev"
 _NETDEV_CMD_DEV_GET = 1
 
@@ -100,6 +103,26 @@ def tx_checksum(name: str) -> bool:
 def gro(name: str) -> bool:
     """Say whether generic receive offload is on."""
     return _ethtool_flag(name, _ETHTOOL_GGRO)
+
+
+def rx_queues(name: str) -> int:
+    """Return how many receive queues the device uses now; 0 when it does not say."""
+    try:
+        answer = _ethtool(name, _CHANNELS.pack(_ETHTOOL_GCHANNELS, *[0] * 8))
+    except OSError:
+        return 0
+    _, _, _, _, _, only_rx, _, _, combined = _CHANNELS.unpack(answer)
+    return int(only_rx + combined)
+
+
+def rx_ring(name: str) -> int:
+    """Return the entries of each receive queue's ring in the device; 0 when it does not say."""
+    try:
+        answer = _ethtool(name, _RING_PARAMETERS.pack(_ETHTOOL_GRINGPARAM, *[0] * 8))
+    except OSError:
+        return 0
+    _, _, _, _, _, entries, _, _, _ = _RING_PARAMETERS.unpack(answer)
+    return int(entries)
 
 
 # ---- The netdev family ----

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from valkyrie.controlplane.confinement import landlock
+from valkyrie.dataplane import lib
 from valkyrie.dataplane.errors import DataPlaneError
 from valkyrie.dataplane.loader import attached_to
 
@@ -74,7 +75,7 @@ class Report:
 
 
 def examine(interfaces: Mapping[str, int] | None = None) -> Report:
-    """Examine the host, and interfaces by name and queues to serve, or else all that are up."""
+    """Examine the host, and interfaces by name and queues to serve (0: all), or all that are up."""
     findings = [*_programs(), *_kernel(), *_paths(), *_rights(), *_safety(), *_faults()]
     findings += _interfaces(interfaces or {})
     return Report(findings)
@@ -299,7 +300,7 @@ def _interfaces(wanted: Mapping[str, int]) -> Iterable[Finding]:
 
     with Netlink() as link:
         if not wanted:
-            wanted = {each.name: 1 for each in link.interfaces() if each.up and each.name != "lo"}
+            wanted = {each.name: 0 for each in link.interfaces() if each.up and each.name != "lo"}
         for name, queues in wanted.items():
             try:
                 found = link.interface(name)
@@ -315,6 +316,23 @@ def _interfaces(wanted: Mapping[str, int]) -> Iterable[Finding]:
                 )
                 continue
             yield from _interface(found, queues)
+
+
+def _queues(found: Interface, wanted: int) -> Finding:
+    most: int = lib.VK_PORTS_MAX
+    served = wanted or min(found.rx_queues, most)
+    fewer = f"ethtool -L {found.name} combined {served}"
+    return Finding(
+        f"{found.name}: every queue served",
+        found.rx_queues <= served,
+        "speed",
+        "every frame meets a socket of its queue on the XDP path",
+        "frames of the other queues are dropped with reason credit"
+        if wanted
+        else "no XDP path: the kernel's is taken",
+        f"take interface.queues away, or {fewer}" if wanted and found.rx_queues <= most else fewer,
+        f"{served} of {found.rx_queues}",
+    )
 
 
 def _interface(found: Interface, queues: int) -> Iterable[Finding]:
@@ -350,15 +368,7 @@ def _interface(found: Interface, queues: int) -> Iterable[Finding]:
         "a device whose driver has it (ice, i40e, ixgbe, mlx5, igc, stmmac ...)",
         "yes" if XdpFeature.ZERO_COPY in found.xdp_features else "no",
     )
-    yield Finding(
-        f"{name}: every queue served",
-        found.rx_queues <= queues,
-        "speed",
-        "every frame meets a socket of its queue",
-        "on the XDP path, frames of the other queues are dropped with reason credit",
-        f"interface.queues = {found.rx_queues}, or fewer queues on the device",
-        f"{queues} of {found.rx_queues}",
-    )
+    yield _queues(found, queues)
     try:
         attached = attached_to(found.index)
     except DataPlaneError as error:

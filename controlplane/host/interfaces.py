@@ -8,7 +8,7 @@ import fcntl
 import os
 import socket
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from valkyrie.controlplane.config.reader import limits, ring_sizes, token_classes
@@ -18,6 +18,7 @@ from valkyrie.dataplane.guard import Guard
 from valkyrie.dataplane.ports import PathName, Port, open_port
 from valkyrie.dataplane.wire import Class
 
+from .queues import Queues, frames_in_driver
 from .voice import Voice
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from valkyrie.controlplane.broker.boot import Boot
     from valkyrie.controlplane.config.reader import Config
     from valkyrie.controlplane.config.settings import Interface as Wanted
+    from valkyrie.dataplane.ports import Rings
 
     from .journal import Journal
     from .netlink import Interface as Facts
@@ -41,6 +43,7 @@ _BULK = "the kernel's UDP path is several times faster in bulk on a virtual link
 _BY_KERNEL = "of every frame"
 _BY_BOTH = "of every frame: in the worker behind the first of what the kernel has joined"
 """Which tokens are checked where."""
+_SENDER = "all leave by the first queue's port"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,8 @@ class Choice:
     tx_reason: str
 
 
-def choose(wanted: Wanted, *, virtual: bool) -> Choice:
-    """Return the paths to try first on an interface."""
+def choose(wanted: Wanted, *, virtual: bool, obstacle: str = "") -> Choice:
+    """Return the paths to try first on an interface, which may have an obstacle to XDP."""
     configured = "the configuration says so"
     if wanted.path != "auto":
         rx, rx_reason = wanted.path, configured
@@ -62,6 +65,8 @@ def choose(wanted: Wanted, *, virtual: bool) -> Choice:
         rx, rx_reason = "udp", _BULK
     else:
         rx, rx_reason = "xdp", "the interface is hardware"
+    if rx == "xdp" and obstacle:
+        rx, rx_reason = "udp", obstacle
     if wanted.tx != "auto":
         tx, tx_reason = wanted.tx, configured
     elif rx == "udp":
@@ -84,6 +89,7 @@ class Opened:
     queues: list[Port]
     rx_reason: str
     tx_reason: str
+    receiving: Queues
     qdisc: str = ""
     """The queueing discipline we gave it."""
     lanes: mmap.mmap | None = None
@@ -102,15 +108,25 @@ class Opened:
         """The path frames are received by."""
         return self.queues[0].rx
 
+    @property
+    def warning(self) -> str:
+        """What status warns of; empty when all is well."""
+        return self.receiving.warning(self.name) if self.rx == "xdp" else ""
+
     def describe(self) -> list[dict[str, object]]:
         """Return what status says of each queue."""
         return [
             {
                 "name": self.name,
                 "queue": port.queue,
+                "queues": self.receiving.present,
+                "warning": self.warning,
                 "port": int(port.struct.index),
                 "rx": {"mode": port.rx_mode, "reason": self._reason(self.rx_reason, port)},
-                "tx": {"mode": port.tx_mode, "reason": self.tx_reason},
+                "tx": {
+                    "mode": port.tx_mode,
+                    "reason": self.tx_reason if port.tx != "none" else _SENDER,
+                },
                 "mode": f"{port.rx_mode}/{port.tx_mode}",
                 "qdisc": self.qdisc,
                 "mtu": int(port.struct.mtu),
@@ -218,12 +234,9 @@ class Opener:
             raise DataPlaneError.of(
                 errno.ENETDOWN, f"use interface {wanted.name}", f"ip link set {wanted.name} up"
             )
-        if wanted.queues > facts.rx_queues:
-            have = f"it has {facts.rx_queues}: lower interface.queues"
-            raise DataPlaneError.of(
-                errno.EINVAL, f"serve {wanted.queues} queues of {facts.name}", have
-            )
-        opened = self._open_path(wanted, facts, choose(wanted, virtual=facts.is_virtual))
+        receiving = Queues.of(wanted, facts, self._room(wanted))
+        choice = choose(wanted, virtual=facts.is_virtual, obstacle=receiving.obstacle)
+        opened = self._open_path(wanted, facts, choice, receiving)
         self._index += len(opened.queues)
         try:
             for klass in Class:
@@ -248,22 +261,28 @@ class Opener:
             raise
         return opened
 
-    def _open_path(self, wanted: Wanted, facts: Facts, choice: Choice) -> Opened:
+    def _room(self, wanted: Wanted) -> int:
+        """Return how many ports an interface can have: those behind it need theirs."""
+        interfaces = self._config.interfaces
+        behind = interfaces[interfaces.index(wanted) + 1 :]
+        return int(lib.VK_PORTS_MAX) - self._index - sum(each.queues or 1 for each in behind)
+
+    def _open_path(self, wanted: Wanted, facts: Facts, choice: Choice, receiving: Queues) -> Opened:
         if "xdp" in (choice.rx, choice.tx):
             try:
-                opened = self._try(wanted, facts, choice)
+                opened = self._try(wanted, facts, choice, receiving)
             except DataPlaneError as error:
                 why = f"AF_XDP cannot be had: {error.args[-1]}"
-                return self._try(wanted, facts, Choice("udp", "udp", why, why))
+                return self._try(wanted, facts, Choice("udp", "udp", why, why), receiving)
             generic = opened.queues[0].rx_mode == "xdp-generic"
             if not (generic and wanted.path == "auto"):
                 return opened
             opened.close()
             why = "XDP would be generic here, which is slower than the kernel's UDP path"
             choice = Choice("udp", "udp", why, why)
-        return self._try(wanted, facts, choice)
+        return self._try(wanted, facts, choice, receiving)
 
-    def _try(self, wanted: Wanted, facts: Facts, choice: Choice) -> Opened:
+    def _try(self, wanted: Wanted, facts: Facts, choice: Choice, receiving: Queues) -> Opened:
         if choice.rx == "xdp":
             program = loader.open_classifier(self._config.node.udp_port)
         else:
@@ -276,6 +295,7 @@ class Opener:
             [],
             choice.rx_reason,
             choice.tx_reason,
+            receiving,
             udp_port=self._config.node.udp_port,
         )
         try:
@@ -284,22 +304,25 @@ class Opener:
                 opened.lanes = program.maps["vk_lanes"].map_memory()
                 if opened.link.reason:
                     opened.rx_reason += f"; {opened.link.reason}"
-            for queue in range(wanted.queues if choice.rx == "xdp" else 1):
-                opened.queues.append(self._open_port(wanted, queue, choice, opened))
+            rings = ring_sizes(self._config, wanted)
+            rings = replace(rings, reserve=rings.reserve + frames_in_driver(facts))
+            for queue in range(receiving.served if choice.rx == "xdp" else 1):
+                opened.queues.append(self._open_port(wanted, queue, choice, opened, rings))
         except BaseException:
             opened.close()
             raise
         return opened
 
-    def _open_port(self, wanted: Wanted, queue: int, choice: Choice, opened: Opened) -> Port:
+    def _open_port(
+        self, wanted: Wanted, queue: int, choice: Choice, opened: Opened, rings: Rings
+    ) -> Port:
         index = self._index + len(opened.queues)
-        rings = ring_sizes(self._config, wanted)
         by_xdp = choice.rx == "xdp"
         return open_port(
             wanted.name,
             queue,
             rx=choice.rx,
-            tx=choice.tx,
+            tx="none" if queue else choice.tx,
             index=index,
             udp_port=self._config.node.udp_port,
             rings=rings,

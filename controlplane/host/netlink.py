@@ -64,7 +64,9 @@ class Interface:
     """rtnetlink's kind of a virtual device, as ``veth``; empty for hardware."""
     driver: str
     rx_queues: int
+    """In use now, where the driver says it; else as many as can be."""
     tx_queues: int
+    """As many as can be."""
     up: bool
     carrier: bool
     qdisc: str
@@ -72,6 +74,8 @@ class Interface:
     """The other end of a veth pair, in its own namespace; 0 = none."""
     peer_elsewhere: bool
     """The other end is in another namespace."""
+    rx_ring: int
+    """Entries of each receive queue's ring in the device; 0 = not known."""
     xdp_features: device.XdpFeature
     zero_copy_segments_max: int
     tx_checksum: bool
@@ -303,13 +307,16 @@ class Netlink:
 
 def _with_device_facts(facts: dict[str, Any]) -> Interface:
     features, segments = device.xdp_features(facts["index"])
+    name = facts["name"]
+    facts["rx_queues"] = device.rx_queues(name) or facts["rx_queues"]
     return Interface(
         **facts,
-        driver=device.driver(facts["name"]),
+        driver=device.driver(name),
+        rx_ring=device.rx_ring(name),
         xdp_features=features,
         zero_copy_segments_max=segments,
-        tx_checksum=device.tx_checksum(facts["name"]),
-        gro=device.gro(facts["name"]),
+        tx_checksum=device.tx_checksum(name),
+        gro=device.gro(name),
     )
 
 

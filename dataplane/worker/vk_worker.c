@@ -129,8 +129,10 @@ static int open_paths(struct vk_run *run)
 		run->rx[i] = open_path(run, i, port->rx_path);
 		if (!run->rx[i])
 			return errno ? -errno : -ENOMEM;
-		run->tx[i] = port->tx_path == port->rx_path ? run->rx[i] :
-							      open_path(run, i, port->tx_path);
+		if (port->tx_path == port->rx_path || port->tx_path == VK_PATH_NONE)
+			run->tx[i] = run->rx[i];
+		else
+			run->tx[i] = open_path(run, i, port->tx_path);
 		if (!run->tx[i])
 			return errno ? -errno : -ENOMEM;
 	}

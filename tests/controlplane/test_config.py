@@ -26,7 +26,7 @@ def test_the_least_configuration_has_every_default() -> None:
     read = config.parse(LEAST)
     assert read.node.name == "valkyrie"
     assert read.node.udp_port == lib.VK_PORT
-    assert (read.interfaces[0].name, read.interfaces[0].queues) == ("vk0", 1)
+    assert (read.interfaces[0].name, read.interfaces[0].queues) == ("vk0", 0)
     assert (read.interfaces[0].path, read.interfaces[0].tx) == ("auto", "auto")
     assert config.ring_sizes(read, read.interfaces[0]) == Rings()
     assert config.rules(read) == ()
@@ -61,7 +61,7 @@ REFUSED = {
     6: (LEAST + "frobnicate = 1", "interface[0].frobnicate: unknown key: known are name, queues"),
     7: ('[interface]\nname = "vk0"', "interface: write [[interface]], with two brackets"),
     8: ("[[interface]]\nqueues = 1", "interface[0]: object missing required field `name`"),
-    9: (LEAST + "queues = 0", "interface[0].queues: expected `int` >= 1, found 0"),
+    9: (LEAST + "queues = -1", "interface[0].queues: expected `int` >= 0, found -1"),
     10: (LEAST + "queues = 9", "interface[0].queues: expected `int` <= 8, found 9"),
     11: (LEAST + 'queues = "2"', "interface[0].queues: expected `int`, got `str`, found '2'"),
     12: (LEAST + 'path = "ebpf"', "interface[0].path: invalid enum value 'ebpf'"),

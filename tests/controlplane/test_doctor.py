@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.lab import Link
+from tests.lab import Lab, Link
 from valkyrie.controlplane.host import doctor, facts
 from valkyrie.controlplane.host.doctor import Finding, Report
 
@@ -104,3 +104,22 @@ def test_more_queues_than_served_are_noticed(pair: tuple[Link, Link]) -> None:
     )
     assert found.ok
     assert found.found == "1 of 1"
+
+
+WIDE = {
+    # queues of the device, served -> all are, found, how
+    1: (2, 0, True, "2 of 2", ""),
+    2: (2, 1, False, "1 of 2", "take interface.queues away, or ethtool -L vk0 combined 1"),
+    3: (9, 0, False, "8 of 9", "ethtool -L vk0 combined 8"),
+    4: (9, 3, False, "3 of 9", "ethtool -L vk0 combined 3"),
+}
+
+
+@pytest.mark.parametrize("number", WIDE)
+def test_a_device_of_many_queues_is_served_whole_or_it_says_how(lab: Lab, number: int) -> None:
+    queues, wanted, whole, found, how = WIDE[number]
+    here, _ = lab.wire(lab.host("a"), lab.host("b"), queues=queues)
+    findings = here.host.run(doctor.examine, {here.name: wanted}).findings
+    (finding,) = (each for each in findings if each.name == f"{here.name}: every queue served")
+    assert (finding.ok, finding.found) == (whole, found)
+    assert whole or finding.how == how

@@ -21,7 +21,10 @@ from tests.census import needs
 from tests.controlplane.test_broker_faults import balanced
 from tests.lab import PATIENCE, Lab, Link, wait_until
 from tests.nodes import PATIENT, NodeUnderTest, make_node, make_pair, running
+from valkyrie.controlplane.config import settings
+from valkyrie.controlplane.host.device import XdpFeature
 from valkyrie.controlplane.host.interfaces import Opened
+from valkyrie.controlplane.host.queues import Queues, frames_in_driver
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.application.stream import SyncStream
 from valkyrie.dataplane.wire import Class
@@ -114,15 +117,15 @@ def wires(lab: Lab) -> tuple[Link, Link]:
 
 
 @contextlib.contextmanager
-def nodes_of(wires: tuple[Link, Link], directory: Path, queues: int) -> Iterator[Pair]:
-    """Run two nodes that receive by AF_XDP."""
+def nodes_of(wires: tuple[Link, Link], directory: Path, queues: int = 0) -> Iterator[Pair]:
+    """Run two nodes that receive by AF_XDP, from as many queues or from all."""
     a, b = (
         make_node(
             wires[i],
             directory,
             {"ba"[i]: str(wires[1 - i].v4.ip)},
             path="xdp",
-            extra=f"queues = {queues}\n{PATIENT}",
+            extra=(f"queues = {queues}\n" if queues else "") + PATIENT,
         )
         for i in range(2)
     )
@@ -183,13 +186,15 @@ def test_every_class_arrives_by_whichever_queue(
 ) -> None:
     for link in wires:
         spread(link, queue)
-    with nodes_of(wires, tmp_path, QUEUES) as pair:
+    with nodes_of(wires, tmp_path) as pair:
         with streams(pair) as ends:
             send_all(ends, list(STREAMS))
             receive_all(ends, list(STREAMS))
         for node in pair:
             document = node.status()
-            assert [row["queue"] for row in document["interfaces"]] == [0, 1]
+            rows = document["interfaces"]
+            assert [(row["queue"], row["tx"]["mode"]) for row in rows] == [(0, "udp"), (1, "none")]
+            assert not any(row["warning"] for row in rows)
             assert len(document["census"]) == QUEUES
             wait_until(lambda node=node: settled(node))  # type: ignore[misc]
 
@@ -205,6 +210,9 @@ def test_frames_of_a_queue_that_is_not_served_are_counted(
         CountersPage(b.name) as page,
     ):
         assert not unserved(page)
+        for node in (a, b):
+            assert node.status()["interfaces"][0]["warning"].startswith("1 of 2 receive queues")
+            assert "WARNING: vk0: 1 of 2 receive queues are served" in node.said()
         spread(wires[0], 1)
         ends["job"][0].send(b"comes in the end")
         wait_until(lambda: unserved(page))
@@ -212,6 +220,44 @@ def test_frames_of_a_queue_that_is_not_served_are_counted(
         message = ends["job"][1].recv(timeout=5 * PATIENCE)
         assert message is not None
         assert message.payload == b"comes in the end"
+
+
+def test_a_device_with_more_queues_than_can_be_served_is_received_from_by_the_kernel(
+    lab: Lab, tmp_path: Path
+) -> None:
+    most = int(lib.VK_PORTS_MAX)
+    wires = lab.wire(lab.host("a"), lab.host("b"), queues=most + 1)
+    for link in wires:
+        spread(link, 1)
+    with nodes_of(wires, tmp_path) as pair:
+        with streams(pair) as ends:
+            send_all(ends, RELIABLE)
+            receive_all(ends, RELIABLE)
+        (row,) = pair[0].status()["interfaces"]
+        assert (row["rx"]["mode"], row["queues"], row["warning"]) == ("udp", most + 1, "")
+        assert f"XDP could serve {most} of its {most + 1} receive queues" in row["rx"]["reason"]
+
+
+def test_interfaces_leave_ports_to_those_behind_them() -> None:
+    most = int(lib.VK_PORTS_MAX)
+    device: Any = SimpleNamespace(name="eth0", rx_queues=most)
+    every = settings.Interface(name="eth0")
+    assert Queues.of(every, device, most) == Queues(most, most)
+    assert "ethtool -L eth0 combined 7" in Queues.of(every, device, most - 1).obstacle
+    two = Queues.of(settings.Interface(name="eth0", queues=2), device, most - 1)
+    assert (two.served, two.obstacle) == (2, "")
+    assert two.warning("eth0").startswith(f"2 of {most} receive queues are served")
+
+
+def test_a_driver_that_can_do_zero_copy_gets_frames_for_its_own_ring() -> None:
+    rows = [
+        (XdpFeature.BASIC | XdpFeature.ZERO_COPY, 512),
+        (XdpFeature.BASIC, 0),
+        (XdpFeature(0), 512),  # a kernel before 6.3 does not say
+    ]
+    for features, frames in rows:
+        device: Any = SimpleNamespace(rx_ring=512, xdp_features=features)
+        assert frames_in_driver(device) == frames
 
 
 @pytest.mark.parametrize("path", ["udp", "xdp"])
@@ -233,7 +279,7 @@ def test_a_killed_worker_loses_nothing_of_either_queue(
 ) -> None:
     for link in wires:
         spread(link, None)
-    with nodes_of(wires, tmp_path, QUEUES) as pair:
+    with nodes_of(wires, tmp_path) as pair:
         node = pair[1]
         with streams(pair) as ends:
             for _ in range(3):

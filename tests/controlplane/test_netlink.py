@@ -49,7 +49,7 @@ def test_an_interface_tells_its_facts(wire: Wire) -> None:
     assert (facts.name, facts.index, facts.mtu) == (here.name, here.index, 1400)
     assert facts.mac.hex(":") == here.mac
     assert (facts.kind, facts.driver, facts.is_virtual) == ("veth", "veth", True)
-    assert (facts.rx_queues, facts.tx_queues) == (2, 2)
+    assert (facts.rx_queues, facts.tx_queues, facts.rx_ring) == (2, 2, 0)
     assert facts.up
     assert facts.carrier
     assert (facts.peer_index, facts.peer_elsewhere) == (there.index, True)
