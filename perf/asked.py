@@ -136,6 +136,13 @@ DOCUMENTS = (
         "p99 (ipc-rtt)",
     ),
     ask("encryption", 5, "Gbit/s", gigabits("tls-64k", 65_000), "messages of 64 KiB (tls-64k)"),
+    ask(
+        "the lab, packets a second",
+        1,
+        "M/s",
+        times(close_up("single", "packets simulated a second"), 1 / MEGA),
+        "one thread's, messages of 1000 B over a clean link (single)",
+    ),
     ask("coverage of tests", 95, "%", nothing, "no matter of speed, this suite does not know it"),
     ask("public names documented", 100, "%", nothing, "`./scripts/check` refuses one that is not"),
 )
@@ -308,7 +315,7 @@ COST = (
         1024,
         "B",
         close_up("sessions", "memory of one that is installed"),
-        "sessions",
+        "without a daemon's objects of the peer (sessions)",
     ),
     ask(
         "rate kept on one stream, most streams open",
@@ -336,7 +343,7 @@ COST = (
         0.8,
         "times",
         close_up("sessions", "received a second beside 100,000 idle", "ratio"),
-        "sessions",
+        "sealed control frames, by the engine only (sessions)",
     ),
     ask(
         "classifier, of a bare parse and drop",

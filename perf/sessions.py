@@ -1,6 +1,7 @@
 """Very many sessions in a node: what finding one costs, installing one, and the memory of one.
 
-``sessions.c`` has the worker's engine with a path that hands out sealed frames. Baselines are the
+``sessions.c`` has the worker's engine with a path that hands out sealed control frames (PONG): no
+stream, ring or acknowledgement is in what they cost. Baselines are the
 same figures with 1 000 sessions. The daemon's part is Python, and measured by its own code.
 """
 
@@ -24,6 +25,7 @@ from valkyrie.controlplane.sessions.protection import Protection
 from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.control import Limits
 
+from .arena import resident_kib
 from .program import compiled
 from .rows import Row, make_row
 
@@ -84,12 +86,15 @@ def _beside(binary: Path, rounds: int, repetitions: int) -> Iterator[Row]:
         runs = [ask(binary, count, FEW, rounds)["receive_ns"] for _ in range(repetitions)]
         rates[count] = 1e9 / median(runs)
     for count in IDLE:
-        row = _row(f"received a second beside {count:,} idle", rates[count], "msg/s", rates[FEW])
+        row = _row(f"received a second beside {count:,} idle", rates[count], "frames/s", rates[FEW])
         yield {**row, "ratio": round(rates[count] / rates[FEW], 3)}
 
 
 def install(count: int) -> dict[str, float]:
-    """Let a daemon's own code enter sessions with so many peers; ns of CPU each, by step."""
+    """Let a daemon's own code enter sessions with so many peers; ns of CPU each, by step.
+
+    ``memory`` is what is resident of each when all are there: objects, rows and keys, in bytes.
+    """
     rows, secrets = ffi.new("struct vk_state *"), ffi.new("struct vk_secrets *")
     state, keyring = State(rows), Keyring(secrets)
     secret, limits = os.urandom(lib.VK_SECRET_SIZE), Limits()
@@ -113,7 +118,9 @@ def install(count: int) -> dict[str, float]:
             step(index)
         return (time.process_time_ns() - begun) / count
 
-    return {"peer": each(peer), "session": each(session)}
+    before_kib = resident_kib(os.getpid())
+    spent = {"peer": each(peer), "session": each(session)}
+    return {**spent, "memory": (resident_kib(os.getpid()) - before_kib) * 1024 / count}
 
 
 def run(quick: bool) -> list[Row]:  # every scenario is called run(quick)
@@ -125,4 +132,5 @@ def run(quick: bool) -> list[Row]:  # every scenario is called run(quick)
     spent = install(count)
     rows.append(_row(f"daemon enters {count:,} peers", 1e9 / spent["peer"], "peers/s"))
     rows.append(_row(f"daemon enters {count:,} sessions", 1e9 / spent["session"], "sess./s"))
+    rows.append(_row("daemon's memory of a peer with a session", spent["memory"], "bytes"))
     return rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perf.single import percentile
+from perf.single import percentile, simulated
 
 
 @pytest.mark.parametrize(
@@ -15,3 +15,7 @@ def test_a_percentile_is_the_least_that_so_many_are_not_above(
     count: int, percent: int, found: int
 ) -> None:
     assert percentile(range(count, 0, -1), percent) == found
+
+
+def test_the_lab_simulates_packets() -> None:
+    assert simulated(100) > 0
