@@ -7,6 +7,6 @@
 enum vk_abi {
 	VK_REGION_ABI = 0x1ef2a9ce, /* channels: node and application, or two applications */
 	VK_COUNTERS_ABI = 0x5117fe27, /* the counters page: node and who reads it */
-	VK_WORKER_ABI = 0x241a3e3d, /* all that broker, daemon, worker and programs share */
+	VK_WORKER_ABI = 0x5b6a9f84, /* all that broker, daemon, worker and programs share */
 };
 #endif

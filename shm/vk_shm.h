@@ -146,6 +146,11 @@ struct vk_rights {
 	uint8_t refused[VK_SERVICES_MAX / 8]; /* bit: index into vk_state.services */
 };
 
+/* Peers that a slot's application may open streams to: those that the daemon let it connect to. */
+struct vk_reach {
+	uint8_t peers[VK_PEERS_MAX / 8]; /* bit: index into vk_state.peers */
+};
+
 /* Written by the daemon only. */
 struct vk_state {
 	uint32_t magic;
@@ -166,6 +171,7 @@ struct vk_state {
 	struct vk_app apps[VK_APPS_MAX];
 	struct vk_service services[VK_SERVICES_MAX];
 	struct vk_rights rights[VK_PEERS_MAX]; /* by peer; only limited ones have memory */
+	struct vk_reach reach[VK_APPS_MAX]; /* by slot; no more memory than peers need */
 };
 
 /* ---- Secrets: memory that only daemon and workers map ---- */

@@ -258,6 +258,8 @@ class Applications:
         peer = self._daemon.config.peers[index]
         if refusal := policy.may_reach(grant, peer.name, peer.address):
             return refuse(refusal)
+        if connection.attached:
+            self._state.let_reach(connection.slot, index)
         self._daemon.links.want(index)
         if connection.peer < 0:
             connection.peer = index

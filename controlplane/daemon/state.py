@@ -176,6 +176,9 @@ class State:
         if seen != row.generation:
             return False
         self.set_rights(index, Rights())
+        for slot, application in enumerate(self.rows.apps):
+            if application.state != lib.VK_ROW_FREE:
+                self.rows.reach[slot].peers[index // 8] &= ~(1 << index % 8)
         with writing(row):
             row.state = lib.VK_ROW_FREE
             row.resolved = row.payload_max = 0
@@ -382,8 +385,9 @@ class State:
         return None
 
     def set_application(self, slot: int, grant: Grant, uid: int, pid: int) -> int:
-        """Enter an application and return its slot's new generation."""
-        row = self.rows.apps[slot]
+        """Enter an application, which reaches no peer yet; returns its slot's new generation."""
+        row, size = self.rows.apps[slot], -(-self.rows.peer_count // 8)
+        ffi.memmove(self.rows.reach[slot].peers, bytes(size), size)
         with writing(row):
             row.class_mask = grant.class_mask
             row.weight = grant.weight
@@ -406,6 +410,10 @@ class State:
         """Mark an application as closing, or its slot as free."""
         with writing(self.rows.apps[slot]) as row:
             row.state = state
+
+    def let_reach(self, slot: int, index: int) -> None:
+        """Let an application open streams to a peer, as long as both have their rows."""
+        self.rows.reach[slot].peers[index // 8] |= 1 << index % 8
 
     # ---- Services ----
 

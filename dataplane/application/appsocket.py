@@ -32,7 +32,10 @@ class Attach(Request):
 
 
 class Connect(Request):
-    """Ask for the index of a configured peer, by address or by its name in the configuration."""
+    """Ask for the index of a configured peer, by address or by its name in the configuration.
+
+    Who is attached may open streams to it from now on; to others the worker refuses them.
+    """
 
     peer: str
 

@@ -320,6 +320,7 @@ static void write_app(struct vk_lab_node_run *node, const struct vk_lab_app_run 
 		.range_count = 1,
 		.range_last = { UINT32_MAX },
 	};
+	memset(node->state->reach[app->slot].peers, UINT8_MAX, VK_LAB_NODES_MAX / 8 + 1);
 	*service = (struct vk_service){
 		.sequence = service->sequence + 2,
 		.state = VK_ROW_LIVE,

@@ -39,7 +39,8 @@ static struct vk_flow *flow_to_open(struct vk_run *run, uint32_t slot, uint32_t 
 	if (message->peer >= VK_PEERS_MAX || run->peers[message->peer].state != VK_ROW_LIVE)
 		*code = VK_CODE_NO_PEER;
 	else if (vk_stream_class(message->stream) != ring || size > VK_SERVICE_NAME_MAX ||
-		 !vk_slots_allow(&run->slots[slot], message->stream))
+		 !vk_slots_allow(&run->slots[slot], message->stream) ||
+		 !vk_slots_reach(run, slot, message->peer))
 		*code = VK_CODE_POLICY;
 	else if (!run->peers[message->peer].joined)
 		*code = run->peers[message->peer].refuse;

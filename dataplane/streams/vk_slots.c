@@ -365,6 +365,13 @@ void vk_slots_policy(struct vk_run *run, uint32_t number)
 		vk_flows_many_peers(run, number);
 }
 
+int vk_slots_reach(const struct vk_run *run, uint32_t slot, uint32_t peer)
+{
+	const uint8_t *reach = run->state->reach[slot].peers;
+
+	return !!(VK_LOAD_RELAXED(&reach[peer / 8]) & 1u << peer % 8);
+}
+
 int vk_slots_allow(const struct vk_run_slot *slot, uint32_t stream)
 {
 	if (!(slot->policy.class_mask & 1u << vk_stream_class(stream)))

@@ -56,6 +56,9 @@ void vk_slots_wake(struct vk_run *run);
 /* vk_slots_policy copies the slot's policy row again if the daemon changed it. */
 void vk_slots_policy(struct vk_run *run, uint32_t slot);
 
+/* vk_slots_reach says whether the policy lets an application open streams to a peer. */
+int vk_slots_reach(const struct vk_run *run, uint32_t slot, uint32_t peer);
+
 /* vk_slots_allow says whether the policy lets an application use a stream. */
 int vk_slots_allow(const struct vk_run_slot *slot, uint32_t stream);
 #endif

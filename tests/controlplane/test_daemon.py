@@ -36,6 +36,7 @@ from valkyrie.controlplane.security.trust import Pins
 from valkyrie.dataplane import lib
 from valkyrie.dataplane.application import appsocket
 from valkyrie.dataplane.application.node import SyncNode
+from valkyrie.dataplane.application.peer import SyncPeer
 from valkyrie.dataplane.application.refusal import NoPeerError
 from valkyrie.dataplane.wire import PORT, Type
 
@@ -221,6 +222,42 @@ def test_services_and_peers_are_the_policys_business(lab: Lab, tmp_path: Path) -
             application.listen("web")
         with pytest.raises(valkyrie.PolicyError, match="does not allow peer"):
             application.connect("b")
+
+
+def test_a_ring_opens_streams_only_to_peers_of_its_rule(lab: Lab, tmp_path: Path) -> None:
+    policy = EVERYTHING.replace('peers = ["*"]', 'peers = ["b"]')
+    a, b = lab.wire(lab.host("a"), lab.host("b"))
+    peers = {"not-for-it": str(b.v6.ip), "b": str(b.v4.ip)}
+    left = make_node(a, tmp_path, peers, policy=policy)
+    right = make_node(b, tmp_path, {"a": str(a.v4.ip)})
+    with (
+        running(left, right),
+        valkyrie.attach_sync(right.socket) as theirs,
+        valkyrie.attach_sync(left.socket) as ours,
+        theirs.listen("x") as service,
+    ):
+        peer = ours.connect("b")
+
+        def others() -> None:  # who writes to its rings asks the daemon for nothing
+            for index in (0, 2, lib.VK_PEERS_MAX - 1):
+                wanted = valkyrie.PolicyError if index == 0 else valkyrie.RefusedError
+                with pytest.raises(wanted):
+                    SyncPeer(ours._driver, index, "raw", 4).open("x", cls="job")
+
+        def both() -> None:
+            others()
+            peer.open("x", cls="job").send(b"hello")
+            message = service.accept(timeout=SOON_S).recv(timeout=SOON_S)
+            assert message is not None
+            assert message.payload == b"hello"
+
+        both()
+        psutil.Process(left.pid("daemon")).kill()
+        wait_until(lambda: left.status()["daemon"]["restarts"] == 1)
+        both()
+        psutil.Process(left.pid("worker")).kill()
+        wait_until(lambda: left.status()["worker"]["restarts"] == 1)
+        both()
 
 
 def test_a_peer_is_found_when_its_route_appears(lab: Lab, tmp_path: Path) -> None:

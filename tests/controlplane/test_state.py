@@ -99,6 +99,32 @@ def test_a_slot_has_another_generation_for_each_application(state: State) -> Non
     assert state.set_application(5, GRANT, 1000, 79) == 1  # never 0
 
 
+def reached(state: State, slot: int) -> set[int]:
+    """Return the rows of peers that the application in a slot may open streams to."""
+    return {i for i in range(64) if state.rows.reach[slot].peers[i // 8] >> i % 8 & 1}
+
+
+def test_an_application_reaches_the_peers_that_it_was_let_connect_to_and_no_later_ones(
+    state: State,
+) -> None:
+    for index in range(20):
+        state.set_peer(index, f"10.9.0.{index + 1}", 21000)
+    state.set_application(5, GRANT, 1000, 77)
+    state.set_application(6, GRANT, 1000, 77)
+    for index in (0, 9, 19):
+        state.let_reach(5, index)
+    state.let_reach(6, 9)
+    assert (reached(state, 5), reached(state, 6)) == ({0, 9, 19}, {9})
+    assert state.free_peer(9, state.rows.peers[9].generation)
+    state.set_peer(9, "10.9.1.1", 21000)  # somebody else in its place
+    assert (reached(state, 5), reached(state, 6)) == ({0, 19}, set())
+    State(state.rows).set_peer(19, "10.9.0.20", 21000)  # the next daemon's
+    assert reached(state, 5) == {0, 19}
+    state.set_application_state(5, lib.VK_ROW_FREE)
+    state.set_application(5, GRANT, 1000, 78)
+    assert reached(state, 5) == set()
+
+
 def test_all_slots_may_be_taken(state: State) -> None:
     for slot in range(lib.VK_APPS_MAX):
         state.set_application(slot, GRANT, 0, 1)

@@ -109,6 +109,15 @@ def test_policy_decides_on_both_sides(rig: Rig) -> None:
     assert rig.gauge(0, Gauge.FLOWS_OPEN) == 1
 
 
+def test_only_peers_that_an_application_may_reach_hear_of_its_streams(rig: Rig) -> None:
+    rig.ask("reach", 0, 0, 0b11111110)  # the other node's row is 0
+    rig.log()
+    assert answer(rig, 1000, "svc") == lib.VK_CODE_POLICY
+    assert rig.log() == []
+    rig.ask("reach", 0, 0, 0b00000001)
+    assert answer(rig, 1000, "svc") == lib.VK_CODE_OK
+
+
 def test_closing_tells_the_other_side_behind_the_last_message(rig: Rig) -> None:
     ours = rig.open(0, 0, 1000, "svc")
     theirs = rig.accept(1, 0, Class.DATA)

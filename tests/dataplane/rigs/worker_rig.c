@@ -409,6 +409,7 @@ int rig_attach(uint32_t number, uint32_t slot, uint32_t ring_size, const struct 
 	node->state->apps[slot] = *row;
 	node->state->apps[slot].sequence = 2 * app->generation;
 	node->state->apps[slot].generation = app->generation;
+	node->state->reach[slot].peers[0] = UINT8_MAX;
 	for (int i = 0; i < 2; i++)
 		fds[i] = vk_channel_create(app->capacity, VK_CLASS_COUNT, app->generation);
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, bell))

@@ -174,6 +174,13 @@ static void do_take(void)
 	printf("\n");
 }
 
+/* reach node slot peers: a bit for each of the first eight */
+static void do_reach(void)
+{
+	rig_nodes[argument[0]].state->reach[argument[1]].peers[0] = (uint8_t)argument[2];
+	printf("\n");
+}
+
 /* app node slot ring_size class_mask weight rate_messages rate_bytes first last */
 static void do_app(void)
 {
@@ -546,6 +553,7 @@ static const struct {
 	{ "numbers", do_numbers }, { "shards", do_shards }, { "payload", do_payload },
 	{ "gaps", do_gaps },	   { "rest", do_rest },	    { "other", do_other },
 	{ "pending", do_pending }, { "ask", do_ask },	    { "heard", do_heard },
+	{ "reach", do_reach },
 };
 
 /* Splits a line into its command, numbers and the word among them. */
