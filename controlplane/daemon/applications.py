@@ -28,6 +28,8 @@ log = logging.getLogger("valkyrie")
 
 _NAME_MAX = 31
 """That many characters, and the end, has `app_name` of the counters page."""
+_DETACH_AGAIN_S = 0.5
+"""After which the broker is asked again to end a slot."""
 
 
 def _plain(name: str) -> str:
@@ -129,16 +131,16 @@ class Applications:
 
     async def _take_back(self, slot: int, generation: int) -> None:
         """Have the broker end a slot, however late it answers: nobody else gets it before."""
-        timed_out = True
-        while timed_out:
-            timed_out = False
+        while True:
             try:
                 message = Message(Kind.DETACH, slot=slot, generation=generation)
                 await self._daemon.broker.ask(message)
+                break
             except DataPlaneError as error:
-                timed_out = error.errno == errno.ETIMEDOUT
-                if error.errno != errno.ENOENT:  # it has ended already, or never was
-                    log.warning("slot %d could not be taken back: %s", slot, error)
+                if error.errno == errno.ENOENT:  # it has ended already, or never was
+                    break
+                log.warning("slot %d could not be taken back: %s", slot, error)
+                await asyncio.sleep(_DETACH_AGAIN_S)
         self._forget(slot)
 
     async def _answer(self, connection: Connection, request: AnyRequest) -> Answer:

@@ -59,10 +59,10 @@ class BrokerLink:
         try:
             messages.send(self._link, message)
             found = await asyncio.wait_for(answer, timeout_s)
-        except BlockingIOError as error:
-            raise DataPlaneError.of(error.errno or 0, "ask the broker") from error
         except TimeoutError as error:
             raise DataPlaneError.of(errno.ETIMEDOUT, "ask the broker") from error
+        except OSError as error:  # its link is full, or gone with it
+            raise DataPlaneError.of(error.errno or errno.EIO, "ask the broker") from error
         finally:
             self._waiting.pop(message.token, None)
         if found.result < 0:

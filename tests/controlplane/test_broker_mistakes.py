@@ -34,6 +34,19 @@ BrokerLink.ask.__defaults__ = ({2.0 * PATIENCE},)
 """
 """A daemon that waits less for its broker than a test would like to."""
 
+FULL = """
+import errno, os, types
+from valkyrie.controlplane.broker import messages
+from valkyrie.controlplane.daemon import brokerlink
+def send(link, message):
+    if message.kind == messages.Kind.DETACH:
+        brokerlink.messages = messages
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    messages.send(link, message)
+brokerlink.messages = types.SimpleNamespace(**{**vars(messages), "send": send})
+"""
+"""A daemon that finds its broker's link full when it first gives a slot back."""
+
 MISTAKEN = """
 import os
 from valkyrie.controlplane.daemon.watch import Watch
@@ -59,6 +72,14 @@ def attach(node: NodeUnderTest, name: str = "") -> tuple[socket.socket, appsocke
     for fd in descriptors:
         os.close(fd)
     return connection, reply
+
+
+def slot_of_the_next(node: NodeUnderTest) -> int:
+    """Attach an application, which must not be refused, and close it; returns its slot."""
+    connection, reply = attach(node)
+    connection.close()
+    assert reply.code == 0
+    return int(reply.slot)
 
 
 @pytest.mark.parametrize(("of", "what"), [("os", "eventfd"), ("Regions", "for_application")])
@@ -87,14 +108,16 @@ def test_an_attachment_that_comes_too_late_leaves_its_slot(node: NodeUnderTest) 
             os.kill(node.process.pid, signal.SIGCONT)
         connection.close()
         assert reply.code == lib.VK_CODE_FAILED
+        wait_until(lambda: slot_of_the_next(node) == 0)
 
-        def slot_of_the_next() -> int:
-            connection, reply = attach(node)
-            connection.close()
-            assert reply.code == 0
-            return int(reply.slot)
 
-        wait_until(lambda: slot_of_the_next() == 0)
+def test_a_slot_is_nobodys_until_the_broker_has_taken_it_back(node: NodeUnderTest) -> None:
+    node.prelude = FULL
+    with running(node):
+        assert slot_of_the_next(node) == 0
+        wait_until(lambda: "could not be taken back" in node.said())
+        wait_until(lambda: slot_of_the_next(node) == 0)
+        assert node.said().count("could not be taken back") == 1
 
 
 def test_a_daemons_mistake_cuts_nobody_off(node: NodeUnderTest, public: Path) -> None:
