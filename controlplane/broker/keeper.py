@@ -205,7 +205,7 @@ class Keeper:
     def _start(self, library: int, *, recover: bool) -> Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         boot, cpu = self._boot.struct, self._config.worker.cpu
-        boot.recover = recover
+        boot.recover, self._boot.work.phase = recover, lib.VK_WORKER_NONE
         boot.cpu, boot.confine = cpu, sandbox.CONFINE[self._config.node.sandbox]
         boot.control_fd, boot.python_fd = theirs.fileno(), self._frames.fileno()
         kept = [boot.control_fd, boot.python_fd, *self._slots.bells()]

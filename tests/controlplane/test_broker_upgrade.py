@@ -12,16 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+import psutil
 import pytest
 
 import valkyrie
 from tests.census import needs
 from tests.controlplane.test_broker import compile_library
 from tests.lab import PATIENCE, Lab, wait_until
-from tests.nodes import NodeUnderTest, make_pair, running
+from tests.nodes import PATIENT, NodeUnderTest, expect, make_pair, running, streams
 from valkyrie import bpf
 from valkyrie.controlplane.broker import broker
-from valkyrie.dataplane import lib
+from valkyrie.dataplane import ffi, lib
 from valkyrie.dataplane.application import appsocket
 from valkyrie.dataplane.application.stream import SyncStream
 
@@ -187,6 +188,41 @@ def test_a_new_worker_that_does_not_run_leaves_the_old_one_in_charge(
         traffic.flows()
     assert traffic.got == list(range(traffic.sent))
     assert a.status()["worker"]["phase"] == "running"
+
+
+def offset(struct: str, field: str) -> int:
+    return int(ffi.offsetof(f"struct {struct}", field))
+
+
+_LATE = f"""{_LOADS}
+#include <unistd.h>
+int vk_worker_run(char *boot)
+{{
+	char *work = *(char **)(boot + {offset("vk_boot", "work")});
+
+	*(volatile uint32_t *)(work + {offset("vk_work", "pid")}) = (uint32_t)getpid();
+	usleep(500000);
+	return -5;
+}}
+"""
+"""A library whose worker has entered its process, and then fails in its start."""
+
+
+def test_a_worker_runs_when_it_says_so_and_not_when_the_one_before_did(
+    lab: Lab, tmp_path: Path
+) -> None:
+    library = tmp_path / "vk_worker.so"
+    shutil.copy(broker.LIBRARY, library)
+    a, b = make_pair(lab, tmp_path, library=library, extra=PATIENT)
+    with running(a, b), streams(a, b) as (out, into):
+        replace_library(a, _LATE)
+        psutil.Process(a.pid("worker")).suspend()  # it will not say that it has stopped
+        reply = a.ask(appsocket.Upgrade(), 30)
+        assert reply.code == lib.VK_CODE_FAILED, reply.message
+        assert "the old worker and programs run on" in reply.message
+        out.send(b"still")
+        expect(into, b"still")
+        assert a.status()["worker"]["restarts"] == 0
 
 
 OTHER_MAPS = {
