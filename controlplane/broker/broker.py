@@ -58,8 +58,6 @@ _STILL_S = 1.0
 """So late only who was stopped looks: a frozen container, a suspended machine."""
 _STOP_S = 2.0
 """How long the daemon may take to leave."""
-_FILES_S = 1.0
-"""How soon a daemon that could not use a file is started again: somebody has to mend it."""
 _LISTEN_BACKLOG = 128
 _OF_SLOTS = (Kind.ATTACH, Kind.DETACH)
 """What the worker answers."""
@@ -97,7 +95,7 @@ class Broker:
         self._daemon: Child | None = None
         self._daemon_deaths = Budget("daemon")
         self._daemon_due_s: float | None = None
-        """When to start it although a file was of no use."""
+        """When to start it although a file was of no use, or the kernel refused."""
         self._revokes = False
         """There was a `revoked.toml`."""
         self._tuned = ""
@@ -272,7 +270,8 @@ class Broker:
         self._leaving = True
 
     def _tick(self) -> None:
-        interfaces.copy_counters(self._interfaces, self.boot.counters)
+        with contextlib.suppress(DataPlaneError):  # the kernel has no memory: the next tick may
+            interfaces.copy_counters(self._interfaces, self.boot.counters)
         look_after(self._interfaces)
         self._keeper.look()
         if self._daemon and self._daemon.hangs(self.boot.counters.daemon_heartbeat_ns):
@@ -296,7 +295,7 @@ class Broker:
         if status == children.EXIT_FILES and self._serving:
             if self._daemon_due_s is None:
                 log.error("the daemon %s; messages flow on until it can be started", how)
-            self._daemon_due_s = time.monotonic() + _FILES_S
+            self._daemon_due_s = time.monotonic() + children.AGAIN_S
             return
         self._daemon_due_s = None
         log.error("the daemon %s; starting another one", how)
@@ -305,11 +304,17 @@ class Broker:
 
     def _renew_daemon(self) -> None:
         self.config = first_start.with_new_peers(self.config)
-        self._link, self._daemon_link = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._link.setblocking(False)
-        self._daemon_link.setblocking(False)
-        self._selector.register(self._link, selectors.EVENT_READ, self._on_message)
-        self._start_daemon()
+        try:
+            self._link, self._daemon_link = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._link.setblocking(False)
+            self._daemon_link.setblocking(False)
+            self._start_daemon()
+        except OSError as error:
+            self._close_link()
+            self._daemon_due_s = time.monotonic() + children.AGAIN_S
+            self._daemon_deaths.refused(error)
+        else:
+            self._selector.register(self._link, selectors.EVENT_READ, self._on_message)
 
     def _tell(self, message: Message) -> None:
         """Send to the daemon; one that does not read is ended, and the next asks anew."""

@@ -19,6 +19,8 @@ from valkyrie.dataplane.errors import ValkyrieError
 
 log = logging.getLogger("valkyrie")
 
+AGAIN_S = 1.0
+"""How soon a child that could not be started is started again."""
 HUNG_S = 5.0
 """A child whose heart has not beaten for this long is ended."""
 DEATHS_MAX = 10
@@ -45,6 +47,11 @@ class Budget:
         self._what = what
         self._deaths: deque[float] = deque()
         self.total = 0
+
+    def refused(self, error: OSError) -> None:
+        """Count one that the kernel did not let begin as a death, too."""
+        log.error("the %s could not be started: %s; trying again", self._what, error.strerror)
+        self.spend(f"could not be started: {error.strerror}")
 
     def spend(self, how: str) -> None:
         """Count a death; StoppedError when there were too many."""
@@ -106,7 +113,7 @@ def close_others(kept: Iterable[int]) -> None:
 
 
 def fork(child: Callable[[int], NoReturn], name: str) -> Child:
-    """Fork; the child calls ``child(parent's pid)`` and never comes back.
+    """Fork; the child calls ``child(parent's pid)`` and never comes back; OSError: there is none.
 
     The broker answers the terminal and the service manager for all: children ignore SIGINT and
     SIGTERM.
@@ -117,7 +124,12 @@ def fork(child: Callable[[int], NoReturn], name: str) -> Child:
     parent = os.getpid()
     pid = os.fork()
     if pid:
-        return Child(pid, name)
+        try:
+            return Child(pid, name)
+        except OSError:  # no descriptor is left to watch it by
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
     try:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGINT, signal.SIGTERM):

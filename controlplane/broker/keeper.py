@@ -80,6 +80,8 @@ class Keeper:
         self._leaving: dict[int, Message | None] = {}
         """Slots that a worker has yet to let go of; the answer to who asked for it."""
         self._deaths = Budget("worker")
+        self._due_s = 0.0
+        """When to start one if there is none: the kernel refused."""
 
     @property
     def pid(self) -> int:
@@ -97,8 +99,11 @@ class Keeper:
             self._running.process.pardon()
 
     def look(self) -> None:
-        """End the worker when it hangs; its end then brings the next one."""
-        if self._running and self._running.process.hangs(self._boot.work.heartbeat_ns):
+        """End the worker when it hangs: its end then brings the next one. Start one if none is."""
+        if self._running is None:
+            if time.monotonic() >= self._due_s:
+                self.run(recover=True)
+        elif self._running.process.hangs(self._boot.work.heartbeat_ns):
             self._running.process.kill()
 
     def _give(self, order: Order, descriptors: Sequence[int] = ()) -> None:
@@ -192,9 +197,17 @@ class Keeper:
     # ---- Start ----
 
     def run(self, *, recover: bool) -> None:
-        """Start workers until one runs; StoppedError when the budget is spent."""
+        """Start workers until one runs, or the kernel lets none begin: ``look`` tries again.
+
+        StoppedError when the budget is spent.
+        """
         while True:
-            started = self._start(self._library, recover=recover)
+            try:
+                started = self._start(self._library, recover=recover)
+            except OSError as error:
+                self._due_s = time.monotonic() + children.AGAIN_S
+                self._deaths.refused(error)
+                return
             status = self._await(started)
             if status is None:
                 break
@@ -216,9 +229,13 @@ class Keeper:
             worker.pin(cpu)
             worker.run(self._boot.address, library, self._user, parent, kept)
 
-        process = children.fork(child, "worker")
-        theirs.close()
-        return Worker(process, ours)
+        try:
+            return Worker(children.fork(child, "worker"), ours)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
 
     def _await(self, started: Worker) -> int | None:
         """Wait until a worker runs; its exit status if it ended instead."""

@@ -58,6 +58,24 @@ Watch.look = look
 """
 
 
+REFUSED = """
+import os
+from valkyrie.dataplane.errors import DataPlaneError
+from valkyrie.dataplane.loader import Program
+def once(of, what):
+    usual = getattr(of, what)
+    def call(*arguments):
+        if os.path.exists({mark!r} + what):
+            os.unlink({mark!r} + what)
+            raise DataPlaneError.of({number}, what)
+        return usual(*arguments)
+    setattr(of, what, call)
+for of, what in ((os, "fork"), (os, "pidfd_open"), (Program, "counts")):
+    once(of, what)
+"""
+"""A kernel that refuses the broker what a file of that name says, once."""
+
+
 @pytest.fixture
 def node(lab: Lab, tmp_path: Path) -> NodeUnderTest:
     """A node that is not started, alone on its wire."""
@@ -132,6 +150,35 @@ def test_a_daemons_mistake_cuts_nobody_off(node: NodeUnderTest, public: Path) ->
         assert node.status()["daemon"]["restarts"] == 1
         with application.listen("still"):
             assert not application.lost
+
+
+@pytest.mark.parametrize("child", ["worker", "daemon"])
+@pytest.mark.parametrize("what", ["fork", "pidfd_open"])
+def test_a_child_that_the_kernel_refuses_is_started_later(
+    node: NodeUnderTest, public: Path, child: str, what: str
+) -> None:
+    node.prelude = REFUSED.format(mark=f"{public}/", number=errno.ENOMEM)
+    with running(node), valkyrie.attach_sync(node.socket, name="stays") as application:
+        pid, before = node.pid(child), len(node.children())
+        (public / what).touch()
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: f"the {child} could not be started" in node.said())
+        wait_until(lambda: node.pid(child) not in (0, pid))
+        assert node.status()[child]["restarts"] == 2  # one death, and one that was none
+        assert len(node.children()) == before
+        with application.listen("still"):
+            assert not application.lost
+
+
+def test_a_look_at_the_kernels_counters_that_fails_is_left_out(
+    node: NodeUnderTest, public: Path
+) -> None:
+    node.prelude = REFUSED.format(mark=f"{public}/", number=errno.ENOMEM)
+    with running(node):
+        pids = node.pid("worker"), node.pid("daemon")
+        (public / "counts").touch()
+        wait_until(lambda: not (public / "counts").exists())
+        assert (node.pid("worker"), node.pid("daemon")) == pids
 
 
 def test_a_name_is_nothing_but_a_name_for_logs_and_terminals(node: NodeUnderTest) -> None:
