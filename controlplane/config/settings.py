@@ -440,7 +440,11 @@ class Application(Settings, frozen=True, kw_only=True):
         ),
     ] = field(default_factory=list)
     listen: Annotated[
-        list[str], Meta(description="Services it may offer, with `*` and `?` as in file names.")
+        list[str],
+        Meta(
+            description="Services it may offer, with `*` and `?` as in file names. An application"
+            " has no more of the node's 256 than it leaves.",
+        ),
     ] = field(default_factory=list)
     peers: Annotated[
         list[str],

@@ -281,7 +281,8 @@ class Applications:
             message = f"another application listens on '{name}': choose another name"
             return Reply(code=lib.VK_CODE_STREAM_IN_USE, message=message)
         if not self._state.add_service(name, connection.slot, connection.generation):
-            message = f"all {lib.VK_SERVICES_MAX} service names are taken"
+            most = lib.VK_SERVICES_MAX
+            message = f"{most} service names are for all: this application would have too many"
             return Reply(code=lib.VK_CODE_OVERLOAD, message=message)
         connection.services.add(name)
         return Reply()

@@ -426,21 +426,22 @@ class State:
         }
 
     def add_service(self, name: str, slot: int, generation: int) -> bool:
-        """Bind a service; False when there are too many."""
-        for number, row in enumerate(self.rows.services):
-            if row.state != lib.VK_ROW_FREE:
-                continue
-            for index in self._rights:
-                self._refuse(index, number, name)
-            data = name.encode()
-            with writing(row):
-                _put(row.name, data)
-                row.name_size = len(data)
-                row.app, row.app_generation = slot, generation
-                row.state = lib.VK_ROW_LIVE
-            self._changed_services()
-            return True
-        return False
+        """Bind a service; False when its application has no fewer than it leaves to all."""
+        owners = list(self.services().values())
+        if owners.count((slot, generation)) >= lib.VK_SERVICES_MAX - len(owners):
+            return False
+        rows = enumerate(self.rows.services)
+        number, row = next(each for each in rows if each[1].state == lib.VK_ROW_FREE)
+        for index in self._rights:
+            self._refuse(index, number, name)
+        data = name.encode()
+        with writing(row):
+            _put(row.name, data)
+            row.name_size = len(data)
+            row.app, row.app_generation = slot, generation
+            row.state = lib.VK_ROW_LIVE
+        self._changed_services()
+        return True
 
     def remove_service(self, name: str) -> None:
         """Unbind a service."""

@@ -133,14 +133,24 @@ def test_all_slots_may_be_taken(state: State) -> None:
 
 def test_services_come_and_go(state: State) -> None:
     for index in range(lib.VK_SERVICES_MAX):
-        assert state.add_service(f"s{index}", 1, 2)
-    assert not state.add_service("one too many", 1, 2)
+        assert state.add_service(f"s{index}", index, 2)
+    assert not state.add_service("one too many", 999, 2)
     epoch = state.rows.service_epoch
     state.remove_service("s7")
     assert state.rows.service_epoch > epoch
     assert "s7" not in state.services()
     assert state.add_service("another", 3, 4)
     assert state.services()["another"] == (3, 4)
+
+
+def test_an_application_has_no_more_services_than_it_leaves(state: State) -> None:
+    def most(slot: int, generation: int) -> int:
+        each = f"{slot}-{generation}-"
+        return sum(state.add_service(f"{each}{i}", slot, generation) for i in range(300))
+
+    assert [most(1, 2), most(1, 3), most(2, 2)] == [128, 64, 32]
+    state.remove_service("1-2-0")
+    assert most(3, 2) == 17
 
 
 def test_a_peer_that_has_moved_stays_where_it_is_for_the_next_daemon(state: State) -> None:
