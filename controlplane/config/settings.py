@@ -276,7 +276,7 @@ class Worker(Settings, frozen=True, kw_only=True):
     reassembly_bytes: Annotated[
         int,
         Meta(
-            ge=2 * lib.VK_SHARDED_MAX,
+            ge=4 * lib.VK_SHARDED_MAX,
             le=1073741824,
             description="Memory for messages of which parts are missing.",
             extra={"live": True},

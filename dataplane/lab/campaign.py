@@ -38,6 +38,11 @@ MTU_MIN = 1280
 ATTACH = 0x61747463
 """Makes another seed of a seed, for who attaches: all else that seeds mean is as it was. In none of
 the older FOUND of tests/dataplane/test_lab.py does anybody."""
+TUNE = 0x74756E65
+"""Likewise, for what is tuned meanwhile, and for memory that is scarce."""
+AGAIN_MAX = 20
+"""What links may carry beyond what messages need, as a share of that: where memory is scarce, or a
+path loses much, all goes many times; where nobody gives in it goes for ever."""
 HEADS_BYTES = 160
 """Around a message, at most, with its share of acknowledgements."""
 
@@ -233,6 +238,53 @@ def _params(dice: Dice) -> dict[str, int]:
     }
 
 
+def _budgets(dice: Dice) -> dict[str, int]:
+    """Draw bounds of memory, which keep senders waiting, or are over again and again."""
+    return {
+        "memory_kib": dice.magnitude(1024, 8192),
+        "reassembly_bytes": dice.magnitude(1 << 18, 1 << 21),
+    }
+
+
+def _tuning(dice: Dice, link: Link) -> dict[str, int]:
+    """Draw what differs for all sessions of a node: each of it in half of the cases."""
+    stream_min = dice.magnitude(4_096, 262_144)
+    drawn = {
+        "controller": dice.between(1, 3),
+        "ack_delay_us": dice.magnitude(25, 25_000),
+        "aggregate": dice.between(1, 2),
+        "mtu": dice.between(1_200, 9_000),
+        "pacing": dice.between(1, 2),
+        "stream_min": stream_min,
+        "stream_max": max(dice.magnitude(lib.VK_WINDOW_START, 4_194_304), stream_min),
+        "window_min": dice.magnitude(2_400, 100_000),
+        "window_max": dice.magnitude(200_000, 1 << 30),
+        "rate": round(link.rate_mbps * 125_000) * dice.between(5, 20) // 10,
+    }
+    return {key: value for key, value in drawn.items() if dice.chance(50)}
+
+
+def _tuned(dice: Dice, scenario: Scenario) -> Scenario:
+    """Let some nodes have little memory, and some be tuned while they send."""
+    if dice.chance(15):
+        budgets = _budgets(dice)
+        nodes = tuple(_with(node, params=node.params | budgets) for node in scenario.nodes)
+        scenario = _with(scenario, nodes=nodes)
+    if not dice.chance(15):
+        return scenario
+    events = list(scenario.events)
+    for _ in range(dice.between(1, 4)):
+        node = dice.choose(scenario.nodes)
+        params = _params(dice) | {"budget_frames": dice.magnitude(1, lib.VK_BUDGET_FRAMES_MAX)}
+        if dice.chance(40):
+            params |= _budgets(dice)
+        tuning = _tuning(dice, scenario.link)
+        at_ms = dice.magnitude(10, 200_000) / 1000
+        event = Event(at_ms=at_ms, kind="tune", node=node.name, params=params, tuning=tuning)
+        events.append(event)
+    return _with(scenario, events=tuple(events))
+
+
 def _limit_s(scenario: Scenario, bytes_all: int) -> float:
     """Say by when everything has to be over.
 
@@ -358,13 +410,39 @@ def short(seed: int, *, reliable: bool = True) -> Scenario:
         events = _events(dice, names, link)
         scenario = _with(scenario, events=events)
     scenario = _attached(Dice(seed ^ ATTACH), _sealed(dice, _narrowed(dice, scenario)))
+    scenario = _tuned(Dice(seed ^ TUNE), scenario)
+    return _judged(scenario, share * kinds * 2)
+
+
+def _judged(scenario: Scenario, bytes_all: int) -> Scenario:
+    """Say what has to hold of a scenario that sends so many bytes, about."""
+    link = scenario.link
     steady = not (scenario.events or link.jitter_ms or link.reorder or link.duplicate)
+    slow = any(each.consume_mbps for each in scenario.apps)
     return _with(
         scenario,
-        limit_s=_limit_s(scenario, max(share * kinds * 2, _bytes_of(scenario))),
+        limit_s=_limit_s(scenario, max(bytes_all, _bytes_of(scenario))),
         spurious=0.01 if steady and not slow else 0,
+        again=AGAIN_MAX,
+        held_bytes=_held_bytes(scenario),
         linger_ms=_linger_ms(scenario),
     )
+
+
+def _held_bytes(scenario: Scenario) -> int:
+    """Return what a library holds of one stream at most, if all streams have windows; 0: no limit.
+
+    A window may be as large as the receiving node says, now or once.
+    """
+    if {each.klass for each in scenario.traffic} & {"critical", "logs"}:
+        return 0
+    windows = [each.params["window_bytes"] for each in scenario.nodes]
+    for event in scenario.events:
+        windows.append(event.params.get("window_bytes", 0))
+        windows.append(event.tuning.get("stream_max", 0))
+        windows.append(event.tuning.get("stream_min", 0))
+    most: int = max(windows) + lib.VK_WINDOW_START
+    return most
 
 
 def _with(row: R, **changes: object) -> R:

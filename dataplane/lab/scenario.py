@@ -169,6 +169,7 @@ Kind = Literal[
     "rebind",
     "renew",
     "replay",
+    "tune",
 ]
 
 KINDS: dict[str, int] = {
@@ -186,9 +187,10 @@ KINDS: dict[str, int] = {
     "rebind": lib.VK_LAB_REBIND,
     "renew": lib.VK_LAB_RENEW,
     "replay": lib.VK_LAB_REPLAY,
+    "tune": lib.VK_LAB_TUNE,
 }
 
-OF_NODES = ("kill-worker", "stop-worker", "restart-node", "rebind", "renew", "replay")
+OF_NODES = ("kill-worker", "stop-worker", "restart-node", "rebind", "renew", "replay", "tune")
 
 
 class Event(_Row, frozen=True, kw_only=True):
@@ -206,12 +208,16 @@ class Event(_Row, frozen=True, kw_only=True):
     """How long a worker or node is away, or until others know a node's new address."""
     link: Link | None = None
     """What the link from one node to another becomes."""
+    params: dict[str, int] = {}
+    """What the node's are to be from now on, beside those that it began with ..."""
+    tuning: dict[str, int] = {}
+    """... and of its sessions."""
 
 
 Cipher = Literal["none", "chacha20-poly1305", "aes-256-gcm"]
 """In the order of enum vk_cipher."""
 
-Without = Literal["nothing", "recovery", "credit"]
+Without = Literal["nothing", "recovery", "credit", "budget"]
 """In the order of enum vk_lab_without."""
 
 
@@ -233,7 +239,7 @@ class Scenario(_Row, frozen=True, kw_only=True):
     unchecked: bool = False
     """Content is not looked at."""
     without: Without = "nothing"
-    """A negative control: engines do not send again, or do not heed limits."""
+    """A negative control: engines do not send again, or heed no limits, or no bound of memory."""
     spurious: Amount = 0
     """That share of the packets may be declared lost and arrive after all; 0: any."""
     held_bytes: Count = 0
@@ -300,16 +306,21 @@ class _Ids:
         return at, count
 
 
-def _fill_node(row: Any, node: Node) -> None:
+def _fill_params(row: Any, node: Node, now: Node | Event) -> None:
+    """Write what a node begins with, and what it is to have now."""
     lib.vk_lab_params(ffi.addressof(row, "params"))
-    for name, value in node.tuning.items():
+    for name, value in (node.tuning | now.tuning).items():
         if not hasattr(row.tuning, name):
             raise ConfigError(f"node {node.name}: tuning: {name!r} is none of struct vk_tuning")
         setattr(row.tuning, name, value)
-    for name, value in node.params.items():
+    for name, value in (node.params | now.params).items():
         if not hasattr(row.params, name):
             raise ConfigError(f"node {node.name}: a worker has no parameter {name!r}")
         setattr(row.params, name, value)
+
+
+def _fill_node(row: Any, node: Node) -> None:
+    _fill_params(row, node, node)
     row.mtu = node.mtu
     row.socket_frames = node.socket_frames
     row.turn_ns = round(node.turn_us * NS_PER_US)
@@ -392,6 +403,7 @@ def _fill_event(row: Any, event: Event, scenario: Scenario, raw: Any) -> None:
         (event.link or scenario.link).fill(row.link)
     elif event.kind in OF_NODES:
         row.target = _index(scenario.nodes, event.node, "node")
+        _fill_params(row, scenario.nodes[row.target], event)
     else:
         row.target = _index(scenario.apps, event.app, "application")
 

@@ -51,6 +51,14 @@ void vk_lab_wake_app(struct vk_lab *lab, uint32_t app, uint64_t at_ns)
 
 /* ---- Faults ---- */
 
+static void pause_app(struct vk_lab_app_run *app, uint32_t kind)
+{
+	if (kind == VK_LAB_FREEZE || kind == VK_LAB_THAW)
+		app->frozen = kind == VK_LAB_FREEZE;
+	else
+		app->holding = kind == VK_LAB_HOLD;
+}
+
 static void strike(struct vk_lab *lab, const struct vk_lab_fault *fault)
 {
 	struct vk_lab_node_run *node = &lab->nodes[fault->target % VK_LAB_NODES_MAX];
@@ -82,12 +90,9 @@ static void strike(struct vk_lab *lab, const struct vk_lab_fault *fault)
 		break;
 	case VK_LAB_FREEZE:
 	case VK_LAB_THAW:
-		app->frozen = fault->kind == VK_LAB_FREEZE;
-		vk_lab_wake_app(lab, target, lab->now_ns);
-		break;
 	case VK_LAB_HOLD:
 	case VK_LAB_TAKE:
-		app->holding = fault->kind == VK_LAB_HOLD;
+		pause_app(app, fault->kind);
 		vk_lab_wake_app(lab, target, lab->now_ns);
 		break;
 	case VK_LAB_DETACH:
@@ -111,10 +116,13 @@ static void strike(struct vk_lab *lab, const struct vk_lab_fault *fault)
 		lab->rows_ns[target] = lab->now_ns + fault->value;
 		break;
 	case VK_LAB_RENEW:
-		vk_lab_node_renew(lab, target, lab->now_ns + fault->value);
+		vk_lab_daemon_renew(lab, target, lab->now_ns + fault->value);
 		break;
 	case VK_LAB_REPLAY:
 		vk_lab_wire_replay(lab, target, fault->value);
+		break;
+	case VK_LAB_TUNE:
+		vk_lab_daemon_tune(node->state, &fault->params, &fault->tuning);
 		break;
 	case VK_LAB_FAULT_COUNT:
 		break;
@@ -335,7 +343,7 @@ int vk_lab_load(struct vk_lab *lab, const struct vk_lab_scenario *scenario)
 	for (uint32_t i = 0; i < scenario->node_count && !error; i++)
 		error = vk_lab_node_open(lab, i);
 	for (uint32_t i = 0; i < scenario->node_count && !error; i++)
-		vk_lab_node_learn(lab, i);
+		vk_lab_daemon_learn(lab, i);
 	for (uint32_t i = 0; i < scenario->app_count && !error; i++) {
 		struct vk_lab_app_run *app = &lab->apps[i];
 
@@ -416,7 +424,7 @@ static int step(struct vk_lab *lab, uint64_t until_ns)
 	if (kind == 0) {
 		strike(lab, &scenario->faults[lab->fault_next++]);
 	} else if (kind == 1) {
-		vk_lab_node_learn(lab, row);
+		vk_lab_daemon_learn(lab, row);
 	} else if (kind == 2) {
 		vk_lab_wire_deliver(lab, wire);
 	} else if (kind == 3) {

@@ -43,7 +43,9 @@ enum vk_lab_fault_kind {
 	VK_LAB_REPLAY = 11, /* node: what came last for it comes again, up to value packets */
 	VK_LAB_LEAVE = 12, /* app: opens nothing more, and is gone when its streams are over */
 	VK_LAB_ATTACH = 13, /* app: another in its slot; who is still there dies before */
-	VK_LAB_FAULT_COUNT = 14,
+	VK_LAB_TUNE =
+		14, /* node: its worker's parameters and all its sessions' tunings become these */
+	VK_LAB_FAULT_COUNT = 15,
 };
 
 struct vk_lab_node {
@@ -96,6 +98,8 @@ struct vk_lab_fault {
 	uint32_t target; /* node, app or link */
 	uint64_t value;
 	struct vk_link_config link;
+	struct vk_params params;
+	struct vk_tuning tuning;
 };
 
 /* What engines are robbed of, to see that its lack is noticed. */
@@ -103,6 +107,7 @@ enum vk_lab_without {
 	VK_LAB_WITHOUT_NOTHING = 0,
 	VK_LAB_WITHOUT_RECOVERY = 1, /* what is lost is not sent again */
 	VK_LAB_WITHOUT_CREDIT = 2, /* senders do not heed the limits of receivers */
+	VK_LAB_WITHOUT_BUDGET = 3, /* receivers promise as if there were memory for everything */
 };
 
 struct vk_lab_scenario {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "vk_lab_world.h"
 
+#include "vk_reassembly.h"
 #include "vk_session.h"
 #include "vk_wire.h"
 
@@ -210,7 +211,7 @@ static void check_spurious(struct vk_lab *lab)
 			    (unsigned long long)spurious, (unsigned long long)sent);
 }
 
-/* Sums that workers keep of what streams hold, against the streams; and no budget is overdrawn. */
+/* Sums that workers keep of what streams hold, against the streams. */
 static void check_credit(struct vk_lab *lab, uint32_t node)
 {
 	const struct vk_run *run = lab->nodes[node].run;
@@ -227,10 +228,31 @@ static void check_credit(struct vk_lab *lab, uint32_t node)
 		quiet -= run->pools[i].quiet;
 		held -= run->pools[i].held;
 	}
-	if (run && (promised != run->promised || taken || quiet || held ||
-		    promised > (uint64_t)run->params.memory_kib * 1024))
+	if (run && (promised != run->promised || taken || quiet || held))
 		vk_lab_fail(lab, "node %u: %llu bytes are promised, %llu by streams", node,
 			    (unsigned long long)run->promised, (unsigned long long)promised);
+}
+
+/* What may have grown is within its bound; a bound may have come down to less than there is. */
+static void check_bound(struct vk_lab *lab, uint32_t node, const char *what, uint64_t now,
+			uint64_t *before, uint64_t most)
+{
+	if (now > most && now > *before)
+		vk_lab_fail(lab, "node %u: %llu bytes %s, of %llu", node, (unsigned long long)now,
+			    what, (unsigned long long)most);
+	*before = now;
+}
+
+void vk_lab_check_budget(struct vk_lab *lab, uint32_t number)
+{
+	struct vk_lab_node_run *node = &lab->nodes[number];
+	const struct vk_run *run = node->run;
+
+	check_bound(lab, number, "are promised", run->promised, &node->promised,
+		    (uint64_t)run->params.memory_kib * 1024);
+	check_bound(lab, number, "of incomplete messages are kept",
+		    vk_reassembly_bytes(run->reassembly), &node->partial,
+		    run->params.reassembly_bytes);
 }
 
 /* What sessions refused, and how often they changed their keys. */

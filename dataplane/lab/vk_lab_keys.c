@@ -64,7 +64,7 @@ void vk_lab_keys_look(struct vk_lab *lab, uint32_t number)
 		return;
 	for (uint32_t i = 0; i < lab->scenario.node_count; i++) {
 		if (spent(run, i)) {
-			vk_lab_node_renew(lab, number, lab->now_ns);
+			vk_lab_daemon_renew(lab, number, lab->now_ns);
 			return;
 		}
 	}

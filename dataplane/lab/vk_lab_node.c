@@ -17,7 +17,6 @@
 
 enum {
 	MAP_SIZE = 64 << 20, /* address space of a region */
-	HEADS_SIZE = 28, /* IPv4 + UDP, bytes */
 	ENTRIES_LEFT = 256, /* of a ledger, before its numbers begin anew */
 };
 
@@ -75,96 +74,12 @@ void vk_lab_node_free(struct vk_lab *lab, uint32_t number)
 	node->boot = NULL;
 }
 
-static void address_of(const struct vk_lab_node_run *node, uint8_t address[16])
-{
-	memset(address, 0, 16);
-	address[0] = 10;
-	address[2] = (uint8_t)node->address;
-	address[3] = (uint8_t)(node->number + 1);
-}
-
-/* Which session a new one continues: the one that the other has. */
-static uint32_t continues(const struct vk_lab_node_run *node, const struct vk_lab_node_run *other,
-			  uint32_t local)
-{
-	const struct vk_peer *row = &node->state->peers[other->number];
-	uint32_t theirs = other->state->peers[node->number].session;
-
-	if (row->session_local == local)
-		return row->before_local;
-	return theirs == local ? row->session_local : theirs;
-}
-
-/* Writes what a node knows of another; `known`: of a new session, that the other has it. */
-static void write_row(const struct vk_lab_node_run *node, const struct vk_lab_node_run *other,
-		      int known)
-{
-	struct vk_peer *row = &node->state->peers[other->number];
-	uint32_t local = vk_lab_session(other, node);
-	uint32_t mtu = node->config->mtu < other->config->mtu ? node->config->mtu :
-								other->config->mtu;
-
-	*row = (struct vk_peer){
-		.sequence = row->sequence + 2,
-		.state = VK_ROW_LIVE,
-		.family = 4,
-		.resolved = 1,
-		.udp_port = VK_PORT,
-		.payload_max = (uint16_t)(mtu - HEADS_SIZE),
-		.generation = (uint32_t)other->incarnation,
-		.joined = 1,
-		.session = vk_lab_session(node, other),
-		.session_local = local,
-		.cipher = (uint8_t)node->lab->scenario.cipher,
-		.keys = vk_lab_keys(node, other, local),
-		.before_local = continues(node, other, local),
-		.known = row->session_local == local ? row->known : (uint8_t)known,
-		.ack_delay_us = other->config->ack_delay_us,
-		.window_start = other->config->window_start,
-		.session_window = other->config->session_window,
-	};
-	address_of(other, row->address);
-	address_of(node, row->source);
-	vk_peer_news(node->state, other->number);
-}
-
-void vk_lab_node_learn(struct vk_lab *lab, uint32_t number)
-{
-	struct vk_lab_node_run *node = &lab->nodes[number];
-
-	lab->rows_ns[number] = UINT64_MAX;
-	for (uint32_t i = 0; i < lab->scenario.node_count; i++) {
-		if (i == number || lab->nodes[i].down || node->down)
-			continue;
-		write_row(&lab->nodes[i], node, 1);
-		write_row(node, &lab->nodes[i], 1);
-		vk_lab_wake_node(lab, i, lab->now_ns);
-	}
-	vk_lab_wake_node(lab, number, lab->now_ns);
-}
-
-void vk_lab_node_renew(struct vk_lab *lab, uint32_t number, uint64_t known_ns)
-{
-	struct vk_lab_node_run *node = &lab->nodes[number];
-
-	if (node->down)
-		return;
-	node->renewals++;
-	for (uint32_t i = 0; i < lab->scenario.node_count; i++)
-		if (i != number && !lab->nodes[i].down)
-			write_row(node, &lab->nodes[i], 0);
-	lab->rows_ns[number] = known_ns;
-	vk_lab_wake_node(lab, number, lab->now_ns);
-}
-
 static void begin_memory(struct vk_lab_node_run *node)
 {
 	node->state->magic = VK_SHM_MAGIC;
 	node->state->abi = VK_WORKER_ABI;
 	node->state->daemon_heartbeat_ns = forever_ns;
-	node->state->params = node->config->params;
-	for (uint32_t i = 0; i < VK_LAB_NODES_MAX; i++)
-		node->state->tunings[i] = node->config->tuning;
+	vk_lab_daemon_tune(node->state, &node->config->params, &node->config->tuning);
 	for (uint32_t i = 0; i < VK_SEAT_KEYS; i++)
 		node->state->seat_keys[i] =
 			(uint32_t)vk_random_mix(node->number * VK_SEAT_KEYS + i);
@@ -240,7 +155,7 @@ int vk_lab_node_start(struct vk_lab *lab, uint32_t number, int recover)
 	struct vk_lab_node_run *node = &lab->nodes[number];
 	int error;
 
-	node->begun_ns = 0;
+	node->begun_ns = node->promised = node->partial = 0;
 	node->boot->recover = (uint32_t)recover;
 	node->run = vk_pages_map(sizeof *node->run);
 	if (!node->run)
@@ -498,9 +413,11 @@ static void ring_apps(struct vk_lab_node_run *node, uint64_t at_ns)
 	}
 }
 
-/* Takes from an engine what a scenario wants it to be without. */
+/* Takes from an engine, for a turn, what a scenario wants it to be without. */
 static void rob(struct vk_run *run, uint32_t without)
 {
+	if (without == VK_LAB_WITHOUT_BUDGET)
+		run->params.memory_kib = UINT32_MAX;
 	for (uint32_t i = 0; without == VK_LAB_WITHOUT_CREDIT && i < run->flow_high; i++)
 		run->work->flows[i].tx_limit = UINT64_MAX / 2;
 	for (uint32_t i = 0; i < run->active_count; i++)
@@ -523,7 +440,7 @@ void vk_lab_node_turn(struct vk_lab *lab, uint32_t number)
 {
 	struct vk_lab_node_run *node = &lab->nodes[number];
 	uint64_t moved = node->kernel.moved, begun_ns, next_ns;
-	uint32_t kept = 0;
+	uint32_t memory_kib, kept = 0;
 	jmp_buf death;
 	int done;
 
@@ -549,6 +466,7 @@ void vk_lab_node_turn(struct vk_lab *lab, uint32_t number)
 	}
 	if (stalls(lab, node))
 		return;
+	memory_kib = node->run->params.memory_kib;
 	if (lab->scenario.without)
 		rob(node->run, lab->scenario.without);
 	begun_ns = node->begun_ns ? node->begun_ns : lab->now_ns;
@@ -557,6 +475,9 @@ void vk_lab_node_turn(struct vk_lab *lab, uint32_t number)
 	done = vk_engine_turn(node->run, begun_ns, begun_ns + real_offset_ns, &kept);
 	if (done < 0)
 		vk_lab_fail(lab, "node %u: its worker ends with %d", number, done);
+	if (node->run->params.memory_kib == UINT32_MAX)
+		node->run->params.memory_kib = memory_kib;
+	vk_lab_check_budget(lab, number);
 	vk_lab_keys_look(lab, number);
 	node->run->consumers_behind = 0;
 	node->busy_ns = lab->now_ns + node->config->turn_ns +

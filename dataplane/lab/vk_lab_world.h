@@ -6,10 +6,11 @@
  *   vk_lab.c          scenario, events by time, faults
  *   vk_lab_wire.c     packets under way
  *   vk_lab_node.c     a node's memory, its engine, the death of both
+ *   vk_lab_daemon.c   what a node's daemon would write: peers, parameters
  *   vk_lab_app.c      an application: reads its rings, consumes
  *   vk_lab_send.c     and sends what its traffics want
  *   vk_lab_stream.c   streams as applications know them, and what may arrive on them
- *   vk_lab_check.c    what has to hold in the end
+ *   vk_lab_check.c    what has to hold, all the time and in the end
  */
 #include "vk_heap.h"
 #include "vk_lab.h"
@@ -130,6 +131,8 @@ struct vk_lab_node_run {
 	uint64_t start_ns; /* the next worker, or the node, begins then; 0 = none is waited for */
 	uint32_t recover; /* the last worker died */
 	uint32_t down; /* the node itself is away */
+	uint64_t promised; /* by its worker, of its budget, when it was looked at last */
+	uint64_t partial; /* bytes of messages that are still incomplete, likewise */
 	void *death; /* jmp_buf of the turn that its worker dies in */
 };
 
@@ -205,9 +208,6 @@ uint8_t vk_lab_keys(const struct vk_lab_node_run *node, const struct vk_lab_node
 /* vk_lab_keys_look renews the sessions of a node before their keys are used up. */
 void vk_lab_keys_look(struct vk_lab *lab, uint32_t number);
 
-/* vk_lab_node_renew gives a node new sessions; the others know at known_ns. */
-void vk_lab_node_renew(struct vk_lab *lab, uint32_t number, uint64_t known_ns);
-
 /* vk_lab_fail notes that something is wrong. */
 void vk_lab_fail(struct vk_lab *lab, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
@@ -266,10 +266,6 @@ void vk_lab_node_forget(struct vk_lab *lab, uint32_t node);
 /* vk_lab_node_come_up lets it begin anew, with its applications. Returns 0 or -errno. */
 int vk_lab_node_come_up(struct vk_lab *lab, uint32_t node);
 
-/* vk_lab_node_learn writes what others know of a node into their peer rows: its address, and
- * which incarnation of it lives. */
-void vk_lab_node_learn(struct vk_lab *lab, uint32_t node);
-
 /* vk_lab_node_withdraw takes an application's service away. */
 void vk_lab_node_withdraw(struct vk_lab *lab, uint32_t app);
 
@@ -282,6 +278,19 @@ int vk_lab_node_attach(struct vk_lab *lab, uint32_t app);
 /* vk_lab_node_sample fills in what a node's session with a peer shows. */
 void vk_lab_node_sample(struct vk_lab *lab, uint32_t node, uint32_t peer,
 			struct vk_lab_sample *sample);
+
+/* ---- vk_lab_daemon.c ---- */
+
+/* vk_lab_daemon_learn writes what others know of a node into their peer rows: its address, and
+ * which incarnation of it lives. */
+void vk_lab_daemon_learn(struct vk_lab *lab, uint32_t node);
+
+/* vk_lab_daemon_renew gives a node new sessions; the others know at known_ns. */
+void vk_lab_daemon_renew(struct vk_lab *lab, uint32_t node, uint64_t known_ns);
+
+/* vk_lab_daemon_tune has a node's worker and all its sessions go by other parameters. */
+void vk_lab_daemon_tune(struct vk_state *state, const struct vk_params *params,
+			const struct vk_tuning *tuning);
 
 /* ---- vk_lab_app.c ---- */
 
@@ -343,4 +352,7 @@ int vk_lab_promised(const struct vk_lab *lab, const struct vk_lab_stream *stream
 
 /* vk_lab_check looks at counters, streams and links when everything is over. */
 void vk_lab_check(struct vk_lab *lab);
+
+/* vk_lab_check_budget looks, behind a turn of a node's worker, at what its memory is bound to. */
+void vk_lab_check_budget(struct vk_lab *lab, uint32_t node);
 #endif

@@ -29,7 +29,8 @@ struct vk_reassembly {
 	uint16_t first_free; /* partial + 1, likewise */
 	uint16_t buckets[BUCKETS]; /* partial + 1, by flow and sequence */
 	struct row rows[VK_PARTIALS_MAX];
-	struct vk_shares shares;
+	struct vk_shares shares; /* of all but room for one message, which the spare has */
+	uint32_t spare; /* partial + 1 beyond the shares; 0 = none */
 };
 
 /* A place in the sorted runs of a partial, and whether a new run joins its neighbours there. */
@@ -85,7 +86,7 @@ struct vk_reassembly *vk_reassembly_new(struct vk_partial *partials,
 		return NULL;
 	table->partials = partials;
 	table->buffers = buffers;
-	vk_shares_limit(&table->shares, bytes);
+	vk_reassembly_limit(table, bytes);
 	for (uint32_t i = VK_PARTIALS_MAX; i-- > 0;) {
 		struct vk_partial *partial = &partials[i];
 		struct vk_party party = { .kept = partial->begin_ns == UINT64_MAX };
@@ -115,7 +116,7 @@ void vk_reassembly_free(struct vk_reassembly *table)
 
 void vk_reassembly_limit(struct vk_reassembly *table, uint64_t bytes)
 {
-	vk_shares_limit(&table->shares, bytes);
+	vk_shares_limit(&table->shares, bytes > VK_PARTIAL_SIZE ? bytes - VK_PARTIAL_SIZE : 0);
 }
 
 uint64_t vk_reassembly_bytes(const struct vk_reassembly *table)
@@ -136,6 +137,8 @@ static void drop(struct vk_reassembly *table, struct vk_partial *partial)
 	table->first_free = (uint16_t)(index + 1);
 	table->free[table->free_count++] = (uint16_t)partial->buffer;
 	vk_shares_give(&table->shares, index);
+	if (table->spare == index + 1)
+		table->spare = 0;
 	if (table->whole == partial)
 		table->whole = NULL;
 	VK_STORE_RELEASE(&partial->total, 0);
@@ -156,14 +159,34 @@ static struct vk_partial *find(struct vk_reassembly *table, const struct vk_shar
 	return NULL;
 }
 
+/* Whether a message is before one of its stream that is here. That one's rest may come only when
+ * its reader has taken this one, which would give the sender credit for it. */
+static int is_before(const struct vk_reassembly *table, const struct vk_shard *shard)
+{
+	for (uint32_t i = 0; i < VK_PARTIALS_MAX; i++) {
+		const struct vk_partial *partial = &table->partials[i];
+
+		if (table->shares.holdings[i].bytes && table->rows[i].flow == shard->flow &&
+		    partial->flow_generation == shard->flow_generation &&
+		    (int32_t)(table->rows[i].sequence - shard->sequence) > 0)
+			return 1;
+	}
+	return 0;
+}
+
 static struct vk_partial *start(struct vk_reassembly *table, const struct vk_shard *shard,
 				uint64_t now_ns)
 {
 	uint32_t index = table->first_free - 1u;
 	struct vk_partial *partial;
 
-	if (!table->first_free || !vk_shares_may(&table->shares, &shard->party, shard->total))
+	if (!table->first_free)
 		return NULL;
+	if (!vk_shares_may(&table->shares, &shard->party, shard->total)) {
+		if (!shard->party.kept || table->spare || !is_before(table, shard))
+			return NULL;
+		table->spare = index + 1;
+	}
 	partial = &table->partials[index];
 	table->first_free = table->rows[index].next;
 	partial->flow = shard->flow;

@@ -68,7 +68,7 @@ static uint32_t ahead(uint32_t flags)
  * "SHOULD NOT trigger a congestion control reaction". */
 static int telling(const struct vk_sent_packet *packet)
 {
-	return !(packet->flags & (VK_SENT_MTU | VK_SENT_REFUSED));
+	return !(packet->flags & VK_SENT_MTU);
 }
 
 /* The sum that a packet in flight counts in. */
@@ -468,10 +468,29 @@ int vk_recovery_ack(struct vk_recovery *recovery, const struct vk_ack_view *ack,
 	return 0;
 }
 
-int vk_recovery_refused(struct vk_recovery *recovery, const struct vk_ack_view *ack)
+/* Not in flight any more, and nothing that could come after all. */
+static void refuse(struct vk_recovery *recovery, uint32_t space, uint64_t number,
+		   struct vk_sent_packet *packet, const struct vk_recovery_events *events)
+{
+	struct vk_sent *sent = &recovery->sent[space];
+
+	packet->flags |= VK_SENT_REFUSED;
+	packet->state = VK_SENT_FREE;
+	sent->eliciting--;
+	if (number >= sent->told_next[ahead(packet->flags)])
+		sent->told_next[ahead(packet->flags)] = number + 1;
+	*flying(recovery, packet) -= packet->size;
+	recovery->pto_count = 0;
+	events->lost(events->context, space, packet);
+}
+
+int vk_recovery_refused(struct vk_recovery *recovery, const struct vk_ack_view *ack,
+			uint64_t came_ns, uint64_t now_ns, const struct vk_recovery_events *events)
 {
 	struct vk_sent *sent = &recovery->sent[ack->space];
+	uint64_t sent_ns = largest_sent_ns(sent, ack->largest);
 	uint64_t last = ack->largest, first;
+	struct harvest harvest = { 0 };
 
 	if (!honest(sent, ack))
 		return -EPROTO;
@@ -484,13 +503,18 @@ int vk_recovery_refused(struct vk_recovery *recovery, const struct vk_ack_view *
 		     n <= last && n < sent->next; n++) {
 			struct vk_sent_packet *packet = &sent->packets[n & sent->mask];
 
-			if (packet->state == VK_SENT_FLYING)
-				packet->flags |= VK_SENT_REFUSED;
+			if (packet->state == VK_SENT_FLYING && recovery->params.detect_loss)
+				refuse(recovery, ack->space, n, packet, events);
 		}
 		if (first <= sent->oldest)
 			break;
 		last = first - 1;
 	}
+	raise_largest(sent, ack->largest);
+	if (sent_ns)
+		sample(recovery, ack, sent_ns, came_ns);
+	detect(recovery, ack->space, came_ns, &harvest, events);
+	tell_lost(recovery, &harvest, now_ns);
 	return 0;
 }
 

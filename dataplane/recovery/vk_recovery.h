@@ -107,9 +107,11 @@ static inline void vk_recovery_quiet(struct vk_recovery *recovery, uint32_t spac
 int vk_recovery_ack(struct vk_recovery *recovery, const struct vk_ack_view *ack, uint64_t came_ns,
 		    uint64_t now_ns, const struct vk_recovery_events *events);
 
-/* vk_recovery_refused notes that the peer got packets and did not take them. They are lost like
- * others, and congestion control hears nothing of it. Returns like vk_recovery_ack. */
-int vk_recovery_refused(struct vk_recovery *recovery, const struct vk_ack_view *ack);
+/* vk_recovery_refused takes word of packets that the peer got and did not take. They are lost, at
+ * once, and congestion control hears nothing of it. As an acknowledgement would it tells what was
+ * lost before them: there may be none for long. Arguments and result as of vk_recovery_ack. */
+int vk_recovery_refused(struct vk_recovery *recovery, const struct vk_ack_view *ack,
+			uint64_t came_ns, uint64_t now_ns, const struct vk_recovery_events *events);
 
 /* vk_recovery_deadline returns when vk_recovery_expire is due, UINT64_MAX = not at all. */
 uint64_t vk_recovery_deadline(const struct vk_recovery *recovery);

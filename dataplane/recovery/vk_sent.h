@@ -28,6 +28,7 @@ enum vk_sent_flag {
 	VK_SENT_MTU = 16, /* a probe of the path: its loss says nothing about congestion */
 	VK_SENT_REFUSED = 32, /* it came, and its reader had no room: neither does this */
 	VK_SENT_AHEAD = 64, /* of the class that readers take before the other of its space */
+	VK_SENT_COPIED = 128, /* a probe carries the same: this one's loss loses nothing */
 };
 
 /* A part of what a packet carries; see enum vk_content. */

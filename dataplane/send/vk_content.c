@@ -207,15 +207,15 @@ int vk_content_send(struct vk_run *run, struct vk_sent_run *content, int forced)
 	return 1;
 }
 
-void vk_content_probe(struct vk_run *run, struct vk_session *session,
-		      const struct vk_sent_run *content)
+int vk_content_probe(struct vk_run *run, struct vk_session *session,
+		     const struct vk_sent_run *content)
 {
 	struct vk_sent_run copy = *content;
 
 	if (content->kind == VK_CONTENT_MESSAGES || content->kind == VK_CONTENT_SHARD)
-		vk_content_send(run, &copy, 1);
-	else
-		vk_session_lost(run, session, content);
+		return vk_content_send(run, &copy, 1);
+	vk_session_lost(run, session, content);
+	return 1;
 }
 
 static void resend_ring(struct vk_run *run, struct vk_session *session, uint32_t slot,

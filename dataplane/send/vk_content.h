@@ -19,9 +19,10 @@ int vk_content_lost(struct vk_run *run, const struct vk_sent_run *content);
  * is left. forced: though the window is full, and what still flies too. */
 int vk_content_send(struct vk_run *run, struct vk_sent_run *content, int forced);
 
-/* vk_content_probe sends the content of a packet in flight again, whatever the window says. */
-void vk_content_probe(struct vk_run *run, struct vk_session *session,
-		      const struct vk_sent_run *content);
+/* vk_content_probe sends the content of a packet in flight again, whatever the window says. Returns
+ * 0 when some of it did not go. */
+int vk_content_probe(struct vk_run *run, struct vk_session *session,
+		     const struct vk_sent_run *content);
 
 /* vk_content_done marks one entry as done: nobody waits for an answer about it. */
 void vk_content_done(struct vk_run *run, uint32_t slot, uint32_t ring, uint32_t number);

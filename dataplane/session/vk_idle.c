@@ -17,7 +17,7 @@ static int is_busy(const struct vk_session *session)
 		    session->refused[s].eliciting)
 			return 1;
 	for (uint32_t c = 0; c < VK_CLASS_COUNT; c++)
-		if (session->resend[c].first != session->resend[c].next)
+		if (vk_resend_count(&session->resend[c]))
 			return 1;
 	return 0;
 }

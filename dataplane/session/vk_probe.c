@@ -64,14 +64,17 @@ static void repeat(struct vk_run *run, struct vk_session *session)
 		struct vk_sent_run runs[VK_SENT_RUNS_MAX];
 		uint64_t before = sent->issued;
 		uint32_t count;
+		int all = 1;
 
 		if (!packet || packet->state != VK_SENT_FLYING || !packet->run_count)
 			continue;
 		count = packet->run_count; /* sending may move the packets */
 		memcpy(runs, packet->runs, sizeof runs);
 		for (uint32_t i = 0; i < count; i++)
-			vk_content_probe(run, session, &runs[i]);
+			all &= vk_content_probe(run, session, &runs[i]);
 		vk_datagram_close(run);
+		if (all && sent->issued != before)
+			sent->packets[n & sent->mask].flags |= VK_SENT_COPIED;
 		/* What it carried may be known by now: then it takes another. */
 		session->probes -= sent->issued != before;
 	}

@@ -15,7 +15,6 @@
 #include <string.h>
 
 enum {
-	RESEND_MIN = 16, /* runs of the first allocation */
 	CREDITS_A_FRAME = 3, /* limits that one vk_sent_run can name */
 	CREDIT_SIZE = sizeof(struct vk_ack_credit),
 };
@@ -82,7 +81,7 @@ void vk_session_forget(struct vk_run *run, uint32_t peer)
 	vk_rekey_forget(run, session);
 	vk_keyring_free(&session->keyring);
 	for (uint32_t c = 0; c < VK_CLASS_COUNT; c++)
-		free(session->resend[c].runs);
+		vk_resend_free(&session->resend[c]);
 	vk_timers_clear(&run->timers, peer);
 	for (uint32_t at = session->owing_first; at; at = run->flows[at - 1].owe_next)
 		run->flows[at - 1].owing = 0; /* what they owe, they owe the next session */
@@ -258,29 +257,16 @@ static void on_lost(void *context, uint32_t space, struct vk_sent_packet *packet
 
 	(void)space;
 	vk_fit_lost(run, run->acking, packet);
-	for (uint32_t i = 0; i < packet->run_count; i++)
-		vk_session_lost(run, run->acking, &packet->runs[i]);
-}
+	for (uint32_t i = 0; i < packet->run_count; i++) {
+		const struct vk_sent_run *lost = &packet->runs[i];
 
-static void push_resend(struct vk_run *run, struct vk_session *session, uint32_t class,
-			const struct vk_sent_run *lost)
-{
-	struct vk_resend *resend = &session->resend[class];
-
-	if (!resend->runs || resend->next - resend->first > resend->mask) {
-		uint32_t size = resend->runs ? 2 * (resend->mask + 1) : RESEND_MIN;
-		struct vk_sent_run *runs = malloc(size * sizeof *runs);
-
-		if (!runs) /* the probe time-out sends the oldest again, and so on */
-			return;
-		for (uint32_t i = resend->first; i != resend->next; i++)
-			runs[i & (size - 1)] = resend->runs[i & resend->mask];
-		free(resend->runs);
-		resend->runs = runs;
-		resend->mask = size - 1;
+		/* Copies of messages are counted, of shards they are not. */
+		if (lost->kind != VK_CONTENT_SHARD || !(packet->flags & VK_SENT_COPIED))
+			vk_session_lost(run, run->acking, lost);
+		if (packet->flags & VK_SENT_REFUSED &&
+		    (lost->kind == VK_CONTENT_MESSAGES || lost->kind == VK_CONTENT_SHARD))
+			vk_resend_refused(run, run->acking, lost->ring);
 	}
-	resend->runs[resend->next++ & resend->mask] = *lost;
-	make_busy(run, session);
 }
 
 void vk_session_lost(struct vk_run *run, struct vk_session *session, const struct vk_sent_run *lost)
@@ -291,8 +277,10 @@ void vk_session_lost(struct vk_run *run, struct vk_session *session, const struc
 	switch (lost->kind) {
 	case VK_CONTENT_MESSAGES:
 	case VK_CONTENT_SHARD:
-		if (vk_content_lost(run, lost))
-			push_resend(run, session, lost->ring, lost);
+		if (!vk_content_lost(run, lost))
+			break;
+		vk_resend_push(&session->resend[lost->ring], lost);
+		make_busy(run, session);
 		break;
 	case VK_CONTENT_CONTROL:
 		flow = &run->work->flows[lost->first];
@@ -336,10 +324,13 @@ int vk_session_acked(struct vk_run *run, struct vk_session *session, const struc
 
 	if (error)
 		return error;
-	if (view.flags & VK_ACK_REFUSED)
-		return vk_recovery_refused(&session->recovery, &view);
+	run->acking = session;
+	if (view.flags & VK_ACK_REFUSED) {
+		vk_session_touch(run, session);
+		return vk_recovery_refused(&session->recovery, &view, run->came_ns, run->now_ns,
+					   &events);
+	}
 	if (view.flags & VK_ACK_HAS_RANGES) {
-		run->acking = session;
 		error = vk_recovery_ack(&session->recovery, &view, run->came_ns, run->now_ns,
 					&events);
 		vk_content_settle(run);
@@ -440,23 +431,6 @@ static int send_owed(struct vk_run *run, struct vk_session *session)
 	return 1;
 }
 
-static int resend_class(struct vk_run *run, struct vk_session *session, uint32_t class)
-{
-	struct vk_resend *resend = &session->resend[class];
-
-	while (resend->first != resend->next) {
-		struct vk_sent_run left = resend->runs[resend->first & resend->mask];
-		int all = vk_content_send(run, &left, 0); /* may add to the list, and move it */
-
-		if (!all) {
-			resend->runs[resend->first & resend->mask] = left;
-			return 0;
-		}
-		resend->first++;
-	}
-	return 1;
-}
-
 void vk_session_send_all(struct vk_run *run)
 {
 	for (uint32_t i = 0; i < run->busy_count; i++) {
@@ -467,7 +441,7 @@ void vk_session_send_all(struct vk_run *run)
 			vk_probe_send(run, session);
 		all = send_owed(run, session);
 		for (uint32_t c = VK_CLASS_CRITICAL; c < VK_CLASS_COUNT; c++)
-			all &= resend_class(run, session, c);
+			all &= vk_resend_send(run, session, c);
 		if (!all)
 			continue;
 		session->busy = 0;

@@ -10,6 +10,7 @@
 #include "vk_mtu.h"
 #include "vk_received.h"
 #include "vk_recovery.h"
+#include "vk_resend.h"
 #include "vk_run.h"
 
 enum vk_session_const {
@@ -26,14 +27,6 @@ enum vk_owe {
 	VK_OWE_ACCEPT = 1, /* the answer to STREAM_OPEN */
 	VK_OWE_RESET = 2,
 	VK_OWE_CREDIT = 4,
-};
-
-/* Content of lost packets, in the order of their loss. */
-struct vk_resend {
-	struct vk_sent_run *runs; /* ring of mask + 1 */
-	uint32_t mask;
-	uint32_t first;
-	uint32_t next;
 };
 
 /* Numbers of packets that came and were not taken, highest first; of more ranges than there is room

@@ -127,7 +127,7 @@ static void write_signals(struct vk_run *run, const struct vk_session *session)
 	};
 
 	for (uint32_t c = 0; c < VK_CLASS_COUNT; c++)
-		now.resend += session->resend[c].next - session->resend[c].first;
+		now.resend += vk_resend_count(&session->resend[c]);
 	memcpy(now.address, peer->address, sizeof now.address);
 	publish(row, &now);
 }

@@ -75,7 +75,7 @@ static void take_params(struct vk_run *run)
 	params.ack_delay_us = clamp(params.ack_delay_us, 10, 100000);
 	params.window_bytes = clamp(params.window_bytes, VK_WINDOW_START, 1u << 30);
 	params.memory_kib = clamp(params.memory_kib, 1 << 10, 1u << 30);
-	params.reassembly_bytes = clamp(params.reassembly_bytes, 1 << 17, 1u << 30);
+	params.reassembly_bytes = clamp(params.reassembly_bytes, 1 << 18, 1u << 30);
 	params.rotate_ms = at_most(params.rotate_ms, VK_ROTATE_MS);
 	params.streams_max = clamp(params.streams_max, 1, VK_FLOWS_MAX);
 	params.rotate_packets = at_most(params.rotate_packets, VK_ROTATE_PACKETS_MAX);

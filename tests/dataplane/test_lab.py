@@ -204,6 +204,12 @@ def followed(drawn: Scenario) -> bool:
     return bool(kinds) and any(each.klass == "logs" for each in drawn.traffic)
 
 
+def scarce(drawn: Scenario) -> bool:
+    """Say whether nodes have little memory for incomplete messages, and all have much to send."""
+    large = any(most_of(each) > 1 << 20 for each in drawn.traffic)
+    return large and all(each.params.get("reassembly_bytes", 0) for each in drawn.nodes)
+
+
 def attached(drawn: Scenario) -> bool:
     """Say whether an application leaves and another one attaches where it was."""
     return any(each.kind == "attach" for each in drawn.events)
@@ -225,7 +231,6 @@ FOUND = {
     187105: (narrow, "a full path that carries nothing large any more is found out"),
     295734: (parallel, "a reader that looks at data between jobs makes no losses"),
     311070: (killed, "the number of a stream that has ended is not another's at once"),
-    369243: (parallel, "a reader that looks at data between jobs makes no losses"),
     386315: (killed, "the number of a stream that has ended is not another's at once"),
     742437: (urgent, "acknowledgements of critical messages make no losses of system ones"),
     1283758: (parallel, "a reader that a burst of jobs makes late makes no losses"),
@@ -233,6 +238,9 @@ FOUND = {
     2000759: (followed, "logs that a worker has sent the next one does not send again"),
     20187694: (narrow, "content that is sent again leaves room for the probe of a full path"),
     30001843: (sealed, "keys of which nobody has heard for long are made anew, and nobody spins"),
+    81000226: (scarce, "what is refused again and again keeps nothing new from the path"),
+    81001930: (scarce, "what was lost among packets that are all refused is found out"),
+    81001932: (scarce, "a message finds memory before those that wait for its credit"),
 }
 """Drawn scenarios that went wrong once: what has to be in them, and what holds now."""
 
@@ -300,6 +308,47 @@ def test_an_engine_that_lacks_something_is_found_out(
     assert any(says in each for each in broken.failures), broken.failures
 
 
+def test_memory_that_is_promised_beyond_its_bound_is_found_out(lab: Lab) -> None:
+    def crowd(without: scenario.Without) -> Scenario:
+        """Return a scenario whose streams would be promised more than 1 MiB in all."""
+        return Scenario(
+            without=without,
+            limit_s=200,
+            link=Link(rate_mbps=5000, delay_ms=5),
+            traffic=pair(streams=20, concurrent=20, messages=200, size=20_000),
+            nodes=tuple(Node(name=name, params={"memory_kib": 1024}) for name in ("left", "right")),
+            apps=tuple(App(name=name, node=name, ring_bytes=1 << 21) for name in ("left", "right")),
+        )
+
+    whole = lab.run(crowd("nothing"))
+    assert whole.ok, whole.failures
+    broken = lab.run(crowd("budget"))
+    assert any("are promised, of 1048576" in each for each in broken.failures), broken.failures
+
+
+@pytest.mark.parametrize("klass", CLASSES)
+def test_nothing_is_lost_by_what_is_tuned_under_way(lab: Lab, klass: str) -> None:
+    small = {"mtu": 1200, "stream_max": 65_536, "window_max": 30_000, "pacing": 2, "aggregate": 2}
+    large = {"mtu": 9000, "stream_min": 1 << 20, "window_min": 60_000, "pacing": 1}
+    events = tuple(
+        Event(
+            at_ms=5 * number + 5,
+            kind="tune",
+            node=("left", "right")[number % 2],
+            params={"controller": number % 3, "budget_frames": 1 + 50 * (number % 3)},
+            tuning=(small, large)[number // 2 % 2] | {"controller": number % 3 + 1},
+        )
+        for number in range(12)
+    )
+    nodes = tuple(Node(name=name, mtu=9000) for name in ("left", "right"))
+    traffic = pair(klass, messages=2000, size=(1, 20_000), sizes="log", reply=klass != "logs")
+    row = Scenario(link=LOSSY, nodes=nodes, traffic=traffic, events=events, limit_s=300)
+    outcome = lab.run(row)
+    assert outcome.ok, outcome.failures
+    if klass != "logs":
+        assert outcome.traffic[0].arrived == outcome.traffic[0].sent == 4000
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -311,6 +360,7 @@ def test_an_engine_that_lacks_something_is_found_out(
         ("[[traffic]]\nfrom='left'\nto='right'\nclass='critical'\nstreams=2\nconcurrent=2", "ids"),
         ("[[events]]\nat_ms=1\nkind='rebind'\nnode='up'", "no node 'up'"),
         ("[[nodes]]\nname='left'\nparams={speed=1}\n[[nodes]]\nname='right'", "'speed'"),
+        ("[[events]]\nat_ms=1\nkind='tune'\nnode='left'\ntuning={speed=1}", "'speed'"),
         ("nodes = []", "no node 'left'"),
         ("[link]\nrate_mbps=-5", ">= 0.0 - at .*link.rate_mbps"),
         ("[link]\ndelay_ms=nan", "delay_ms"),

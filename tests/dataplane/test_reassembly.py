@@ -14,6 +14,8 @@ from tests.dataplane.native import library
 
 TAKEN, COMPLETE, REFUSED, KNOWN, CONTRADICTS = range(5)
 AGE = 1000
+SPARE = 65536
+"""Bytes beyond the shares: room for one message, VK_PARTIAL_SIZE."""
 
 
 class Table:
@@ -173,11 +175,24 @@ def test_what_could_not_be_delivered_outlives_the_worker_without_its_last_shard(
 
 
 def test_memory_is_bounded() -> None:
-    table = Table(limit=10_000)
+    table = Table(limit=SPARE + 10_000)
     assert table.add(bytes(5000), 0, 1, peer=1, kept=True) == TAKEN
     assert table.add(bytes(5000), 0, 1, peer=2, flow=1, kept=True) == REFUSED
     assert table.add(bytes(2500), 0, 1, peer=2, flow=1, kept=True) == TAKEN
     assert table.bytes == 7500
+
+
+def test_a_message_before_others_of_its_stream_has_room_of_its_own() -> None:
+    table = Table(limit=SPARE + 10_000)
+    size = 5000
+    assert table.add(bytes(size), 0, 1, sequence=7, kept=True) == TAKEN
+    assert table.add(bytes(size), 0, 1, sequence=8, kept=True) == REFUSED
+    assert table.add(bytes(size), 0, 1, sequence=6, kept=True) == TAKEN
+    assert table.add(bytes(size), 0, 1, sequence=5, kept=True) == REFUSED, "one at a time"
+    assert table.add(bytes(size), 0, 1, sequence=6, flow=1, kept=True) == REFUSED
+    assert table.add(bytes(size), 1, size, sequence=6, kept=True) == bytes(size)
+    assert table.add(bytes(size), 0, 1, sequence=5, kept=True) == TAKEN
+    assert table.bytes == 2 * size
 
 
 def test_the_number_of_partial_messages_is_bounded() -> None:
