@@ -26,16 +26,25 @@ AHEAD = 500
 SERVICE = "perf"
 STREAM_IDS = {
     "stream": 1000,
-    "request": 100,
+    "request": 1,
     "open": 100,
     "marked": 100,
     "streams": 1000,
     "logs": 10_000,
-    "beside": 10_000,
+    "beside": 1000,
 }
-"""Bulk goes as class data, what somebody waits for as class job."""
+"""Bulk goes as class data, what somebody waits for as class system, or as class job where messages
+are due at fixed times.
+"""
 _attached = contextlib.ExitStack()
 """Never left: a side ends with its process."""
+
+
+def _stream_id(order: Order, first: int | None, number: int) -> int:
+    """Return the id of a stream; those that say nothing beside the first one are of class logs."""
+    if order.shape == "beside" and number:
+        return STREAM_IDS["logs"] + number
+    return (first or STREAM_IDS[order.shape]) + number
 
 
 def open_streams(
@@ -49,8 +58,8 @@ def open_streams(
 ) -> list[Any]:
     """Attach to this host's node and return *count* open streams; the receiver's are accepted.
 
-    Their ids ascend from *first*: an id is free once between two nodes. Each comes within
-    *accept_s*.
+    Their ids ascend, from *first* where given: an id is free once between two nodes. Each comes
+    within *accept_s*.
     """
     receiver, sender = order.address.split()
     name = receiver if order.listens else sender
@@ -65,9 +74,9 @@ def open_streams(
             if number % AHEAD == AHEAD - 1:
                 streams[-1].send(b"go on")
     else:
-        peer, begin = node.connect("b"), first or STREAM_IDS[order.shape]
+        peer = node.connect("b")
         for number in range(count):
-            streams.append(peer.open(service, stream=begin + number))
+            streams.append(peer.open(service, stream=_stream_id(order, first, number)))
             if number % AHEAD == AHEAD - 1:
                 streams[-1].recv(timeout=OPEN_S)
     return streams

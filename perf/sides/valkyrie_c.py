@@ -1,9 +1,9 @@
 """Valkyrie from applications in C: Python opens the streams, the loops are ``side.c``'s.
 
 Shapes ``streams`` (of class data) and ``logs`` (of that class) have RATE streams of one
-application, each message on one drawn at random; ``beside`` has RATE streams of class logs, all
-messages on the first. Shape ``applications`` has RATE applications with a stream each, whose
-figures are added up.
+application, each message on one drawn at random; ``beside`` has one of class data with all
+messages, and RATE - 1 of class logs that say nothing. Shape ``applications`` has RATE applications
+with a stream each, whose figures are added up.
 """
 
 from __future__ import annotations
