@@ -77,11 +77,27 @@ static int adopt(struct vk_run *run, uint32_t number)
 	return 0;
 }
 
+/* The rings that there are, a bit a class. */
+static uint32_t rings_of(const struct vk_run_slot *slot)
+{
+	uint32_t rings = 0;
+
+	for (uint32_t c = 0; c < VK_CLASS_COUNT; c++)
+		rings |= slot->capacity[c] ? 1u << c : 0;
+	return rings;
+}
+
 void vk_slots_inherit(struct vk_run *run)
 {
 	for (uint32_t i = 0; i < VK_APPS_MAX; i++) {
-		if (run->boot->slots[i].attached && adopt(run, i))
+		struct vk_run_slot *slot = &run->slots[i];
+
+		if (!run->boot->slots[i].attached)
+			continue;
+		if (adopt(run, i))
 			vk_slots_violation(run, i);
+		else if (run->boot->recover) /* of what is there a bell may not have told */
+			slot->published = slot->consumed = rings_of(slot);
 	}
 	run->counters->gauges[VK_APPS_ATTACHED] = run->schedule.count;
 }

@@ -131,6 +131,18 @@ def test_an_application_that_waits_for_room_is_woken_by_a_record(rig: Rig) -> No
     assert asleep(rig, 1, 1 << 20) == 1
 
 
+def test_who_sleeps_over_what_a_dead_worker_put_is_woken_by_the_next(rig: Rig) -> None:
+    ours, _ = rig.pair()
+    rig.put(ours, 1000, 1)
+    rig.settle()  # it lies in the ring, and the worker might have died before it rang
+    before = rig.gauge(1, Gauge.WAKE_BELLS)
+    rig.ask("sleep", 1, 0, DATA, 0)
+    rig.ask("worker", 1, "kill")
+    rig.ask("worker", 1, "recover")
+    rig.turn(1)
+    assert rig.gauge(1, Gauge.WAKE_BELLS) == before + 1
+
+
 def test_a_slot_that_was_cut_off_can_be_used_again(rig: Rig) -> None:
     rig.pair()
     poke(rig, "t", 1 << 40)
