@@ -237,7 +237,8 @@ def verdict(document: dict[str, Any]) -> list[str]:
         wrong.append(f"the lossy interval was crossed in the mode {document['mode']}")
     if not document["sha256_match"]:
         wrong.append(f"the file did not cross the lossy interval: {document['complaint']}")
-    if critical["delivered"] != critical["sent"] or critical["repeated"]:
+    none = not critical["sent"]
+    if none or critical["delivered"] != critical["sent"] or critical["repeated"]:
         wrong.append(f"critical messages of the lossy interval: {json.dumps(critical)}")
     if not document["lost_on_the_link"]:
         wrong.append(f"the relay lost nothing: there was no lossy interval ({document})")
