@@ -97,7 +97,8 @@ class Interface(Settings, frozen=True, kw_only=True):
             description="How frames are received: `xdp` by AF_XDP, `udp` by kernel sockets with"
             " UDP_GRO; `auto` takes `xdp` on hardware whose driver runs XDP, with zero-copy or"
             " without, and `udp` elsewhere. A frame of AF_XDP holds 2 KiB: on an interface with"
-            " jumbo frames drivers refuse XDP. `valkyrie status` says what was chosen and why."
+            " jumbo frames drivers refuse XDP, and `udp` is taken. `valkyrie status` says what was"
+            " chosen and why."
         ),
     ] = "auto"
     tx: Annotated[

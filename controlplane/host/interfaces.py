@@ -274,11 +274,11 @@ class Opener:
             except DataPlaneError as error:
                 why = f"AF_XDP cannot be had: {error.args[-1]}"
                 return self._try(wanted, facts, Choice("udp", "udp", why, why), receiving)
-            generic = opened.queues[0].rx_mode == "xdp-generic"
-            if not (generic and wanted.path == "auto"):
+            if opened.queues[0].rx_mode != "xdp-generic":
                 return opened
             opened.close()
-            why = "XDP would be generic here, which is slower than the kernel's UDP path"
+            # It runs behind GRO, and would drop what that has joined, each time it comes again.
+            why = "XDP would be generic here, where it sees packets that the kernel has joined"
             choice = Choice("udp", "udp", why, why)
         return self._try(wanted, facts, choice, receiving)
 

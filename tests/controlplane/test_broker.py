@@ -15,7 +15,7 @@ import pytest
 
 from tests.census import NODE_PREFIX, needs
 from tests.lab import PATIENCE, Lab, wait_until
-from tests.nodes import NodeUnderTest, make_node, make_pair, running
+from tests.nodes import NodeUnderTest, expect, make_node, make_pair, running, streams
 from valkyrie.controlplane.broker.boot import Boot
 from valkyrie.controlplane.broker.slots import Slots, span
 from valkyrie.controlplane.config import settings
@@ -204,14 +204,18 @@ def test_auto_takes_the_kernel_path_on_a_virtual_link_and_says_why(node: NodeUnd
 
 def test_xdp_that_cannot_be_had_becomes_udp_and_says_why(lab: Lab, tmp_path: Path) -> None:
     a, b = lab.wire(lab.host("a"), lab.host("b"), mtu=9000)
-    node = make_node(a, tmp_path, {"b": str(b.v4.ip)}, path="xdp")
-    with running(node):
-        row = node.status()["interfaces"][0]
-        if row["rx"]["mode"] == "udp":
-            assert "AF_XDP cannot be had" in row["rx"]["reason"]
-        else:
-            assert row["rx"]["mode"] == "xdp-generic"
-            assert "native" in row["rx"]["reason"]
+    nodes = [
+        make_node(here, tmp_path, {there.host.name: str(there.v4.ip)}, path="xdp")
+        for here, there in ((a, b), (b, a))
+    ]
+    message = bytes(range(256)) * 4096
+    with running(*nodes), streams(*nodes) as (ours, theirs):
+        for node in nodes:
+            row = node.status()["interfaces"][0]
+            assert row["rx"]["mode"] == "udp"
+            assert "AF_XDP cannot be had" in row["rx"]["reason"] or "generic" in row["rx"]["reason"]
+        ours.send(message)
+        expect(theirs, message)
 
 
 CHOICES = [
