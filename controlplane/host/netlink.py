@@ -98,7 +98,7 @@ class Route:
     """Next hop; the destination itself when it is on the link."""
     ifindex: int
     mtu: int
-    """Bytes of an IP packet; 0 = the interface's."""
+    """Bytes of an IP packet; 0 = the interface's. Not what ICMP says, which anybody can write."""
     local: bool
     """The destination is this host."""
 
@@ -161,6 +161,9 @@ def _link_facts(message: Any) -> dict[str, Any]:
 
 def _route(message: Any, destination: str) -> Route:
     metrics = message.get_attr("RTA_METRICS")
+    cached = message.get_attr("RTA_CACHEINFO")
+    if cached is not None and cached["rta_expires"]:
+        metrics = None  # of an exception, by ICMP: our own probes tell (RFC 8899)
     via = message.get_attr("RTA_VIA")
     gateway = message.get_attr("RTA_GATEWAY") or (via["addr"] if via else None)
     return Route(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 from functools import partial
 from typing import Any, Self
 
@@ -12,6 +13,11 @@ import pytest
 from tests.lab import PATIENCE, Host, Lab, Link, wait_until
 from valkyrie.controlplane.host import device, netlink
 from valkyrie.dataplane.errors import DataPlaneError
+from valkyrie.dataplane.wire import PORT
+
+scapy: Any = pytest.importorskip("scapy.layers.inet", reason="needs scapy: requirements.lock")
+scapy6: Any = pytest.importorskip("scapy.layers.inet6", reason="needs scapy: requirements.lock")
+layer2: Any = pytest.importorskip("scapy.layers.l2", reason="needs scapy: requirements.lock")
 
 Wire = tuple[Link, Link]
 
@@ -85,6 +91,29 @@ def test_a_route_names_source_next_hop_and_interface(wire: Wire, version: str) -
     assert route.source == str(getattr(here, version).ip)
     assert (route.gateway, route.ifindex, route.local) == (destination, here.index, False)
     assert own.local
+
+
+@pytest.mark.parametrize("version", ["v4", "v6"])
+def test_what_icmp_says_of_a_way_is_not_believed(wire: Wire, version: str) -> None:
+    here, there = wire
+    ends = [str(getattr(each, version).ip) for each in (here, there)]
+    family = socket.AF_INET if version == "v4" else socket.AF_INET6
+    with Asked(here.host) as link, here.host.socket(family) as ours:
+        ours.bind((ends[0], PORT))
+        ours.connect((ends[1], PORT))
+        udp = scapy.UDP(sport=PORT, dport=PORT) / bytes(64)
+        if version == "v4":
+            quoted = scapy.IP(src=ends[0], dst=ends[1]) / udp
+            lie = scapy.IP(src=ends[1], dst=ends[0]) / scapy.ICMP(type=3, code=4, nexthopmtu=600)
+        else:
+            quoted = scapy6.IPv6(src=ends[0], dst=ends[1]) / udp
+            lie = scapy6.IPv6(src=ends[1], dst=ends[0]) / scapy6.ICMPv6PacketTooBig(mtu=1280)
+        frame = layer2.Ether(src=there.mac, dst=here.mac) / lie / bytes(quoted)
+        with there.host.packet_socket(there.name) as wire_end:
+            wire_end.send(bytes(frame))
+        option = (socket.IPPROTO_IP, 14) if version == "v4" else (socket.IPPROTO_IPV6, 24)
+        wait_until(lambda: ours.getsockopt(*option) < 1400, what="the kernel believes it")
+        assert link.route(ends[1]).mtu == 0
 
 
 def test_no_route_is_a_clear_error(wire: Wire) -> None:
