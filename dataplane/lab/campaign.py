@@ -40,7 +40,7 @@ ATTACH = 0x61747463
 the older FOUND of tests/dataplane/test_lab.py does anybody."""
 TUNE = 0x74756E65
 """Likewise, for what is tuned meanwhile, and for memory that is scarce."""
-AGAIN_MAX = 20
+AGAIN_MAX = 50
 """What links may carry beyond what messages need, as a share of that: where memory is scarce, or a
 path loses much, all goes many times; where nobody gives in it goes for ever."""
 HEADS_BYTES = 160

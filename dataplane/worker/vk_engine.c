@@ -204,7 +204,7 @@ int vk_engine_turn(struct vk_run *run, uint64_t now_ns, uint64_t real_ns, uint32
 	vk_slots_flush(run);
 	gone = see_off(run);
 	run->counters->gauges[VK_LOOPS]++;
-	run->turn_busy = received || sent || more || run->reply_count || gone;
+	run->turn_busy = received || sent || more || gone; /* replies that are left cannot go now */
 	return run->turn_busy;
 }
 

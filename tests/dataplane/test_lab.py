@@ -204,6 +204,11 @@ def followed(drawn: Scenario) -> bool:
     return bool(kinds) and any(each.klass == "logs" for each in drawn.traffic)
 
 
+def full(drawn: Scenario) -> bool:
+    """Say whether an interface takes no more while little waits for its link."""
+    return any(each.ready_bytes for each in drawn.nodes)
+
+
 def scarce(drawn: Scenario) -> bool:
     """Say whether nodes have little memory for incomplete messages, and all have much to send."""
     large = any(most_of(each) > 1 << 20 for each in drawn.traffic)
@@ -238,6 +243,8 @@ FOUND = {
     2000759: (followed, "logs that a worker has sent the next one does not send again"),
     20187694: (narrow, "content that is sent again leaves room for the probe of a full path"),
     30001843: (sealed, "keys of which nobody has heard for long are made anew, and nobody spins"),
+    70001085: (full, "answers that do not go while a path is full keep no worker awake"),
+    70045471: (full, "answers that do not go while a path is full keep no worker awake"),
     81000226: (scarce, "what is refused again and again keeps nothing new from the path"),
     81001930: (scarce, "what was lost among packets that are all refused is found out"),
     81001932: (scarce, "a message finds memory before those that wait for its credit"),
